@@ -113,14 +113,14 @@ class Tensor:
             if tensor.maker is None:
                 tensor.grad = gy.copy() if tensor.grad is None else tensor.grad + gy
                 continue
-            maker, tensor.maker = tensor.maker, None  # frees what the operation kept
+            maker = tensor.maker
             if maker.inputs is None:
                 raise RuntimeError(f"backward: the history of {type(maker).__name__} was freed by an earlier backward")
-            inputs, maker.inputs = maker.inputs, None
+            inputs = maker.inputs
             input_gradients = maker.backward(gy)
             if not isinstance(input_gradients, tuple) or len(input_gradients) != len(inputs):
                 raise TypeError(f"{type(maker).__name__}.backward must return a tuple of {len(inputs)} gradients")
-            maker.__dict__.clear()
+            maker.__dict__.clear()  # frees the activations it kept; `inputs` is None again
             for source, gx in zip(inputs, input_gradients):
                 if gx is None or not source.requires_grad:
                     continue

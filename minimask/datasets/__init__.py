@@ -1,0 +1,1 @@
+"""Datasets: drawn scenes (toy), COCO json (coco), and the loader that batches them."""
