@@ -1,0 +1,114 @@
+"""Optimisers and schedules against their formulas and, where it is installed, torch."""
+
+import numpy as np
+import pytest
+
+from minimask import optim
+from minimask.tensor import Parameter
+
+
+def run(make, dtype, steps=5, seed=0):
+    """A few steps on two parameters with random gradients -> the parameters."""
+    rng = np.random.default_rng(seed)
+    params = [Parameter(rng.standard_normal(shape).astype(dtype)) for shape in ((3, 5), (7,))]
+    optimiser = make(params)
+    for _ in range(steps):
+        for p in params:
+            p.grad = rng.standard_normal(p.shape).astype(dtype)
+        optimiser.step()
+    return [p.data for p in params], optimiser
+
+
+OPTIMISERS = {
+    "SGD": (lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01), dict(momentum=0.9, weight_decay=0.01)),
+    "AdamW": (lambda params: optim.AdamW(params, 0.1, weight_decay=0.01), dict(weight_decay=0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_equals_torch(name):
+    torch = pytest.importorskip("torch")
+    make, settings = OPTIMISERS[name]
+    ours, _ = run(make, np.float64)
+    rng = np.random.default_rng(0)
+    theirs = [torch.tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((3, 5), (7,))]
+    optimiser = getattr(torch.optim, name)(theirs, 0.1, **settings)
+    for _ in range(5):
+        for p in theirs:
+            p.grad = torch.tensor(rng.standard_normal(tuple(p.shape)))
+        optimiser.step()
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_kernel_equals_formula(name):
+    for a, b in zip(run(OPTIMISERS[name][0], np.float32)[0], run(OPTIMISERS[name][0], np.float64)[0]):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
+
+
+def test_sgd_by_hand():
+    p = Parameter(np.array([1.0]))
+    sgd = optim.SGD([p], lr=0.1, momentum=0.5, weight_decay=0.0)
+    for expected in (0.9, 0.75):  # velocity 1 then 1.5
+        p.grad = np.array([1.0])
+        sgd.step()
+        assert p.data[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_decay_spares_biases():
+    weight, bias = Parameter(np.ones((2, 2))), Parameter(np.ones(2))
+    sgd = optim.SGD([weight, bias], lr=1.0, momentum=0.0, weight_decay=0.25, decay_all=False)
+    for p in (weight, bias):
+        p.grad = np.zeros_like(p.data)
+    sgd.step()
+    assert (weight.data == 0.75).all() and (bias.data == 1).all()
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_state_continues_bit_for_bit(name):
+    make = OPTIMISERS[name][0]
+    whole, _ = run(make, np.float32, steps=6)
+    rng = np.random.default_rng(0)
+    params = [Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in ((3, 5), (7,))]
+    first = make(params)
+    for step in range(6):
+        if step == 3:
+            second = make(params)
+            second.load_state_dict({k: v.copy() for k, v in first.state_dict().items()})
+            first = second
+        for p in params:
+            p.grad = rng.standard_normal(p.shape).astype(np.float32)
+        first.step()
+    for a, b in zip(whole, params):
+        assert (a == b.data).all()
+
+
+def test_clip():
+    p = Parameter(np.zeros(2))
+    p.grad = np.array([3.0, 4.0])
+    assert optim.clip_gradients([p], 1.0) == 5.0
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], atol=1e-6)
+    assert optim.clip_gradients([p], 10.0) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_schedules():
+    assert optim.warm_up_factor(0, 10, 0.1) == 0.1
+    assert optim.warm_up_factor(5, 10, 0.0) == 0.5
+    assert optim.warm_up_factor(10, 10) == 1.0
+    assert [optim.step_factor(p, (0.5, 0.75)) for p in (0, 0.5, 0.8)] == pytest.approx([1, 0.1, 0.01])
+    assert optim.cosine_factor(0) == 1 and optim.cosine_factor(0.5) == pytest.approx(0.5)
+    assert optim.cosine_factor(1, end=0.1) == pytest.approx(0.1)
+
+
+def test_bad_settings_are_named():
+    p = Parameter(np.zeros(2))
+    with pytest.raises(ValueError, match="at least one parameter"):
+        optim.SGD([], 0.1)
+    with pytest.raises(ValueError, match="lr must be a number >= 0, got -1"):
+        optim.SGD([p], -1)
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1"):
+        optim.SGD([p], 0.1, momentum=1)
+    with pytest.raises(ValueError, match="other names"):
+        optim.SGD([p], 0.1).load_state_dict({"velocity.1": np.zeros(2)})
