@@ -20,21 +20,25 @@ def sgd(p, g, velocity, lr, momentum, weight_decay, scale, threads):
 
 
 @njit(cache=True, fastmath={"contract"})
-def _adamw_part(p, g, m, v, lr, beta1, beta2, eps, decay, scale, correction1, correction2):
-    one = np.float32(1)
+def _adamw_part(p, g, m, v, lr, beta1, rest1, beta2, rest2, eps, decay, scale, correction1, correction2):
     for i in range(p.size):
         gradient = g[i] * scale
-        m[i] = beta1 * m[i] + (one - beta1) * gradient
-        v[i] = beta2 * v[i] + (one - beta2) * gradient * gradient
+        m[i] = beta1 * m[i] + rest1 * gradient
+        v[i] = beta2 * v[i] + rest2 * gradient * gradient
         p[i] = decay * p[i] - lr * (m[i] * correction1) / (np.sqrt(v[i] * correction2) + eps)
 
 
 @njit(cache=True, parallel=True)
-def adamw(p, g, m, v, lr, beta1, beta2, eps, decay, scale, correction1, correction2, threads):
-    """m, v = moving averages of g and g^2;  p = decay p - lr m^ / (sqrt(v^) + eps).  Flat float32 arrays."""
+def adamw(p, g, m, v, lr, beta1, rest1, beta2, rest2, eps, decay, scale, correction1, correction2, threads):
+    """m, v = moving averages of g and g^2;  p = decay p - lr m^ / (sqrt(v^) + eps).  Flat float32 arrays.
+
+    rest = 1 - beta comes from outside: in float32 that subtraction would lose four digits.
+    """
     for t in prange(threads):
         a, b = t * p.size // threads, (t + 1) * p.size // threads
-        _adamw_part(p[a:b], g[a:b], m[a:b], v[a:b], lr, beta1, beta2, eps, decay, scale, correction1, correction2)
+        _adamw_part(
+            p[a:b], g[a:b], m[a:b], v[a:b], lr, beta1, rest1, beta2, rest2, eps, decay, scale, correction1, correction2
+        )
 
 
 def warm_up():
@@ -42,4 +46,4 @@ def warm_up():
     f = np.float32
     a = [np.zeros(4, f) for _ in range(4)]
     sgd(a[0], a[1], a[2], f(0), f(0), f(0), f(1), 1)
-    adamw(a[0], a[1], a[2], a[3], f(0), f(0), f(0), f(1), f(1), f(1), f(1), f(1), 1)
+    adamw(a[0], a[1], a[2], a[3], f(0), f(0), f(1), f(0), f(1), f(1), f(1), f(1), f(1), f(1), 1)

@@ -118,7 +118,8 @@ class AdamW(Optimiser):
         from minimask.kernels import optimiser as kernel
 
         f = p.dtype.type
-        settings = (self.lr, *self.betas, self.eps, 1 - self.lr * decay, scale, *self.corrections())
+        averages = [x for beta in self.betas for x in (beta, 1 - beta)]
+        settings = (self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections())
         kernel.adamw(p.reshape(-1), g.reshape(-1), m.reshape(-1), v.reshape(-1), *map(f, settings), threads())
 
 
