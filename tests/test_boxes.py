@@ -1,0 +1,172 @@
+"""Boxes: worked numbers, the specification of NMS against its kernel, and torchvision where it is installed."""
+
+import numpy as np
+import pytest
+
+from minimask import boxes
+
+
+def random_boxes(rng, *shape, side=100.0, dtype=np.float64):
+    corner = rng.uniform(0, side, (*shape, 2))
+    size = rng.uniform(1, side / 2, (*shape, 2))
+    return np.concatenate([corner, corner + size], axis=-1).astype(dtype)
+
+
+def test_area_and_iou_worked_numbers():
+    a = np.array([[0, 0, 2, 2], [5.0, 5, 6, 7], [1, 1, 1, 1]])
+    b = np.array([[1, 0, 3, 2], [5.0, 5, 6, 7]])
+    assert boxes.area(a).tolist() == [4, 2, 0]
+    np.testing.assert_allclose(boxes.iou(a, b), [[1 / 3, 0], [0, 1], [0, 0]], atol=0)
+    assert boxes.iou(a[2:], a[2:]).tolist() == [[0]]  # two boxes of no area: 0, not NaN
+
+
+@pytest.mark.parametrize("shape_a, shape_b", [((3,), (5,)), ((2, 3), (2, 1)), ((4, 2, 3), (4, 2, 7)), ((0,), (5,))])
+def test_iou_shapes(shape_a, shape_b):
+    rng = np.random.default_rng(0)
+    a, b = random_boxes(rng, *shape_a), random_boxes(rng, *shape_b)
+    overlaps = boxes.iou(a, b)
+    assert overlaps.shape == (*shape_a, shape_b[-1])
+    for index in np.ndindex(overlaps.shape):
+        p, q = a[index[:-1]], b[index[:-2] + index[-1:]]
+        shared = np.prod(np.maximum(np.minimum(p[2:], q[2:]) - np.maximum(p[:2], q[:2]), 0))
+        assert overlaps[index] == pytest.approx(shared / (boxes.area(p) + boxes.area(q) - shared))
+
+
+def test_encode_worked_number():
+    # From (0, 0, 10, 10) to (5, 0, 25, 10): the centre moves from 5 to 15, one width; the width doubles.
+    deltas = boxes.encode(np.array([5.0, 0, 25, 10]), np.array([0.0, 0, 10, 10]), (10, 10, 5, 5))
+    np.testing.assert_allclose(deltas, [10, 0, 5 * np.log(2), 0])
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5)])
+@pytest.mark.parametrize("shape", [(7,), (2, 3), (0,)])
+def test_decode_inverts_encode(shape, weights):
+    rng = np.random.default_rng(1)
+    anchors, truth = random_boxes(rng, *shape), random_boxes(rng, *shape)
+    deltas = boxes.encode(truth, anchors, weights)
+    np.testing.assert_allclose(boxes.decode(deltas, anchors, weights), truth, atol=1e-10)
+
+
+def test_decode_broadcasts_over_classes_and_limits_growth():
+    anchors = np.array([[[0.0, 0, 16, 16]]])  # (1, 1, 4)
+    deltas = np.zeros((1, 3, 4))
+    deltas[0, 1, 2:] = 100
+    found = boxes.decode(deltas, anchors)
+    assert found.shape == (1, 3, 4)
+    np.testing.assert_allclose(found[0, 1], [8 - 500, 8 - 500, 8 + 500, 8 + 500])  # 16 pixels grow to 1000
+
+
+def test_encode_of_padding_is_finite():
+    nothing = np.zeros((3, 4), np.float32)
+    far = np.full((3, 4), 1000, np.float32)
+    with np.errstate(all="raise"):
+        assert np.isfinite(boxes.encode(far, nothing)).all()
+        assert np.isfinite(boxes.encode(nothing, far)).all()
+
+
+def test_clip():
+    box = np.array([[-5.0, 2, 30, 40]])
+    assert boxes.clip(box, (10, 20)).tolist() == [[0, 2, 20, 10]]
+    batch = np.broadcast_to(box, (2, 3, 1, 4))
+    clipped = boxes.clip(batch, np.array([[10, 20], [100, 25]]))
+    assert clipped.shape == batch.shape
+    assert clipped[0, 2, 0].tolist() == [0, 2, 20, 10] and clipped[1, 0, 0].tolist() == [0, 2, 25, 40]
+    with pytest.raises(ValueError, match=r"clip: sizes must be \(height, width\) or \(2, 2\), got shape \(3, 2\)"):
+        boxes.clip(batch, np.zeros((3, 2)))
+
+
+def test_large_enough():
+    assert boxes.large_enough(np.array([[0, 0, 1, 1], [0, 0, 0.5, 9]]), 1).tolist() == [True, False]
+
+
+def test_nms_worked_number():
+    corners = np.array([[[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 4], [0, 0, 10, 10]]], np.float32)
+    scores = np.array([[0.8, 0.9, 0.5, 0.7, 0.99]], np.float32)
+    valid = np.array([[True, True, True, True, False]])
+    indices, kept = boxes.nms(corners, scores, valid, 0.5)
+    # 1 is best and drops 0 (IoU 0.9) but not 3 (4 / 9); 4 is not valid, although its score is the highest.
+    assert indices.tolist() == [[1, 3, 2, 0, 0]] and kept.tolist() == [[True, True, True, False, False]]
+    assert indices.dtype == np.int64 and kept.dtype == bool
+    indices, kept = boxes.nms(corners, scores, valid, 0.5, keep=2)
+    assert indices.tolist() == [[1, 3]] and kept.tolist() == [[True, True]]
+    indices, kept = boxes.nms(corners, scores, valid, 0.5, groups=np.array([[0, 1, 0, 1, 0]]))
+    assert indices[kept].tolist() == [1, 0, 3, 2]
+
+
+def test_nms_ties_and_the_exact_threshold():
+    same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 3, 1))
+    flat = np.ones((1, 3), np.float32)
+    indices, kept = boxes.nms(same, flat, flat > 0, 0.5)
+    assert indices[kept].tolist() == [0]  # of equal scores the first
+    half = np.array([[[0, 0, 2, 1], [0, 0, 1, 1]]], np.float32)  # IoU exactly 0.5: not greater, so it stays
+    assert boxes.nms(half, flat[:, :2], flat[:, :2] > 0, 0.5)[1].tolist() == [[True, True]]
+    assert boxes.nms(half, flat[:, :2], flat[:, :2] > 0, 0.499)[1].tolist() == [[True, False]]
+
+
+def test_nms_boxes_of_no_area_stay():
+    nothing = np.zeros((1, 3, 4), np.float32)
+    assert boxes.nms(nothing, np.ones((1, 3), np.float32), np.ones((1, 3), bool), 0.5)[1].all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "images, count, keep", [(1, 1, None), (3, 50, None), (2, 200, 20), (1, 5, 9), (2, 0, 4), (0, 3, 2)]
+)
+def test_nms_equals_its_specification(images, count, keep, dtype):
+    rng = np.random.default_rng(count)
+    corners = random_boxes(rng, images, count, dtype=dtype)
+    scores = rng.integers(0, 20, (images, count)).astype(dtype)  # with ties
+    valid = rng.random((images, count)) < 0.8
+    for groups in (None, rng.integers(0, 3, (images, count))):
+        found = boxes.nms(corners, scores, valid, 0.3, keep, groups)
+        expected = boxes.nms_specification(corners, scores, valid, 0.3, keep, groups)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_nms_says_what_does_not_fit():
+    corners, scores = np.zeros((2, 3, 4)), np.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"nms: boxes must be \(N, R, 4\), got shape \(3, 4\)"):
+        boxes.nms(corners[0], scores[0], scores[0] > 0, 0.5)
+    with pytest.raises(ValueError, match=r"nms: valid must be \(2, 3\) like the boxes, got shape \(2, 2\)"):
+        boxes.nms(corners, scores, scores[:, :2] > 0, 0.5)
+    with pytest.raises(ValueError, match=r"iou: boxes must be \(..., 4\)"):
+        boxes.iou(np.zeros((2, 5)), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_boxes_equal_torchvision(dtype):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from torchvision.models.detection._utils import BoxCoder
+    from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+    from torchvision.ops import nms as torch_nms
+
+    rng = np.random.default_rng(3)
+    tolerance = 1e-10 if dtype == np.float64 else 2e-5
+    a, b = random_boxes(rng, 60, dtype=dtype), random_boxes(rng, 60, dtype=dtype)
+    np.testing.assert_allclose(boxes.iou(a, b), box_iou(torch.tensor(a), torch.tensor(b)).numpy(), atol=tolerance)
+
+    coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+    deltas = coder.encode_single(torch.tensor(a), torch.tensor(b)).numpy()
+    np.testing.assert_allclose(boxes.encode(a, b, (10, 10, 5, 5)), deltas, rtol=tolerance, atol=tolerance)
+    deltas = rng.standard_normal((60, 4)).astype(dtype) * 10
+    expected = coder.decode_single(torch.tensor(deltas), torch.tensor(b)).numpy()
+    np.testing.assert_allclose(boxes.decode(deltas, b, (10, 10, 5, 5)), expected, rtol=tolerance, atol=10 * tolerance)
+    expected = clip_boxes_to_image(torch.tensor(expected), (90, 70)).numpy()
+    np.testing.assert_array_equal(boxes.clip(boxes.decode(deltas * 0, b), (90, 70)).shape, expected.shape)
+    np.testing.assert_array_equal(boxes.clip(a, (90, 70)), clip_boxes_to_image(torch.tensor(a), (90, 70)).numpy())
+
+    for threshold in (0.3, 0.5, 0.7):
+        # Corners on a coarse grid: overlaps that are exactly the threshold, and boxes of no area.
+        corners = np.round(random_boxes(rng, 1000, side=30, dtype=dtype))
+        scores = rng.integers(0, 500, 1000).astype(dtype)
+        groups = rng.integers(0, 4, 1000)
+        valid = np.ones((1, 1000), bool)
+        indices, kept = boxes.nms(corners[None], scores[None], valid, threshold)
+        expected = torch_nms(torch.tensor(corners), torch.tensor(scores), threshold).numpy()
+        np.testing.assert_array_equal(indices[kept], expected)
+        scores = rng.permutation(1000).astype(dtype)  # without ties, which batched_nms leaves in any order
+        indices, kept = boxes.nms(corners[None], scores[None], valid, threshold, groups=groups[None])
+        expected = batched_nms(torch.tensor(corners), torch.tensor(scores), torch.tensor(groups), threshold).numpy()
+        np.testing.assert_array_equal(indices[kept], expected)
