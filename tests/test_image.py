@@ -1,0 +1,400 @@
+"""image.py: reading as a person sees it, the transform against torchvision and against worked numbers, and back."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimask.errors import InputError
+from minimask.image import (
+    ImageTransform,
+    flip,
+    flip_order,
+    read_image,
+    resize_bilinear,
+    resize_boxes,
+    resize_keypoints,
+    resize_nearest,
+    resized_size,
+    restore,
+)
+from minimask.structures import Detections, Sample
+
+
+def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
+    """Random picture with rectangular objects."""
+    rng = np.random.default_rng(seed)
+    x1, y1 = rng.integers(0, max(1, width // 2), objects), rng.integers(0, max(1, height // 2), objects)
+    x2, y2 = x1 + rng.integers(1, width // 2 + 1, objects), y1 + rng.integers(1, height // 2 + 1, objects)
+    masks = np.zeros((objects, height, width), np.uint8)
+    for g in range(objects):
+        masks[g, y1[g] : y2[g], x1[g] : x2[g]] = 1
+    points = None
+    if keypoints:
+        points = rng.uniform(1, 30, (objects, keypoints, 3)).astype(np.float32)
+        points[..., 2] = rng.integers(0, 3, (objects, keypoints))
+        points[points[..., 2] == 0] = 0
+    return Sample(
+        image=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        boxes=np.stack([x1, y1, x2, y2], 1).astype(np.float32).reshape(-1, 4),
+        labels=rng.integers(1, 4, objects),
+        masks=masks,
+        crowd=rng.random(objects) < 0.3,
+        image_id=7 + seed,
+        name=f"sample {seed}",
+        keypoints=points,
+    )
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def test_grey_becomes_rgb(tmp_path):
+    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+def test_one_bit_picture(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
+    assert read_image(tmp_path / "bits.png").tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_transparency_lies_over_white(tmp_path):
+    pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 128]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    read = read_image(tmp_path / "rgba.png")
+    assert read[0, 0].tolist() == [200, 0, 0] and read[0, 1].tolist() == [255, 255, 255]
+    assert abs(int(read[0, 2, 0]) - 127) <= 1
+
+
+def test_grey_with_alpha(tmp_path):
+    Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png").tolist() == [[[9] * 3, [255] * 3]]
+
+
+def test_palette_and_its_transparent_entry(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    picture = Image.frombytes("P", picture.size, picture.tobytes())
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "palette.png")
+    picture.save(tmp_path / "clear.png", transparency=1)
+    assert read_image(tmp_path / "palette.png").tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    assert read_image(tmp_path / "clear.png").tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :8] = 255  # the white corner belongs at the top left
+    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
+    undo |= {7: "TRANSVERSE", 8: "ROTATE_270"}
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(Image.Transpose[undo[orientation]])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"turned.{suffix}", exif=exif)
+    read = read_image(tmp_path / f"turned.{suffix}")
+    assert read.shape == (16, 32, 3)
+    assert np.abs(read.astype(int) - upright).mean() < 3
+    assert read_image(tmp_path / f"turned.{suffix}", rotate=False).shape[:2] == stored.size[::-1]
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    assert np.abs(read_image(tmp_path / "print.jpg")[0, 0].astype(int) - [255, 0, 0]).max() < 12
+
+
+def test_unreadable_files_are_named(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.png").mkdir()
+    for name, reason in [
+        ("absent.png", "no such image file"),
+        ("text.png", "not a readable image (its format is unknown)"),
+        ("cut.png", "not a readable image"),
+        ("empty.jpg", "not a readable image"),
+        ("folder.png", "not a readable image"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            read_image(tmp_path / name)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+        assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- resizing, worked numbers
+
+
+def test_resized_size():
+    assert resized_size(480, 640, 800, 1333) == (800, 1066)
+    assert resized_size(427, 640, 800, 1333) == (800, 1199)
+    assert resized_size(300, 900, 800, 1333) == (444, 1333)  # the long side decides
+    assert resized_size(128, 128, 128, 192) == (128, 128)
+    assert resized_size(1, 1, 800, 1333) == (800, 800)
+    assert resized_size(1, 10_000, 800, 1333) == (1, 1333)  # never 0
+
+
+def test_two_pixels_become_four():
+    row = np.array([[[0.0], [1.0]]])
+    assert resize_bilinear(row, 1, 4)[0, :, 0].tolist() == [0, 0.25, 0.75, 1]
+    assert resize_bilinear(row.transpose(1, 0, 2), 4, 1)[:, 0, 0].tolist() == [0, 0.25, 0.75, 1]
+    assert resize_bilinear(np.array([[[0.0], [1.0], [2.0], [3.0]]]), 1, 2)[0, :, 0].tolist() == [0.5, 2.5]
+
+
+def test_a_ramp_stays_a_ramp():
+    y, x = np.mgrid[0:9, 0:7] + 0.5
+    resized = resize_bilinear((2 * x + 3 * y)[..., None], 27, 35)[3:-3, 5:-5, 0]
+    y, x = (np.mgrid[0:27, 0:35] + 0.5) / np.array([3, 5])[:, None, None]
+    assert np.abs(resized - (2 * x + 3 * y)[3:-3, 5:-5]).max() < 1e-12
+
+
+def test_nearest_worked_numbers():
+    mask = np.array([[[1, 2, 3]]], np.uint8)
+    assert resize_nearest(mask, 1, 6)[0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert resize_nearest(mask, 2, 2)[0].tolist() == [[1, 2], [1, 2]]
+    assert resize_nearest(mask[:0], 4, 4).shape == (0, 4, 4)
+
+
+def test_resize_rejects_integers():
+    with pytest.raises(ValueError, match="float type, got uint8"):
+        resize_bilinear(np.zeros((2, 2, 3), np.uint8), 4, 4)
+
+
+def test_boxes_and_keypoints_scale_by_axis():
+    boxes = np.array([[1, 2, 3, 4]], np.float32)
+    assert resize_boxes(boxes, (10, 20), (20, 60)).tolist() == [[3, 4, 9, 8]]
+    points = np.array([[[1, 2, 2], [0, 0, 0]]], np.float32)
+    assert resize_keypoints(points, (10, 20), (20, 60)).tolist() == [[[3, 4, 2], [0, 0, 0]]]
+
+
+# ------------------------------------------------------------------------------------------- against torch
+
+
+SIZES = [(7, 5, 14, 15), (64, 48, 33, 17), (1, 1, 5, 3), (1, 9, 1, 4), (5, 7, 5, 7), (480, 640, 800, 1066)]
+SIZES += [(427, 640, 800, 1199), (33, 65, 100, 31), (200, 3, 1, 1), (641, 427, 1201, 800)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bilinear_equals_torch(size):
+    torch = pytest.importorskip("torch")
+    height, width, new_height, new_width = size
+    image = np.random.default_rng(1).standard_normal((height, width, 3))
+    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 2e-6)):
+        ours = resize_bilinear(image.astype(dtype), new_height, new_width)
+        theirs = torch.nn.functional.interpolate(
+            torch.from_numpy(image.astype(dtype)).permute(2, 0, 1)[None],
+            size=(new_height, new_width),
+            mode="bilinear",
+            align_corners=False,
+        )[0].permute(1, 2, 0)
+        assert ours.dtype == dtype
+        assert np.abs(ours - theirs.numpy()).max() <= tolerance
+
+
+def test_nearest_equals_torch_for_many_sizes():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        h, w, new_h, new_w = rng.integers(1, 700, 4).tolist()
+        index = (np.arange(h)[:, None] * 1000 + np.arange(w))[None].astype(np.int32)  # names its own pixel
+        theirs = torch.nn.functional.interpolate(torch.from_numpy(index)[:, None].float(), size=(new_h, new_w))
+        assert np.array_equal(resize_nearest(index, new_h, new_w), theirs[:, 0].numpy().astype(np.int32))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+@pytest.mark.parametrize("limits", [(64, 96), (800, 1333), (40, 60), (31, 33)])
+def test_transform_equals_torchvision(kind, limits):
+    torch = pytest.importorskip("torch")
+    transform_module = pytest.importorskip("torchvision.models.detection.transform")
+    samples = [make_sample(40, 60, 2, 5, 0), make_sample(61, 47, 4, 5, 1), make_sample(33, 90, 1, 5, 2)]
+    ours = ImageTransform(*limits)
+    theirs = transform_module.GeneralizedRCNNTransform(*limits, list(ours.mean), list(ours.std)).eval()
+    images = [torch.from_numpy(s.image).permute(2, 0, 1) / 255 for s in samples]
+    if kind == "float32":
+        for sample, image in zip(samples, images):
+            sample.image = image.permute(1, 2, 0).numpy().copy()
+    targets = [
+        {name: torch.from_numpy(getattr(s, name)) for name in ("boxes", "labels", "masks", "keypoints")}
+        for s in samples
+    ]
+    batch = ours(samples)
+    expected, expected_targets = theirs(images, targets)
+    assert batch.images.shape == tuple(expected.tensors.permute(0, 2, 3, 1).shape)
+    assert np.abs(batch.images - expected.tensors.permute(0, 2, 3, 1).numpy()).max() < 5e-6
+    assert [tuple(size) for size in batch.sizes] == expected.image_sizes
+    for n, (target, (h, w)) in enumerate(zip(expected_targets, expected.image_sizes)):
+        g = len(target["boxes"])
+        assert batch.valid[n].tolist() == [i < g for i in range(4)]
+        assert np.array_equal(batch.boxes[n, :g], target["boxes"].numpy())
+        assert np.array_equal(batch.labels[n, :g], target["labels"].numpy())
+        assert np.array_equal(batch.masks[n, :g, :h, :w], target["masks"].numpy())
+        assert np.array_equal(batch.keypoints[n, :g], target["keypoints"].numpy())
+        assert np.array_equal(batch.crowd[n, :g], samples[n].crowd)
+        assert not batch.masks[n, :, h:].any() and not batch.masks[n, :, :, w:].any()
+
+
+# ------------------------------------------------------------------------------------------- the transform
+
+
+def test_normalised_values():
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 0] = (255, 0, 51)
+    batch = ImageTransform(2, 2, divisor=4)([image])
+    assert batch.images.shape == (1, 4, 4, 3) and batch.images.dtype == np.float32
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    assert np.abs(batch.images[0, 0, 0] - expected).max() < 1e-6
+    assert not batch.images[0, 2:].any() and not batch.images[0, :, 2:].any()  # padding is zero, the mean colour
+
+
+def test_batch_of_pictures_without_ground_truth():
+    batch = ImageTransform(32, 64)([make_sample(20, 30).image, make_sample(50, 30).image])
+    assert batch.boxes is None and batch.masks is None and batch.image_ids == [0, 1]
+    assert batch.sizes.tolist() == [[32, 48], [53, 32]]
+    assert batch.original_sizes.tolist() == [[20, 30], [50, 30]]
+    assert batch.images.shape == (2, 64, 64, 3)
+
+
+def test_no_objects_leave_one_invalid_place():
+    batch = ImageTransform(32, 64)([make_sample(32, 32, objects=0)])
+    assert batch.boxes.shape == (1, 1, 4) and batch.masks.shape == (1, 1, 32, 32)
+    assert not batch.valid.any()
+
+
+def test_short_sides_override_min_size():
+    batch = ImageTransform(32, 64)([make_sample(32, 32), make_sample(32, 32)], short_sides=[16, 48])
+    assert batch.sizes.tolist() == [[16, 16], [48, 48]]
+
+
+def test_padded_size():
+    transform = ImageTransform(32, 64, padded_size=(64, 96))
+    assert transform([make_sample(32, 40)]).images.shape == (1, 64, 96, 3)
+    with pytest.raises(InputError, match="padded_size 64 x 96 is too small: a picture needs 64 x 128"):
+        ImageTransform(64, 128, padded_size=(64, 96))([make_sample(32, 64)])
+
+
+def test_inputs_are_left_alone():
+    sample = make_sample(40, 60, 2, 3)
+    before = [a.copy() for a in (sample.image, sample.boxes, sample.masks, sample.keypoints)]
+    ImageTransform(64, 96)([sample])
+    flip(sample, np.array([1, 0, 2]))
+    after = (sample.image, sample.boxes, sample.masks, sample.keypoints)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+
+
+@pytest.mark.parametrize(
+    "bad, found",
+    [
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\), uint8"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\), uint8"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\), uint8"),
+        (np.zeros((4, 4, 3), np.int64), r"shape \(4, 4, 3\), int64"),
+        ("photo.png", "got str"),
+    ],
+)
+def test_wrong_arrays_are_named(bad, found):
+    with pytest.raises(ValueError, match=r"picture 0 must be an \(H, W, 3\) array.*" + found):
+        ImageTransform()([bad])
+
+
+def test_wrong_masks_and_settings_are_named():
+    sample = make_sample(20, 30)
+    sample.masks = sample.masks[:, :10]
+    with pytest.raises(ValueError, match=r"sample 0 has 2 boxes.*masks must be \(2, 20, 30\), got \(2, 10, 30\)"):
+        ImageTransform(32, 64)([sample])
+    with pytest.raises(InputError, match="min_size <= max_size, got 800 and 600"):
+        ImageTransform(800, 600)
+    with pytest.raises(ValueError, match="at least one picture"):
+        ImageTransform()([])
+
+
+def test_one_pixel_picture():
+    sample = make_sample(1, 1, objects=0)
+    batch = ImageTransform(64, 96)([sample])
+    assert batch.sizes.tolist() == [[64, 64]]
+    assert np.ptp(batch.images[0].reshape(-1, 3), axis=0).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(10_000, 1), (1, 10_000), (10_000, 2_000)])
+def test_ten_thousand_pixels_in_bounded_memory(shape):
+    image = np.full((*shape, 3), 128, np.uint8)
+    tracemalloc.start()
+    batch = ImageTransform(800, 1333)([image])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(batch.sizes[0]) == 1333 and min(batch.sizes[0]) >= 1
+    assert peak < 3 * batch.images.nbytes + 20e6  # the photo as floats would be 240 MB
+    h, w = batch.sizes[0]
+    assert np.abs(batch.images[0, :h, :w, 0] - (128 / 255 - 0.485) / 0.229).max() < 1e-5
+
+
+# ------------------------------------------------------------------------------------------- flipping
+
+
+def test_flip_order():
+    names = ["nose", "left_eye", "right_eye", "tail", "left_foot"]
+    assert flip_order(names).tolist() == [0, 2, 1, 3, 4]
+
+
+def test_flip_worked_numbers():
+    sample = make_sample(2, 4, objects=0)
+    sample.boxes = np.array([[0, 0, 1, 2]], np.float32)
+    sample.masks = np.array([[[1, 0, 0, 0], [1, 0, 0, 0]]], np.uint8)
+    sample.keypoints = np.array([[[0.5, 1, 2], [0, 0, 0]]], np.float32)
+    mirrored = flip(sample, np.array([1, 0]))
+    assert mirrored.boxes.tolist() == [[3, 0, 4, 2]]
+    assert mirrored.masks[0].tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+    assert mirrored.keypoints.tolist() == [[[0, 0, 0], [3.5, 1, 2]]]
+    assert np.array_equal(mirrored.image, sample.image[:, ::-1])
+
+
+def test_flip_twice_is_the_same():
+    sample = make_sample(40, 60, 3, 4)
+    twice = flip(flip(sample, np.array([1, 0, 2, 3])), np.array([1, 0, 2, 3]))
+    for name in ("image", "boxes", "masks", "keypoints"):
+        assert np.allclose(getattr(twice, name), getattr(sample, name), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- and back
+
+
+def test_restore_scales_back_and_pastes():
+    batch = ImageTransform(64, 128)([make_sample(32, 48)])
+    detections = Detections(
+        boxes=np.array([[[16, 8, 48, 40], [0, 0, 0, 0]]], np.float32),
+        labels=np.array([[2, 0]]),
+        scores=np.array([[0.9, 0]], np.float32),
+        valid=np.array([[True, False]]),
+        masks=np.ones((1, 2, 28, 28), np.float32),
+        keypoints=np.array([[[[20, 10, 0.7]], [[0, 0, 0]]]], np.float32),
+    )
+    (found,) = restore(detections, batch)
+    assert found.boxes.tolist() == [[8, 4, 24, 20]]
+    assert found.labels.tolist() == [2] and found.masks.shape == (1, 32, 48)
+    assert np.allclose(found.keypoints, [[[10, 5, 0.7]]])
+    inside = np.zeros((32, 48), bool)
+    inside[5:19, 9:23] = True
+    assert found.masks[0][inside].all()
+    assert not found.masks[0][:3].any() and not found.masks[0][22:].any() and not found.masks[0][:, 26:].any()
+
+
+def test_restore_of_nothing():
+    batch = ImageTransform(64, 128)([make_sample(32, 48)])
+    nothing = Detections(
+        boxes=np.zeros((1, 3, 4), np.float32),
+        labels=np.zeros((1, 3), np.int64),
+        scores=np.zeros((1, 3), np.float32),
+        valid=np.zeros((1, 3), bool),
+        masks=np.zeros((1, 3, 28, 28), np.float32),
+    )
+    (found,) = restore(nothing, batch)
+    assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)
