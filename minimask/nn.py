@@ -224,6 +224,11 @@ class BatchNorm2d(Module):
         self.running_var = np.ones(channels, np.float32)
         self.relu, self.momentum, self.eps = relu, momentum, eps
 
+    def scale_and_shift(self):
+        """What inference amounts to: y = x scale + shift, two tensors (C,)."""
+        scale = self.weight * (self.running_var + self.running_var.dtype.type(self.eps)) ** -0.5
+        return scale, self.bias - scale * self.running_mean
+
     def forward(self, x, residual=None):
         return batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, self.training,

@@ -1,0 +1,66 @@
+"""Box head: for each RoI a class and a better box; from them, the detections.
+
+Girshick 2015 (Fast R-CNN), sections 2.1 and 2.3; Lin et al. 2017, section 4.2 (two hidden layers); slides T08, T09, L18.
+"""
+
+import numpy as np
+
+from minimask import boxes as boxes_module
+from minimask import functional as F
+from minimask import nn
+from minimask.device import array_module
+from minimask.structures import Detections
+from minimask.targets import take
+
+
+class TwoLayerHead(nn.Module):
+    """RoI features (R, k, k, C) -> (R, width): two fully connected layers with ReLU."""
+
+    def __init__(self, in_features, width):
+        self.fc6 = nn.Linear(in_features, width, relu=True)
+        self.fc7 = nn.Linear(width, width, relu=True)
+
+    def forward(self, x):
+        r, h, w, c = x.shape
+        return self.fc7(self.fc6(x.reshape(r, h * w * c)))
+
+
+class BoxPredictor(nn.Module):
+    """(R, width) -> class logits (R, num_classes) and deltas (R, 4 num_classes). Class 0 is the background."""
+
+    def __init__(self, width, num_classes):
+        self.cls_score = nn.Linear(width, num_classes)
+        self.bbox_pred = nn.Linear(width, num_classes * 4)
+        for layer, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):  # Girshick 2015, section 2.3
+            layer.weight.data[...] = nn.normal(nn.init_rng(), layer.weight.shape, deviation)
+
+    def forward(self, x):
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+def detect(
+    logits, deltas, proposals, valid, sizes, weights=(10.0, 10.0, 5.0, 5.0), score_threshold=0.05, nms_threshold=0.5,
+    most=100, smallest_side=1e-2,
+):  # fmt: skip
+    """The best boxes of all classes -> Detections with `most` places an image. Raw arrays, no gradient.
+
+    logits (N, R, C) and deltas (N, R, 4 C) of proposals (N, R, 4) with valid (N, R); sizes (N, 2): height and width of
+    each image without its padding. Softmax; each class but the background has its own box; boxes are cut at the border;
+    those with a score of at most `score_threshold` or a side under `smallest_side` pixels go; suppression within
+    each class.
+    """
+    xp = array_module(logits)
+    n, r, c = logits.shape
+    scores = F.softmax_array(logits)[..., 1:]  # (N, R, C - 1)
+    boxes = boxes_module.decode(deltas.reshape(n, r, c, 4)[:, :, 1:], proposals[:, :, None], weights)
+    boxes = boxes_module.clip(boxes, sizes).astype(logits.dtype)  # (N, R, C - 1, 4)
+    good = valid[..., None] & (scores > score_threshold) & boxes_module.large_enough(boxes, smallest_side)
+    labels = xp.broadcast_to(xp.arange(1, c), scores.shape).reshape(n, -1)  # (N, R (C - 1))
+    boxes, scores, good = boxes.reshape(n, -1, 4), scores.reshape(n, -1), good.reshape(n, -1)
+    kept, valid = boxes_module.nms(boxes, scores, good, nms_threshold, keep=most, groups=labels)
+    return Detections(
+        boxes=take(boxes, kept) * valid[..., None],
+        labels=(take(labels, kept) * valid).astype(np.int64),
+        scores=take(scores, kept) * valid,
+        valid=valid,
+    )

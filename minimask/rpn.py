@@ -1,0 +1,107 @@
+"""Region proposal network: at each anchor, is there an object, and how must the anchor move to fit it?
+
+Ren et al. 2015, section 3.1; Lin et al. 2017, section 4.1 (one head for all pyramid levels); slides T08, L06, L10.
+"""
+
+import numpy as np
+
+from minimask import boxes as boxes_module
+from minimask import functional as F
+from minimask import nn
+from minimask.anchors import AnchorGenerator
+from minimask.convolution import conv2d
+from minimask.device import array_module
+from minimask.losses import objectness_loss, rpn_box_loss
+from minimask.targets import match, sample, take, top_k
+
+
+class RPNHead(nn.Module):
+    """Features of each level -> logits (N, A) and deltas (N, A, 4) of all levels' anchors, in the anchors' order."""
+
+    def __init__(self, channels, anchors_per_location):
+        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, relu=True)))
+        self.cls_logits = nn.Conv2d(channels, anchors_per_location, 1)
+        self.bbox_pred = nn.Conv2d(channels, anchors_per_location * 4, 1)
+        for conv in (self.conv[0][0], self.cls_logits, self.bbox_pred):
+            conv.weight.data[...] = nn.normal(nn.init_rng(), conv.weight.shape, 0.01)
+        self.anchors_per_location = anchors_per_location
+
+    def forward(self, features):
+        # Both 1x1 convolutions read the same map: side by side they are one, with 1 + 4 numbers an anchor.
+        weight = F.concatenate([self.cls_logits.weight, self.bbox_pred.weight], axis=3)  # (1, 1, C, P + 4 P)
+        bias = F.concatenate([self.cls_logits.bias, self.bbox_pred.bias])
+        per_location = self.anchors_per_location
+        logits, deltas = [], []
+        for x in features:
+            y = conv2d(self.conv(x), weight, bias)  # (N, h, w, 5 P)
+            n, h, w, _ = y.shape
+            logits.append(y[..., :per_location].reshape(n, h * w * per_location))
+            deltas.append(y[..., per_location:].reshape(n, h * w * per_location, 4))
+        return F.concatenate(logits, axis=1), F.concatenate(deltas, axis=1)
+
+
+class RPN(nn.Module):
+    """Proposals from features, and the two RPN losses.
+
+    sizes, ratios: of the anchors (AnchorGenerator). samples, positive_fraction: anchors an image in the loss.
+    low, high: IoU below which an anchor is background, from which on it is an object. pre_nms, post_nms: proposals
+    kept a level before and an image after non-maximum suppression, each (training, inference).
+    """
+
+    def __init__(
+        self, channels, sizes, ratios=(0.5, 1.0, 2.0), samples=256, positive_fraction=0.5, low=0.3, high=0.7,
+        pre_nms=(2000, 1000), post_nms=(2000, 1000), nms_threshold=0.7, smallest_side=1e-3,
+    ):  # fmt: skip
+        self.anchor_generator = AnchorGenerator(sizes, ratios)
+        self.head = RPNHead(channels, self.anchor_generator.per_location[0])
+        self.samples, self.positive_fraction, self.low, self.high = samples, positive_fraction, low, high
+        self.pre_nms, self.post_nms = pre_nms, post_nms
+        self.nms_threshold, self.smallest_side = nms_threshold, smallest_side
+
+    def forward(self, features, padded_size):
+        """-> logits Tensor (N, A), deltas Tensor (N, A, 4), anchors: list of (A_l, 4) arrays."""
+        xp = array_module(features[0].data)
+        anchors = self.anchor_generator([f.shape[1:3] for f in features], padded_size, xp)
+        return *self.head(features), anchors
+
+    def proposals(self, logits, deltas, anchors, sizes):
+        """The best boxes: (N, R, 4) pixels of the resized image, scores (N, R) and valid (N, R). Raw arrays, no gradient.
+
+        Best `pre_nms` a level by score; move the anchors; cut at the image's border (`sizes` (N, 2), without the
+        padding); drop those that have no size; suppress within each level; best `post_nms` of all levels.
+        """
+        xp = array_module(logits)
+        training = 0 if self.training else 1
+        chosen, level_of, start = [], [], 0
+        for level, level_anchors in enumerate(anchors):
+            count = len(level_anchors)
+            best = top_k(logits[:, start : start + count], min(self.pre_nms[training], count)) + start
+            chosen.append(best)
+            level_of.append(xp.full(best.shape, level, np.int32))
+            start += count
+        chosen = xp.concatenate(chosen, axis=1)  # (N, K)
+        level_of = xp.concatenate(level_of, axis=1)
+        all_anchors = xp.concatenate(anchors)
+        boxes = boxes_module.decode(take(deltas, chosen), all_anchors[chosen])
+        boxes = boxes_module.clip(boxes, sizes).astype(logits.dtype)
+        scores = F.sigmoid_array(take(logits, chosen))
+        big = boxes_module.large_enough(boxes, self.smallest_side)
+        kept, valid = boxes_module.nms(
+            boxes, scores, big, self.nms_threshold, keep=self.post_nms[training], groups=level_of
+        )
+        return take(boxes, kept) * valid[..., None], take(scores, kept) * valid, valid
+
+    def losses(self, logits, deltas, anchors, batch, rng):
+        """{"loss_objectness", "loss_rpn_box_reg"} on anchors sampled with `rng`: two scalar Tensors."""
+        xp = array_module(logits.data)
+        anchors = xp.concatenate(anchors)
+        real = batch.valid & ~batch.crowd
+        labels, which = match(anchors[None], batch.boxes, real, batch.crowd, self.low, self.high, keep_best=True)
+        index, positive, valid = sample(labels, self.samples, self.positive_fraction, rng)
+        targets = boxes_module.encode(take(batch.boxes, take(which, index)), anchors[index])
+        targets = xp.where(positive[..., None], targets, 0).astype(deltas.dtype)
+        rows = xp.arange(len(index))[:, None]
+        return {
+            "loss_objectness": objectness_loss(logits[rows, index], positive, valid),
+            "loss_rpn_box_reg": rpn_box_loss(deltas[rows, index], targets, positive, valid),
+        }
