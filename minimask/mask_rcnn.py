@@ -1,0 +1,312 @@
+"""Mask R-CNN: the stages in the order of the talk, readable in one screen. He et al. 2017; slides T08, T09, T13, L05.
+
+    image -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head  -> classes and boxes
+                                                                     -> RoIAlign -> mask head -> one mask a class
+"""
+
+import inspect
+
+import numpy as np
+
+from minimask import boxes as boxes_module
+from minimask import functional as F
+from minimask import nn
+from minimask.backbone import resnet
+from minimask.box_head import BoxPredictor, TwoLayerHead, detect
+from minimask.device import array_module, generator, on_cpu
+from minimask.errors import InputError
+from minimask.fpn import FPN
+from minimask.image import IMAGENET_MEAN, IMAGENET_STD, ImageTransform, restore
+from minimask.losses import box_loss, class_loss
+from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_loss, mask_probabilities, mask_targets
+from minimask.roi_align import assign_levels, roi_align
+from minimask.roi_pool import roi_pool, roi_warp
+from minimask.rpn import RPN
+from minimask.structures import Batch
+from minimask.targets import match, sample, take
+from minimask.tensor import no_grad
+
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+POOLINGS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
+
+
+class MaskRCNN(nn.Module):
+    """The model. In training `model(batch, rng)` is a dict of losses; in inference `model(batch)` is Detections.
+
+    num_classes counts the background, so it is at least 2. backbone: a name of backbone.RESNETS, with
+    `backbone_settings` of ResNet's own. neck: "fpn" (a pyramid), "c4" (RoIs from C4; stage 5 is the head) or "c5"
+    (C5 dilated to stride 16). The rest is what its names say; `rpn` and `detection` are settings of rpn.RPN and
+    box_head.detect. roi_canonical_size: a RoI of that side is pooled from the level of stride 16.
+    """
+
+    def __init__(
+        self, num_classes, backbone="resnet50", norm="frozen", backbone_settings=None,
+        neck="fpn", fpn_channels=256, fpn_pool=True,
+        anchor_sizes=((32,), (64,), (128,), (256,), (512,)), anchor_ratios=(0.5, 1.0, 2.0), rpn=None,
+        roi_samples=512, roi_positive_fraction=0.25, roi_iou=0.5, roi_canonical_size=224,
+        roi_pooling="roi_align", sampling_ratio=2, aligned=False, box_pool_size=7, mask_pool_size=14, box_width=1024,
+        mask_head="fcn", mask_channels=(256, 256, 256, 256), mask_width=256, mask_loss="sigmoid",
+        class_agnostic_masks=False,
+        detection=None, min_size=800, max_size=1333, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
+    ):  # fmt: skip
+        if not isinstance(num_classes, (int, np.integer)) or num_classes < 2:
+            raise InputError(f"num_classes must be at least 2 (the background and one class), got {num_classes}")
+        if neck not in ("fpn", "c4", "c5"):
+            raise InputError(f'neck must be "fpn", "c4" or "c5", got {neck!r}')
+        if roi_pooling not in POOLINGS:
+            raise InputError(f"roi_pooling must be one of {', '.join(POOLINGS)}, got {roi_pooling!r}")
+        self.num_classes, self.neck = num_classes, neck
+        self.detection = detection or {}
+        self.roi_samples, self.roi_positive_fraction, self.roi_iou = roi_samples, roi_positive_fraction, roi_iou
+        self.roi_canonical_size, self.sampling_ratio, self.aligned = roi_canonical_size, sampling_ratio, aligned
+        self.roi_pooling, self.box_pool_size, self.mask_pool_size = roi_pooling, box_pool_size, mask_pool_size
+        self.mask_loss, self.class_agnostic_masks = mask_loss, class_agnostic_masks
+
+        body_settings = {**dict(dilate_c5=neck == "c5", stages=3 if neck == "c4" else 4), **(backbone_settings or {})}
+        self.backbone = nn.Module()
+        self.backbone.body = body = resnet(backbone, norm, **body_settings)
+        if neck == "fpn":
+            self.backbone.fpn = FPN(body.out_channels, fpn_channels, fpn_pool)
+            self.roi_strides, channels = body.strides, fpn_channels
+        else:
+            self.roi_strides, channels = body.strides[-1:], body.out_channels[-1]
+        self.rpn = RPN(channels, anchor_sizes, anchor_ratios, **(rpn or {}))
+
+        heads = self.roi_heads = nn.Module()
+        if neck == "c4":
+            last = {**body_settings, "stages": 4, "stem": "large"}
+            heads.res5 = resnet(backbone, norm, **last).layer4
+            channels = body.out_channels[-1] * 2
+            heads.box_predictor = BoxPredictor(channels, num_classes)
+        else:
+            heads.box_head = TwoLayerHead(box_pool_size**2 * channels, box_width)
+            heads.box_predictor = BoxPredictor(box_width, num_classes)
+        masks = 1 if class_agnostic_masks else num_classes
+        if mask_head == "mlp":
+            heads.mask_head = MLPMaskHead(mask_pool_size**2 * channels, mask_width, masks)
+        elif mask_head == "fcn":
+            convolutions = () if neck == "c4" else mask_channels
+            heads.mask_head = FCNMaskHead(channels, convolutions)
+            heads.mask_predictor = MaskPredictor(convolutions[-1] if convolutions else channels, mask_width, masks)
+        else:
+            raise InputError(f'mask_head must be "fcn" or "mlp", got {mask_head!r}')
+        self.transform = ImageTransform(min_size, max_size, image_mean, image_std, divisor=32)
+
+    # ------------------------------------------------------------------------------------------------------- stages
+
+    def forward(self, batch, rng=None):
+        """Losses in training (`rng`: the generator that samples), Detections in inference."""
+        return self.losses(batch, rng) if self.training else self.detect(batch)
+
+    def features(self, images):
+        """Images (N, H, W, 3) -> the feature maps that RPN and heads read, fine to coarse."""
+        levels = self.backbone.body(images)
+        return self.backbone.fpn(levels) if self.neck == "fpn" else levels[-1:]
+
+    def losses(self, batch, rng):
+        """Batch with ground truth -> {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg",
+        "loss_mask"}, five scalar Tensors. Their sum is what is trained (slide L26)."""
+        if rng is None or batch.boxes is None:
+            raise ValueError("MaskRCNN.losses: needs a Batch with ground truth and rng=generator(seed, step)")
+        features = self.features(self._images(batch))
+        logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
+        losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
+        proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
+
+        rois, labels, which, positive, valid = self.sample_rois(proposals, valid, batch, rng)
+        x = self.pool(features, *flatten(rois), self.box_pool_size)
+        class_logits, box_deltas = self.box_branch(x)
+        targets = boxes_module.encode(take(batch.boxes, which), rois, BOX_WEIGHTS)
+        targets = array_module(rois).where(positive[..., None], targets, 0).reshape(-1, 4)
+        labels_flat, positive_flat, valid_flat = labels.reshape(-1), positive.reshape(-1), valid.reshape(-1)
+        losses["loss_classifier"] = class_loss(class_logits, labels_flat, valid_flat)
+        losses["loss_box_reg"] = box_loss(box_deltas, labels_flat, targets, positive_flat, valid_flat)
+
+        # Masks are learnt on positives alone, and those are the first places.
+        most = int(labels.shape[1] * self.roi_positive_fraction) or 1
+        rois, labels, which, positive = (a[:, :most] for a in (rois, labels, which, positive))
+        mask_goal = mask_targets(batch.masks, rois, which, self.mask_size())
+        slots = used(positive)
+        boxes, image_index = flatten(rois)
+        x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size)
+        mask_goal = mask_goal.reshape(-1, *mask_goal.shape[2:])[slots]
+        losses["loss_mask"] = mask_loss(
+            self.mask_branch(x), self._mask_channel(labels.reshape(-1)[slots]), mask_goal, positive.reshape(-1)[slots],
+            kind=self.mask_loss,
+        )  # fmt: skip
+        return losses
+
+    def detect(self, batch):
+        """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes."""
+        with no_grad():
+            features = self.features(self._images(batch))
+            logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
+            proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
+            slots = used(valid)
+            boxes, image_index = flatten(proposals)
+            x = self.pool(features, boxes[slots], image_index[slots], self.box_pool_size)
+            class_logits, box_deltas = (spread(t.data, slots, valid.shape) for t in self.box_branch(x))
+            found = detect(class_logits, box_deltas, proposals, valid, batch.sizes, BOX_WEIGHTS, **self.detection)
+
+            slots = used(found.valid)
+            boxes, image_index = flatten(found.boxes)
+            x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size)
+            masks = self.mask_branch(x)
+            channel = self._mask_channel(found.labels.reshape(-1)[slots])
+            found.masks = spread(mask_probabilities(masks.data, channel, self.mask_loss), slots, found.valid.shape)
+            return found
+
+    def predict(self, images):
+        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
+        training = self.training
+        self.eval()
+        try:
+            batch = self.transform(images)
+            return restore(self.detect(batch), batch)
+        finally:
+            self.train(training)
+
+    # -------------------------------------------------------------------------------------------------------- parts
+
+    def sample_rois(self, proposals, valid, batch, rng):
+        """RoIs to train the heads on -> rois (N, S, 4), labels (N, S) with 0 the background, which object, positive, valid.
+
+        The ground truth boxes are proposals too, so that the heads see positives from the first step.
+        """
+        xp = array_module(proposals)
+        real = batch.valid & ~batch.crowd
+        boxes = xp.concatenate([proposals, batch.boxes.astype(proposals.dtype)], axis=1)
+        valid = xp.concatenate([valid, real], axis=1)
+        matched, which = match(boxes, batch.boxes, real, batch.crowd, self.roi_iou, self.roi_iou)
+        matched[~valid] = -1
+        index, positive, valid = sample(matched, self.roi_samples, self.roi_positive_fraction, rng)
+        which = take(which, index)
+        return take(boxes, index), xp.where(positive, take(batch.labels, which), 0), which, positive, valid
+
+    def pool(self, features, boxes, image_index, size):
+        """RoI features (R, size, size, C), each RoI from the level that its size asks for."""
+        features = features[: len(self.roi_strides)]
+        scales = [1 / stride for stride in self.roi_strides]
+        finest = int(np.log2(self.roi_strides[0]))
+        levels = assign_levels(boxes, finest, len(features), self.roi_canonical_size)
+        if self.neck == "c4":
+            size = 14  # stage 5 halves it
+        return POOLINGS[self.roi_pooling](
+            features, boxes, image_index, levels, scales, size, sampling_ratio=self.sampling_ratio, aligned=self.aligned
+        )
+
+    def box_branch(self, x):
+        """RoI features -> class logits (R, C), box deltas (R, 4 C)."""
+        heads = self.roi_heads
+        x = heads.res5(x).mean(axis=(1, 2)) if self.neck == "c4" else heads.box_head(x)
+        return heads.box_predictor(x)
+
+    def mask_branch(self, x):
+        """RoI features -> mask logits (R, M, M, C): one mask for each class, the class branch chooses (slide L20)."""
+        heads = self.roi_heads
+        x = heads.res5(x) if self.neck == "c4" else x
+        x = heads.mask_head(x)
+        return heads.mask_predictor(x) if hasattr(heads, "mask_predictor") else x
+
+    def mask_size(self):
+        """Side of a predicted mask: the transposed convolution doubles what was pooled (slide L23)."""
+        return 14 if self.neck == "c4" else 2 * self.mask_pool_size
+
+    def _mask_channel(self, labels):
+        return labels * 0 if self.class_agnostic_masks else labels
+
+    def _images(self, batch):
+        if not isinstance(batch, Batch):
+            raise ValueError(
+                f"MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
+                f"got {type(batch).__name__}"
+            )
+        if batch.images.ndim != 4 or batch.images.shape[3] != 3:
+            raise ValueError(f"MaskRCNN: images must be (N, H, W, 3), got shape {batch.images.shape}")
+        return array_tensor(batch.images, self.backbone.body.conv1.weight.dtype)
+
+
+def array_tensor(images, dtype):
+    """Images as a tensor of the model's dtype."""
+    return F.Tensor(images.astype(dtype, copy=False))
+
+
+def flatten(rois):
+    """(N, S, 4) -> boxes (N S, 4) and the image of each (N S,)."""
+    n, s, _ = rois.shape
+    return rois.reshape(n * s, 4), array_module(rois).arange(n).repeat(s)
+
+
+def used(valid):
+    """The places (N S) worth computing. On the GPU all: a size that depends on values would wait for the card.
+
+    On the CPU knowing it is free, so only the valid ones are computed (one at least, so that no array is empty).
+    """
+    xp = array_module(valid)
+    flat = valid.reshape(-1)
+    if on_cpu(valid) and not flat.all():
+        return np.flatnonzero(flat) if flat.any() else np.zeros(1, np.int64)
+    return xp.arange(flat.size)
+
+
+def spread(values, slots, shape):
+    """Put `values` (R, ...) at places `slots` of zeros (N, S, ...): the inverse of picking them."""
+    result = array_module(values).zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
+    result[slots] = values
+    return result.reshape(*shape, *values.shape[1:])
+
+
+# ------------------------------------------------------------------------------------------------------------- presets
+
+PRESETS = {
+    # Trains on drawn 128 x 128 scenes on two CPU cores in minutes.
+    "toy": dict(
+        backbone="resnet18", norm="batch",
+        backbone_settings=dict(channels=(16, 32, 64, 128), stem="small"),
+        fpn_channels=64, fpn_pool=False, anchor_sizes=((16,), (32,), (64,), (96,)),
+        rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(200, 200)),
+        roi_samples=64, roi_canonical_size=112, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
+        min_size=128, max_size=256,
+    ),
+    # For one's own small data set: group norm needs no large batch, anchors from 8 pixels on.
+    "small": dict(
+        backbone="resnet18", norm="group",
+        backbone_settings=dict(channels=(32, 32, 64, 128), stem="small"),
+        fpn_channels=64, fpn_pool=False, anchor_sizes=((12,), (24,), (48,), (96,)),
+        rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(300, 300)),
+        roi_samples=128, roi_canonical_size=112, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
+        detection=dict(most=200), min_size=256, max_size=384,
+    ),
+    "resnet50_fpn": dict(backbone="resnet50"),
+    "resnet101_fpn": dict(backbone="resnet101"),
+    "resnext50_fpn": dict(backbone="resnext50_32x4d"),
+    "resnext101_fpn": dict(backbone="resnext101_32x8d"),
+    "resnet50_c4": dict(backbone="resnet50", neck="c4", anchor_sizes=((32, 64, 128, 256, 512),)),
+    "resnet50_dilated_c5": dict(backbone="resnet50", neck="c5", anchor_sizes=((32, 64, 128, 256, 512),)),
+}  # fmt: skip
+
+
+def build(preset="toy", num_classes=4, seed=0, **settings):
+    """A MaskRCNN with random weights: a preset's settings, changed by `settings`, weights drawn from `seed`.
+
+    `rpn`, `detection` and `backbone_settings` given here are merged into the preset's. `build(**model.settings)` makes
+    the same architecture again. Raises InputError for an unknown preset or setting.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    known = list(inspect.signature(MaskRCNN.__init__).parameters)[2:]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise InputError(f"unknown model setting {unknown[0]!r}; settings are {', '.join(known)}")
+    merged = dict(PRESETS[preset])
+    for name, value in settings.items():
+        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
+    nn.seed_initialisers(seed)
+    model = MaskRCNN(num_classes, **merged)
+    model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **settings)
+    return model
+
+
+def sampling_generator(seed, step):
+    """The generator that samples anchors and RoIs in training step `step`: a function of both, so no state is kept."""
+    return generator(seed, step, 1)
