@@ -1,0 +1,291 @@
+"""Time and peak memory of the model and its kernels on this machine, alone or against torch and torchvision.
+
+    python -m minimask benchmark --reference PYTHON
+
+Each side works in a process of its own (their thread pools must not share one), and only one works at a time: round by
+round they take turns, so that a machine that slows down slows both. A ratio is the median time of ours divided by the
+median time of theirs. Before the timing both do the work once and must come to the same result.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from minimask.benchmark.cases import all_cases
+from minimask.errors import InputError
+
+HERE = Path(__file__).resolve().parent
+
+
+def add_arguments(parser):
+    """The options of `python -m minimask benchmark`."""
+    option = parser.add_argument
+    option("--reference", metavar="PYTHON", help="interpreter that has torch and torchvision, to compare with")
+    option("--threads", type=int, default=2, help="threads each side uses (default 2)")
+    option("--rounds", type=int, default=5, help="turns of each side at each piece of work (default 5)")
+    option("--only", metavar="NAME", help="only pieces whose name contains NAME, e.g. whole or 'conv R50'")
+    option("--no-memory", action="store_true", help="leave out peak memory, which takes a fresh process for each piece")
+    option("--output", metavar="FILE", help="also write the numbers to this json file")
+
+
+def main(args):
+    """Run the benchmark that the parsed `args` ask for, and print its table. Returns the exit status."""
+    if args.threads < 1 or args.rounds < 1:
+        raise InputError(f"benchmark: --threads and --rounds must be at least 1, got {args.threads} and {args.rounds}")
+    with tempfile.TemporaryDirectory(prefix="minimask_benchmark_") as folder:
+        cases = choose(all_cases(folder), args.only)
+        sides = start_sides(args.reference, args.threads)
+        try:
+            machine = describe_machine(args.threads, sides)
+            print("\n".join(machine.values()), flush=True)
+            table = Table(compared=len(sides) == 2)
+            rows = []
+            for case in cases:
+                rows.append(measure(case, sides, args.rounds, memory=not args.no_memory))
+                table.print_row(rows[-1], case.group)
+        finally:
+            for side in sides:
+                side.close()
+    if args.output:
+        Path(args.output).write_text(json.dumps({"machine": machine, "results": rows}, indent=1))
+        print(f"\nwritten to {args.output}")
+    return 0
+
+
+def choose(cases, only):
+    """The cases whose title contains `only`; all of them if it is None."""
+    chosen = [case for case in cases if only is None or only.lower() in case.title.lower()]
+    if not chosen:
+        groups = ", ".join(dict.fromkeys(case.group for case in cases))
+        raise InputError(f"benchmark: no piece of work is called {only!r}; there are: {groups}")
+    return chosen
+
+
+# ----------------------------------------------------------------------------------------------------------- the sides
+
+
+class Side:
+    """A library's worker process: `ask` sends one request and waits for its answer (see `common.serve`)."""
+
+    PAUSE = 0.03  # seconds before a request: an idle thread pool spins for a few milliseconds before it sleeps
+
+    def __init__(self, name, command, environment):
+        self.name, self.command, self.environment = name, command, environment
+        self.process = None
+        self.start()
+
+    def start(self):
+        try:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise InputError(f"benchmark: cannot run {self.command[0]}: {error.strerror or error}") from None
+
+    def send(self, request):
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except OSError:  # it has ended: `receive` says so
+            pass
+
+    def receive(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            raise InputError(
+                f"benchmark: the {self.name} side ({self.command[0]}) ended with status {self.process.returncode}; "
+                "its last words are above"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise InputError(f"benchmark: the {self.name} side failed: {answer['error']}")
+        return answer
+
+    def ask(self, **request):
+        time.sleep(self.PAUSE)
+        self.send(request)
+        return self.receive()
+
+    def fresh(self):
+        """Another process of this side."""
+        return Side(self.name, self.command, self.environment)
+
+    def close(self):
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except OSError:  # what was not sent cannot be flushed to a process that has ended
+                pass
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_sides(reference, threads):
+    """[ours] or [ours, torch's]."""
+    counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    environment = {**os.environ, **counts, "KMP_BLOCKTIME": "10"}  # Intel's OpenMP would spin for 200 ms
+    theirs = {key: value for key, value in environment.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(HERE.parent.parent)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
+    )
+    sides = [Side("minimask", [sys.executable, "-m", "minimask.benchmark.ours"], environment)]
+    if reference:
+        try:
+            sides.append(Side("torch", [reference, str(HERE / "reference.py")], theirs))
+            sides[1].versions = sides[1].ask(about=True)["versions"]
+        except InputError:
+            for side in sides:
+                side.close()
+            raise
+    return sides
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure(case, sides, rounds, memory=True):
+    """One row: a dict of the case's name, every run's seconds, medians, ratios, peak memory in bytes."""
+    variants = {"minimask": (sides[0], case.settings)}
+    if len(sides) == 2:
+        variants["torch"] = (sides[1], case.settings)
+        if case.tuned:
+            variants["torch tuned"] = (sides[1], {**case.settings, "tuned": True})
+    if case.inputs:
+        sides[0].ask(piece=case.inputs, settings=case.settings, fingerprint=True)
+        sides[0].ask(forget=True)
+    prints = {
+        name: side.ask(piece=case.piece, settings=settings, fingerprint=True)["fingerprint"]
+        for name, (side, settings) in variants.items()
+    }
+    for name in variants:
+        check_same_result(case, prints["minimask"], prints[name], name)
+
+    runs = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, (side, settings) in variants.items():
+            answer = side.ask(piece=case.piece, settings=settings, seconds=case.seconds)
+            runs[name].append(statistics.median(answer["seconds"]))
+    for side in sides:
+        side.ask(forget=True)
+
+    medians = {name: statistics.median(seconds) for name, seconds in runs.items()}
+    row = {"name": case.title, "flops": case.flops, "seconds": medians, "rounds": runs}
+    row["ratio"] = {name: medians["minimask"] / medians[name] for name in medians if name != "minimask"}
+    if memory:
+        row["peak_memory"] = measure_memory(case, sides)
+    return row
+
+
+def measure_memory(case, sides):
+    """Peak memory in bytes of a fresh process of each side that does only this work; None where unknown.
+
+    Here the two work at the same time, for nothing is timed.
+    """
+    workers = [side.fresh() for side in sides]
+    try:
+        for worker in workers:
+            worker.send({"piece": case.piece, "settings": case.settings, "memory": True})
+        return {worker.name: worker.receive()["peak"] for worker in workers}
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def check_same_result(case, ours, theirs, name):
+    """Raise if the two sides' results differ in size or by more than the case's tolerance: then it is other work."""
+    same = len(ours) == len(theirs) and all(
+        size == other_size and abs(mean - other) <= case.tolerance * max(abs(mean), abs(other))
+        for (size, mean), (other_size, other) in zip(ours, theirs)
+    )
+    if not same:
+        raise InputError(
+            f"benchmark: {case.title}: minimask and {name} come to different results "
+            f"(size and mean magnitude of each: {ours} and {theirs})"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- showing
+
+
+def cpu_name():
+    """What the processor calls itself."""
+    try:
+        if sys.platform == "linux":
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+        if sys.platform == "darwin":
+            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(threads, sides):
+    """Name -> line: the machine, our side's versions, the reference's."""
+    about = [side.ask(about=True)["versions"] for side in sides]
+    cores = f"{os.cpu_count()} cores, {threads} threads used"
+    machine = {"machine": f"{cpu_name()}, {cores}, {platform.system()} {platform.machine()}", "minimask": about[0]}
+    if len(sides) == 2:
+        machine["torch"] = about[1]
+    return machine
+
+
+def show_seconds(seconds):
+    """`1.234 s`, `12.34 ms`, `0.012 ms`: in ms below one second."""
+    if seconds >= 1:
+        return f"{seconds:.3f} s "
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.{3 if milliseconds < 10 else 2 if milliseconds < 100 else 1}f} ms"
+
+
+def show_memory(peaks, name):
+    if not peaks or name not in peaks:
+        return ""
+    return "n/a" if peaks[name] is None else f"{peaks[name] / 2**20:.0f} MB"
+
+
+class Table:
+    """Prints aligned rows as they come, with a line for each new group."""
+
+    NAME_WIDTH = 40
+
+    def __init__(self, compared):
+        self.compared, self.group = compared, None
+        titles = [("minimask", 10), ("GFLOP/s", 7)]
+        if compared:
+            titles += [("torch", 10), ("ratio", 5), ("tuned", 10), ("ratio", 5)]
+        titles += [("memory", 8)] + [("torch's", 8)] * compared
+        self.widths = [width for _, width in titles]
+        print(f"\n{'':{self.NAME_WIDTH}}" + self.join([title for title, _ in titles]))
+
+    def join(self, cells):
+        return "".join(f"  {cell:>{width}}" for cell, width in zip(cells, self.widths))
+
+    def cells(self, row):
+        seconds, ratio, peaks = row["seconds"], row["ratio"], row.get("peak_memory")
+        speed = f"{row['flops'] / seconds['minimask'] / 1e9:.0f}" if row["flops"] else ""
+        cells = [show_seconds(seconds["minimask"]), speed]
+        if self.compared:
+            for name in ("torch", "torch tuned"):
+                known = name in seconds
+                cells += [show_seconds(seconds[name]), f"{ratio[name]:.2f}"] if known else ["", ""]
+        cells.append(show_memory(peaks, "minimask"))
+        return cells + [show_memory(peaks, "torch")] if self.compared else cells
+
+    def print_row(self, row, group):
+        if group != self.group:
+            print(group)
+            self.group = group
+        name = row["name"].split(": ", 1)[1]
+        print(f"  {name:{self.NAME_WIDTH - 2}}" + self.join(self.cells(row)), flush=True)

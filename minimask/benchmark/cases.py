@@ -1,0 +1,176 @@
+"""The pieces of work that are measured: names, shapes and the arithmetic in them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Case:
+    """One row of the table. Both sides have a function `piece` that takes `settings`."""
+
+    group: str
+    name: str
+    piece: str
+    settings: dict = field(default_factory=dict)
+    flops: float = 0.0  # multiplications and additions in one run; 0 where the number says little
+    seconds: float = 0.1  # time given to each side in each round
+    tolerance: float = 1e-3  # how far the two sides' results may differ, relative
+    inputs: str = ""  # our side's piece that writes the files it reads, if any
+    tuned: bool = True  # whether the reference has faster settings for it
+
+    @property
+    def title(self):
+        return f"{self.group}: {self.name}"
+
+
+@dataclass
+class Layer:
+    """A convolution's shape: `n` maps of `height` x `width` x `inputs` to `outputs` channels."""
+
+    name: str
+    n: int
+    height: int
+    width: int
+    inputs: int
+    outputs: int
+    size: int = 3
+    stride: int = 1
+    groups: int = 1
+
+    def flops(self):
+        rows, columns = -(-self.height // self.stride), -(-self.width // self.stride)
+        return 2.0 * self.n * rows * columns * self.outputs * self.inputs // self.groups * self.size**2
+
+    def settings(self):
+        return {key: value for key, value in vars(self).items() if key != "name"}
+
+
+RESNET50_LAYERS = [  # at 800 x 1088: 800 x 1067 padded to a multiple of 32
+    Layer("stem 7x7/2", 1, 800, 1088, 3, 64, size=7, stride=2),
+    Layer("C2 3x3", 1, 200, 272, 64, 64),
+    Layer("C2 1x1", 1, 200, 272, 64, 256, size=1),
+    Layer("C3 3x3/2", 1, 200, 272, 128, 128, stride=2),
+    Layer("C4 3x3", 1, 50, 68, 256, 256),
+    Layer("C5 3x3", 1, 25, 34, 512, 512),
+    Layer("C5 1x1", 1, 25, 34, 2048, 512, size=1),
+    Layer("P2 3x3", 1, 200, 272, 256, 256),
+    Layer("mask head 3x3", 100, 14, 14, 256, 256),
+]
+TOY_LAYERS = [  # a batch of 8 at 128 x 128
+    Layer("stem 3x3/2", 8, 128, 128, 3, 16, stride=2),
+    Layer("C2 3x3", 8, 32, 32, 16, 16),
+    Layer("C3 3x3/2", 8, 32, 32, 16, 32, stride=2),
+    Layer("C4 3x3", 8, 8, 8, 64, 64),
+    Layer("C5 3x3", 8, 4, 4, 128, 128),
+    Layer("P2 3x3", 8, 32, 32, 64, 64),
+    Layer("P2 1x1", 8, 32, 32, 16, 64, size=1),
+    Layer("mask head 3x3", 128, 14, 14, 64, 64),
+]
+OTHER_LAYERS = [
+    Layer("depthwise 3x3", 8, 56, 56, 96, 96, groups=96),
+    Layer("ResNeXt 3x3, 32 groups", 1, 50, 68, 512, 512, groups=32),
+]
+DIRECTIONS = ("forward", "to data", "to weights")
+
+
+def convolution_cases(group, layers):
+    """Forward and both gradients of each layer; a first layer's data needs no gradient."""
+    return [
+        Case(group, f"{layer.name} {direction}", "conv", {"direction": direction, **layer.settings()}, layer.flops())
+        for layer in layers
+        for direction in DIRECTIONS
+        if not (direction == "to data" and layer.inputs == 3)
+    ]
+
+
+def transposed_cases():
+    layers = [Layer("R50 mask head", 100, 14, 14, 256, 256), Layer("toy mask head", 128, 14, 14, 64, 64)]
+    return [
+        Case(
+            "conv transpose", f"{layer.name} 2x2/2 {direction}", "conv_transpose",
+            {"direction": direction, "n": layer.n, "height": 14, "width": 14,
+             "inputs": layer.inputs, "outputs": layer.outputs},
+            2.0 * layer.n * 28 * 28 * layer.inputs * layer.outputs,
+        )
+        for layer in layers
+        for direction in DIRECTIONS
+    ]  # fmt: skip
+
+
+def pooling_cases():
+    shapes = [("R50 stem", 1, 400, 544, 64), ("toy", 8, 64, 64, 16)]
+    return [
+        Case("max pool", f"{name} 3x3/2 {direction}", "max_pool", {"direction": direction, "shape": shape})
+        for name, *shape in shapes
+        for direction in ("forward", "backward")
+    ]
+
+
+def normalization_cases():
+    shapes = [("toy C1", 8, 64, 64, 16), ("toy C4", 8, 8, 8, 64), ("R50 C2", 1, 200, 272, 256)]
+    return [
+        Case("batch norm + relu", f"{name} {direction}", "batch_norm", {"direction": direction, "shape": shape})
+        for name, *shape in shapes
+        for direction in ("forward", "backward")
+    ]
+
+
+def roi_cases():
+    resnet50 = dict(images=1, height=800, width=1088, channels=256)
+    toy = dict(images=8, height=128, width=128, channels=64)
+    kinds = [
+        ("R50 1000 RoIs 7x7", dict(resnet50, rois=1000, size=7)),
+        ("R50 100 RoIs 14x14", dict(resnet50, rois=100, size=14)),
+        ("toy 512 RoIs 7x7", dict(toy, rois=512, size=7)),
+        ("toy 128 RoIs 14x14", dict(toy, rois=128, size=14)),
+    ]
+    return [
+        Case("roi align", f"{name} {direction}", "roi_align", {"direction": direction, **settings})
+        for name, settings in kinds
+        for direction in ("forward", "backward")
+    ]
+
+
+def box_cases():
+    anchors = 3 * sum((800 // s) * (1088 // s) for s in (4, 8, 16, 32))
+    toy_anchors = 3 * sum((128 // s) ** 2 for s in (4, 8, 16, 32))
+    return [
+        Case("nms", "1000 boxes", "nms", {"boxes": 1000}, tuned=False),
+        Case("nms", "6000 boxes", "nms", {"boxes": 6000}, tuned=False),
+        Case("matching", f"R50 {anchors} anchors, 20 objects", "match",
+             {"images": 1, "anchors": anchors, "objects": 20, "height": 800, "width": 1088}, tuned=False),
+        Case("matching", f"toy 8 x {toy_anchors} anchors, 4 objects", "match",
+             {"images": 8, "anchors": toy_anchors, "objects": 4, "height": 128, "width": 128}, tuned=False),
+        Case("paste masks", "100 masks into 480 x 640", "paste",
+             {"masks": 100, "height": 480, "width": 640}, tuned=False),
+    ]  # fmt: skip
+
+
+def optimiser_cases():
+    return [
+        Case("optimiser", f"{kind} {label}", "optimiser", {"kind": kind, "arrays": arrays, "shape": shape})
+        for kind in ("SGD", "AdamW")
+        for label, arrays, shape in [
+            ("2 million in 60 arrays", 60, [3, 3, 64, 64]),
+            ("35 million in 60 arrays", 60, [3, 3, 256, 256]),
+        ]
+    ]
+
+
+def all_cases(folder):
+    """Every case, whole models first. `folder` holds the files that both sides read (see `ours`)."""
+    folder = str(folder)
+    return [
+        Case("whole", "toy training step, 8 x 128 x 128", "toy_step", {"folder": folder}, seconds=1.0, tolerance=0.3,
+             inputs="write_toy"),
+        Case("whole", "R50-FPN inference, 800 x 1067", "inference", {"folder": folder}, tolerance=0.02,
+             inputs="write_resnet50"),
+        *convolution_cases("conv R50", RESNET50_LAYERS),
+        *convolution_cases("conv toy", TOY_LAYERS),
+        *convolution_cases("conv", OTHER_LAYERS),
+        *transposed_cases(),
+        *pooling_cases(),
+        *normalization_cases(),
+        *roi_cases(),
+        *box_cases(),
+        *optimiser_cases(),
+    ]  # fmt: skip

@@ -1,0 +1,117 @@
+"""What both sides of the benchmark share: inputs that are a function of a seed, and the loop that answers requests.
+
+Imports NumPy and the standard library only, for the torch side runs in an environment that need not have minimask.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+
+import numpy as np
+
+
+def array(*shape, seed=0):
+    """Standard normal float32 numbers."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def scattered_boxes(count, height, width, seed=0):
+    """(count, 4) float32 boxes inside (height, width); sides from 1/32 to 2/3 of the image, small ones more often."""
+    rng = np.random.default_rng(seed)
+    size = np.array([width, height])
+    sides = size * np.exp(rng.uniform(np.log(1 / 32), np.log(2 / 3), (count, 2)))  # (count, 2)
+    corner = rng.uniform(0, 1, (count, 2)) * (size - sides)
+    return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+
+
+def clustered_boxes(count, height, width, objects=50, seed=0):
+    """(count, 4) float32 boxes that crowd around some objects, as an RPN's do, and their (count,) distinct scores."""
+    rng = np.random.default_rng(seed)
+    boxes = scattered_boxes(objects, height, width, seed)[rng.integers(0, objects, count)]
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)  # (count, 4)
+    boxes = boxes + rng.normal(0, 0.1, (count, 4)) * sides
+    boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+    scores = (rng.permutation(count) + 0.5) / count
+    return boxes, scores.astype(np.float32)
+
+
+def peak_memory():
+    """The most memory this process has held, in bytes, or None where the system does not say."""
+    try:
+        with open("/proc/self/status") as status:  # ru_maxrss would count the parent's memory before the exec too
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def times(run, seconds):
+    """Seconds of each call of `run`, after one that is not counted: one at least, until they fill `seconds`."""
+    run()  # wakes the threads and fills the caches
+    measured = []
+    while sum(measured) < seconds:
+        start = time.perf_counter()
+        run()
+        measured.append(time.perf_counter() - start)
+    return measured
+
+
+def fingerprint(arrays):
+    """[[size, mean magnitude], ...]: equal for equal work, whatever the order of the axes."""
+    return [[a.size, float(np.abs(a, dtype=np.float64).mean()) if a.size else 0.0] for a in arrays]
+
+
+def serve(pieces, about, to_arrays):
+    """Answer requests, one JSON object a line, until the input ends.
+
+    pieces: name -> function(**settings) that prepares a piece of work and returns the function that does it once.
+    about: JSON-able description of the library. to_arrays: makes a list of NumPy arrays of what a piece returns.
+
+    {"about": true}                                       -> about
+    {"piece": name, "settings": {...}, "seconds": s}      -> {"seconds": [...]}      single runs that fill s seconds
+    {"piece": ..., "settings": ..., "fingerprint": true}  -> {"fingerprint": [...]}  of what one run returns
+    {"piece": ..., "settings": ..., "save": path}         -> {"saved": path}         what one run returns, as .npz
+    {"piece": ..., "settings": ..., "memory": true}       -> {"peak": bytes}         of this process, after two runs
+    {"forget": true}                                      -> {}                      frees what was prepared
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    prepared = {}
+
+    def answer(request):
+        if "about" in request:
+            return about
+        if "forget" in request:
+            prepared.clear()
+            return {}
+        key = json.dumps([request["piece"], request["settings"]])
+        if key not in prepared:
+            prepared[key] = pieces[request["piece"]](**request["settings"])
+        run = prepared[key]
+        if "seconds" in request:
+            return {"seconds": times(run, request["seconds"])}
+        if "fingerprint" in request:
+            return {"fingerprint": fingerprint(to_arrays(run()))}
+        if "save" in request:
+            np.savez(request["save"], *to_arrays(run()))
+            return {"saved": request["save"]}
+        run()
+        run()
+        return {"peak": peak_memory()}
+
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line))
+        except Exception as error:  # the harness reports it and ends
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=answers, flush=True)

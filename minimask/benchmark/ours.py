@@ -1,0 +1,293 @@
+"""Our side of the benchmark: the pieces of work of `cases`, and the files that both sides read."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import minimask
+from minimask import boxes as box_functions
+from minimask import device, mask_rcnn, optim, targets, warmup
+from minimask.benchmark.common import array, clustered_boxes, scattered_boxes, serve
+from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
+from minimask.datasets.toy import ToyScenes
+from minimask.mask_head import paste_masks
+from minimask.normalization import batch_norm
+from minimask.roi_align import assign_levels
+from minimask.roi_align import roi_align as align
+from minimask.tensor import Parameter, Tensor, no_grad
+from minimask.weights import from_torchvision, to_torchvision
+
+STRIDES = (4, 8, 16, 32)
+
+
+# -------------------------------------------------------------------------------------------- files for both sides
+
+
+def write_toy(folder):
+    """The toy preset's model, weights and a batch of 8 drawn scenes, in torchvision's terms."""
+    folder = Path(folder)
+
+    def write():
+        model = mask_rcnn.build("toy", num_classes=4, seed=0)
+        (folder / "toy.json").write_text(json.dumps(torchvision_settings(model)))
+        np.savez(folder / "toy_weights.npz", **to_torchvision(model.state_dict()))
+        arrays = {"count": 8}
+        for i, sample in enumerate(toy_samples()):
+            arrays.update({f"{key}{i}": getattr(sample, key) for key in ("image", "boxes", "labels", "masks")})
+        np.savez(folder / "toy_batch.npz", **arrays)
+
+    return write
+
+
+def write_resnet50(folder):
+    """Well-scaled weights of resnet50_fpn in torchvision's layout, and a photo-like image (480, 640, 3) uint8."""
+    folder = Path(folder)
+
+    def write():
+        image = blurred_noise(480, 640)
+        np.save(folder / "photo.npy", image)
+        np.savez(folder / "resnet50_weights.npz", **to_torchvision(scaled_resnet50_state(image)))
+
+    return write
+
+
+def torchvision_settings(model):
+    """The keywords of `reference.small_mask_rcnn` that make the same architecture as `model` (basic blocks, FPN)."""
+    body, rpn, heads = model.backbone.body, model.rpn, model.roi_heads
+    return dict(
+        widths=body.out_channels,
+        blocks=[len(getattr(body, f"layer{i}")) for i in (1, 2, 3, 4)],
+        width=model.backbone.fpn.layer_blocks[0][0].weight.shape[3],
+        classes=model.num_classes,
+        anchor_sizes=rpn.anchor_generator.sizes,
+        ratios=rpn.anchor_generator.ratios[0],
+        canonical=model.roi_canonical_size,
+        box_width=heads.box_head.fc7.weight.shape[1],
+        mask_layers=len(heads.mask_head),
+        min_size=model.transform.min_size,
+        max_size=model.transform.max_size,
+        rpn_pre_nms_top_n_train=rpn.pre_nms[0],
+        rpn_pre_nms_top_n_test=rpn.pre_nms[1],
+        rpn_post_nms_top_n_train=rpn.post_nms[0],
+        rpn_post_nms_top_n_test=rpn.post_nms[1],
+        rpn_batch_size_per_image=rpn.samples,
+        rpn_positive_fraction=rpn.positive_fraction,
+        box_batch_size_per_image=model.roi_samples,
+        box_positive_fraction=model.roi_positive_fraction,
+        box_score_thresh=model.detection.get("score_threshold", 0.05),
+        box_detections_per_img=model.detection.get("most", 100),
+    )
+
+
+def toy_samples():
+    scenes = ToyScenes(split="train", size=128, count=8, seed=0)
+    return [scenes[i] for i in range(8)]
+
+
+def blurred_noise(height, width, seed=0):
+    """Coloured clouds with some grain, (height, width, 3) uint8: random numbers on a coarse grid, enlarged smoothly."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
+    return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
+
+
+def scaled_resnet50_state(image):
+    """Weights with which an untrained resnet50_fpn works as hard as a trained one: 1000 proposals, 100 detections.
+
+    Batch statistics of one image, frozen, bring every layer to mean 0 and variance 1; larger last layers bring
+    scores away from 1/2 and 1/91.
+    """
+    model = mask_rcnn.build("resnet50_fpn", num_classes=91, norm="batch")
+    for module in model.modules():
+        if hasattr(module, "momentum"):
+            module.momentum = 1.0  # running statistics become those of the last batch
+    with no_grad():
+        batch = model.transform([image])
+        model.backbone.train()(Tensor(batch.images))
+    state = model.state_dict()
+    state["rpn.head.conv.0.0.weight"] *= 2
+    state["rpn.head.cls_logits.weight"] *= 10
+    state["roi_heads.box_predictor.cls_score.weight"] *= 12
+    return state
+
+
+# -------------------------------------------------------------------------------------------------------- whole models
+
+
+def toy_step(folder):
+    """Resize and normalise, forward, backward, optimiser step."""
+    model = mask_rcnn.build("toy", num_classes=4, seed=0).train()
+    samples = toy_samples()
+    optimiser = optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    rng = device.generator(0)
+
+    def step():
+        losses = model(model.transform(samples), rng=rng)
+        loss = sum(losses.values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    return step
+
+
+def inference(folder):
+    """From the (480, 640, 3) uint8 array to masks pasted into it and thresholded."""
+    folder = Path(folder)
+    model = mask_rcnn.build("resnet50_fpn", num_classes=91)
+    with np.load(folder / "resnet50_weights.npz") as weights:
+        model.load_state_dict(from_torchvision(weights))
+    model.eval()
+    image = np.load(folder / "photo.npy")
+
+    def run():
+        found = model.predict([image])[0]
+        return found.boxes, found.labels, found.scores, found.masks
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+
+def timed_direction(direction, forward, x, parameters):
+    """The function that does one direction of `forward`: nothing else than that gradient is computed."""
+    if direction == "forward":
+
+        def run():
+            with no_grad():
+                return forward()
+
+        return run
+    for tensor in (x, *parameters):
+        tensor.requires_grad = direction == "backward" or (tensor is x) == (direction == "to data")
+    y = forward()
+    gy = array(*y.shape, seed=2)
+    function = y.maker
+    return lambda: [gx for gx in function.backward(gy) if gx is not None]
+
+
+def conv(direction, n, height, width, inputs, outputs, size, stride, groups):
+    x = Tensor(array(n, height, width, inputs))
+    w = Parameter(array(size, size, inputs // groups, outputs, seed=1))
+    settings = dict(stride=stride, padding=size // 2, groups=groups)
+    return timed_direction(direction, lambda: conv2d(x, w, **settings), x, [w])
+
+
+def conv_transpose(direction, n, height, width, inputs, outputs):
+    x = Tensor(array(n, height, width, inputs))
+    w = Parameter(array(2, 2, inputs, outputs, seed=1))
+    return timed_direction(direction, lambda: conv_transpose2d(x, w, stride=2), x, [w])
+
+
+def max_pool(direction, shape):
+    x = Tensor(array(*shape))
+    return timed_direction(direction, lambda: max_pool2d(x, 3, stride=2, padding=1), x, [])
+
+
+def normalization(direction, shape):
+    x, gamma, beta = Tensor(array(*shape)), Parameter(array(shape[-1], seed=3)), Parameter(array(shape[-1], seed=4))
+    mean, variance = np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32)
+
+    def forward():
+        return batch_norm(x, gamma, beta, mean, variance, training=True, relu=True)
+
+    return timed_direction(direction, forward, x, [gamma, beta])
+
+
+def roi_align(direction, images, height, width, channels, rois, size):
+    features = [
+        Tensor(array(images, height // stride, width // stride, channels, seed=stride), direction == "backward")
+        for stride in STRIDES
+    ]
+    boxes = scattered_boxes(rois, height, width)
+    image_index = np.repeat(np.arange(images), -(-rois // images))[:rois]
+    scales = [1 / stride for stride in STRIDES]
+
+    def forward():
+        return align(features, boxes, image_index, assign_levels(boxes), scales, size=size, sampling_ratio=2)
+
+    if direction == "forward":
+
+        def run():
+            with no_grad():
+                return forward()
+
+        return run
+    y = forward()
+    gy = array(*y.shape, seed=2)
+    function = y.maker
+    return lambda: [gx for gx in function.backward(gy) if gx is not None]
+
+
+def nms(boxes):
+    boxes, scores = clustered_boxes(boxes, 800, 1067)
+    real = np.ones((1, len(boxes)), bool)
+
+    def run():
+        indices, valid = box_functions.nms(boxes[None], scores[None], real, 0.7)
+        return indices[valid]
+
+    return run
+
+
+def match(images, anchors, objects, height, width):
+    """1 positive, 0 background, -1 ignored for each anchor of each image."""
+    anchors = scattered_boxes(anchors, height, width)
+    truth = np.stack([scattered_boxes(objects, height, width, seed=1 + i) for i in range(images)])
+    real, crowd = np.ones((images, objects), bool), np.zeros((images, objects), bool)
+    return lambda: targets.match(anchors[None], truth, real, crowd, 0.3, 0.7, keep_best=True)[0]
+
+
+def paste(masks, height, width):
+    boxes = scattered_boxes(masks, height, width)
+    masks = 1 / (1 + np.exp(-array(masks, 28, 28)))
+    return lambda: paste_masks(masks, boxes, height, width)
+
+
+def optimiser(kind, arrays, shape):
+    parameters = [Parameter(array(*shape, seed=i)) for i in range(arrays)]
+    for i, parameter in enumerate(parameters):
+        parameter.grad = array(*shape, seed=arrays + i)
+    if kind == "SGD":
+        step = optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4).step
+    else:
+        step = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4).step
+
+    def run():
+        step()
+        return parameters
+
+    return run
+
+
+PIECES = dict(
+    write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
+    conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
+    match=match, paste=paste, optimiser=optimiser,
+)  # fmt: skip
+
+
+def to_arrays(result):
+    results = result if isinstance(result, (tuple, list)) else [] if result is None else [result]
+    return [x.data if isinstance(x, Tensor) else x for x in results]
+
+
+def main():
+    import numba
+
+    warmup.ensure()
+    device.set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
+    libraries = f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
+    about = {"name": "minimask", "versions": f"minimask {minimask.__version__}, {libraries}"}
+    serve(PIECES, about, to_arrays)
+
+
+if __name__ == "__main__":
+    main()

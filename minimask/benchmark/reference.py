@@ -1,0 +1,302 @@
+"""The benchmark's other side: the same pieces of work in torch and torchvision.
+
+Run as a file by an interpreter that has both; it needs neither minimask nor Numba. Inputs are made NHWC, as on our
+side, and turned NCHW here. `tuned` asks for torch's fast settings: the channels_last memory format, fused optimisers.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+
+if __package__:
+    from minimask.benchmark.common import array, clustered_boxes, scattered_boxes, serve
+else:
+    from common import array, clustered_boxes, scattered_boxes, serve
+
+FORMATS = {False: torch.contiguous_format, True: torch.channels_last}  # by `tuned`
+LEVELS = ["0", "1", "2", "3"]
+
+
+def nchw(x, tuned=False):
+    """A torch tensor (N, C, H, W) of an array (N, H, W, C)."""
+    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=FORMATS[tuned])
+
+
+def oihw(w, tuned=False):
+    """A torch convolution weight (O, I, kh, kw) of ours (kh, kw, I, O)."""
+    return torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=FORMATS[tuned])
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+class SmallBody(nn.Module):
+    """ResNet of basic blocks with a 3x3/2 stem and no pooling: strides 4, 8, 16, 32. torchvision's parameter names."""
+
+    def __init__(self, widths, blocks):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        inputs = widths[0]
+        for level, (width, count) in enumerate(zip(widths, blocks), start=1):
+            shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, 2, bias=False), nn.BatchNorm2d(width))
+            stage = [BasicBlock(inputs, width, 2, shortcut)] + [BasicBlock(width, width) for _ in range(count - 1)]
+            setattr(self, f"layer{level}", nn.Sequential(*stage))
+            inputs = width
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        features = {}
+        for level in range(4):
+            x = getattr(self, f"layer{level + 1}")(x)
+            features[LEVELS[level]] = x
+        return features
+
+
+class SmallBackbone(nn.Module):
+    def __init__(self, widths, blocks, out_channels):
+        super().__init__()
+        self.body = SmallBody(widths, blocks)
+        self.fpn = FeaturePyramidNetwork(list(widths), out_channels)
+        self.out_channels = out_channels
+
+    def forward(self, x):
+        return self.fpn(self.body(x))
+
+
+def small_mask_rcnn(
+    widths, blocks, width, classes, anchor_sizes, ratios, canonical, box_width, mask_layers, **settings
+):
+    """torchvision's MaskRCNN around a small ResNet-FPN, as our presets "toy" and "small" are (see torchvision_settings).
+
+    widths, blocks: channels and number of blocks of the four stages; width: of the pyramid, the mask head's too.
+    canonical: side of a RoI that is pooled from the level of stride 16. settings: MaskRCNN's own keywords.
+    """
+    return MaskRCNN(
+        SmallBackbone(widths, blocks, width),
+        rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, anchor_sizes)), (tuple(ratios),) * len(anchor_sizes)),
+        box_roi_pool=MultiScaleRoIAlign(LEVELS, 7, 2, canonical_scale=canonical),
+        mask_roi_pool=MultiScaleRoIAlign(LEVELS, 14, 2, canonical_scale=canonical),
+        box_head=TwoMLPHead(width * 49, box_width),
+        box_predictor=FastRCNNPredictor(box_width, classes),
+        mask_head=MaskRCNNHeads(width, (width,) * mask_layers, 1),
+        mask_predictor=MaskRCNNPredictor(width, width, classes),
+        **settings,
+    )
+
+
+def resnet50_mask_rcnn(classes=91):
+    """maskrcnn_resnet50_fpn as it is with published weights: every batch norm frozen."""
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+
+    body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    return MaskRCNN(_resnet_fpn_extractor(body, 3), classes)
+
+
+def load_weights(model, state):
+    """Load name -> array of torchvision's names and layouts; every one must be used."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+    missing, unknown = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unknown:
+        raise ValueError(f"weights do not fit: missing {missing[:5]}, unknown {unknown[:5]}")
+    return model
+
+
+def read_batch(path):
+    """The images (3, H, W) in 0..1 and the targets that our side wrote."""
+    images, targets = [], []
+    with np.load(path) as file:
+        for i in range(int(file["count"])):
+            images.append(torch.from_numpy(file[f"image{i}"]).permute(2, 0, 1).float() / 255)
+            targets.append({key: torch.from_numpy(file[f"{key}{i}"]) for key in ("boxes", "labels", "masks")})
+    return images, targets
+
+
+# -------------------------------------------------------------------------------------------------------- whole models
+
+
+def toy_step(folder, tuned=False):
+    folder = Path(folder)
+    model = small_mask_rcnn(**json.loads((folder / "toy.json").read_text()))
+    load_weights(model, np.load(folder / "toy_weights.npz")).train().to(memory_format=FORMATS[tuned])
+    images, targets = read_batch(folder / "toy_batch.npz")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=tuned)
+
+    def step():
+        losses = model(images, targets)
+        loss = sum(losses.values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
+def inference(folder, tuned=False):
+    """From the (480, 640, 3) uint8 array to masks pasted into it and thresholded."""
+    folder = Path(folder)
+    model = load_weights(resnet50_mask_rcnn(), np.load(folder / "resnet50_weights.npz")).eval()
+    model.to(memory_format=FORMATS[tuned])
+    image = np.load(folder / "photo.npy")
+
+    def run():
+        with torch.inference_mode():
+            x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+            found = model([x])[0]
+            return found["boxes"], found["labels"], found["scores"], found["masks"][:, 0] > 0.5
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+
+def timed_direction(direction, forward, x, parameters):
+    """The function that does one direction of `forward`: nothing else than that gradient is computed."""
+    if direction == "forward":
+
+        def run():
+            with torch.inference_mode():
+                return forward()
+
+        return run
+    wanted = [x] if direction == "to data" else parameters if direction == "to weights" else [x, *parameters]
+    for tensor in wanted:
+        tensor.requires_grad_()
+    y = forward()
+    n, c, h, w = y.shape
+    gy = nchw(array(n, h, w, c, seed=2)).to(memory_format=memory_format_of(y))
+    return lambda: torch.autograd.grad(y, wanted, gy, retain_graph=True)
+
+
+def memory_format_of(y):
+    return torch.contiguous_format if y.is_contiguous() else torch.channels_last
+
+
+def conv(direction, n, height, width, inputs, outputs, size, stride, groups, tuned=False):
+    x = nchw(array(n, height, width, inputs), tuned)
+    w = oihw(array(size, size, inputs // groups, outputs, seed=1), tuned)
+    return timed_direction(direction, lambda: F.conv2d(x, w, None, stride, size // 2, groups=groups), x, [w])
+
+
+def conv_transpose(direction, n, height, width, inputs, outputs, tuned=False):
+    x = nchw(array(n, height, width, inputs), tuned)
+    w = torch.from_numpy(array(2, 2, inputs, outputs, seed=1)).permute(2, 3, 0, 1)
+    w = w.contiguous(memory_format=FORMATS[tuned])
+    return timed_direction(direction, lambda: F.conv_transpose2d(x, w, None, 2), x, [w])
+
+
+def max_pool(direction, shape, tuned=False):
+    x = nchw(array(*shape), tuned)
+    return timed_direction(direction, lambda: F.max_pool2d(x, 3, 2, 1), x, [])
+
+
+def batch_norm(direction, shape, tuned=False):
+    x = nchw(array(*shape), tuned)
+    gamma, beta = torch.from_numpy(array(shape[-1], seed=3)), torch.from_numpy(array(shape[-1], seed=4))
+    mean, variance = torch.zeros(shape[-1]), torch.ones(shape[-1])
+
+    def forward():
+        return F.relu(F.batch_norm(x, mean, variance, gamma, beta, training=True))
+
+    return timed_direction(direction, forward, x, [gamma, beta])
+
+
+def roi_align(direction, images, height, width, channels, rois, size, tuned=False):
+    features = {
+        name: nchw(array(images, height // stride, width // stride, channels, seed=stride), tuned)
+        for name, stride in zip(LEVELS, (4, 8, 16, 32))
+    }
+    boxes = list(torch.from_numpy(scattered_boxes(rois, height, width)).chunk(images))
+    pool = MultiScaleRoIAlign(LEVELS, size, 2)
+    if direction == "forward":
+
+        def run():
+            with torch.inference_mode():
+                return pool(features, boxes, [(height, width)] * images)
+
+        return run
+    for feature in features.values():
+        feature.requires_grad_()
+    y = pool(features, boxes, [(height, width)] * images)
+    gy = nchw(array(rois, size, size, channels, seed=2))
+    return lambda: torch.autograd.grad(y, list(features.values()), gy, retain_graph=True)
+
+
+def nms(boxes):
+    boxes, scores = map(torch.from_numpy, clustered_boxes(boxes, 800, 1067))
+    return lambda: torchvision.ops.nms(boxes, scores, 0.7)
+
+
+def match(images, anchors, objects, height, width):
+    """1 positive, 0 background, -1 ignored for each anchor of each image."""
+    from torchvision.models.detection._utils import Matcher
+
+    matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+    anchors = torch.from_numpy(scattered_boxes(anchors, height, width))
+    truth = [torch.from_numpy(scattered_boxes(objects, height, width, seed=1 + i)) for i in range(images)]
+
+    def labels(boxes):
+        matched = matcher(torchvision.ops.box_iou(boxes, anchors))  # the object, -1 background, -2 ignored
+        return (matched >= 0).int() - (matched == Matcher.BETWEEN_THRESHOLDS).int()
+
+    return lambda: torch.stack([labels(boxes) for boxes in truth])
+
+
+def paste(masks, height, width):
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    boxes = torch.from_numpy(scattered_boxes(masks, height, width))
+    masks = torch.sigmoid(torch.from_numpy(array(masks, 1, 28, 28)))
+    return lambda: paste_masks_in_image(masks, boxes, (height, width))[:, 0] > 0.5
+
+
+def optimiser(kind, arrays, shape, tuned=False):
+    parameters = [nn.Parameter(torch.from_numpy(array(*shape, seed=i))) for i in range(arrays)]
+    for i, parameter in enumerate(parameters):
+        parameter.grad = torch.from_numpy(array(*shape, seed=arrays + i))
+    if kind == "SGD":
+        step = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=tuned).step
+    else:
+        step = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, fused=tuned).step
+
+    def run():
+        step()
+        return parameters
+
+    return run
+
+
+PIECES = dict(
+    toy_step=toy_step, inference=inference, conv=conv, conv_transpose=conv_transpose, max_pool=max_pool,
+    batch_norm=batch_norm, roi_align=roi_align, nms=nms, match=match, paste=paste, optimiser=optimiser,
+)  # fmt: skip
+
+
+def to_arrays(result):
+    results = result if isinstance(result, (tuple, list)) else [result]
+    return [tensor.detach().numpy() for tensor in results]
+
+
+def main():
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    about = {"name": "torch", "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}"}
+    serve(PIECES, about, to_arrays)
+
+
+if __name__ == "__main__":
+    main()
