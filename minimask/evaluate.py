@@ -1,0 +1,444 @@
+"""How good is a model: average precision (AP) as COCO counts it, through pycocotools, and results in COCO's format.
+
+A detection counts as right if its IoU with a ground truth object not yet found reaches a threshold; going through the
+detections by falling score gives precision over recall; its mean over 101 recalls, the classes, and the thresholds
+0.50, 0.55 .. 0.95 is AP. AP50 and AP75 use one threshold; APs, APm and APl look at objects below 32 x 32 pixels,
+up to 96 x 96, and above. AR1, AR10 .. is the mean over thresholds of the recall with so many detections an image.
+
+A number is -1 where there is no ground truth of its kind to be found (no small objects, say), and 0 where there is but
+nothing was found.
+"""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minimask.errors import InputError
+from minimask.files import json_bytes, write_files
+from minimask.image import restore
+
+KINDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> what a result must hold
+TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+
+
+# -------------------------------------------------------------------------------- a model on a dataset
+
+
+def evaluate(
+    model,
+    dataset,
+    coco_ground_truth,
+    category_ids,
+    batch_size=1,
+    progress=True,
+    max_detections=(1, 10, 100),
+    results_dir=None,
+    indices=None,
+):
+    """Run the model on a dataset and compute its AP for boxes and, if it finds masks, for masks.
+
+    model: has transform(samples) -> Batch and detect(batch) -> Detections. dataset: dataset[i] -> Sample, len().
+    coco_ground_truth: COCO's dict, or the path of its json; only the images that are evaluated count.
+    category_ids: COCO id of label 1, of label 2, ... indices: which samples (all by default).
+    results_dir: where bbox_results.json and segm_results.json go (both or, if that fails, neither); None: nowhere.
+    Returns {"bbox": {"AP": .., ...}, "segm": {...}}, see `coco_average_precision`.
+    Raises InputError for a file that cannot be used or written.
+    """
+    if batch_size < 1:
+        raise ValueError(f"evaluate: batch_size must be at least 1, got {batch_size}")
+    truth = _usable_ground_truth(*_read(coco_ground_truth, "ground truth"), "bbox")
+    indices = range(len(dataset)) if indices is None else list(indices)
+    if len(indices) == 0:
+        raise InputError("there are no images to evaluate on")
+    results, image_ids = {"bbox": [], "segm": []}, []
+    with _bar(len(indices), progress) as bar:
+        for start in range(0, len(indices), batch_size):
+            samples = [dataset[i] for i in indices[start : start + batch_size]]
+            ids = [sample.image_id for sample in samples]
+            _check_image_ids(ids, truth)
+            batch = model.transform(samples)
+            detections = model.detect(batch)
+            boxes, masks = predictions_to_coco(restore(detections, batch), ids, category_ids)
+            results["bbox"] += boxes
+            results["segm"] += masks
+            image_ids += ids
+            bar.update(len(samples))
+    if detections.masks is None:
+        del results["segm"]
+    numbers = {
+        kind: coco_average_precision(coco_ground_truth, found, kind, max_detections, image_ids)
+        for kind, found in results.items()
+    }
+    if results_dir is not None:
+        write_results(results_dir, results)
+    return numbers
+
+
+def _bar(total, progress):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="evaluate", unit="image", disable=not progress, dynamic_ncols=True)
+
+
+def predictions_to_coco(predictions, image_ids, category_ids):
+    """Predictions as entries of COCO's results files.
+
+    predictions: list of Prediction. image_ids: COCO id of each. category_ids: COCO id of label 1, of label 2, ...
+    Returns (entries with "bbox": x, y, width, height; entries with "segmentation": compressed RLE), one of each for
+    every detection. Raises ValueError for a label without a category.
+    """
+    boxes, masks = [], []
+    for prediction, image_id in zip(predictions, image_ids):
+        for i, label in enumerate(prediction.labels):
+            if not 1 <= label <= len(category_ids):
+                raise ValueError(f"predictions_to_coco: label {label} has no category: there are {len(category_ids)}")
+            entry = {
+                "image_id": image_id,
+                "category_id": category_ids[int(label) - 1],
+                "score": float(prediction.scores[i]),
+            }
+            boxes.append({**entry, "bbox": xywh(prediction.boxes[i])})
+            masks.append({**entry, "segmentation": encode_mask(prediction.masks[i])})
+    return boxes, masks
+
+
+def xywh(box):
+    """A box x1, y1, x2, y2 as COCO writes it: a list of floats x, y, width, height."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def encode_mask(mask):
+    """A mask (H, W) as COCO's compressed RLE: {"size": [H, W], "counts": text}."""
+    from pycocotools import mask as rle
+
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def write_results(folder, results):
+    """Write KIND_results.json for each kind in `results` (dict kind -> entries): all of them or, on failure, none."""
+    write_files({Path(folder) / f"{kind}_results.json": json_bytes(found) for kind, found in results.items()})
+
+
+# -------------------------------------------------------------------------------- average precision
+
+
+def coco_average_precision(
+    ground_truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None
+):
+    """COCO's numbers for results against ground truth, from pycocotools' own matching.
+
+    ground_truth: COCO's dict, or the path of its json. results: list of entries of a results file, or its path.
+    kind: "bbox", "segm" or "keypoints". image_ids: the images that count (all by default).
+    max_detections: how many detections an image may count, rising; (1, 10, 100) by default, (20,) for keypoints.
+    keypoint_sigmas: (K,) how exact each keypoint can be placed; COCO's own by default, which are for 17.
+    Returns a dict of floats in the order of COCOeval.stats: AP, AP50, AP75, APs, APm, APl, then AR for each of
+    max_detections (AR1, AR10, AR100), ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl.
+    All but the AR1, AR10, ... are with the last of max_detections (COCOeval.summarize insists on 100 in places).
+    -1 where there is no such ground truth; 0 where nothing was found.
+    Raises InputError that names what is wrong with either file.
+    """
+    if kind not in KINDS:
+        raise ValueError(f'coco_average_precision: kind must be one of {", ".join(KINDS)}, got "{kind}"')
+    max_detections = max_detections or ((20,) if kind == "keypoints" else (1, 10, 100))
+    if sorted(max_detections) != list(max_detections) or max_detections[0] < 1:
+        raise ValueError(f"coco_average_precision: max_detections must be 1 or more and rise, got {max_detections}")
+    truth = _usable_ground_truth(*_read(ground_truth, "ground truth"), kind)
+    found = _usable_results(*_read(results, "results"), truth, kind)
+    return _numbers(_run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas), kind)
+
+
+def _run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas):
+    """Match and accumulate with pycocotools, without its printing; the COCOeval object."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        coco = [COCO(), COCO()]
+        for index, annotations in zip(coco, (truth["annotations"], found)):
+            index.dataset = {**truth, "annotations": annotations}
+            index.createIndex()
+        scoring = COCOeval(*coco, kind)
+        scoring.params.maxDets = list(max_detections)
+        if image_ids is not None:
+            _check_image_ids(image_ids, truth)
+            scoring.params.imgIds = sorted(set(image_ids))
+        if kind == "keypoints":
+            _set_sigmas(scoring.params, truth, keypoint_sigmas)
+        scoring.evaluate()
+        scoring.accumulate()
+    return scoring
+
+
+def _check_image_ids(image_ids, truth):
+    unknown = set(image_ids) - {image["id"] for image in truth["images"]}
+    if unknown:
+        raise InputError(f"the ground truth has no image with id {_some(unknown)}")
+
+
+def _set_sigmas(params, truth, sigmas):
+    """COCO's constants of the 17 keypoints of a person, or those given."""
+    points = {len(a["keypoints"]) // 3 for a in truth["annotations"]} or {len(params.kpt_oks_sigmas)}
+    if sigmas is not None:
+        params.kpt_oks_sigmas = np.asarray(sigmas, dtype=np.float64)
+    if points != {len(params.kpt_oks_sigmas)}:
+        raise InputError(
+            f"the ground truth has objects of {_some(points)} keypoints, "
+            f"but there are sigmas for {len(params.kpt_oks_sigmas)}"
+        )
+
+
+def _numbers(scoring, kind):
+    """The named numbers of COCOeval's tables: precision (T, R, K, A, M) and recall (T, K, A, M)."""
+    precision, recall = scoring.eval["precision"], scoring.eval["recall"]
+    areas = scoring.params.areaRngLbl  # ["all", "small", "medium", "large"]; keypoints have no small ones
+
+    def mean(table, threshold=slice(None), area="all", most=-1):
+        part = table[threshold][..., areas.index(area), most]
+        part = part[part > -1]
+        return float(part.mean()) if part.size else -1.0
+
+    strict = {"50": [0], "75": [5]}
+    numbers = {"AP": mean(precision)}
+    numbers.update({f"AP{t}": mean(precision, threshold) for t, threshold in strict.items()})
+    numbers.update({f"AP{area[0]}": mean(precision, area=area) for area in areas[1:]})
+    if kind == "keypoints":
+        numbers["AR"] = mean(recall)
+        numbers.update({f"AR{t}": mean(recall, threshold) for t, threshold in strict.items()})
+    else:
+        for m, most in enumerate(scoring.params.maxDets):
+            numbers[f"AR{most}"] = mean(recall, most=m)
+    numbers.update({f"AR{area[0]}": mean(recall, area=area) for area in areas[1:]})
+    return numbers
+
+
+def format_table(numbers):
+    """Text for the terminal: a row for each number of `evaluate`'s result, a column for boxes, masks, keypoints."""
+    explained = {
+        "AP": "mean over IoU 0.50 to 0.95",
+        "AP50": "IoU 0.50",
+        "AP75": "IoU 0.75",
+        "APs": "objects under 32 x 32 pixels",
+        "APm": "objects up to 96 x 96",
+        "APl": "larger objects",
+    }
+    rows = list(dict.fromkeys(name for column in numbers.values() for name in column))
+    lines = [" " * 38 + "".join(f"{TITLES.get(kind, kind):>10}" for kind in numbers)]
+    for name in rows:
+        text = explained.get(name) or _explain_recall(name, "AR" in rows)
+        cells = "".join(f"{_cell(column.get(name, -1)):>10}" for column in numbers.values())
+        lines.append(f"{name:<7}{text:<31}{cells}")
+    return "\n".join(lines)
+
+
+def _explain_recall(name, keypoints):
+    sizes = {"s": "recall, small objects", "m": "recall, medium objects", "l": "recall, large objects"}
+    rest = name.removeprefix("AR")
+    if rest in sizes:
+        return sizes[rest]
+    if keypoints:  # AR50 is a threshold there, not a number of detections
+        return f"recall, threshold 0.{rest}" if rest else "recall"
+    return f"recall, at most {rest} an image"
+
+
+def _cell(value):
+    return "-" if value == -1 else f"{value:.3f}"
+
+
+# -------------------------------------------------------------------------------- reading what people have
+
+
+def _read(source, what):
+    """The value in a json file, or the value itself if it is none; and its name for messages."""
+    if not isinstance(source, (str, Path)):
+        return source, f"the {what}"
+    try:
+        with open(source, encoding="utf-8") as file:
+            return json.load(file), str(source)
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such {what} file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}: is not json ({error.msg} in line {error.lineno})") from error
+
+
+def _usable_ground_truth(truth, name, kind):
+    """COCO's dict with all that pycocotools takes for granted; the caller's stays as it was.
+
+    Annotations are numbered anew from 1, as pycocotools takes the id 0 for "not matched". Missing "iscrowd" is 0,
+    missing "area" comes from the mask or the box.
+    """
+    if not isinstance(truth, dict):
+        raise InputError(f"{name}: COCO ground truth must be a json object, is {type(truth).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(truth.get(key), list):
+            raise InputError(f'{name}: is not COCO ground truth: the list "{key}" is missing')
+    for key in ("images", "categories"):
+        for i, entry in enumerate(truth[key]):
+            _need(entry, ("id",), f"{name}: {key}[{i}]")
+            if not isinstance(entry["id"], (int, str, np.integer)):
+                raise InputError(f"{name}: {key}[{i}]: id must be a whole number, is {entry['id']!r}")
+    images = {image["id"]: image for image in truth["images"]}
+    categories = {category["id"] for category in truth["categories"]}
+    annotations = []
+    for i, original in enumerate(truth["annotations"]):
+        where = f"{name}: annotations[{i}]"
+        _need(original, ("image_id", "category_id"), where)
+        _check_ids(original, images, categories, where)
+        annotation = {**original, "id": i + 1, "iscrowd": int(original.get("iscrowd", 0))}
+        if kind == "segm":
+            _need(original, ("segmentation",), where)
+            annotation["segmentation"] = _rle(original["segmentation"], images[original["image_id"]], where)
+        else:
+            annotation.setdefault("bbox", None)
+            _check_box(annotation["bbox"], where)
+        if kind == "keypoints":
+            _complete_keypoints(annotation, truth["categories"])
+        if "area" not in annotation:
+            annotation["area"] = _area(annotation, kind)
+        annotations.append(annotation)
+    return {"info": {}, **truth, "annotations": annotations}
+
+
+def _complete_keypoints(annotation, categories):
+    """An object without keypoints has as many as its category, none of them labelled."""
+    if not annotation.get("keypoints"):
+        names = next(c.get("keypoints", ()) for c in categories if c["id"] == annotation["category_id"])
+        annotation["keypoints"] = [0] * (3 * (len(names) or 17))
+        annotation["num_keypoints"] = 0
+    annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
+
+
+def _usable_results(results, name, truth, kind):
+    """The entries of a results file as annotations: with id, iscrowd, area and box, as COCO.loadRes gives them."""
+    if not isinstance(results, list):
+        raise InputError(f"{name}: COCO results must be a json list of detections, is {type(results).__name__}")
+    images = {image["id"]: image for image in truth["images"]}
+    categories = {category["id"] for category in truth["categories"]}
+    annotations = []
+    for i, result in enumerate(results):
+        where = f"{name}: result {i}"
+        _need(result, ("image_id", "category_id", "score", KINDS[kind]), where)
+        _check_ids(result, images, categories, where)
+        if not _is_number(result["score"]):
+            raise InputError(f"{where}: score must be a number, is {result['score']!r}")
+        annotation = {**result, "id": i + 1, "iscrowd": 0}
+        if annotation.get("bbox") or kind == "bbox":
+            _check_box(annotation.get("bbox"), where)
+        if kind == "segm":
+            annotation["segmentation"] = _rle(result["segmentation"], images[result["image_id"]], where)
+        if kind == "keypoints":
+            _check_keypoints(result["keypoints"], truth, where)
+        annotation["area"] = _area(annotation, kind)
+        annotations.append(annotation)
+    return annotations
+
+
+def _need(entry, keys, where):
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: must be a json object, is {type(entry).__name__}")
+    for key in keys:
+        if key not in entry:
+            raise InputError(f'{where}: "{key}" is missing')
+
+
+def _check_ids(entry, images, categories, where):
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if not isinstance(entry[key], (int, str, np.integer)) or entry[key] not in known:
+            what = key.removesuffix("_id")
+            raise InputError(f"{where}: {key} {entry[key]!r} is no {what} of the ground truth")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(value))
+
+
+def _check_box(box, where):
+    if box is None:
+        raise InputError(f'{where}: "bbox" is missing')
+    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4 or not all(map(_is_number, box)):
+        raise InputError(f"{where}: bbox must be 4 numbers x, y, width, height, is {box!r}")
+
+
+def _check_keypoints(keypoints, truth, where):
+    if not isinstance(keypoints, (list, tuple)) or not all(map(_is_number, keypoints)):
+        raise InputError(f"{where}: keypoints must be a list of numbers")
+    expected = {len(a["keypoints"]) for a in truth["annotations"]} or {len(keypoints)}
+    if expected != {len(keypoints)} or not keypoints:
+        raise InputError(f"{where}: keypoints must be {_some(expected)} numbers (x, y, v ...), are {len(keypoints)}")
+
+
+def _area(annotation, kind):
+    """Area by which objects are sorted into small, medium and large: COCO.loadRes takes the box where there is one."""
+    if annotation.get("bbox"):
+        return float(annotation["bbox"][2]) * float(annotation["bbox"][3])
+    if kind == "segm":
+        from pycocotools import mask as rle
+
+        return float(rle.area(annotation["segmentation"]))
+    x, y = annotation["keypoints"][0::3], annotation["keypoints"][1::3]
+    annotation["bbox"] = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    return float((max(x) - min(x)) * (max(y) - min(y)))
+
+
+def _rle(segmentation, image, where):
+    """Polygons, plain or compressed RLE as compressed RLE of the image's size."""
+    from pycocotools import mask as rle
+
+    _need(image, ("height", "width"), f"{where}: its image")
+    if not (_is_number(image["height"]) and _is_number(image["width"])):
+        raise InputError(f"{where}: its image's height and width must be numbers")
+    height, width = int(image["height"]), int(image["width"])
+    if isinstance(segmentation, list):
+        points = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and all(map(_is_number, p))]
+        if not points or len(points) != len(segmentation) or any(len(p) % 2 for p in points):
+            raise InputError(f"{where}: segmentation must be polygons of at least 3 points x, y")
+        return rle.merge(rle.frPyObjects(points, height, width))
+    _need(segmentation, ("size", "counts"), f"{where}: segmentation")
+    size, counts = segmentation["size"], segmentation["counts"]
+    if list(size) != [height, width]:
+        raise InputError(f"{where}: the RLE's size is {size}, its image's [{height}, {width}]")
+    runs = run_lengths(counts)
+    if runs is None or len(runs) == 0 or runs.min() < 0 or runs.sum() != height * width:
+        raise InputError(f"{where}: the RLE's counts do not fill its size of {height} x {width}")
+    if isinstance(counts, list):
+        return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": counts}
+
+
+def run_lengths(counts):
+    """Lengths of the runs of an RLE, (n,) int64, from COCO's list or its compressed text; None if it is neither.
+
+    The text holds 5 bits a character, the lowest first, with bit 5 for "more to come" and the top bit as sign; from
+    the fourth number on, each is the difference to the number two before. (pycocotools trusts its input: counts that
+    do not fill the mask make it read memory that is not its own, so they are decoded and checked here first.)
+    """
+    if isinstance(counts, list):
+        return np.array(counts, dtype=np.int64) if all(isinstance(n, int) for n in counts) else None
+    if not isinstance(counts, (str, bytes)):
+        return None
+    codes = counts.encode("utf-8") if isinstance(counts, str) else counts
+    codes = np.frombuffer(codes, dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    last = np.flatnonzero(codes & 32 == 0)  # the last character of each number
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 11:
+        return None
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    runs = np.add.reduceat((codes & 31) << (5 * place), first)
+    runs -= (codes[last] >> 4 & 1) << (5 * (last - first + 1))
+    for start in (1, 2):
+        runs[start::2] = np.cumsum(runs[start::2])
+    return runs
+
+
+def _some(values):
+    """A few of the values as text."""
+    values = sorted(values, key=str)
+    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
