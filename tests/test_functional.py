@@ -1,0 +1,143 @@
+"""Every operation: forward equal to torch (float64, 1e-10), gradient equal to finite differences (float64, 1e-6)."""
+
+import numpy as np
+import pytest
+
+from minimask import functional as F
+from minimask.tensor import Tensor
+from tests.gradcheck import check_gradients
+
+
+def smooth(*shape, seed=0):
+    """Random numbers away from the kinks at 0 and +-1 of ReLU, |x| and clip."""
+    x = np.random.default_rng(seed).uniform(0.05, 0.9, shape)
+    return x * np.random.default_rng(seed + 1).choice([-1, 1], shape)
+
+
+INDEX = np.array([0, 2, 2, 1])
+
+# name: (ours, the same in torch, input arrays)
+OPERATIONS = {
+    "add": (lambda a, b: a + b, lambda t, a, b: a + b, [smooth(2, 3), smooth(3)]),
+    "subtract": (lambda a, b: a - b, lambda t, a, b: a - b, [smooth(2, 1), smooth(2, 3)]),
+    "number minus": (lambda a: 2.5 - a, lambda t, a: 2.5 - a, [smooth(2, 3)]),
+    "multiply": (lambda a, b: a * b, lambda t, a, b: a * b, [smooth(4, 1, 3), smooth(2, 1)]),
+    "divide": (lambda a, b: a / b, lambda t, a, b: a / b, [smooth(2, 3), smooth(2, 1) + 2]),
+    "number over": (lambda a: 3.0 / a, lambda t, a: 3.0 / a, [smooth(2, 3)]),
+    "power": (lambda a: a**3, lambda t, a: a**3, [smooth(2, 3)]),
+    "negate": (lambda a: -a, lambda t, a: -a, [smooth(5)]),
+    "relu": (F.relu, lambda t, a: t.relu(a), [smooth(3, 5)]),
+    "sigmoid": (F.sigmoid, lambda t, a: t.sigmoid(a), [smooth(3, 5) * 20]),
+    "tanh": (F.tanh, lambda t, a: t.tanh(a), [smooth(3, 5)]),
+    "exp": (F.exp, lambda t, a: t.exp(a), [smooth(3, 5)]),
+    "log": (F.log, lambda t, a: t.log(a), [abs(smooth(3, 5))]),
+    "absolute": (F.absolute, lambda t, a: t.abs(a), [smooth(3, 5)]),
+    "clip": (lambda a: F.clip(a, -0.5, 0.5), lambda t, a: t.clamp(a, -0.5, 0.5), [smooth(3, 5)]),
+    "softmax": (F.softmax, lambda t, a: t.softmax(a, -1), [smooth(3, 5) * 10]),
+    "softmax of axis 0": (lambda a: F.softmax(a, 0), lambda t, a: t.softmax(a, 0), [smooth(3, 5)]),
+    "matmul": (F.matmul, lambda t, a, b: a @ b, [smooth(3, 4), smooth(4, 2)]),
+    "matmul of stacks": (F.matmul, lambda t, a, b: a @ b, [smooth(2, 1, 3, 4), smooth(5, 4, 2)]),
+    "linear": (F.linear, lambda t, x, w, b: x @ w + b, [smooth(3, 4), smooth(4, 2), smooth(2)]),
+    "linear relu": (
+        lambda x, w, b: F.linear(x, w, b, relu=True),
+        lambda t, x, w, b: t.relu(x @ w + b),
+        [smooth(3, 4), smooth(4, 2), smooth(2)],
+    ),
+    "linear of no rows": (F.linear, lambda t, x, w, b: x @ w + b, [smooth(0, 4), smooth(4, 2), smooth(2)]),
+    "sum": (lambda a: a.sum(), lambda t, a: a.sum(), [smooth(2, 3)]),
+    "sum of axes": (lambda a: a.sum(axis=(0, 2)), lambda t, a: a.sum((0, 2)), [smooth(2, 3, 4)]),
+    "sum keeping axes": (lambda a: a.sum(axis=1, keepdims=True), lambda t, a: a.sum(1, keepdim=True), [smooth(2, 3)]),
+    "mean": (lambda a: a.mean(axis=(1, 2)), lambda t, a: a.mean((1, 2)), [smooth(2, 3, 4, 2)]),
+    "max": (lambda a: a.max(axis=1), lambda t, a: a.max(1).values, [smooth(4, 5, 2)]),
+    "reshape": (lambda a: a.reshape(3, -1), lambda t, a: a.reshape(3, -1), [smooth(2, 6)]),
+    "transpose": (lambda a: a.transpose(2, 0, 1), lambda t, a: a.permute(2, 0, 1), [smooth(2, 3, 4)]),
+    "transpose of negative axes": (lambda a: a.transpose(0, -1, 1), lambda t, a: a.permute(0, 2, 1), [smooth(2, 3, 4)]),
+    "concatenate": (
+        lambda a, b: F.concatenate([a, b], axis=-1),
+        lambda t, a, b: t.cat([a, b], -1),
+        [smooth(2, 3), smooth(2, 1)],
+    ),
+    "slice": (lambda a: a[:, ::2, -1], lambda t, a: a[:, ::2, -1], [smooth(2, 5, 3)]),
+    "index with repeats": (lambda a: a[INDEX], lambda t, a: a[INDEX], [smooth(3, 2)]),
+    "index of two axes": (
+        lambda a: a[np.array([[0], [1]]), INDEX[None]],
+        lambda t, a: a[np.array([[0], [1]]), INDEX[None]],
+        [smooth(2, 3, 2)],
+    ),
+    "resize_nearest up": (
+        lambda a: F.resize_nearest(a, (6, 4)),
+        lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (6, 4)).permute(0, 2, 3, 1),
+        [smooth(2, 3, 2, 2)],
+    ),
+    "resize_nearest odd": (
+        lambda a: F.resize_nearest(a, (5, 7)),
+        lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (5, 7)).permute(0, 2, 3, 1),
+        [smooth(1, 3, 4, 2)],
+    ),
+    "resize_nearest down": (
+        lambda a: F.resize_nearest(a, (2, 1)),
+        lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (2, 1)).permute(0, 2, 3, 1),
+        [smooth(1, 5, 4, 2)],
+    ),
+    "resize_bilinear": (
+        lambda a: F.resize_bilinear(a, (7, 3)),
+        lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (7, 3), mode="bilinear").permute(0, 2, 3, 1),
+        [smooth(2, 3, 5, 2)],
+    ),
+    "resize_bilinear of one pixel": (
+        lambda a: F.resize_bilinear(a, (2, 3)),
+        lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (2, 3), mode="bilinear").permute(0, 2, 3, 1),
+        [smooth(1, 1, 1, 2)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_forward_equals_torch(name):
+    torch = pytest.importorskip("torch")
+    ours, theirs, arrays = OPERATIONS[name]
+    found = ours(*map(Tensor, arrays)).data
+    expected = theirs(torch, *map(torch.tensor, arrays)).numpy()
+    assert found.dtype == np.float64 and found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gradient_equals_finite_differences(name):
+    ours, _, arrays = OPERATIONS[name]
+    check_gradients(ours, *arrays, name=name)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_float32_stays_float32(name):
+    ours, _, arrays = OPERATIONS[name]
+    tensors = [Tensor(a.astype(np.float32), requires_grad=True) for a in arrays]
+    y = ours(*tensors)
+    assert y.dtype == np.float32
+    y.backward(np.ones(y.shape, np.float32))
+    assert all(t.grad.dtype == np.float32 for t in tensors)
+
+
+def test_sigmoid_and_softmax_do_not_overflow():
+    with np.errstate(over="raise"):
+        np.testing.assert_array_equal(F.sigmoid(Tensor(np.array([-1000.0, 0, 1000]))).data, [0, 0.5, 1])
+        np.testing.assert_array_equal(F.softmax(Tensor(np.array([[1000.0, 0, 1000]]))).data, [[0.5, 0, 0.5]])
+
+
+def test_bilinear_by_hand():
+    # From 2 pixels to 4: centres at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
+    np.testing.assert_allclose(F.bilinear_matrix(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: F.matmul(Tensor(np.ones((2, 3))), Tensor(np.ones((2, 3)))), r"matmul: .*\(2, 3\) and \(2, 3\)"),
+        (lambda: F.linear(Tensor(np.ones((2, 3))), Tensor(np.ones((3, 4))), Tensor(np.ones(3))), r"linear: .*b \(M,\)"),
+        (lambda: F.resize_nearest(Tensor(np.ones((2, 3))), (2, 2)), r"resize_nearest: x must be \(N, H, W, C\)"),
+        (lambda: F.resize_nearest(Tensor(np.ones((1, 2, 2, 3))), (0, 2)), "two numbers >= 1"),
+    ],
+)
+def test_shapes_that_do_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,113 @@
+"""Matching and sampling: the kernel against the specification, torchvision's matcher, and cases worked by hand."""
+
+import numpy as np
+import pytest
+
+from minimask import targets
+from minimask.device import generator
+
+BOXES = np.array([[[0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 0, 0]]], np.float32)  # two objects and padding
+REAL = np.array([[True, True, False]])
+NO_CROWD = np.zeros((1, 3), bool)
+ANCHORS = np.array(
+    [[[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4], [20, 20, 30, 30], [100, 100, 110, 110], [20, 20, 40, 25]]], np.float32
+)
+
+
+def random_case(seed, n=3, a=50, g=5):
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 60, (n, a + g, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, 50, (n, a + g, 2))], 2).astype(np.float32)
+    real = rng.random((n, g)) < 0.7
+    return boxes[:, :a], boxes[:, a:], real, ~real & (rng.random((n, g)) < 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kernel_equals_specification(seed):
+    from minimask.kernels import match as kernel
+
+    anchors, boxes, real, crowd = random_case(seed)
+    expected = targets.match_specification(anchors, boxes, real, crowd)
+    found = [np.zeros(real.shape[:1] + (50,), t) for t in (np.float32, np.int64, bool, np.float32)]
+    kernel.match(anchors, boxes, real, crowd, *found)
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found[1][found[0] > 0], expected[1][found[0] > 0])
+    np.testing.assert_array_equal(found[2], expected[2])
+    np.testing.assert_allclose(found[3], expected[3], rtol=0, atol=1e-6)
+
+
+def test_by_hand():
+    labels, which = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7)
+    # IoU with their objects: 1, 0.5, 0.4, 0.25, 0, 0.25: one positive, two between, three background ...
+    np.testing.assert_array_equal(labels, [[1, -1, -1, 0, 0, 0]])
+    labels, which = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7, keep_best=True)
+    # ... and both anchors that overlap the second object best (a tie at 0.25) become its positives.
+    np.testing.assert_array_equal(labels, [[1, -1, -1, 1, 0, 1]])
+    np.testing.assert_array_equal(which, [[0, 0, 0, 1, 0, 1]])
+
+
+def test_an_object_that_no_anchor_touches_makes_no_positives():
+    far = np.array([[[500, 500, 510, 510]]], np.float32)
+    labels, _ = targets.match(ANCHORS, far, np.ones((1, 1), bool), np.zeros((1, 1), bool), 0.3, 0.7, keep_best=True)
+    assert (labels == 0).all()
+
+
+def test_no_objects_is_all_background():
+    labels, _ = targets.match(ANCHORS, BOXES, REAL & False, NO_CROWD, 0.3, 0.7, keep_best=True)
+    assert (labels == 0).all()
+
+
+def test_a_crowd_is_neither_positive_nor_background():
+    crowd = np.array([[False, True, False]])
+    labels, _ = targets.match(ANCHORS, BOXES, REAL & ~crowd, crowd, 0.3, 0.7, keep_best=True)
+    np.testing.assert_array_equal(labels, [[1, -1, -1, -1, 0, -1]])
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_equals_torchvision(keep_best):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from torchvision.models.detection._utils import Matcher
+    from torchvision.ops import box_iou
+
+    for seed in range(5):
+        anchors, boxes, _, _ = random_case(seed)
+        real = np.ones(boxes.shape[:2], bool)
+        labels, which = targets.match(anchors, boxes, real, ~real, 0.3, 0.7, keep_best=keep_best)
+        for n in range(len(anchors)):
+            theirs = Matcher(0.7, 0.3, keep_best)(box_iou(torch.tensor(boxes[n]), torch.tensor(anchors[n]))).numpy()
+            np.testing.assert_array_equal(labels[n], np.where(theirs >= 0, 1, np.where(theirs == -1, 0, -1)))
+            np.testing.assert_array_equal(which[n][theirs >= 0], theirs[theirs >= 0])
+
+
+def test_sample_takes_at_most_the_fraction_and_fills_with_background():
+    labels = np.array([[1] * 6 + [0] * 10 + [-1] * 4, [1] + [0] * 3 + [-1] * 16, [-1] * 20], np.int8)
+    index, positive, valid = targets.sample(labels, 8, 0.5, generator(0))
+    assert index.shape == (3, 8)
+    np.testing.assert_array_equal(positive.sum(1), [4, 1, 0])
+    np.testing.assert_array_equal(valid.sum(1), [8, 4, 0])
+    for n in range(3):
+        chosen = index[n][valid[n]]
+        assert len(set(chosen)) == len(chosen)
+        assert (labels[n][chosen] == positive[n][valid[n]]).all()
+    again = targets.sample(labels, 8, 0.5, generator(0))
+    assert all((a == b).all() for a, b in zip(again, (index, positive, valid)))
+
+
+def test_sample_is_uniform():
+    labels = np.zeros((1, 10), np.int8)
+    counts = np.bincount(
+        np.concatenate([targets.sample(labels, 3, 0.5, generator(1, i))[0][0] for i in range(2000)]), minlength=10
+    )
+    assert abs(counts - 600).max() < 5 * np.sqrt(2000 * 0.3 * 0.7)
+
+
+def test_top_k_breaks_ties_by_index():
+    scores = np.array([[1, 3, 3, 2, 3], [0, 0, 0, 0, 0.0]])
+    np.testing.assert_array_equal(targets.top_k(scores, 5), [[1, 2, 4, 3, 0], [0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(targets.top_k(scores[:1], 4), [[1, 2, 4, 3]])
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"match: anchors must be \(1 or 1, A, 4\), got shape \(6, 4\)"):
+        targets.match(ANCHORS[0], BOXES, REAL, NO_CROWD, 0.3, 0.7)

@@ -1,0 +1,150 @@
+"""The walk back: order, adding up, freeing, messages."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from minimask.tensor import Function, Parameter, Tensor, no_grad, unbroadcast
+
+
+class Square(Function):
+    def forward(self, x):
+        self.x = x
+        return x * x
+
+    def backward(self, gy):
+        return (2 * self.x * gy,)
+
+
+def leaf(*numbers):
+    return Tensor(np.array(numbers), requires_grad=True)
+
+
+def test_chain():
+    x = leaf(1.0, 2.0, 3.0)
+    Square()(Square()(x)).backward(np.array([1.0, 1.0, 2.0]))
+    np.testing.assert_array_equal(x.grad, [4, 32, 216])
+
+
+def test_a_tensor_used_twice_gets_the_sum():
+    x = leaf(3.0)
+    y = x * x + x * 2.0 + x
+    y.backward()
+    assert x.grad[0] == 2 * 3 + 2 + 1
+
+
+def test_diamond_visits_each_function_once():
+    calls = []
+
+    class Counted(Square):
+        def backward(self, gy):
+            calls.append(1)
+            return super().backward(gy)
+
+    x = leaf(2.0)
+    middle = Counted()(x)
+    (middle * middle + middle).backward()
+    assert len(calls) == 1 and x.grad[0] == (2 * 4 + 1) * 2 * 2
+
+
+def test_a_chain_of_ten_thousand_needs_no_recursion():
+    x = leaf(1.0)
+    y = x
+    for _ in range(10_000):
+        y = y + 1.0
+    y.backward()
+    assert x.grad[0] == 1 and y.item() == 10_001
+
+
+def test_gradients_add_over_backward_calls_and_only_leaves_keep_them():
+    x = leaf(3.0)
+    for _ in range(2):
+        y = Square()(x)
+        y.backward()
+    assert x.grad[0] == 12 and y.grad is None
+
+
+def test_a_second_backward_through_the_same_history_is_refused():
+    x = leaf(3.0)
+    y = Square()(x)
+    y.backward()
+    with pytest.raises(RuntimeError, match="history of Square was freed"):
+        y.backward()
+    assert x.grad[0] == 6
+
+
+def test_backward_frees_what_operations_kept():
+    x = leaf(3.0)
+    hidden = Square()(x)
+    y = Square()(hidden)
+    watched = weakref.ref(hidden)
+    del hidden
+    assert watched() is not None
+    y.backward()
+    gc.collect()
+    assert watched() is None
+
+
+def test_gradients_are_not_shared_between_leaves():
+    a, b = leaf(1.0), leaf(1.0)
+    (a + b).backward()
+    a.grad += 10
+    assert b.grad[0] == 1
+
+
+def test_no_grad_keeps_no_history():
+    x = leaf(3.0)
+    with no_grad():
+        y = Square()(x)
+    assert not y.requires_grad and y.maker is None
+    with pytest.raises(RuntimeError, match="without a history"):
+        y.backward()
+
+
+def test_needs_tells_which_inputs_want_a_gradient():
+    seen = {}
+
+    class Look(Function):
+        def forward(self, a, b):
+            seen["needs"] = self.needs
+            return a + b
+
+        def backward(self, gy):
+            return gy, None
+
+    Look()(leaf(1.0), Tensor(np.array([2.0]))).backward()
+    assert seen["needs"] == (True, False)
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [((3,), [8, 8, 8]), ((1,), [24]), ((), 24), ((4, 1), [[6]] * 4), ((1, 3), [[8, 8, 8]])],
+)
+def test_unbroadcast(shape, expected):
+    np.testing.assert_array_equal(unbroadcast(np.full((2, 4, 3), 1.0), shape), expected)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"shape \(2,\) needs a gradient"):
+        leaf(1.0, 2.0).backward()
+    with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(3,\)"):
+        leaf(1.0, 2.0).backward(np.ones(3))
+    with pytest.raises(TypeError, match="only float arrays"):
+        Tensor(np.array([1, 2]), requires_grad=True)
+    with pytest.raises(TypeError, match="got a Tensor"):
+        Tensor(leaf(1.0))
+    with pytest.raises(TypeError, match="got str"):
+        Tensor("1")
+
+    class Wrong(Square):
+        def backward(self, gy):
+            return (np.ones(5),)
+
+    with pytest.raises(ValueError, match=r"Wrong.backward: .*\(2,\) must have that shape, got \(5,\)"):
+        Wrong()(leaf(1.0, 2.0)).backward(np.ones(2))
+
+
+def test_parameter_requires_a_gradient():
+    assert Parameter(np.zeros(2)).requires_grad
