@@ -1,0 +1,259 @@
+"""Writes the golden files of this folder: what torch and torchvision compute, in our layouts (NHWC, HWIO).
+
+    python -m tests.references.make_golden        (with torch and torchvision, from the project's folder)
+
+tests/test_reference_model.py compares ours with the files where torch is absent, and calls these functions where not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from minimask.benchmark.reference import load_weights, small_mask_rcnn
+from tests.references import tiny
+
+FOLDER = Path(__file__).parent
+
+CONVOLUTIONS = {  # name: (x (N, H, W, Cin), w (kh, kw, Cin / groups, Cout), keywords)
+    "conv_3x3": ((2, 7, 9, 5), (3, 3, 5, 6), dict(padding=1)),
+    "conv_7x7_stride2": ((1, 15, 14, 3), (7, 7, 3, 8), dict(stride=2, padding=3)),
+    "conv_1x1_stride2": ((2, 6, 5, 8), (1, 1, 8, 4), dict(stride=2)),
+    "conv_dilated": ((1, 9, 8, 4), (3, 3, 4, 4), dict(padding=2, dilation=2)),
+    "conv_groups": ((2, 6, 7, 8), (3, 3, 2, 12), dict(padding=1, groups=4)),
+    "conv_depthwise_stride2": ((1, 8, 9, 6), (3, 3, 1, 6), dict(stride=2, padding=1, groups=6)),
+}
+TRANSPOSED = {  # name: (x, w (kh, kw, Cin, Cout / groups), keywords)
+    "deconv_2x2": ((2, 4, 5, 6), (2, 2, 6, 5), dict(stride=2)),
+    "deconv_4x4": ((1, 5, 4, 4), (4, 4, 4, 3), dict(stride=2, padding=1)),
+    "deconv_output_padding": ((1, 3, 4, 4), (3, 3, 4, 2), dict(stride=2, padding=1, output_padding=1, groups=2)),
+}
+POOLS = {
+    "pool_3x3": ((2, 9, 8, 4), dict(kernel_size=3, stride=2, padding=1)),
+    "pool_2x2": ((1, 7, 6, 3), dict(kernel_size=2)),
+}
+ROI_ALIGNS = {
+    f"roi_align_sampling{ratio}{'_aligned' if aligned else ''}": dict(sampling_ratio=ratio, aligned=aligned)
+    for ratio in (0, 1, 2)
+    for aligned in (False, True)
+}
+
+
+def normal(*shape, seed=0):
+    return np.random.RandomState(seed).standard_normal(shape)
+
+
+def nchw(x):
+    return torch.from_numpy(x).permute(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+# ---------------------------------------------------------------------------------------------------------- operations
+
+
+def operations():
+    """Name -> array: "conv_3x3.y", "conv_3x3.gx", ... in float64, of inputs that the test makes again."""
+    golden = {}
+    for name, (x_shape, w_shape, keywords) in CONVOLUTIONS.items():
+        golden |= convolution(name, F.conv2d, x_shape, w_shape, (3, 2, 0, 1), (2, 3, 1, 0), keywords)
+    for name, (x_shape, w_shape, keywords) in TRANSPOSED.items():
+        golden |= convolution(name, F.conv_transpose2d, x_shape, w_shape, (2, 3, 0, 1), (2, 3, 0, 1), keywords)
+    for name, (x_shape, keywords) in POOLS.items():
+        x = nchw(normal(*x_shape)).requires_grad_()
+        y = F.max_pool2d(x, **keywords)
+        golden |= with_gradients(name, y, x=x)
+    golden |= normalizations()
+    golden |= roi_aligns()
+    return golden
+
+
+def with_gradients(name, y, **inputs):
+    """y and the gradient of each input for a cotangent that is random in our layout."""
+    n, c, h, w = y.shape
+    y.backward(nchw(normal(n, h, w, c, seed=9)))
+    golden = {f"{name}.y": nhwc(y)}
+    for key, tensor in inputs.items():
+        golden[f"{name}.g{key}"] = nhwc(tensor.grad) if tensor.ndim == 4 else tensor.grad.numpy()
+    return golden
+
+
+def convolution(name, function, x_shape, w_shape, to_torch, from_torch, keywords):
+    x = nchw(normal(*x_shape)).requires_grad_()
+    w = torch.from_numpy(normal(*w_shape, seed=1)).permute(to_torch).contiguous().requires_grad_()
+    out = w_shape[3] * (keywords.get("groups", 1) if function is F.conv_transpose2d else 1)
+    b = torch.from_numpy(normal(out, seed=2)).requires_grad_()
+    golden = with_gradients(name, function(x, w, b, **keywords), x=x, b=b)
+    golden[f"{name}.gw"] = w.grad.permute(from_torch).contiguous().numpy()
+    return golden
+
+
+def normalizations():
+    """Batch norm in training (with its running statistics afterwards) and inference, group norm."""
+    golden = {}
+    for name in ("batch_norm_training", "batch_norm_inference", "group_norm"):
+        x = nchw(normal(2, 5, 4, 6)).requires_grad_()
+        gamma, beta = (torch.from_numpy(normal(6, seed=seed)).requires_grad_() for seed in (1, 2))
+        mean, variance = torch.from_numpy(normal(6, seed=3)), torch.from_numpy(normal(6, seed=4) ** 2 + 0.5)
+        if name == "group_norm":
+            y = F.group_norm(x, 3, gamma, beta)
+        else:
+            y = F.batch_norm(x, mean, variance, gamma, beta, training=name == "batch_norm_training")
+            golden |= {f"{name}.running_mean": mean.numpy(), f"{name}.running_var": variance.numpy()}
+        golden |= with_gradients(name, y, x=x, gamma=gamma, beta=beta)
+    return golden
+
+
+def roi_boxes():
+    """Boxes on a 9 x 11 map of stride 4: inside, across and outside the border, empty, of negative size. (R, 4)."""
+    return np.array(
+        [
+            [3.0, 5.0, 21.0, 30.0],
+            [-8.0, -3.0, 12.0, 9.0],
+            [30.0, 20.0, 60.0, 44.0],
+            [80.0, 80.0, 99.0, 95.0],
+            [10.0, 10.0, 10.0, 10.0],
+            [0.0, 0.0, 44.0, 36.0],
+            [17.3, 8.1, 18.9, 9.7],
+            [20.0, 20.0, 12.0, 16.0],
+        ]
+    )
+
+
+def roi_aligns():
+    golden = {}
+    boxes = roi_boxes()
+    index = np.arange(len(boxes)) % 2
+    rois = torch.from_numpy(np.concatenate([index[:, None], boxes], axis=1))  # (R, 5)
+    for name, keywords in ROI_ALIGNS.items():
+        x = nchw(normal(2, 9, 11, 3)).requires_grad_()
+        y = torchvision.ops.roi_align(x, rois, 4, spatial_scale=0.25, **keywords)
+        golden |= with_gradients(name, y, x=x)
+    return golden
+
+
+def crowded_boxes(count=120):
+    """Boxes around a few centres with distinct scores: (count, 4) and (count,) float32."""
+    rng = np.random.RandomState(0)
+    centre = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
+    side = rng.uniform(10, 30, (count, 2))
+    boxes = np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
+    return boxes, (rng.permutation(count) / count).astype(np.float32)
+
+
+def suppression():
+    """NMS: indices kept at two thresholds, and within classes."""
+    boxes, scores = map(torch.from_numpy, crowded_boxes())
+    classes = torch.arange(len(boxes)) % 3
+    golden = {f"nms_{t}": torchvision.ops.nms(boxes, scores, t).numpy() for t in (0.3, 0.7)}
+    golden["nms_classes"] = torchvision.ops.batched_nms(boxes, scores, classes, 0.5).numpy()
+    return golden
+
+
+def transform():
+    """The normalised, resized and padded batch of two small pictures; resized boxes and masks."""
+    images, truths = tiny.pictures()
+    images = [image[:17, :13] for image in images[:1]] + [image[:12, :19] for image in images[1:]]
+    truths = [dict(boxes=t["boxes"], masks=t["masks"][:, :h, :w]) for t, (h, w) in zip(truths, ((17, 13), (12, 19)))]
+    resize = GeneralizedRCNNTransform(20, 30, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    targets = [{key: torch.from_numpy(value) for key, value in t.items()} for t in truths]
+    batch, targets = resize([to_chw(image) for image in images], targets)
+    golden = {"images": nhwc(batch.tensors), "sizes": np.array(batch.image_sizes)}
+    for i, target in enumerate(targets):
+        golden |= {f"boxes{i}": target["boxes"].numpy(), f"masks{i}": target["masks"].numpy()}
+    return golden
+
+
+def to_chw(image):
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+
+
+def tiny_model(seed=tiny.SEED):
+    """torchvision's Mask R-CNN with the architecture and weights of `tiny`, in float64."""
+    settings = tiny.SETTINGS
+    model = small_mask_rcnn(
+        widths=settings["backbone_settings"]["channels"],
+        blocks=(2, 2, 2, 2),
+        width=settings["fpn_channels"],
+        classes=tiny.CLASSES,
+        anchor_sizes=settings["anchor_sizes"],
+        ratios=(0.5, 1.0, 2.0),
+        canonical=settings["roi_canonical_size"],
+        box_width=settings["box_width"],
+        mask_layers=len(settings["mask_channels"]),
+        min_size=settings["min_size"],
+        max_size=settings["max_size"],
+        rpn_pre_nms_top_n_train=settings["rpn"]["pre_nms"][0],
+        rpn_pre_nms_top_n_test=settings["rpn"]["pre_nms"][1],
+        rpn_post_nms_top_n_train=settings["rpn"]["post_nms"][0],
+        rpn_post_nms_top_n_test=settings["rpn"]["post_nms"][1],
+        rpn_batch_size_per_image=settings["rpn"]["samples"],
+        rpn_positive_fraction=settings["rpn"]["positive_fraction"],
+        box_batch_size_per_image=settings["roi_samples"],
+        box_positive_fraction=settings["roi_positive_fraction"],
+        box_detections_per_img=settings["detection"]["most"],
+    )
+    shapes = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    return load_weights(model, tiny.state(shapes, seed)).double()
+
+
+def detections(seed=tiny.SEED):
+    """What the tiny model finds in each picture: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits)."""
+    model = tiny_model(seed).eval()
+    images, _ = tiny.pictures(seed)
+    soft = []  # the mask head's logits, one mask for each class
+    with torch.no_grad():
+        model.roi_heads.mask_predictor.register_forward_hook(lambda module, inputs, output: soft.append(output))
+        found = model([to_chw(image).double() for image in images])
+    counts = [len(f["labels"]) for f in found]
+    probabilities = soft[0].sigmoid()[torch.arange(sum(counts)), torch.cat([f["labels"] for f in found])]
+    golden = {}
+    for i, (f, p) in enumerate(zip(found, probabilities.split(counts))):
+        golden |= {f"{key}{i}": f[key].numpy() for key in ("boxes", "labels", "scores")}
+        golden[f"probabilities{i}"] = p.numpy()
+        golden[f"masks{i}"] = np.packbits(f["masks"][:, 0].numpy() > 0.5)
+    return golden
+
+
+def training(seed=tiny.SEED):
+    """The five losses of the two pictures and the gradient of every parameter (torchvision's names and layouts)."""
+    model = tiny_model(seed).train()
+    images, truths = tiny.pictures(seed)
+    targets = [{key: torch.from_numpy(value) for key, value in truth.items()} for truth in truths]
+    for target in targets:
+        target["boxes"] = target["boxes"].double()
+    losses = model([to_chw(image).double() for image in images], targets)
+    sum(losses.values()).backward()
+    golden = {name: loss.detach().numpy() for name, loss in losses.items()}
+    golden |= {f"gradient {name}": p.grad.numpy() for name, p in model.named_parameters()}
+    return golden
+
+
+FILES = dict(
+    operations=operations, suppression=suppression, transform=transform, detections=detections, training=training
+)
+
+
+def main():
+    for name, make in FILES.items():
+        arrays = {key: single(key, value) for key, value in make().items()}
+        path = FOLDER / f"{name}.npz"
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name:18} {len(arrays):4} arrays {path.stat().st_size / 1e3:7.1f} kB")
+
+
+def single(key, value):
+    """Gradients and probabilities of the model are stored as float32: half the size, and more digits than are compared."""
+    return value.astype(np.float32) if key.startswith(("gradient", "probabilities")) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A tiny Mask R-CNN and two pictures, as functions of fixed seeds: what the golden files were computed from.
+
+NumPy alone. Random numbers come from RandomState, whose stream never changes, so that weights need not be stored.
+"""
+
+import zlib
+
+import numpy as np
+
+CLASSES = 5
+SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SETTINGS)
+    backbone_settings=dict(channels=(8, 8, 16, 16)),
+    fpn_channels=16,
+    anchor_sizes=((16,), (24,), (40,), (64,)),
+    rpn=dict(samples=100_000, positive_fraction=0.5, pre_nms=(60, 60), post_nms=(50, 50)),
+    roi_samples=100_000,  # as many as there are, and all positives: nothing depends on how one samples
+    roi_positive_fraction=1.0,
+    roi_canonical_size=64,
+    box_width=24,
+    mask_channels=(16, 16),
+    mask_width=16,
+    detection=dict(most=12),
+    min_size=96,
+    max_size=128,
+)
+
+SEED = 1  # with it all classes are found
+SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are spread
+    "bn2.weight": 0.3,
+    "rpn.head.cls_logits.weight": 0.5,
+    "rpn.head.bbox_pred.weight": 0.1,
+    "roi_heads.box_predictor.cls_score.weight": 0.5,
+    "roi_heads.box_predictor.bbox_pred.weight": 0.15,
+}
+
+
+def state(shapes, seed=SEED):
+    """Name -> float32 array for name -> shape, in torchvision's layout: each a function of its name, shape and seed."""
+    return {name: _array(name, tuple(shape), seed) for name, shape in shapes.items()}
+
+
+def _array(name, shape, seed):
+    rng = np.random.RandomState(zlib.crc32(f"{seed} {name}".encode()))
+    if len(shape) > 1:
+        fan_in = np.prod(shape[1:])
+        values = rng.uniform(-1, 1, shape) * np.sqrt(6 / fan_in)  # variance 2 / fan_in
+    elif name.endswith(("running_var", "bn1.weight", "bn2.weight", "downsample.1.weight")):
+        values = rng.uniform(0.5, 1.5, shape)
+    else:
+        values = rng.uniform(-0.2, 0.2, shape)
+    for ending, scale in SCALES.items():
+        if name.endswith(ending):
+            values = values * scale
+    return values.astype(np.float32)
+
+
+def pictures(seed=SEED):
+    """Two (H, W, 3) uint8 images of different sizes and their objects: dicts of boxes, labels, masks."""
+    rng = np.random.RandomState(seed)
+    images, truths = [], []
+    for height, width, count in ((64, 80, 3), (70, 56, 2)):
+        image = rng.uniform(0, 120, (height, width, 3))
+        y, x = np.mgrid[:height, :width]
+        masks = []
+        for _ in range(count):
+            cy, cx = rng.uniform(0.25, 0.75) * height, rng.uniform(0.25, 0.75) * width
+            mask = ((y - cy) / rng.uniform(8, 20)) ** 2 + ((x - cx) / rng.uniform(8, 20)) ** 2 < 1
+            image[mask] += rng.uniform(0, 120, 3)
+            masks.append(mask)
+        boxes = [[x[m].min(), y[m].min(), x[m].max() + 1, y[m].max() + 1] for m in masks]
+        images.append(image.astype(np.uint8))
+        truths.append(
+            dict(
+                boxes=np.array(boxes, np.float32),
+                labels=rng.randint(1, CLASSES, count).astype(np.int64),
+                masks=np.array(masks).astype(np.uint8),
+            )
+        )
+    return images, truths
