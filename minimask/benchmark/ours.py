@@ -96,13 +96,13 @@ def blurred_noise(height, width, seed=0):
     return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
 
 
-def scaled_resnet50_state(image):
+def scaled_resnet50_state(image, **settings):
     """Weights with which an untrained resnet50_fpn works as hard as a trained one: 1000 proposals, 100 detections.
 
     Batch statistics of one image, frozen, bring every layer to mean 0 and variance 1; larger last layers bring
-    scores away from 1/2 and 1/91.
+    scores away from 1/2 and 1/91. settings: the model's own.
     """
-    model = mask_rcnn.build("resnet50_fpn", num_classes=91, norm="batch")
+    model = mask_rcnn.build("resnet50_fpn", num_classes=91, norm="batch", **settings)
     for module in model.modules():
         if hasattr(module, "momentum"):
             module.momentum = 1.0  # running statistics become those of the last batch
@@ -201,7 +201,7 @@ def normalization(direction, shape):
     return timed_direction(direction, forward, x, [gamma, beta])
 
 
-def roi_align(direction, images, height, width, channels, rois, size):
+def roi_align(direction, images, height, width, channels, rois, size, canonical):
     features = [
         Tensor(array(images, height // stride, width // stride, channels, seed=stride), direction == "backward")
         for stride in STRIDES
@@ -211,7 +211,8 @@ def roi_align(direction, images, height, width, channels, rois, size):
     scales = [1 / stride for stride in STRIDES]
 
     def forward():
-        return align(features, boxes, image_index, assign_levels(boxes), scales, size=size, sampling_ratio=2)
+        levels = assign_levels(boxes, canonical_size=canonical)
+        return align(features, boxes, image_index, levels, scales, size=size, sampling_ratio=2)
 
     if direction == "forward":
 

@@ -79,7 +79,7 @@ class SmallBackbone(nn.Module):
 def small_mask_rcnn(
     widths, blocks, width, classes, anchor_sizes, ratios, canonical, box_width, mask_layers, **settings
 ):
-    """torchvision's MaskRCNN around a small ResNet-FPN, as our presets "toy" and "small" are (see torchvision_settings).
+    """torchvision's MaskRCNN around a small ResNet-FPN like our preset "toy" (see ours.torchvision_settings).
 
     widths, blocks: channels and number of blocks of the four stages; width: of the pyramid, the mask head's too.
     canonical: side of a RoI that is pooled from the level of stride 16. settings: MaskRCNN's own keywords.
@@ -97,12 +97,12 @@ def small_mask_rcnn(
     )
 
 
-def resnet50_mask_rcnn(classes=91):
+def resnet50_mask_rcnn(classes=91, **settings):
     """maskrcnn_resnet50_fpn as it is with published weights: every batch norm frozen."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    return MaskRCNN(_resnet_fpn_extractor(body, 3), classes)
+    return MaskRCNN(_resnet_fpn_extractor(body, 3), classes, **settings)
 
 
 def load_weights(model, state):
@@ -216,13 +216,13 @@ def batch_norm(direction, shape, tuned=False):
     return timed_direction(direction, forward, x, [gamma, beta])
 
 
-def roi_align(direction, images, height, width, channels, rois, size, tuned=False):
+def roi_align(direction, images, height, width, channels, rois, size, canonical, tuned=False):
     features = {
         name: nchw(array(images, height // stride, width // stride, channels, seed=stride), tuned)
         for name, stride in zip(LEVELS, (4, 8, 16, 32))
     }
     boxes = list(torch.from_numpy(scattered_boxes(rois, height, width)).chunk(images))
-    pool = MultiScaleRoIAlign(LEVELS, size, 2)
+    pool = MultiScaleRoIAlign(LEVELS, size, 2, canonical_scale=canonical)
     if direction == "forward":
 
         def run():

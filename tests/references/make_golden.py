@@ -15,35 +15,18 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from minimask.benchmark.reference import load_weights, small_mask_rcnn
 from tests.references import tiny
+from tests.references.operation_inputs import (
+    CONVOLUTIONS,
+    POOLS,
+    ROI_ALIGNS,
+    TRANSPOSED,
+    cropped_pictures,
+    crowded_boxes,
+    normal,
+    roi_boxes,
+)
 
 FOLDER = Path(__file__).parent
-
-CONVOLUTIONS = {  # name: (x (N, H, W, Cin), w (kh, kw, Cin / groups, Cout), keywords)
-    "conv_3x3": ((2, 7, 9, 5), (3, 3, 5, 6), dict(padding=1)),
-    "conv_7x7_stride2": ((1, 15, 14, 3), (7, 7, 3, 8), dict(stride=2, padding=3)),
-    "conv_1x1_stride2": ((2, 6, 5, 8), (1, 1, 8, 4), dict(stride=2)),
-    "conv_dilated": ((1, 9, 8, 4), (3, 3, 4, 4), dict(padding=2, dilation=2)),
-    "conv_groups": ((2, 6, 7, 8), (3, 3, 2, 12), dict(padding=1, groups=4)),
-    "conv_depthwise_stride2": ((1, 8, 9, 6), (3, 3, 1, 6), dict(stride=2, padding=1, groups=6)),
-}
-TRANSPOSED = {  # name: (x, w (kh, kw, Cin, Cout / groups), keywords)
-    "deconv_2x2": ((2, 4, 5, 6), (2, 2, 6, 5), dict(stride=2)),
-    "deconv_4x4": ((1, 5, 4, 4), (4, 4, 4, 3), dict(stride=2, padding=1)),
-    "deconv_output_padding": ((1, 3, 4, 4), (3, 3, 4, 2), dict(stride=2, padding=1, output_padding=1, groups=2)),
-}
-POOLS = {
-    "pool_3x3": ((2, 9, 8, 4), dict(kernel_size=3, stride=2, padding=1)),
-    "pool_2x2": ((1, 7, 6, 3), dict(kernel_size=2)),
-}
-ROI_ALIGNS = {
-    f"roi_align_sampling{ratio}{'_aligned' if aligned else ''}": dict(sampling_ratio=ratio, aligned=aligned)
-    for ratio in (0, 1, 2)
-    for aligned in (False, True)
-}
-
-
-def normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape)
 
 
 def nchw(x):
@@ -66,7 +49,7 @@ def operations():
         golden |= convolution(name, F.conv_transpose2d, x_shape, w_shape, (2, 3, 0, 1), (2, 3, 0, 1), keywords)
     for name, (x_shape, keywords) in POOLS.items():
         x = nchw(normal(*x_shape)).requires_grad_()
-        y = F.max_pool2d(x, **keywords)
+        y = F.max_pool2d(x, keywords["size"], keywords["stride"], keywords["padding"])
         golden |= with_gradients(name, y, x=x)
     golden |= normalizations()
     golden |= roi_aligns()
@@ -109,22 +92,6 @@ def normalizations():
     return golden
 
 
-def roi_boxes():
-    """Boxes on a 9 x 11 map of stride 4: inside, across and outside the border, empty, of negative size. (R, 4)."""
-    return np.array(
-        [
-            [3.0, 5.0, 21.0, 30.0],
-            [-8.0, -3.0, 12.0, 9.0],
-            [30.0, 20.0, 60.0, 44.0],
-            [80.0, 80.0, 99.0, 95.0],
-            [10.0, 10.0, 10.0, 10.0],
-            [0.0, 0.0, 44.0, 36.0],
-            [17.3, 8.1, 18.9, 9.7],
-            [20.0, 20.0, 12.0, 16.0],
-        ]
-    )
-
-
 def roi_aligns():
     golden = {}
     boxes = roi_boxes()
@@ -135,15 +102,6 @@ def roi_aligns():
         y = torchvision.ops.roi_align(x, rois, 4, spatial_scale=0.25, **keywords)
         golden |= with_gradients(name, y, x=x)
     return golden
-
-
-def crowded_boxes(count=120):
-    """Boxes around a few centres with distinct scores: (count, 4) and (count,) float32."""
-    rng = np.random.RandomState(0)
-    centre = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
-    side = rng.uniform(10, 30, (count, 2))
-    boxes = np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
-    return boxes, (rng.permutation(count) / count).astype(np.float32)
 
 
 def suppression():
@@ -157,11 +115,9 @@ def suppression():
 
 def transform():
     """The normalised, resized and padded batch of two small pictures; resized boxes and masks."""
-    images, truths = tiny.pictures()
-    images = [image[:17, :13] for image in images[:1]] + [image[:12, :19] for image in images[1:]]
-    truths = [dict(boxes=t["boxes"], masks=t["masks"][:, :h, :w]) for t, (h, w) in zip(truths, ((17, 13), (12, 19)))]
+    images, truths = cropped_pictures()
     resize = GeneralizedRCNNTransform(20, 30, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    targets = [{key: torch.from_numpy(value) for key, value in t.items()} for t in truths]
+    targets = [{key: torch.from_numpy(value) for key, value in truth.items()} for truth in truths]
     batch, targets = resize([to_chw(image) for image in images], targets)
     golden = {"images": nhwc(batch.tensors), "sizes": np.array(batch.image_sizes)}
     for i, target in enumerate(targets):
@@ -206,7 +162,7 @@ def tiny_model(seed=tiny.SEED):
 
 
 def detections(seed=tiny.SEED):
-    """What the tiny model finds in each picture: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits)."""
+    """What the tiny model finds: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits), boxes1..."""
     model = tiny_model(seed).eval()
     images, _ = tiny.pictures(seed)
     soft = []  # the mask head's logits, one mask for each class
@@ -251,7 +207,7 @@ def main():
 
 
 def single(key, value):
-    """Gradients and probabilities of the model are stored as float32: half the size, and more digits than are compared."""
+    """Gradients and probabilities of the model as float32: half the size, and more digits than are compared."""
     return value.astype(np.float32) if key.startswith(("gradient", "probabilities")) else value
 
 
