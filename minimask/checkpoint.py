@@ -135,7 +135,7 @@ def read(path):
             if not start:
                 raise InputError(f"{path}: the file is empty, not a checkpoint")
             if start != b"PK\x03\x04":
-                raise InputError(f"{path}: not a checkpoint of minimask (an .npz file begins with PK, this with {start})")
+                raise InputError(f"{path}: not a checkpoint of minimask (it is no .npz file: it begins with {start})")
             if not zipfile.is_zipfile(file):
                 raise InputError(f"{path}: the checkpoint is cut off (the table of contents at its end is missing)")
             return _read_archive(path, file)
@@ -198,7 +198,7 @@ def part(arrays, prefix):
 def load_newest(folder):
     """(path, arrays, settings) of the newest checkpoint in the folder of a run that can be read.
 
-    A damaged one (a failing disk: our own writing leaves none) is passed over for the one before. InputError if all are.
+    A damaged one (by a failing disk: our writing leaves none) is passed over for the one before. InputError if all are.
     """
     problems = []
     for path in reversed(checkpoints(folder)):
@@ -209,6 +209,16 @@ def load_newest(folder):
     raise InputError("; ".join(problems) or f"{folder}: this folder holds no checkpoint")
 
 
+def read_settings(path):
+    """The settings of a checkpoint; InputError as `read`."""
+    return read(path)[1]
+
+
+def newest_settings(folder):
+    """The settings of the newest checkpoint in the folder of a run that can be read."""
+    return load_newest(folder)[2]
+
+
 def load_weights(model, path):
     """Copy the weights of the checkpoint at `path` (a file, or the folder of a run) into `model`.
 
@@ -216,10 +226,10 @@ def load_weights(model, path):
     """
     path = find(path)
     arrays, settings = read(path)
-    _copy_weights(model, path, arrays, settings)
+    copy_weights(model, path, arrays, settings)
 
 
-def _copy_weights(model, path, arrays, settings):
+def copy_weights(model, path, arrays, settings):
     theirs, ours = settings["model"].get("num_classes"), model.settings.get("num_classes")
     if theirs != ours:
         raise InputError(
@@ -249,6 +259,6 @@ def load_model(path):
         model = build(**settings["model"])
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path}: holds a model that this version cannot build ({error})") from error
-    _copy_weights(model, path, arrays, settings)
+    copy_weights(model, path, arrays, settings)
     model.eval()
     return model, settings["class_names"], settings["category_ids"]

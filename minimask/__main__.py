@@ -1,0 +1,605 @@
+"""The command line: python -m minimask COMMAND ...
+
+    demo        train, evaluate and draw on drawn scenes, to see it all work
+    train       train on drawn scenes, or on your own photos with a COCO file
+    evaluate    average precision of a trained model
+    predict     find objects in photos
+    split       divide a COCO file into one for training and one for validation
+    benchmark   time and memory on this machine
+    compile     compile the kernels now, not at the first use
+
+Each command imports what it needs when it runs, so that the first training step comes soon.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from minimask.errors import InputError
+
+
+def main(argv=None):
+    """Run one command; returns the exit status: 0, 2 after bad input (told in one message), 130 after Ctrl-C."""
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); try smaller pictures (--max-size) or fewer at once (--batch-size)")
+    except KeyboardInterrupt:
+        print("minimask: stopped", file=sys.stderr)
+        return 130
+
+
+def _fail(message):
+    print(f"minimask: error: {message}", file=sys.stderr)
+    return 2
+
+
+# ---------------------------------------------------------------------------------------------------------------- train
+
+# What a run is made from. It is kept in the checkpoints under these names, and `--resume` needs none of it again.
+# A learning rate and sizes of None are the preset's.
+OPTIONS = dict(
+    preset="toy", images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
+    steps=None, epochs=None, minutes=None, batch_size=8, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
+    weight_decay=1e-4, schedule="step", warm_up=20, clip=5.0, seed=0, flip=True, scale_jitter=None, weights=None,
+    min_size=None, max_size=None, set={}, workers=2, threads=None, save_every=None, validate_every=None,
+)  # fmt: skip
+
+# What may differ when a run goes on: it changes where things are and what is looked at, not the steps.
+MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers", "threads", "save_every",
+              "validate_every", "weights")  # fmt: skip
+
+DEFAULT_STEPS = 1000
+
+
+def command_train(args):
+    """Train; see `python -m minimask train --help`."""
+    from minimask import checkpoint
+
+    given = {name: value for name, value in vars(args).items() if name in OPTIONS}
+    saved = None
+    if args.resume:
+        if checkpoint.checkpoints(args.output):
+            saved = checkpoint.newest_settings(args.output)
+        else:
+            _say(f"{args.output} holds no checkpoint yet; starting at step 0")
+    if saved:
+        options = _resumed_options(args.output, saved, given)
+    else:
+        options = {**OPTIONS, **given}
+        _check_options(options)
+        if args.resume is False and args.overwrite is False:
+            _refuse_earlier_run(args.output)
+    path = run_training(options, args.output, resume=bool(saved), overwrite=args.overwrite)
+    print(f"weights: {path}")
+    print(f"log:     {Path(args.output) / 'log.jsonl'}")
+    data = ""
+    if options["images"]:
+        images, annotations = options["val_images"] or options["images"], options["val_annotations"] or "FILE.json"
+        data = f" --images {images} --annotations {annotations}"
+    print(f"next:    python -m minimask evaluate --weights {args.output}{data}")
+
+
+def _resumed_options(folder, saved, given):
+    options = {**OPTIONS, **saved["options"]}
+    for name, value in given.items():
+        if name not in MAY_CHANGE and value != options[name]:
+            raise InputError(
+                f"{folder}: this run was started with {_flag(name)} {options[name]}, not {value}; "
+                "leave that out to go on with it, or start another run (--output)"
+            )
+    return {**options, **given}
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def _check_options(options):
+    """Numbers and combinations that make no sense, before anything is read or built."""
+    ends = [name for name in ("steps", "epochs", "minutes") if options[name] is not None]
+    if len(ends) > 1:
+        raise InputError(f"train: give one of --steps, --epochs and --minutes, not {' and '.join(map(_flag, ends))}")
+    if (options["images"] is None) != (options["annotations"] is None):
+        raise InputError("train: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
+    if options["val_annotations"] and not options["annotations"]:
+        raise InputError("train: --val-annotations needs --images and --annotations (the toy data draws its own)")
+    if options["validate_every"] and options["annotations"] and not options["val_annotations"]:
+        raise InputError("train: --validate-every needs --val-annotations FILE.json (and --val-images, if elsewhere)")
+    for name, least in (("batch_size", 1), ("workers", 0), ("toy_size", 32), ("min_size", 1), ("max_size", 1)):
+        if options[name] is not None and options[name] < least:
+            raise InputError(f"train: {_flag(name)} must be at least {least}, got {options[name]}")
+    if options["epochs"] is not None and not 0 < options["epochs"] < math.inf:
+        raise InputError(f"train: --epochs must be more than 0, got {options['epochs']}")
+    if options["scale_jitter"] is not None and not 0 < options["scale_jitter"][0] <= options["scale_jitter"][1]:
+        raise InputError("train: --scale-jitter needs two numbers, 0 < LOW <= HIGH, e.g. 0.8 1.2")
+
+
+def _refuse_earlier_run(folder):
+    from minimask import checkpoint
+
+    earlier = checkpoint.checkpoints(folder)
+    if earlier:
+        raise InputError(
+            f"{folder}: holds a run already (its last checkpoint is {earlier[-1].name}); go on with it (--resume), "
+            "delete it (--overwrite) or choose another folder (--output)"
+        )
+
+
+def run_training(options, folder, resume=False, overwrite=False, progress=True):
+    """Build data, model and loader from `options` (see OPTIONS) and train into `folder`; the last checkpoint's path."""
+    from minimask import checkpoint, mask_rcnn, warmup
+    from minimask.datasets.loader import Loader
+    from minimask.train import train
+
+    _set_threads(options["threads"])
+    dataset = open_dataset(options["images"], options["annotations"], "train", options)
+    settings = _train_settings(options, len(dataset))
+    sizes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
+    model = mask_rcnn.build(
+        options["preset"], num_classes=len(dataset.class_names) + 1, seed=options["seed"], **sizes, **options["set"]
+    )
+    if options["weights"] and not resume:
+        checkpoint.load_weights(model, options["weights"])
+    loader = Loader(
+        dataset, model.transform, options["batch_size"], options["seed"], workers=options["workers"],
+        flip=options["flip"], scale_jitter=options["scale_jitter"],
+    )  # fmt: skip
+    validate = _validation(options) if settings.validate_every else None
+    info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
+    warmup.ensure(progress)
+    return train(model, loader, settings, folder, info, validate, resume, overwrite, progress)
+
+
+def _set_threads(count):
+    from minimask import device
+
+    if count is not None:
+        try:
+            device.set_threads(count)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+def open_dataset(images, annotations, split, options):
+    """The COCO data of a folder and a file, or the toy scenes of `split` where they are None."""
+    if annotations:
+        from minimask.datasets.coco import CocoDataset
+
+        return CocoDataset(images, annotations)
+    from minimask.datasets.toy import ToyScenes
+
+    count = {"train": 10_000, "val": 200, "test": 200}[split]
+    return ToyScenes(split=split, size=options["toy_size"], count=count, case=options["toy_case"])
+
+
+def _category_ids(dataset):
+    return [int(i) for i in dataset.category_ids]
+
+
+def _train_settings(options, images):
+    """TrainSettings from the options; epochs become steps."""
+    from minimask.train import TrainSettings
+
+    steps, epochs, minutes = options["steps"], options["epochs"], options["minutes"]
+    if epochs is not None:
+        steps = math.ceil(epochs * images / options["batch_size"])
+    if steps is None and minutes is None:
+        steps = DEFAULT_STEPS
+    same = ("optimiser", "learning_rate", "momentum", "weight_decay", "schedule", "warm_up", "clip", "seed",
+            "save_every", "validate_every")  # fmt: skip
+    return TrainSettings(steps=steps, minutes=minutes, **{name: options[name] for name in same})
+
+
+def _validation(options):
+    """A function of the model: losses and average precision on the validation data, name -> number for the log."""
+    from minimask.datasets.loader import Loader
+    from minimask.evaluate import evaluate
+    from minimask.train import validation_loss
+
+    dataset = open_dataset(options["val_images"] or options["images"], options["val_annotations"], "val", options)
+    size = options["batch_size"]
+
+    def validate(model):
+        loader = Loader(dataset, model.transform, size, seed=0, workers=options["workers"], shuffle=False, flip=False)
+        losses = validation_loss(model, loader, math.ceil(len(dataset) / size))
+        scores = evaluate(model, dataset)
+        return {**losses, **_flat_scores(scores)}
+
+    return validate
+
+
+def _flat_scores(scores):
+    names = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+    return {f"{names[kind]}_{name}": numbers[name] for kind, numbers in scores.items() for name in ("AP", "AP50")}
+
+
+# ------------------------------------------------------------------------------------------------- evaluate and predict
+
+
+def command_evaluate(args):
+    """Average precision; see `python -m minimask evaluate --help`."""
+    from minimask import checkpoint
+
+    if (args.images is None) != (args.annotations is None):
+        raise InputError("evaluate: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
+    _set_threads(args.threads)
+    path = checkpoint.find(args.weights)
+    model, class_names, _ = checkpoint.load_model(path)
+    saved = checkpoint.read_settings(path).get("options", {})
+    dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved})
+    _check_classes(path, class_names, dataset)
+    output = Path(args.output) if args.output else path.parent / "evaluation"
+    evaluate_into(model, dataset, output, args.max_detections, args.batch_size)
+
+
+def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, progress=True):
+    """Evaluate, print the table, write results and numbers to the folder `output`; the numbers."""
+    from minimask import warmup
+    from minimask.evaluate import evaluate, format_table
+    from minimask.files import json_bytes, write_files
+
+    warmup.ensure(progress)
+    limits = (1, 10, max_detections)
+    numbers = evaluate(
+        model, dataset, batch_size=batch_size, progress=progress, max_detections=limits, results_dir=output
+    )
+    write_files({output / "average_precision.json": json_bytes(numbers)})
+    print(f"{len(dataset)} images")
+    print(format_table(numbers))
+    print(f"results in COCO's format: {output}")
+    return numbers
+
+
+def _check_classes(path, class_names, dataset):
+    if len(class_names) != len(dataset.class_names):
+        raise InputError(
+            f"{path}: holds weights for {len(class_names)} classes of objects ({_some(class_names)}), "
+            f"the data has {len(dataset.class_names)} ({_some(dataset.class_names)})"
+        )
+
+
+def _some(names, count=4):
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def command_predict(args):
+    """Find objects in photos; see `python -m minimask predict --help`."""
+    from minimask import checkpoint, warmup
+    from minimask.predict import find_photos, predict_files
+
+    if not 0 <= args.score <= 1:
+        raise InputError(f"predict: --score must be between 0 and 1, got {args.score}")
+    _set_threads(args.threads)
+    find_photos(args.photos)  # a wrong path is told before anything slow is done
+    model, class_names, category_ids = checkpoint.load_model(args.weights)
+    warmup.ensure()
+    written = predict_files(
+        model, class_names, args.photos, args.output, args.score, category_ids=category_ids, progress=True
+    )
+    for photo, picture, record in written:
+        count = len(json.loads(Path(record).read_text(encoding="utf-8"))["detections"])
+        print(f"{photo}: {count} object{'s' * (count != 1)}, {picture}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- split
+
+
+def command_split(args):
+    """Divide a COCO file; see `python -m minimask split --help`."""
+    from minimask.files import json_bytes, write_files
+
+    if args.every < 2:
+        raise InputError(f"split: --every must be at least 2, got {args.every}")
+    source = Path(args.annotations)
+    output = Path(args.output) if args.output else source.parent
+    parts = split_coco(_read_coco(source), args.every)
+    paths = {name: output / f"{source.stem}_{name}.json" for name in parts}
+    if not args.overwrite:
+        for path in paths.values():
+            if path.exists():
+                raise InputError(f"{path}: is there already; delete it, or write elsewhere (--output), or --overwrite")
+    write_files({paths[name]: json_bytes(part) for name, part in parts.items()})
+    for name, part in parts.items():
+        print(f"{paths[name]}: {len(part['images'])} images, {len(part['annotations'])} objects")
+
+
+def _read_coco(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not json ({error})") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise InputError(f"{path}: is not a COCO file: it has no list {key!r}")
+    for i, image in enumerate(content["images"]):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            raise InputError(f"{path}: is not a COCO file: images[{i}] has no 'file_name' and 'id'")
+    for i, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict) or "image_id" not in annotation:
+            raise InputError(f"{path}: is not a COCO file: annotations[{i}] has no 'image_id'")
+    return content
+
+
+def split_coco(coco, every):
+    """{"train": COCO dict, "val": COCO dict}: by file name, images 0, every, 2 every, ... are val, the others train."""
+    images = sorted(coco["images"], key=lambda image: image["file_name"])
+    parts = {"train": [im for i, im in enumerate(images) if i % every], "val": images[::every]}
+    result = {}
+    for name, chosen in parts.items():
+        if not chosen:
+            raise InputError(f"split: {len(images)} images are too few to take every {every}th one out")
+        ids = {image["id"] for image in chosen}
+        annotations = [a for a in coco["annotations"] if a["image_id"] in ids]
+        result[name] = {**coco, "images": chosen, "annotations": annotations}
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+DEMO = dict(preset="toy", steps=1000, learning_rate=1e-3, schedule="cosine")
+DEMO_PICTURES = 4
+
+
+def command_demo(args):
+    """Train, evaluate, draw; see `python -m minimask demo --help`."""
+    folder = Path(args.output)
+    steps = DEMO["steps"] if args.steps is None else args.steps
+    options = {**OPTIONS, **DEMO, "steps": steps, "threads": args.threads, "seed": args.seed}
+    _check_options(options)
+    print(f"1. training a Mask R-CNN from scratch on drawn scenes of cats, dogs and ducks: {steps} steps")
+    run_training(options, folder, overwrite=True)
+
+    from minimask import checkpoint
+
+    model, class_names, _ = checkpoint.load_model(folder)
+    dataset = open_dataset(None, None, "test", options)
+    print(f"2. average precision on {len(dataset)} scenes it has never seen")
+    evaluate_into(model, dataset, folder / "evaluation")
+    picture = folder / "predictions.png"
+    draw_beside_truth(model, dataset, class_names, picture, DEMO_PICTURES)
+    print(f"3. a picture: {picture} (left what is there, right what was found)")
+    print(
+        f"""
+What to try next
+  python -m minimask predict PHOTO.png --weights {folder}     any picture of your own
+  python -m minimask train --steps 2000 --output runs/longer   train longer: what becomes better?
+  python -m minimask train --set roi_pooling=roi_pool --output runs/roi_pool
+                                                               RoIPool in place of RoIAlign: what becomes worse?
+  python -m minimask train --images DIR --annotations FILE.json --minutes 10 --preset small --output runs/mine
+                                                               your own photos, with a COCO file"""
+    )
+
+
+def draw_beside_truth(model, dataset, class_names, path, count):
+    """Write one picture: the first `count` scenes, in each row the ground truth and beside it what the model found."""
+    from minimask import draw
+
+    pictures, titles = [], []
+    for i in range(count):
+        sample = dataset[i]
+        prediction = model.predict([sample.image])[0]
+        pictures += [draw.draw_sample(sample, class_names), draw.draw_prediction(sample.image, prediction, class_names)]
+        titles += [f"{sample.name}: truth", "found"]
+    draw.save_picture(path, draw.grid(pictures, columns=4 if count > 1 else 2, titles=titles))
+
+
+# --------------------------------------------------------------------------------------------------- benchmark, compile
+
+
+def command_benchmark(args):
+    """Time and memory; see `python -m minimask benchmark --help`."""
+    from minimask import benchmark
+
+    return benchmark.main(args)
+
+
+def command_compile(args):
+    """Compile the kernels now."""
+    from minimask import warmup
+
+    if args.serve:
+        warmup.serve()
+        return
+    compiled = warmup.ensure()
+    print(f"compiled: {', '.join(compiled)}" if compiled else "all kernels are compiled already")
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def make_parser():
+    """The argument parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="minimask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_split(commands)
+    _add_benchmark(commands)
+    _add_compile(commands)
+    return parser
+
+
+def _command(commands, name, run, text, examples):
+    """A subcommand with its examples at the end of its help."""
+    parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog="examples:\n" + examples.rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_threads(parser, default=None):
+    parser.add_argument("--threads", type=int, default=default, help="CPU threads (default: one a core)")
+
+
+def _add_demo(commands):
+    parser = _command(
+        commands, "demo", command_demo, "train, evaluate and draw on drawn scenes",
+        """  python -m minimask demo
+  python -m minimask demo --steps 100      a quick look; it will not have learnt much
+""",
+    )  # fmt: skip
+    parser.add_argument("--output", default="runs/demo", help="folder for the results, replaced (default runs/demo)")
+    parser.add_argument("--steps", type=int, help=f"training steps (default {DEMO['steps']})")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another run (default 0)")
+    _add_threads(parser)
+
+
+def _add_train(commands):
+    parser = _command(
+        commands, "train", command_train, "train on drawn scenes, or on your own photos with a COCO file",
+        """  python -m minimask train --steps 500 --output runs/toy
+  python -m minimask train --output runs/toy --resume       go on after Ctrl-C, a crash, a power cut
+  python -m minimask train --preset small --images photos --annotations train.json --minutes 10 --output runs/mine
+  python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
+""",
+    )  # fmt: skip
+    # Options that are not given are not set, so that --resume can tell what was asked for.
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument_group("the run").add_argument
+    add("--output", default="runs/train", help="folder for checkpoints and log (default runs/train)")
+    add("--resume", action="store_true", default=False, help="go on from the newest checkpoint in --output")
+    add("--overwrite", action="store_true", default=False, help="delete an earlier run in --output")
+    add("--steps", type=int, help=f"how many steps (default {DEFAULT_STEPS}); such a run repeats bit for bit")
+    add("--epochs", type=float, help="the same, as passes over the data")
+    add("--minutes", type=float, help="how long to train; the schedule follows the clock")
+    add("--seed", type=int, help="of weights, shuffling and sampling (default 0)")
+    add("--workers", type=int, help="threads that prepare batches in the background (default 2)")
+    add("--threads", type=int, help="CPU threads that compute (default: one a core)")
+    add("--save-every", type=int, metavar="STEPS", help="a checkpoint every so many steps (default: every minute)")
+    add("--validate-every", type=int, metavar="STEPS", help="validation loss and AP, into the log (default: never)")
+    add = parser.add_argument_group("data (drawn scenes if no folder is given)").add_argument
+    add("--images", metavar="DIR", help="folder of the photos")
+    add("--annotations", metavar="FILE.json", help="their objects, in COCO's format")
+    add("--val-images", metavar="DIR", help="folder of the photos for validation (default: --images)")
+    add("--val-annotations", metavar="FILE.json", help="their objects")
+    add("--toy-size", type=int, help="side of the drawn scenes in pixels (default 128)")
+    add("--toy-case", help="one of the talk's cases in place of ordinary scenes: crowded, disconnected or small")
+    add("--batch-size", type=int, help="images in a step (default 8)")
+    add("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
+    add("--scale-jitter", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor of the image size")
+    add = parser.add_argument_group("model").add_argument
+    add("--preset", help="toy, small, resnet50_fpn, ... (default toy)")
+    add("--weights", metavar="FILE", help="checkpoint or run to start from (default: random weights)")
+    add("--min-size", type=int, help="short side of the resized image (default: the preset's)")
+    add("--max-size", type=int, help="limit of its long side (default: the preset's)")
+    add("--set", type=_setting, action=_Collect, metavar="NAME=VALUE", help="any setting of MaskRCNN; may be repeated")
+    add = parser.add_argument_group("optimiser").add_argument
+    add("--optimiser", choices=("adamw", "sgd"), help="(default adamw)")
+    add("--learning-rate", type=float, help="(default 0.001)")
+    add("--momentum", type=float, help="of sgd (default 0.9)")
+    add("--weight-decay", type=float, help="(default 0.0001)")
+    add("--schedule", choices=("step", "cosine", "constant"), help="of the learning rate (default step)")
+    add("--warm-up", type=int, metavar="STEPS", help="steps of growing learning rate at the start (default 20)")
+    add("--clip", type=float, help="greatest length of the gradient (default 5)")
+
+
+def _setting(text):
+    """NAME=VALUE, the value as json if it is, else as text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+class _Collect(argparse.Action):
+    """Collect NAME=VALUE pairs in a dict."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), value[0]: value[1]})
+
+
+def _add_evaluate(commands):
+    parser = _command(
+        commands, "evaluate", command_evaluate, "average precision of a trained model, as COCO counts it",
+        """  python -m minimask evaluate --weights runs/toy
+  python -m minimask evaluate --weights runs/mine --images photos --annotations val.json
+""",
+    )  # fmt: skip
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
+    parser.add_argument("--images", metavar="DIR", help="folder of the photos (default: 200 unseen drawn scenes)")
+    parser.add_argument("--annotations", metavar="FILE.json", help="their objects, in COCO's format")
+    parser.add_argument("--output", metavar="DIR", help="for the results (default: evaluation, beside the weights)")
+    parser.add_argument("--max-detections", type=_positive, default=100, help="counted in an image (default 100)")
+    parser.add_argument("--batch-size", type=_positive, default=1, help="images at once (default 1)")
+    _add_threads(parser)
+
+
+def _positive(text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return value
+
+
+def _add_predict(commands):
+    parser = _command(
+        commands, "predict", command_predict, "find objects in photos: a picture and a json for each",
+        """  python -m minimask predict photo.jpg --weights runs/mine
+  python -m minimask predict holiday/ --weights runs/mine --score 0.7 --output found
+""",
+    )  # fmt: skip
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="PNG or JPEG files, or folders of them")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
+    parser.add_argument("--output", default="predictions", metavar="DIR", help="(default predictions)")
+    parser.add_argument("--score", type=float, default=0.5, help="what scores lower is left out (default 0.5)")
+    _add_threads(parser)
+
+
+def _add_split(commands):
+    parser = _command(
+        commands, "split", command_split, "divide a COCO file into one for training and one for validation",
+        """  python -m minimask split instances.json --every 5
+      by file name, images 0, 5, 10, ... go to instances_val.json, the others to instances_train.json
+""",
+    )  # fmt: skip
+    parser.add_argument("annotations", metavar="FILE.json", help="the COCO file")
+    parser.add_argument("--every", type=int, default=5, help="every so manieth image is for validation (default 5)")
+    parser.add_argument("--output", metavar="DIR", help="folder for the two files (default: beside the first)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def _add_benchmark(commands):
+    parser = commands.add_parser("benchmark", help="time and memory on this machine", description=None)
+    parser.set_defaults(run=command_benchmark)
+    from minimask import benchmark
+
+    benchmark.add_arguments(parser)
+
+
+def _add_compile(commands):
+    parser = _command(
+        commands, "compile", command_compile, "compile the kernels now, not at the first use",
+        "  python -m minimask compile\n",
+    )  # fmt: skip
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+
+
+def _say(text):
+    print(f"minimask: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

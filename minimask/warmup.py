@@ -1,0 +1,203 @@
+"""Compiling the kernels before they are needed: once on a machine, shared between processes, with a progress line.
+
+Numba keeps compiled code on disk (`cache=True`), in `kernels/__pycache__`, in the folder NUMBA_CACHE_DIR, or, where the
+package may not be written to, in the user's cache folder. Beside it lies our stamp: a hash of each kernel's source as
+it was compiled. A kernel whose hash is there is warm, and nothing is done; the check costs a few milliseconds.
+The hash covers the kernel files that a file imports from: Numba looks at the file alone, and would go on using old code
+of a function that was compiled into another file's kernel.
+"""
+
+import collections
+import hashlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+_IMPORT = re.compile(r"\bminimask\.kernels(?:\.(\w+)|\s+import\s+\(?([\w,\s]+))")
+
+
+def ensure(progress=True):
+    """Compile every kernel that is not in the cache on disk; returns the names of those that were compiled.
+
+    With more than one core, helper processes take a share. progress: show one line while it compiles.
+    """
+    hashes = source_hashes()
+    stamp = _cache_folder() / _stamp_name()
+    stored = _read_stamp(stamp)
+    cold = [name for name in hashes if stored.get(name) != hashes[name] or not any(stamp.parent.glob(f"{name}.*.nbi"))]
+    if not cold:
+        return []
+    for name in cold:
+        if name in stored:  # compiled from another source: Numba may not notice, see above
+            for old in stamp.parent.glob(f"{name}.*.nb[ic]"):
+                old.unlink(missing_ok=True)
+    compile_kernels(cold, progress)
+    _write_stamp(stamp, hashes)
+    return cold
+
+
+def warm_up(name):
+    """Call every kernel of kernels/NAME.py once: compiles it, or loads it from the cache."""
+    importlib.import_module(f"minimask.kernels.{name}").warm_up()
+
+
+def compile_kernels(names, progress=True):
+    """`warm_up` for each of `names`, with helper processes that each take the next name when they are free."""
+    from tqdm.auto import tqdm
+
+    todo = collections.deque(names)
+    bar = tqdm(
+        total=len(names), disable=not progress, desc="compiling kernels (once)",
+        bar_format="{desc} |{bar:20}| {n_fmt} of {total_fmt} [{elapsed}]",
+    )  # fmt: skip
+    with bar:
+        helpers = [threading.Thread(target=_helper, args=(todo, bar), daemon=True) for _ in range(_helper_count(names))]
+        for helper in helpers:
+            helper.start()
+        while todo or any(helper.is_alive() for helper in helpers):
+            try:
+                name = todo.popleft()
+            except IndexError:
+                for helper in helpers:  # one that fails gives its name back, so look again afterwards
+                    helper.join()
+                continue
+            warm_up(name)
+            bar.update()
+
+
+def _helper_count(names):
+    import numba
+
+    return max(0, min(3, numba.config.NUMBA_NUM_THREADS - 1, len(names) - 1))
+
+
+def _helper(todo, bar):
+    """Feed a helper process (`serve`) one name after the other; runs in a thread, which mostly waits."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimask", "compile", "--serve"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    with process:
+        while True:
+            try:
+                name = todo.popleft()
+            except IndexError:
+                break
+            try:
+                process.stdin.write(f"{name}\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except OSError:
+                answer = ""
+            if answer.strip() != name:  # the process died: the main process will do it, and show what is wrong
+                todo.append(name)
+                break
+            bar.update()
+        try:
+            process.stdin.close()
+        except OSError:
+            pass
+
+
+def serve():
+    """What a helper process does: compile the kernels whose names come in, one a line, and answer with the name."""
+    for line in sys.stdin:
+        name = line.strip()
+        warm_up(name)
+        print(name, flush=True)
+
+
+# --------------------------------------------------------------------------------------------------- stamp and hashes
+
+
+def kernels_folder():
+    """The folder of the kernels' source."""
+    import minimask.kernels
+
+    return Path(minimask.kernels.__file__).parent
+
+
+def source_hashes():
+    """name -> hash of each kernel file that can be warmed up, with what it imports from other kernel files.
+
+    The largest files, which compile longest, come first.
+    """
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in kernels_folder().glob("*.py")}
+    names = [name for name, text in sources.items() if "def warm_up(" in text]
+    names.sort(key=lambda name: (-len(sources[name]), name))
+    return {name: _hash(name, sources) for name in names}
+
+
+def _hash(name, sources):
+    seen, todo = set(), [name]
+    while todo:
+        current = todo.pop()
+        if current in sources and current not in seen:
+            seen.add(current)
+            for module, imported in _IMPORT.findall(sources[current]):
+                todo += [module] if module else re.findall(r"\w+", imported)
+    text = "\0".join(f"{n}\0{sources[n]}" for n in sorted(seen))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cache_folder():
+    """Where Numba keeps the compiled kernels. If it finds no place at all, it gets one among the temporary files."""
+    import numba
+
+    for attempt in range(2):
+        try:
+            from minimask.kernels import optimiser
+        except RuntimeError:  # "no locator available": neither the package nor the user's home can be written to
+            if attempt:
+                raise
+            numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = _temporary_folder()
+    return Path(optimiser.sgd.stats.cache_path)
+
+
+def _temporary_folder():
+    """A folder for compiled code that nobody else can write to; the same at the next start if possible."""
+    if os.name != "posix":
+        return os.path.join(tempfile.gettempdir(), "minimask-kernels")
+    folder = Path(tempfile.gettempdir()) / f"minimask-kernels-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    if folder.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        return tempfile.mkdtemp(prefix="minimask-kernels-")
+    return str(folder)
+
+
+def _stamp_name():
+    """One stamp for each Python, Numba, NumPy and processor."""
+    import llvmlite.binding
+    import numba
+    import numpy
+
+    machine = (llvmlite.binding.get_host_cpu_name(), sorted(llvmlite.binding.get_host_cpu_features().items()))
+    key = (sys.version, numba.__version__, numpy.__version__, os.environ.get("NUMBA_CPU_NAME"), machine)
+    return f"minimask-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.json"
+
+
+def _read_stamp(path):
+    try:
+        stored = json.loads(path.read_text())
+        return stored if isinstance(stored, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_stamp(path, hashes):
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(hashes))
+        os.replace(temporary, path)
+    except OSError:  # a full disk: the next start compiles again
+        pass
