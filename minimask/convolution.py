@@ -15,7 +15,8 @@ Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L2
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, on_cpu
+from minimask.kernels import conv as kernels
 from minimask.tensor import Function
 
 # ---------------------------------------------------------------------------- public operations
@@ -196,17 +197,25 @@ class MaxPool2dFunction(Function):
 def convolve(x, w, window, size=None, b=None, residual=None, relu=False):
     """x (N, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (N, OH, OW, Cout); size: (OH, OW) if not the usual."""
     size = window.output_size(x.shape[1:3]) if size is None else tuple(size)
-    return convolve_specification(x, w, window, size, b, residual, relu)
+    function = kernels.convolve if _has_kernel(x, w, b, residual) else convolve_specification
+    return function(x, w, window, size, b, residual, relu)
 
 
 def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     """gy (N, OH, OW, Cout), w (kh, kw, Cin / groups, Cout) -> gx (N, H, W, Cin) of the given size (H, W)."""
-    return convolve_backward_data_specification(gy, w, tuple(size), window, b, relu)
+    function = kernels.convolve_backward_data if _has_kernel(gy, w, b) else convolve_backward_data_specification
+    return function(gy, w, tuple(size), window, b, relu)
 
 
 def convolve_backward_weights(x, gy, window):
     """x (N, H, W, Cin), gy (N, OH, OW, Cout) -> gw (kh, kw, Cin / groups, Cout)."""
-    return convolve_backward_weights_specification(x, gy, window)
+    function = kernels.convolve_backward_weights if _has_kernel(x, gy) else convolve_backward_weights_specification
+    return function(x, gy, window)
+
+
+def _has_kernel(*arrays):
+    """Whether the kernels can do it: float32 arrays on the CPU."""
+    return all(a is None or (on_cpu(a) and a.dtype == np.float32) for a in arrays)
 
 
 def epilogue_backward(gy, y, needs_bias):

@@ -1,0 +1,323 @@
+"""Convolution on the CPU, float32: gather a tile of pixels, multiply it with the weights, finish it while in cache.
+
+For one output pixel the numbers under the window, written in a row, are kh * kw * Cin long; for many pixels they are a
+matrix (often called im2col), and convolution is that matrix times the weights (kh * kw * Cin, Cout). The whole matrix
+would be kh * kw times the map: writing and reading it costs more than the arithmetic. So it is made a tile at a time:
+
+    for each tile of some 100 output pixels (a thread takes every tile of its part):
+        gather    the rows of the tile, into a buffer that stays in the second-level cache
+        multiply  by the weights, cut into panels of WIDTH columns: blocks of ROWS x WIDTH results in registers
+        finish    + bias + residual, ReLU, write
+
+The gradient of the weights multiplies the same gathered tile, transposed, with the gradient of the result; each thread
+adds up its own, and these are summed in the order of the threads: same input, same thread count, same bits.
+
+The gradient of the map is a convolution again, with the weights mirrored and in and out exchanged. For a stride s > 1,
+the pixels of the map fall into s x s phases by their place modulo s: the pixels of one phase meet the same rows and
+columns of the weights (every s-th), so each phase is a convolution of stride 1 that writes every s-th pixel.
+
+Moves, at least: x once (from memory; kh * kw times from cache), the result once, the residual once; 2 * kh * kw * Cin
+flops for each number of the result.
+"""
+
+from math import gcd
+from typing import NamedTuple
+
+import numpy as np
+from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import ROWS, WIDTH, copy, multiply
+from numba import njit
+
+from minimask.device import threads
+
+TILE_NUMBERS = 65536  # in a gathered tile: a quarter of a megabyte leaves room for the weights in the cache
+TILE_ROWS = 112  # and at most about that many pixels
+DEPTH = 576  # rows of a panel of weights that are used at a time: 73 kB
+
+
+class Geometry(NamedTuple):
+    """What a convolution reads and writes: ints only, so that a kernel can take them."""
+
+    images: int
+    height: int  # of the map that is read
+    width: int
+    groups: int
+    inner: int  # channels of a group in the map that is read
+    outer: int  # channels of a group in the result
+    kernel_y: int
+    kernel_x: int
+    stride_y: int
+    stride_x: int
+    dilation_y: int
+    dilation_x: int
+    start_y: int  # row of the map that the window's first row meets at row 0 of the result: -padding
+    start_x: int
+    rows: int  # of the result
+    columns: int
+    out_start: int  # pixel (n, y, x) of the result begins at out[out_start + n out_image + y out_row + x out_column]
+    out_image: int
+    out_row: int
+    out_column: int
+    tile: int  # pixels gathered at a time
+
+
+FIELDS = len(Geometry._fields)
+
+
+# -------------------------------------------------------------------------------------------- shares of one thread
+
+
+@njit(cache=True)
+def gather(x, g, group, first, count, buffer):
+    """buffer[p, (i, j, c)] = the numbers under the window of output pixel first + p, p < count; 0 outside the map."""
+    together = g.kernel_x if g.dilation_x == 1 and g.groups == 1 else 1  # pixels that lie side by side in memory
+    run = together * g.inner
+    channels = g.groups * g.inner
+    to = 0
+    column = first % g.columns
+    row = first // g.columns % g.rows
+    image = first // (g.columns * g.rows)
+    for _ in range(count):
+        for i in range(g.kernel_y):
+            y = row * g.stride_y + g.start_y + i * g.dilation_y
+            for j in range(0, g.kernel_x, together):
+                x0 = column * g.stride_x + g.start_x + j * g.dilation_x
+                left = min(together, max(0, -x0)) * g.inner  # the run's numbers before this are left of the map
+                right = max(left, min(together, g.width - x0) * g.inner)  # those from here on are right of it
+                if y < 0 or y >= g.height:
+                    left = right = run
+                if left > 0:
+                    buffer[to : to + left] = 0
+                if right > left:
+                    pixel = (image * g.height + y) * g.width + x0
+                    copy(buffer, to + left, x, pixel * channels + group * g.inner + left, right - left)
+                if run > right:
+                    buffer[to + right : to + run] = 0
+                to += run
+        column += 1
+        if column == g.columns:
+            column = 0
+            row += 1
+            if row == g.rows:
+                row = 0
+                image += 1
+
+
+@njit(cache=True)
+def finish(result, padded, bias, residual, relu, g, group, first, count, out):
+    """out = relu(result + bias + residual) for the pixels of a tile."""
+    own_bias = bias[group * g.outer : (group + 1) * g.outer]
+    for p in range(count):
+        pixel = first + p
+        column = pixel % g.columns
+        row = pixel // g.columns % g.rows
+        image = pixel // (g.columns * g.rows)
+        at = g.out_start + image * g.out_image + row * g.out_row + column * g.out_column + group * g.outer
+        sums = result[p * padded : p * padded + g.outer]
+        y = out[at : at + g.outer]
+        for c in range(g.outer):
+            y[c] = sums[c] + own_bias[c]
+        if residual.size > 0:
+            other = residual[at : at + g.outer]
+            for c in range(g.outer):
+                y[c] += other[c]
+        if relu:
+            for c in range(g.outer):
+                y[c] = max(y[c], np.float32(0))
+
+
+@njit(cache=True)
+def forward_part(t, parts, arrays, numbers):
+    """The tiles of thread t. panels: (groups, panels of a group, depth, WIDTH)."""
+    x, panels, bias, residual, out = arrays[:5]
+    g = Geometry(*numbers[:FIELDS])
+    relu = numbers[FIELDS]
+    depth = g.kernel_y * g.kernel_x * g.inner
+    count = (g.outer + WIDTH - 1) // WIDTH  # panels of a group
+    padded = count * WIDTH
+    pixels = g.images * g.rows * g.columns
+    tiles = (pixels + g.tile - 1) // g.tile
+    as_is = g.kernel_y * g.kernel_x * g.stride_y * g.stride_x * g.groups == 1 and g.start_y == 0 and g.start_x == 0
+    as_is = as_is and g.rows == g.height and g.columns == g.width  # 1x1: the rows are the pixels themselves
+    buffer = np.empty(g.tile * depth, np.float32)
+    result = np.empty(g.tile * padded, np.float32)
+    for q in range(t * tiles // parts, (t + 1) * tiles // parts):
+        first = q * g.tile
+        n = min(g.tile, pixels - first)
+        for group in range(g.groups):
+            a, a0 = buffer, 0
+            if as_is and first + n + ROWS <= pixels:
+                a, a0 = x, first * depth
+            else:
+                gather(x, g, group, first, n, buffer)
+            for k in range(0, depth, DEPTH):
+                deep = min(DEPTH, depth - k)
+                for r in range(count):
+                    panel = ((group * count + r) * depth + k) * WIDTH
+                    columns = g.outer - r * WIDTH
+                    multiply(a, a0 + k, depth, 1, panels, panel, result, r * WIDTH, padded, n, columns, deep, k)
+            finish(result, padded, bias, residual, relu, g, group, first, n, out)
+
+
+@njit(cache=True)
+def weights_part(t, parts, arrays, numbers):
+    """gw[t]: what the tiles of thread t add to the gradient of the weights. gy: (pixels, groups * outer)."""
+    x, gy, gw = arrays[:3]
+    g = Geometry(*numbers[:FIELDS])
+    depth = g.kernel_y * g.kernel_x * g.inner
+    count = (g.outer + WIDTH - 1) // WIDTH
+    outer = g.groups * g.outer
+    pixels = g.images * g.rows * g.columns
+    tiles = (pixels + g.tile - 1) // g.tile
+    tall = depth + ROWS  # rows of the sum: the last block may reach beyond
+    buffer = np.zeros(g.tile * depth + ROWS, np.float32)
+    panel = np.zeros(g.tile * WIDTH, np.float32)
+    total = np.zeros(g.groups * count * tall * WIDTH, np.float32)
+    for q in range(t * tiles // parts, (t + 1) * tiles // parts):
+        first = q * g.tile
+        n = min(g.tile, pixels - first)
+        for group in range(g.groups):
+            gather(x, g, group, first, n, buffer)
+            for r in range(count):
+                columns = min(WIDTH, g.outer - r * WIDTH)
+                for p in range(n):
+                    copy(panel, p * WIDTH, gy, (first + p) * outer + group * g.outer + r * WIDTH, columns)
+                to = (group * count + r) * tall * WIDTH
+                multiply(buffer, 0, 1, depth, panel, 0, total, to, WIDTH, depth, columns, n, 1)
+    for group in range(g.groups):
+        for r in range(count):
+            columns = min(WIDTH, g.outer - r * WIDTH)
+            for k in range(depth):
+                of = ((group * count + r) * tall + k) * WIDTH
+                copy(gw, (t * depth + k) * outer + group * g.outer + r * WIDTH, total, of, columns)
+
+
+# -------------------------------------------------------------------------------------------- on arrays
+
+
+def convolve(x, w, window, size, b=None, residual=None, relu=False):
+    """See `minimask.convolution.convolve`; here size is not optional, and all arrays are float32."""
+    out = np.empty((len(x), *size, w.shape[3]), np.float32)
+    start = tuple(-p for p in window.padding)
+    w, groups = _merge_groups(w, window.groups)
+    at = (0, *_pixel_strides(out))
+    _forward(x, w, groups, window.stride, window.dilation, start, size, at, out, b, residual, relu)
+    return out
+
+
+def convolve_backward_data(gy, w, size, window, b=None, relu=False):
+    """See `minimask.convolution.convolve_backward_data`; all arrays are float32."""
+    groups = window.groups
+    kh, kw, inner, outer = w.shape
+    out = np.empty((len(gy), *size, inner * groups), np.float32)
+    mirrored = w[::-1, ::-1].reshape(kh, kw, inner, groups, outer // groups)  # (kh, kw, Cin/G, G, Cout/G)
+    mirrored = mirrored.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outer // groups, groups * inner)
+    mirrored, groups = _merge_groups(mirrored, groups)
+    settings = zip(size, w.shape, window.stride, window.padding, window.dilation)
+    phases_y, phases_x = ([_phase(p, *s) for p in range(s[2])] for s in settings)
+    if not all(phase["taps"] for phase in phases_y + phases_x):  # pixels that no place of the kernel meets
+        out[:] = 0 if b is None else np.maximum(b, 0) if relu else b
+    image, row, column = _pixel_strides(out)
+    for py in phases_y:
+        for px in phases_x:
+            if not (py["taps"] and px["taps"] and py["count"] and px["count"]):
+                continue
+            taps = mirrored[py["slice"], px["slice"]]
+            first = py["first"] * row + px["first"] * column
+            at = (first, image, window.stride[0] * row, window.stride[1] * column)
+            dilation, start = (py["dilation"], px["dilation"]), (py["start"], px["start"])
+            count = py["count"], px["count"]
+            _forward(gy, taps, groups, (1, 1), dilation, start, count, at, out, b, None, relu)
+    return out
+
+
+def convolve_backward_weights(x, gy, window):
+    """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
+    groups, merge = window.groups, _mergeable(gy.shape[3] // window.groups, window.groups)
+    inner, outer = x.shape[3] // groups, gy.shape[3]
+    start = tuple(-p for p in window.padding)
+    channels = merge * inner, merge * outer // groups, groups // merge
+    settings = window.kernel, window.stride, window.dilation, start
+    geometry = _geometry(x, *channels, *settings, gy.shape[1:3], (0, 0, 0, 0))
+    gw = np.empty((threads(), *window.kernel, merge * inner, outer), np.float32)
+    run(weights_part, (flat(x), flat(gy), flat(gw)), geometry)
+    gw = gw.sum(axis=0)  # (kh, kw, merge * Cin/G, Cout)
+    if merge == 1:
+        return gw
+    gw = gw.reshape(*window.kernel, merge, inner, groups // merge, merge, outer // groups)
+    own = np.stack([gw[:, :, i, :, :, i] for i in range(merge)], axis=4)  # (kh, kw, Cin/G, G/merge, merge, Cout/G)
+    return own.reshape(*window.kernel, inner, outer)
+
+
+def _forward(x, w, groups, stride, dilation, start, size, at, out, b, residual, relu):
+    """One convolution of x with w into the pixels of `out` that start at[0] and strides at[1:] say."""
+    inner, outer = w.shape[2], w.shape[3] // groups
+    geometry = _geometry(x, inner, outer, groups, w.shape[:2], stride, dilation, start, size, at)
+    bias = np.zeros(w.shape[3], np.float32) if b is None else flat(b)
+    run(forward_part, (flat(x), pack(w, groups), bias, flat(residual), flat(out)), (*geometry, relu))
+
+
+def _geometry(x, inner, outer, groups, kernel, stride, dilation, start, size, at):
+    """The Geometry of a convolution of x, with a tile that gives each thread the same number of tiles."""
+    pixels = len(x) * size[0] * size[1]
+    largest = max(ROWS, min(TILE_ROWS, TILE_NUMBERS // (kernel[0] * kernel[1] * inner)) // ROWS * ROWS)
+    tiles = -(-pixels // (largest * threads())) * threads()
+    tile = max(ROWS, -(-pixels // (max(1, tiles) * ROWS)) * ROWS)
+    return Geometry(*x.shape[:3], groups, inner, outer, *kernel, *stride, *dilation, *start, *size, *at, tile)
+
+
+def _pixel_strides(out):
+    """Numbers from an image, a row, a pixel of a contiguous map to the next."""
+    _, height, width, channels = out.shape
+    return height * width * channels, width * channels, channels
+
+
+def _phase(phase, size, kernel, stride, padding, dilation):
+    """Along one axis: the pixels p of the map with (p + padding) % stride == phase, and how a convolution fills them.
+
+    p = stride q + phase - padding meets place i of the kernel at row (p + padding - i dilation) / stride of gy, for
+    the i with (i dilation) % stride == phase: every step-th. Mirrored, they are a kernel of stride 1.
+    """
+    step = stride // gcd(stride, dilation)
+    taps = [i for i in range(kernel) if (i * dilation) % stride == phase]
+    first = (phase - padding) % stride
+    q = (first + padding) // stride
+    places = slice(kernel - 1 - taps[-1], kernel - taps[0], step) if taps else None  # in the mirrored kernel
+    return {
+        "taps": len(taps),
+        "slice": places,
+        "first": first,
+        "count": max(0, -(-(size - first) // stride)),
+        "start": q - (taps[-1] * dilation - phase) // stride if taps else 0,
+        "dilation": dilation // gcd(stride, dilation),
+    }
+
+
+def pack(w, groups):
+    """Weights (kh, kw, inner, groups * outer) as panels (groups, panels, kh * kw * inner, WIDTH), flat, zero-padded."""
+    outer = w.shape[3] // groups
+    depth = w.shape[0] * w.shape[1] * w.shape[2]
+    count = -(-outer // WIDTH)
+    panels = np.zeros((groups, depth, count * WIDTH), np.float32)
+    panels[:, :, :outer] = w.reshape(depth, groups, outer).transpose(1, 0, 2)  # (G, K, Cout/G)
+    panels = panels.reshape(groups, depth, count, WIDTH).transpose(0, 2, 1, 3)  # (G, panels, K, WIDTH)
+    return np.ascontiguousarray(panels).reshape(-1)
+
+
+def _mergeable(outer, groups):
+    """How many small groups make one that fills a panel: the largest divisor of groups with merge * outer <= WIDTH."""
+    return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * outer <= WIDTH))
+
+
+def _merge_groups(w, groups):
+    """The same convolution with fewer, wider groups, the weights between strangers 0: wider panels, longer copies."""
+    kh, kw, inner, channels = w.shape
+    outer = channels // groups
+    merge = _mergeable(outer, groups)
+    if merge == 1:
+        return w, groups
+    merged = np.zeros((kh, kw, merge, inner, groups // merge, merge, outer), np.float32)
+    own = w.reshape(kh, kw, inner, groups // merge, merge, outer)
+    for i in range(merge):
+        merged[:, :, i, :, :, i] = own[:, :, :, :, i]
+    return merged.reshape(kh, kw, merge * inner, channels), groups // merge

@@ -1,0 +1,221 @@
+"""What Numba cannot say by itself: one register-blocked matrix product, a memory copy, and small fixed linear maps.
+
+Each is an `@intrinsic`: a function whose LLVM code is written out here, in vectors of LANES float32 numbers. All
+arrays are flat (1-D, contiguous, float32), and an offset says where in it to begin: nothing is checked, buffers must
+be large enough.
+
+A matrix product is fast when its numbers stay in registers. `multiply_block` keeps a block of ROWS x (VECTORS * LANES)
+results in registers and walks over the depth k: it loads VECTORS vectors of b and, row by row, one number of a, and
+does ROWS * VECTORS fused multiply-adds of LANES numbers. The block is as large as the machine's registers allow:
+
+    machine   registers      block            registers used
+    AVX-512   32 of 16       14 x 2 vectors   28 + 2 + 1
+    AVX2      16 of 8         6 x 2 vectors   12 + 2 + 1
+    NEON      32 of 4         6 x 4 vectors   24 + 4 + 1
+    others    16 of 4         4 x 2 vectors    8 + 2 + 1
+"""
+
+from llvmlite import ir
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic
+
+
+def _register_block():
+    """(LANES, ROWS, VECTORS) for the processor that Numba compiles for."""
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    features = features.split(",")
+    if "+avx512f" in features:
+        return 16, 14, 2
+    if "+avx2" in features and "+fma" in features:
+        return 8, 6, 2
+    if "+neon" in features:
+        return 4, 6, 4
+    return 4, 4, 2
+
+
+LANES, ROWS, VECTORS = _register_block()
+WIDTH = VECTORS * LANES  # columns of a block
+
+_float, _int = ir.FloatType(), ir.IntType(64)
+_vector = ir.VectorType(_float, LANES)
+_ALIGN = 4  # bytes: addresses are those of single numbers
+
+
+def _pointer(context, builder, array_type, array, offset_type, offset):
+    """Address of array[offset]."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [context.cast(builder, offset, offset_type, types.int64)])
+
+
+def _load(builder, pointer):
+    """The vector at a float pointer."""
+    vector = builder.load(builder.bitcast(pointer, _vector.as_pointer()))
+    vector.align = _ALIGN
+    return vector
+
+
+def _store(builder, vector, pointer):
+    builder.store(vector, builder.bitcast(pointer, _vector.as_pointer())).align = _ALIGN
+
+
+def _splat(builder, number):
+    """A vector whose lanes are all `number`."""
+    undefined = ir.Constant(_vector, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _multiply_add(builder):
+    """The LLVM function a * b + c on vectors (one instruction where the processor has it)."""
+    kind = ir.FunctionType(_vector, [_vector] * 3)
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+
+
+# -------------------------------------------------------------------------------------------- matrix product
+
+
+def _block_function(module, vectors):
+    """The LLVM function behind `multiply_block`: built once in a module, and called, not copied, where it is used."""
+    name = f"minimask_multiply_block_{ROWS}x{vectors * LANES}"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = _float.as_pointer()
+    arguments = [pointer, _int, _int, pointer, _int, pointer, _int, _int, _int]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    builder = ir.IRBuilder(function.append_basic_block())
+    a, a_row, a_step, b, b_step, c, c_row, depth, add = function.args
+
+    cells = [(m, v) for m in range(ROWS) for v in range(vectors)]
+    result = {(m, v): cgutils.alloca_once(builder, _vector) for m, v in cells}  # LLVM turns these into registers
+    c_rows = [builder.gep(c, [builder.mul(c_row, _int(m))]) for m in range(ROWS)]
+    a_rows = [builder.gep(a, [builder.mul(a_row, _int(m))]) for m in range(ROWS)]
+    with builder.if_else(builder.icmp_signed("!=", add, _int(0))) as (adds, starts):
+        with adds:
+            for m, v in cells:
+                builder.store(_load(builder, builder.gep(c_rows[m], [_int(v * LANES)])), result[m, v])
+        with starts:
+            for m, v in cells:
+                builder.store(ir.Constant(_vector, [0.0] * LANES), result[m, v])
+    with cgutils.for_range(builder, depth, intp=_int) as loop:
+        b_k = builder.gep(b, [builder.mul(loop.index, b_step)])
+        a_k = builder.mul(loop.index, a_step)
+        columns = [_load(builder, builder.gep(b_k, [_int(v * LANES)])) for v in range(vectors)]
+        for m in range(ROWS):
+            number = _splat(builder, builder.load(builder.gep(a_rows[m], [a_k])))
+            for v in range(vectors):
+                total = builder.call(_multiply_add(builder), [number, columns[v], builder.load(result[m, v])])
+                builder.store(total, result[m, v])
+    for m, v in cells:
+        _store(builder, builder.load(result[m, v]), builder.gep(c_rows[m], [_int(v * LANES)]))
+    builder.ret_void()
+    return function
+
+
+def _multiply_block(vectors):
+    @intrinsic
+    def multiply_block(typing, a, a0, a_row, a_step, b, b0, b_step, c, c0, c_row, depth, add):
+        """c[m, n] (+)= sum_k a[m, k] b[k, n], m < ROWS, n < vectors * LANES.
+
+        a[m, k] is a[a0 + m a_row + k a_step], b[k, n] is b[b0 + k b_step + n], c[m, n] is c[c0 + m c_row + n].
+        add: keep what c holds and add to it.
+        """
+
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+
+            def at(array):
+                return _pointer(
+                    context, builder, kinds[array], arguments[array], kinds[array + 1], arguments[array + 1]
+                )
+
+            def whole(i):
+                return context.cast(builder, arguments[i], kinds[i], types.int64)
+
+            function = _block_function(builder.module, vectors)
+            a, b, c = at(0), at(4), at(7)
+            builder.call(function, [a, whole(2), whole(3), b, whole(6), c, whole(9), whole(10), whole(11)])
+            return context.get_dummy_value()
+
+        return types.void(a, a0, a_row, a_step, b, b0, b_step, c, c0, c_row, depth, add), generate
+
+    return multiply_block
+
+
+_wide_block = _multiply_block(VECTORS)
+_narrow_block = _multiply_block(max(1, VECTORS // 2))
+
+
+@njit(cache=True)
+def multiply(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, columns, depth, add):
+    """c[m, n] (+)= sum_k a[m, k] b[k, n] for m < rows (rounded up to ROWS), n < WIDTH, k < depth.
+
+    b is a panel: row k begins at b0 + k * WIDTH. If only the first half of the columns is in use, only it is computed.
+    """
+    for m in range(0, rows, ROWS):
+        if columns <= WIDTH // 2:
+            _narrow_block(a, a0 + m * a_row, a_row, a_step, b, b0, WIDTH, c, c0 + m * c_row, c_row, depth, add)
+        else:
+            _wide_block(a, a0 + m * a_row, a_row, a_step, b, b0, WIDTH, c, c0 + m * c_row, c_row, depth, add)
+
+
+# -------------------------------------------------------------------------------------------- copy and linear maps
+
+
+@intrinsic
+def copy(typing, target, target0, source, source0, count):
+    """target[target0 : target0 + count] = source[source0 : source0 + count]: a loop takes four times as long."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = signature.args
+        to = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+        of = _pointer(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
+        cgutils.raw_memcpy(builder, to, of, context.cast(builder, arguments[4], kinds[4], types.int64), 4)
+        return context.get_dummy_value()
+
+    return types.void(target, target0, source, source0, count), generate
+
+
+def linear_map(matrix):
+    """An intrinsic that multiplies a small constant matrix with vectors of LANES numbers.
+
+    apply(source, s0, s_step, target, t0, t_step): with x_j the LANES numbers from source[s0 + j s_step] on, writes
+    y_i = sum_j matrix[i][j] x_j to target[t0 + i t_step]. Entries 0 cost nothing, entries 1 and -1 no multiplication.
+    """
+
+    def row(builder, coefficients, x):
+        total = None
+        for coefficient, vector in zip(coefficients, x):
+            if coefficient == 0:
+                continue
+            constant = ir.Constant(_vector, [float(coefficient)] * LANES)
+            if total is None:
+                total = vector if coefficient == 1 else builder.fmul(constant, vector)
+            elif coefficient in (1, -1):
+                total = (builder.fadd if coefficient == 1 else builder.fsub)(total, vector)
+            else:
+                total = builder.call(_multiply_add(builder), [constant, vector, total])
+        return total
+
+    @intrinsic
+    def apply(typing, source, s0, s_step, target, t0, t_step):
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+            of = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+            to = _pointer(context, builder, kinds[3], arguments[3], kinds[4], arguments[4])
+            s_step = context.cast(builder, arguments[2], kinds[2], types.int64)
+            t_step = context.cast(builder, arguments[5], kinds[5], types.int64)
+            offsets = [builder.mul(s_step, _int(j)) for j in range(len(matrix[0]))]
+            x = [_load(builder, builder.gep(of, [offset])) for offset in offsets]
+            for i, coefficients in enumerate(matrix):
+                _store(builder, row(builder, coefficients, x), builder.gep(to, [builder.mul(t_step, _int(i))]))
+            return context.get_dummy_value()
+
+        return types.void(source, s0, s_step, target, t0, t_step), generate
+
+    return apply
