@@ -1,0 +1,330 @@
+"""The training loop on a model of one line, so that each of its promises is tested alone and quickly."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from minimask import checkpoint, train
+from minimask import functional as F
+from minimask.errors import InputError
+from minimask.structures import Batch
+from minimask.tensor import Parameter, Tensor
+from minimask.train import TrainSettings
+
+
+class Line:
+    """y = w x: two parts of a loss, random numbers as a model draws them, and a buffer."""
+
+    training = True
+
+    def __init__(self):
+        self.settings = {"num_classes": 3}
+        self.w = Parameter(np.array([[1.0, -2.0]], np.float32))
+        self.seen = np.zeros(1, np.float32)
+
+    def named_parameters(self):
+        return [("w", self.w)]
+
+    def parameters(self):
+        return [self.w]
+
+    def state_dict(self):
+        return {"w": self.w.data, "seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.w.data[...], self.seen[...] = state["w"], state["seen"]
+
+    def train(self, mode=True):
+        self.training = mode
+
+    def eval(self):
+        self.train(False)
+
+    def losses(self, batch, rng):
+        self.seen += self.training
+        noise = rng.standard_normal((1, 2)).astype(np.float32)
+        x = Tensor(batch.images.reshape(1, -1)[:, :2] + noise)
+        y = self.w * x - 3.0
+        return {"loss_box": F.mean(y * y), "loss_mask": F.mean(self.w * self.w)}
+
+
+class Loader:
+    """Batches that are a function of the step."""
+
+    dataset = range(20)
+
+    def __init__(self, bad_step=None, hook=None):
+        self.bad_step, self.hook = bad_step, hook
+
+    def iterate(self, start):
+        for step in itertools.count(start):
+            if self.hook:
+                self.hook(step)
+            images = np.random.default_rng(step).standard_normal((4, 1, 1, 3)).astype(np.float32)
+            if step == self.bad_step:
+                images[:] = np.nan
+            names = [f"photo_{4 * step + i}.png" for i in range(4)]
+            sizes = np.ones((4, 2), np.int64)
+            yield Batch(images, sizes, sizes, names=names)
+
+
+INFO = {"class_names": ["cat", "dog"], "category_ids": [1, 2]}
+
+
+def run(folder, steps=10, model=None, loader=None, info=INFO, resume=False, overwrite=False, validate=None, **settings):
+    model = model or Line()
+    settings = TrainSettings(**{"steps": steps, "save_every": 3, **settings})
+    path = train.train(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress=False)
+    return model, path
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def without_times(records):
+    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in records]
+
+
+def test_a_run_leaves_a_log_and_the_last_two_checkpoints(tmp_path):
+    model, path = run(tmp_path)
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [9, 10]
+    assert path == tmp_path / "checkpoint-00000010.npz"
+    records = log_of(tmp_path)
+    assert [r["step"] for r in records] == list(range(1, 11))
+    for r in records:
+        assert r["loss"] == pytest.approx(r["loss_box"] + r["loss_mask"], rel=1e-5)
+        assert {"epoch", "time", "lr", "gradient_norm", "images_per_second"} <= r.keys()
+    assert records[-1]["epoch"] == 2.0  # 10 steps of 4 images, 20 images
+    arrays, settings = checkpoint.read(path)
+    assert (arrays["model/w"] == model.w.data).all()
+    assert settings["class_names"] == ["cat", "dog"] and settings["training"]["learning_rate"] == 1e-3
+    assert settings["step"] == 10 and settings["seconds"] > 0
+
+
+def test_the_loss_falls(tmp_path):
+    run(tmp_path, steps=400, learning_rate=0.05, save_every=None, schedule="constant")
+    losses = [r["loss"] for r in log_of(tmp_path)]
+    assert np.mean(losses[-50:]) < 0.9 * np.mean(losses[:50])
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, optimiser):
+    a, b, c = (run(tmp_path / n, seed=s, optimiser=optimiser)[0] for n, s in (("a", 1), ("b", 1), ("c", 2)))
+    assert a.w.data.tobytes() == b.w.data.tobytes() != c.w.data.tobytes()
+    assert without_times(log_of(tmp_path / "a")) == without_times(log_of(tmp_path / "b"))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [0, 1, 2, 3, 4, 9])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_log(tmp_path, kill_at, optimiser):
+    whole, _ = run(tmp_path / "whole", optimiser=optimiser)
+
+    def kill(step):
+        if step == kill_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", loader=Loader(hook=kill), optimiser=optimiser)
+    with open(tmp_path / "cut" / "log.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')  # and half a line
+    resumed, _ = run(tmp_path / "cut", resume=True, optimiser=optimiser)
+    assert resumed.w.data.tobytes() == whole.w.data.tobytes()
+    assert resumed.seen.tobytes() == whole.seen.tobytes()
+    assert without_times(log_of(tmp_path / "cut")) == without_times(log_of(tmp_path / "whole"))
+    first, second = (checkpoint.read(tmp_path / n / "checkpoint-00000010.npz")[0] for n in ("whole", "cut"))
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path):
+    _, path = run(tmp_path)
+    before = path.read_bytes(), (tmp_path / "log.jsonl").read_bytes()
+    run(tmp_path, resume=True)
+    assert before == (path.read_bytes(), (tmp_path / "log.jsonl").read_bytes())
+
+
+def test_resume_passes_over_a_damaged_checkpoint(tmp_path, capsys):
+    whole, path = run(tmp_path)
+    path.write_bytes(path.read_bytes()[:300])
+    resumed, _ = run(tmp_path, resume=True)
+    assert "checkpoint-00000010.npz cannot be read; going on from" in capsys.readouterr().err
+    assert resumed.w.data.tobytes() == whole.w.data.tobytes()
+
+
+def test_resume_with_other_settings_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(InputError, match="started with learning_rate = 0.001, and cannot go on with 0.1"):
+        run(tmp_path, resume=True, learning_rate=0.1)
+    with pytest.raises(InputError, match="classes cat, dog, the data set has duck"):
+        run(tmp_path, resume=True, info={"class_names": ["duck"]})
+    run(tmp_path, resume=True, save_every=7, validate_every=2)  # these change nothing
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(tmp_path):
+    _, path = run(tmp_path, steps=4)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="holds a run already .*--resume.*--overwrite.*--output"):
+        run(tmp_path)
+    assert path.read_bytes() == before
+    (tmp_path / "notes.txt").write_text("mine")
+    run(tmp_path, steps=2, overwrite=True)
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [0, 2]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert len(log_of(tmp_path)) == 2
+
+
+def test_nan_in_the_loss_names_step_images_and_part(tmp_path):
+    with pytest.raises(train.NotFiniteError) as caught:
+        run(tmp_path, loader=Loader(bad_step=7))
+    message = str(caught.value)
+    assert message.startswith("step 8: loss_box is not finite (loss_box nan, loss_mask ")
+    assert "photo_28.png, photo_29.png, photo_30.png, photo_31.png" in message
+    assert message.endswith(f"the last good checkpoint is {tmp_path / 'checkpoint-00000006.npz'}")
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 6]
+    assert [r["step"] for r in log_of(tmp_path)] == list(range(1, 8))
+    checkpoint.read(tmp_path / "checkpoint-00000006.npz")
+
+
+def test_a_gradient_that_is_not_finite_names_the_parameter_and_changes_nothing(tmp_path):
+    class Steep(Line):
+        def losses(self, batch, rng):
+            return {"loss_box": F.mean(self.w * Tensor(np.array([[1e30, 1.0]], np.float32)) * 1e-30)}
+
+        def named_parameters(self):
+            self.w.grad = np.array([[np.inf, 0]], np.float32) if self.w.grad is not None else None
+            return [("w", self.w)]
+
+    model = Steep()
+    before = model.w.data.copy()
+    real = train.optim.gradient_norm
+    train.optim.gradient_norm = lambda params: math.inf
+    try:
+        with pytest.raises(train.NotFiniteError, match="step 1: the gradient of w is not finite on the images photo_0"):
+            run(tmp_path, model=model)
+    finally:
+        train.optim.gradient_norm = real
+    assert (model.w.data == before).all()
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
+    real = os.replace
+
+    def replace(a, b):
+        if "00000009" in str(b):
+            raise OSError(28, "No space left on device")
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(InputError, match="checkpoint-00000009.npz: .*No space left on device.*earlier.*unchanged"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint-00000003.npz", "checkpoint-00000006.npz", "log.jsonl",
+    ]  # fmt: skip
+    resumed, _ = run(tmp_path, resume=True)
+    whole, _ = run(tmp_path / "whole")
+    assert resumed.w.data.tobytes() == whole.w.data.tobytes()
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys):
+    def press(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Loader(hook=press))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 5]
+    assert f"--output {tmp_path} --resume" in capsys.readouterr().err
+    resumed, _ = run(tmp_path, resume=True)
+    assert resumed.w.data.tobytes() == run(tmp_path / "whole")[0].w.data.tobytes()
+
+
+def test_it_trains_in_another_thread_too(tmp_path):
+    thread = threading.Thread(target=run, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert checkpoint.step_of(checkpoint.find(tmp_path)) == 10
+
+
+def test_a_run_by_minutes_ends_on_time_and_says_how_long_it_took(tmp_path):
+    _, path = run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0)
+    records = log_of(tmp_path)
+    assert 0.5 <= checkpoint.read_settings(path)["seconds"] < 2
+    assert records[0]["lr"] == 1e-3 and records[-1]["lr"] == pytest.approx(1e-5)  # the schedule has followed the clock
+    run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0, resume=True)  # the time is up: nothing more
+    assert len(log_of(tmp_path)) == len(records)
+
+
+def test_validation_goes_to_the_log_and_changes_nothing(tmp_path):
+    def validate(model):
+        batches = Loader()
+        return {**train.validation_loss(model, batches, 3), "box_AP": 0.25}
+
+    model, _ = run(tmp_path / "a", validate=validate, validate_every=4)
+    assert model.training
+    found = [r for r in log_of(tmp_path / "a") if "validation_loss" in r]
+    assert [r["step"] for r in found] == [4, 8]
+    assert found[0]["validation_box_AP"] == 0.25
+    parts = found[0]["validation_loss_box"] + found[0]["validation_loss_mask"]
+    assert found[0]["validation_loss"] == pytest.approx(parts, rel=1e-5)
+    assert model.w.data.tobytes() == run(tmp_path / "b")[0].w.data.tobytes()
+
+
+def test_schedules():
+    def rates(**settings):
+        s = TrainSettings(steps=100, warm_up=0, **settings)
+        return [train.rate_factor(s, step, step / 100) for step in (0, 50, 70, 95)]
+
+    assert rates(schedule="constant") == [1, 1, 1, 1]
+    assert rates(schedule="step") == pytest.approx([1, 1, 0.1, 0.01])
+    assert rates(schedule="step", milestones=[0.4]) == pytest.approx([1, 0.1, 0.1, 0.1])
+    assert rates(schedule="cosine")[:2] == pytest.approx([1, 0.5])
+    warm = TrainSettings(steps=100, warm_up=10, schedule="constant")
+    factors = [train.rate_factor(warm, step, 0) for step in range(12)]
+    assert factors[0] < 0.01 and factors[5] == pytest.approx(0.5, abs=0.01) and factors[10:] == [1, 1]
+
+
+def test_clipping_bounds_the_update(tmp_path):
+    free, _ = run(tmp_path / "a", steps=1, optimiser="sgd", clip=None, warm_up=0, weight_decay=0.0)
+    clipped, _ = run(tmp_path / "b", steps=1, optimiser="sgd", clip=0.5, warm_up=0, weight_decay=0.0)
+    start = Line().w.data
+    norm = log_of(tmp_path / "b")[0]["gradient_norm"]
+    assert norm > 0.5
+    assert np.linalg.norm(clipped.w.data - start) == pytest.approx(1e-3 * 0.5, rel=1e-3)
+    assert np.linalg.norm(free.w.data - start) == pytest.approx(1e-3 * norm, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(), "give the number of steps .* or the minutes, one of them"),
+        (dict(steps=5, minutes=1.0), "one of them"),
+        (dict(steps=0), "steps must be a whole number >= 1, got 0"),
+        (dict(steps=1.5), "steps must be a whole number"),
+        (dict(minutes=-1), "minutes must be a number > 0, got -1"),
+        (dict(steps=5, learning_rate=math.nan), "learning_rate must be a number > 0, got nan"),
+        (dict(steps=5, learning_rate="fast"), "learning_rate must be a number > 0, got fast"),
+        (dict(steps=5, momentum=1.0), "momentum must be at least 0 and below 1, got 1.0"),
+        (dict(steps=5, weight_decay=-1), "weight_decay must be a number >= 0"),
+        (dict(steps=5, clip=0), "clip must be a number > 0, got 0"),
+        (dict(steps=5, seed=-1), "seed must be a whole number >= 0"),
+        (dict(steps=5, optimiser="adam"), "optimiser must be adamw or sgd, got adam"),
+        (dict(steps=5, schedule="linear"), "schedule must be step, cosine or constant, got linear"),
+        (dict(steps=5, milestones=(0.5, 2)), "milestones must be parts of the run between 0 and 1"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**settings)
