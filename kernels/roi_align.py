@@ -1,19 +1,44 @@
 """RoIAlign on the CPU: forward, gradient of the feature map, gradient of the boxes.
 
-Layout: feature (N, H, W, C), boxes (R, 4) in image pixels, out (R, bins, bins, C). A kernel works on one pyramid level
-and passes over the boxes of other levels. Positions and weights of the samples are computed once for each box and axis
-and shared by all channels; the loops over channels read and write rows, which become vector instructions.
-Forward moves 4 C floats a sample in, C floats a bin out. Same arithmetic as the specification in `minimask.roi_align`,
-in the feature map's own precision.
+Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image, level. A call
+works on one pyramid level and passes over the boxes of other levels. Positions and weights of the samples are computed
+once for each box and axis and shared by all channels; the loops over channels read and write rows, which become vector
+instructions. Forward moves 4 C floats a sample in and C floats a bin out. Same arithmetic as the specification in
+`minimask.roi_align`, in the feature map's own precision.
 
-No two threads write the same number: in forward and in the gradient of the boxes they take every T-th box, in the
-gradient of the feature map a range of channels each. So there are no races, and the results do not depend on T.
+No two threads write the same number: forward they take every T-th box, backward a range of channels each. So there are
+no races, and the results do not depend on T.
 """
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from minimask.kernels.parallel import run
+from numba import njit
+
+
+def forward(feature, rois, level, scale, sampling_ratio, aligned, maximum, out, chosen):
+    """Fill out[r] for the boxes of this level; for maximum pooling also chosen[r], the number of the chosen sample.
+
+    All arrays are of one float type; chosen has the shape of `out`, or is None for average pooling.
+    """
+    _run(forward_part, (feature, rois, out, chosen), scale, level, sampling_ratio, aligned, maximum)
+
+
+def backward(gfeature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen):
+    """Add the gradient gy (R, bins, bins, C) of this level's boxes to gfeature (N, H, W, C)."""
+    _run(backward_part, (gfeature, rois, gy, chosen), scale, level, sampling_ratio, aligned, maximum)
+
+
+def _run(part, arrays, scale, *settings):
+    feature, rois, out, chosen = arrays
+    arrays = feature, rois, out, np.empty(0, feature.dtype) if chosen is None else chosen
+    arrays = (*(x.reshape(-1) for x in arrays), np.array([scale], feature.dtype))
+    numbers = tuple(map(int, (*feature.shape, len(rois), out.shape[1], *settings)))
+    if feature.dtype == np.float32:
+        run(part, arrays, numbers)
+    else:
+        part(0, 1, arrays, numbers)
 
 
 @njit(cache=True, error_model="numpy")
@@ -29,181 +54,145 @@ def map_axis(first, last, scale, aligned):
 
 
 @njit(cache=True, error_model="numpy")
-def samples_per_bin(extent, bins, sampling_ratio):
-    """How many samples a bin has along an axis: the given number, or about one for each cell of the map."""
-    if sampling_ratio > 0:
-        return sampling_ratio
-    if not extent > 0:  # of no size, or not a number
-        return 0
-    return int(math.ceil(min(extent / type(extent)(bins), type(extent)(4096))))
+def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
+    """The samples of a box along an axis of `cells` cells: how many a bin, both neighbours of each, their weights.
 
-
-@njit(cache=True, error_model="numpy")
-def sample_axis(start, extent, bins, per_bin, cells):
-    """The bins * per_bin samples along an axis of `cells` cells: both neighbours, their weights, position in the box.
-
-    Cell i is at position i. Outside -1 .. cells both weights are 0. Between the border and the outermost cell the
-    sample takes that cell's value: slope (the change of the second weight with the position) is 0 there.
+    Cell i is at position i. More than one cell outside, both weights are 0; nearer, the outermost cell counts alone.
     """
-    real = type(start)
-    neighbours = np.zeros((bins * per_bin, 2), np.int64)
-    weights = np.zeros((bins * per_bin, 2), np.dtype(real))
-    slopes = np.zeros(bins * per_bin, np.dtype(real))
-    fractions = np.zeros(bins * per_bin, np.dtype(real))
+    real = type(scale)
+    start, extent, _ = map_axis(first, last, scale, aligned)
     step = extent / real(bins)
-    for i in range(bins * per_bin):
-        b, k = divmod(i, per_bin)
-        position = start + real(b) * step + (real(k) + real(0.5)) * step / real(per_bin)
-        fractions[i] = (real(b) + (real(k) + real(0.5)) / real(per_bin)) / real(bins)
-        if not (position >= -1 and position <= cells):
-            continue
-        low = int(max(position, real(0)))
-        if low >= cells - 1:
-            low = cells - 1
-            neighbours[i] = low
-            weights[i, 0] = 1
-        else:
-            high_weight = max(position, real(0)) - real(low)
-            neighbours[i, 0], neighbours[i, 1] = low, low + 1
-            weights[i, 0], weights[i, 1] = real(1) - high_weight, high_weight
-            slopes[i] = position > 0
-    return neighbours, weights, slopes, fractions
+    per_bin = sampling_ratio
+    if sampling_ratio <= 0:  # about one a cell; none if the extent is 0 or not a number
+        per_bin = int(math.ceil(min(step, real(4096)))) if step > 0 else 0
+    neighbours = np.empty((bins * per_bin, 2), np.int64)
+    weights = np.empty((bins * per_bin, 2), np.dtype(real))
+    i = 0
+    for b in range(bins):
+        for k in range(per_bin):
+            position = start + real(b) * step + (real(k) + real(0.5)) * step / real(per_bin)
+            low, high, share, total = 0, 0, real(0), real(0)
+            if position >= -1 and position <= cells:
+                total = real(1)
+                position = max(position, real(0))
+                low = min(int(position), cells - 1)
+                high = min(low + 1, cells - 1)
+                if high > low:
+                    share = position - real(low)
+            neighbours[i, 0], neighbours[i, 1] = low, high
+            weights[i, 0], weights[i, 1] = total - share, share
+            i += 1
+    return per_bin, neighbours, weights
 
 
-@njit(cache=True, error_model="numpy")
-def add_scaled(target, source, factor):
-    """target += factor * source, for rows."""
-    for c in range(target.shape[0]):
-        target[c] += factor * source[c]
-
-
-@njit(cache=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def forward_box(feature, box, scale, sampling_ratio, aligned, maximum, out, chosen):
     """One box: out (bins, bins, C), and for maximum pooling the number of the chosen sample, chosen (bins, bins, C)."""
-    height, width, channels = feature.shape
     real = type(scale)
     bins = out.shape[0]
-    x_start, x_extent, _ = map_axis(box[0], box[2], scale, aligned)
-    y_start, y_extent, _ = map_axis(box[1], box[3], scale, aligned)
-    nx, ny = samples_per_bin(x_extent, bins, sampling_ratio), samples_per_bin(y_extent, bins, sampling_ratio)
-    xs, x_weights, _, _ = sample_axis(x_start, x_extent, bins, nx, width)
-    ys, y_weights, _, _ = sample_axis(y_start, y_extent, bins, ny, height)
+    ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, feature.shape[0])
+    nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, feature.shape[1])
     share = real(1) if maximum else real(1) / real(max(nx * ny, 1))
     for i in range(bins):
         for j in range(bins):
             result = out[i, j]
-            result[:] = 0
+            for k in range(result.size):
+                result[k] = 0
             for sample in range(ny * nx):
                 p, q = i * ny + sample // nx, j * nx + sample % nx
-                y, x, wy, wx = ys[p], xs[q], y_weights[p], x_weights[q]
-                a, b = feature[y[0], x[0]], feature[y[0], x[1]]
-                c, d = feature[y[1], x[0]], feature[y[1], x[1]]
-                wa, wb = share * wy[0] * wx[0], share * wy[0] * wx[1]
-                wc, wd = share * wy[1] * wx[0], share * wy[1] * wx[1]
+                top, bottom, left, right = ys[p, 0], ys[p, 1], xs[q, 0], xs[q, 1]
+                a, b, c, d = feature[top, left], feature[top, right], feature[bottom, left], feature[bottom, right]
+                above, below = share * y_weights[p, 0], share * y_weights[p, 1]
+                wa, wb = above * x_weights[q, 0], above * x_weights[q, 1]
+                wc, wd = below * x_weights[q, 0], below * x_weights[q, 1]
                 if maximum:
                     which = chosen[i, j]
-                    for k in range(channels):
+                    for k in range(result.size):
                         value = wa * a[k] + wb * b[k] + wc * c[k] + wd * d[k]
                         if sample == 0 or value > result[k]:
                             result[k] = value
                             which[k] = sample
                 else:
-                    for k in range(channels):
+                    for k in range(result.size):
                         result[k] += wa * a[k] + wb * b[k] + wc * c[k] + wd * d[k]
 
 
 @njit(cache=True, error_model="numpy")
-def forward_thread(
-    thread, threads, feature, boxes, image_index, levels, level, scale, sampling_ratio, aligned, maximum, out, chosen
-):
-    for r in range(thread, boxes.shape[0], threads):
-        if levels[r] == level:
-            image = feature[image_index[r]]
-            forward_box(image, boxes[r], scale, sampling_ratio, aligned, maximum, out[r], chosen[r])
+def forward_part(t, parts, arrays, numbers):
+    """Every parts-th box, from box t on."""
+    feature, rois, out, chosen, scale = arrays[:5]
+    images, height, width, channels, count, bins, level, sampling_ratio, aligned, maximum = numbers[:10]
+    feature = feature.reshape((images, height, width, channels))
+    rois = rois.reshape((count, 6))
+    out = out.reshape((count, bins, bins, channels))
+    chosen = chosen.reshape((count if maximum else 0, bins, bins, channels))
+    for r in range(t, count, parts):
+        if rois[r, 5] == level:
+            image, which = feature[int(rois[r, 4])], chosen[r if maximum else 0]
+            forward_box(image, rois[r], scale[0], sampling_ratio, aligned, maximum, out[r], which)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def forward(
-    threads, feature, boxes, image_index, levels, level, scale, sampling_ratio, aligned, maximum, out, chosen
-):
-    """Fill out[r] for the boxes of this level. chosen: (R, bins, bins, C) int32, or of size 0 for average pooling."""
-    for t in prange(threads):
-        forward_thread(
-            t, threads, feature, boxes, image_index, levels, level, scale, sampling_ratio, aligned, maximum, out, chosen
-        )
-
-
-@njit(cache=True, error_model="numpy")
-def backward_box(gy, box, chosen, scale, sampling_ratio, aligned, maximum, first, last, gfeature):
-    """Add one box's gradient gy (bins, bins, C) to the channels first .. last of gfeature (H, W, C)."""
-    height, width, _ = gfeature.shape
+@njit(inline="always", error_model="numpy")
+def backward_box(gfeature, box, scale, sampling_ratio, aligned, maximum, gy, chosen, first, last):
+    """Add one box's gradient gy (bins, bins, C) to the channels first .. last - 1 of gfeature (H, W, C)."""
     real = type(scale)
     bins = gy.shape[0]
-    x_start, x_extent, _ = map_axis(box[0], box[2], scale, aligned)
-    y_start, y_extent, _ = map_axis(box[1], box[3], scale, aligned)
-    nx, ny = samples_per_bin(x_extent, bins, sampling_ratio), samples_per_bin(y_extent, bins, sampling_ratio)
-    if nx * ny == 0:
-        return
-    xs, x_weights, _, _ = sample_axis(x_start, x_extent, bins, nx, width)
-    ys, y_weights, _, _ = sample_axis(y_start, y_extent, bins, ny, height)
-    share = real(1) / real(nx * ny)
+    ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, gfeature.shape[0])
+    nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, gfeature.shape[1])
+    share = real(1) if maximum else real(1) / real(max(nx * ny, 1))
     for i in range(bins):
         for j in range(bins):
-            if maximum:
-                which = chosen[i, j]
-                for k in range(first, last):
-                    p, q = i * ny + which[k] // nx, j * nx + which[k] % nx
-                    for u in range(2):
-                        for v in range(2):
-                            gfeature[ys[p, u], xs[q, v], k] += y_weights[p, u] * x_weights[q, v] * gy[i, j, k]
-                continue
             gradient = gy[i, j, first:last]
-            for p in range(i * ny, (i + 1) * ny):
-                for q in range(j * nx, (j + 1) * nx):
-                    for u in range(2):
-                        for v in range(2):
-                            weight = share * y_weights[p, u] * x_weights[q, v]
-                            if weight != 0:
-                                add_scaled(gfeature[ys[p, u], xs[q, v], first:last], gradient, weight)
+            for sample in range(ny * nx):
+                p, q = i * ny + sample // nx, j * nx + sample % nx
+                for corner in range(4):
+                    u, v = corner // 2, corner % 2
+                    weight = share * y_weights[p, u] * x_weights[q, v]
+                    target = gfeature[ys[p, u], xs[q, v], first:last]
+                    if weight == 0:
+                        continue
+                    if maximum:
+                        which = chosen[i, j, first:last]
+                        for k in range(target.size):
+                            if which[k] == sample:
+                                target[k] += weight * gradient[k]
+                    else:
+                        for k in range(target.size):
+                            target[k] += weight * gradient[k]
 
 
 @njit(cache=True, error_model="numpy")
-def backward_thread(
-    thread, threads, gy, boxes, image_index, levels, level, chosen, scale, sampling_ratio, aligned, maximum, gfeature
-):
-    channels = gy.shape[3]
-    first, last = channels * thread // threads, channels * (thread + 1) // threads
-    for r in range(boxes.shape[0]):
-        if levels[r] == level:
-            image = gfeature[image_index[r]]
-            backward_box(gy[r], boxes[r], chosen[r], scale, sampling_ratio, aligned, maximum, first, last, image)
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def backward(
-    threads, gy, boxes, image_index, levels, level, chosen, scale, sampling_ratio, aligned, maximum, gfeature
-):
-    """Add the gradient of this level's boxes, gy (R, bins, bins, C), to gfeature (N, H, W, C)."""
-    for t in prange(threads):
-        backward_thread(
-            t, threads, gy, boxes, image_index, levels, level, chosen, scale, sampling_ratio, aligned, maximum, gfeature
-        )
+def backward_part(t, parts, arrays, numbers):
+    """Every box, for the t-th range of channels."""
+    gfeature, rois, gy, chosen, scale = arrays[:5]
+    images, height, width, channels, count, bins, level, sampling_ratio, aligned, maximum = numbers[:10]
+    gfeature = gfeature.reshape((images, height, width, channels))
+    rois = rois.reshape((count, 6))
+    gy = gy.reshape((count, bins, bins, channels))
+    chosen = chosen.reshape((count if maximum else 0, bins, bins, channels))
+    first, last = channels * t // parts, channels * (t + 1) // parts
+    for r in range(count):
+        if rois[r, 5] == level:
+            image, which = gfeature[int(rois[r, 4])], chosen[r if maximum else 0]
+            backward_box(image, rois[r], scale[0], sampling_ratio, aligned, maximum, gy[r], which, first, last)
 
 
 @njit(cache=True, error_model="numpy")
-def backward_to_box(gy, feature, box, chosen, scale, sampling_ratio, aligned, maximum, gbox):
+def follows_position(neighbours, weights):
+    """1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells."""
+    return float(neighbours[1] > neighbours[0] and (neighbours[0] > 0 or weights[1] > 0))
+
+
+@njit(cache=True, error_model="numpy")
+def backward_to_box(feature, box, scale, sampling_ratio, aligned, maximum, gy, chosen, gbox):
     """One box's gradient: how the result follows its samples, and how they follow the box's four coordinates.
 
     position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a
     sample's position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
     """
-    height, width, channels = feature.shape
     bins = gy.shape[0]
-    x_start, x_extent, x_follows = map_axis(box[0], box[2], scale, aligned)
-    y_start, y_extent, y_follows = map_axis(box[1], box[3], scale, aligned)
-    nx, ny = samples_per_bin(x_extent, bins, sampling_ratio), samples_per_bin(y_extent, bins, sampling_ratio)
-    xs, x_weights, x_slopes, x_fractions = sample_axis(x_start, x_extent, bins, nx, width)
-    ys, y_weights, y_slopes, y_fractions = sample_axis(y_start, y_extent, bins, ny, height)
+    ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, feature.shape[0])
+    nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, feature.shape[1])
     gx_start = gx_extent = gy_start = gy_extent = 0.0
     for i in range(bins):
         for j in range(bins):
@@ -211,41 +200,40 @@ def backward_to_box(gy, feature, box, chosen, scale, sampling_ratio, aligned, ma
                 p, q = i * ny + sample // nx, j * nx + sample % nx
                 y, x, wy, wx = ys[p], xs[q], y_weights[p], x_weights[q]
                 along_x = along_y = 0.0
-                for k in range(channels):
+                for k in range(feature.shape[2]):
                     if maximum and chosen[i, j, k] != sample:
                         continue
                     a, b = feature[y[0], x[0], k], feature[y[0], x[1], k]
                     c, d = feature[y[1], x[0], k], feature[y[1], x[1], k]
                     along_x += gy[i, j, k] * (wy[0] * (b - a) + wy[1] * (d - c))
                     along_y += gy[i, j, k] * (wx[0] * (c - a) + wx[1] * (d - b))
-                along_x *= x_slopes[q]
-                along_y *= y_slopes[p]
+                along_x *= follows_position(x, wx)
+                along_y *= follows_position(y, wy)
                 gx_start += along_x
-                gx_extent += along_x * x_fractions[q]
                 gy_start += along_y
-                gy_extent += along_y * y_fractions[p]
+                gx_extent += along_x * (j + (q - j * nx + 0.5) / nx) / bins
+                gy_extent += along_y * (i + (p - i * ny + 0.5) / ny) / bins
     share = scale if maximum else scale / max(nx * ny, 1)
-    gx_extent = gx_extent if x_follows else 0.0
-    gy_extent = gy_extent if y_follows else 0.0
+    gx_extent *= map_axis(box[0], box[2], scale, aligned)[2]
+    gy_extent *= map_axis(box[1], box[3], scale, aligned)[2]
     gbox[0], gbox[2] = share * (gx_start - gx_extent), share * gx_extent
     gbox[1], gbox[3] = share * (gy_start - gy_extent), share * gy_extent
 
 
 @njit(cache=True, error_model="numpy")
-def backward_to_boxes(
-    gy, feature, boxes, image_index, levels, level, chosen, scale, sampling_ratio, aligned, maximum, gboxes
-):
-    """Fill gboxes[r] (R, 4) for the boxes of this level. Serial: few models need it, and none for the whole pyramid."""
-    for r in range(boxes.shape[0]):
-        if levels[r] == level:
-            image = feature[image_index[r]]
-            backward_to_box(gy[r], image, boxes[r], chosen[r], scale, sampling_ratio, aligned, maximum, gboxes[r])
+def backward_to_boxes(feature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen, gboxes):
+    """Fill gboxes[r] (R, 4) for the boxes of this level; chosen (R, bins, bins, C), or (R, 0, 0, 0) for average.
+
+    Serial, and compiled when first called: training on given proposals never asks for it.
+    """
+    for r in range(rois.shape[0]):
+        if rois[r, 5] == level:
+            image = feature[int(rois[r, 4])]
+            backward_to_box(image, rois[r], scale, sampling_ratio, aligned, maximum, gy[r], chosen[r], gboxes[r])
 
 
 def warm_up():
     """Compile (or load from the disk cache) what training and inference use in float32."""
-    feature, boxes = np.zeros((1, 2, 2, 1), np.float32), np.zeros((1, 4), np.float32)
-    index = np.zeros(1, np.int64)
-    out, chosen = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 0, 0, 0), np.int32)
-    forward(1, feature, boxes, index, index, 0, np.float32(1), 2, False, False, out, chosen)
-    backward(1, out, boxes, index, index, 0, chosen, np.float32(1), 2, False, False, feature)
+    feature, rois, out = (np.zeros(shape, np.float32) for shape in ((1, 2, 2, 1), (1, 6), (1, 1, 1, 1)))
+    forward(feature, rois, 0, 1.0, 2, False, False, out, None)
+    backward(feature, rois, 0, 1.0, 2, False, False, out, None)

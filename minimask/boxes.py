@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu, threads
+from minimask.device import array_module, on_cpu
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)  # a predicted box grows at most 62.5 times: exp() cannot overflow
 SMALLEST_SIDE = 1e-6  # pixels; keeps the encoding of padding (a box of no size) finite
@@ -127,7 +127,6 @@ def nms(boxes, scores, valid, threshold, keep=None, groups=None):
     kept = xp.zeros((boxes.shape[0], keep), xp.int64)
     kept_valid = xp.zeros(kept.shape, bool)
     kernels.nms(
-        min(threads(), max(boxes.shape[0], 1)),
         xp.ascontiguousarray(corners),
         xp.take_along_axis(groups, order, 1),
         valid.sum(1),

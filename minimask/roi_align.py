@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu, threads
+from minimask.device import array_module, on_cpu
 from minimask.tensor import Function, Tensor
 
 POOLINGS = ("average", "max")
@@ -177,48 +177,46 @@ class RoIAlign(Function):
 
     def forward(self, *inputs):
         *features, boxes = inputs
+        self.features, self.boxes = features, boxes
         if not on_cpu(boxes):
-            self.features, self.boxes = features, boxes
             return roi_align_specification(features, boxes, *self._settings())
 
         from minimask.kernels import roi_align as kernels
 
         dtype, channels = features[0].dtype, features[0].shape[3]
         shape = (len(boxes), self.size, self.size, channels)
+        self.rois = np.concatenate(
+            [boxes, self.image_index[:, None], self.levels[:, None]], axis=1, dtype=dtype, casting="unsafe"
+        )  # (R, 6)
+        self.chosen = np.zeros(shape, dtype) if self.maximum else None
         out = np.empty(shape, dtype)
-        self.chosen = np.zeros(shape if self.maximum else (len(boxes), 0, 0, 0), np.int32)
-        self.boxes = np.ascontiguousarray(boxes, dtype)
-        self.shapes = [feature.shape for feature in features]
-        self.features = features if self.needs[-1] else None  # only the gradient of the boxes asks for them again
         for level, feature in enumerate(features):
-            kernels.forward(
-                threads(), np.ascontiguousarray(feature), self.boxes, self.image_index, self.levels, level,
-                *self._geometry(level), out, self.chosen,
-            )  # fmt: skip
+            kernels.forward(np.ascontiguousarray(feature), self.rois, level, *self._geometry(level), out, self.chosen)
         return out
 
     def backward(self, gy):
         if not on_cpu(gy):
             gfeatures, gboxes = roi_align_backward_specification(gy, self.features, self.boxes, *self._settings())
-            return *gfeatures, gboxes.astype(self.inputs[-1].dtype)
+            return *gfeatures, gboxes.astype(self.boxes.dtype, copy=False)
 
         from minimask.kernels import roi_align as kernels
 
         gy = np.ascontiguousarray(gy)
-        gfeatures = [np.zeros(shape, gy.dtype) if need else None for shape, need in zip(self.shapes, self.needs)]
+        gfeatures = [None] * len(self.features)
         gboxes = np.zeros(self.boxes.shape, gy.dtype) if self.needs[-1] else None
-        for level, gfeature in enumerate(gfeatures):
-            where = self.boxes, self.image_index, self.levels, level, self.chosen, *self._geometry(level)
-            if gfeature is not None:
-                kernels.backward(min(threads(), max(gy.shape[3], 1)), gy, *where, gfeature)
+        for level, feature in enumerate(self.features):
+            if self.needs[level]:
+                gfeatures[level] = np.zeros(feature.shape, gy.dtype)
+                kernels.backward(gfeatures[level], self.rois, level, *self._geometry(level), gy, self.chosen)
             if gboxes is not None:
-                kernels.backward_to_boxes(gy, np.ascontiguousarray(self.features[level]), *where, gboxes)
-        if gboxes is not None:
-            gboxes = gboxes.astype(self.inputs[-1].dtype, copy=False)
-        return *gfeatures, gboxes
+                chosen = np.zeros((len(gy), 0, 0, 0), gy.dtype) if self.chosen is None else self.chosen
+                feature = np.ascontiguousarray(feature)
+                kernels.backward_to_boxes(feature, self.rois, level, *self._geometry(level), gy, chosen, gboxes)
+        return *gfeatures, gboxes if gboxes is None else gboxes.astype(self.boxes.dtype, copy=False)
 
     def _geometry(self, level):
-        return self.boxes.dtype.type(self.scales[level]), self.sampling_ratio, self.aligned, self.maximum
+        scale = self.features[0].dtype.type(self.scales[level])
+        return scale, self.sampling_ratio, self.aligned, self.maximum
 
     def _settings(self):
         pooling = POOLINGS[self.maximum]
