@@ -180,7 +180,7 @@ def backward_part(t, parts, arrays, numbers):
 @njit(cache=True, error_model="numpy")
 def follows_position(neighbours, weights):
     """1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells."""
-    return float(neighbours[1] > neighbours[0] and (neighbours[0] > 0 or weights[1] > 0))
+    return 1.0 if neighbours[1] > neighbours[0] and (neighbours[0] > 0 or weights[1] > 0) else 0.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -214,8 +214,10 @@ def backward_to_box(feature, box, scale, sampling_ratio, aligned, maximum, gy, c
                 gx_extent += along_x * (j + (q - j * nx + 0.5) / nx) / bins
                 gy_extent += along_y * (i + (p - i * ny + 0.5) / ny) / bins
     share = scale if maximum else scale / max(nx * ny, 1)
-    gx_extent *= map_axis(box[0], box[2], scale, aligned)[2]
-    gy_extent *= map_axis(box[1], box[3], scale, aligned)[2]
+    if not map_axis(box[0], box[2], scale, aligned)[2]:
+        gx_extent = 0.0
+    if not map_axis(box[1], box[3], scale, aligned)[2]:
+        gy_extent = 0.0
     gbox[0], gbox[2] = share * (gx_start - gx_extent), share * gx_extent
     gbox[1], gbox[3] = share * (gy_start - gy_extent), share * gy_extent
 

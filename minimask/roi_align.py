@@ -144,12 +144,21 @@ def roi_align_backward_specification(
         for y, x, weight, slope in neighbours(points, *feature.shape[:2]):
             xp.add.at(gfeatures[level][image], (y, x), weight[..., None] * gsamples)
             gpoints += slope * (gsamples * feature[y, x]).sum(-1)[..., None]
-        corner, extent = map_boxes(box, scales[level], aligned)
-        t = (points - corner) / xp.where(extent == 0, 1, extent)  # 0 .. 1 inside the box
-        gextent = (gpoints * t).sum((0, 1, 2, 3)) * (aligned | ((box[2:] - box[:2]) * scales[level] >= 1))
+        gextent = (gpoints * _fractions(points)).sum((0, 1, 2, 3))
+        if not aligned:
+            gextent = gextent * ((box[2:] - box[:2]) * scales[level] >= 1)  # below, the extent is 1 whatever the box
         gboxes[r, :2] = scales[level] * (gpoints.sum((0, 1, 2, 3)) - gextent)
         gboxes[r, 2:] = scales[level] * gextent
     return gfeatures, gboxes
+
+
+def _fractions(points):
+    """How far along the box each sampling point lies, 0 .. 1 in x and y: shaped like points (k, k, s_y, s_x, 2)."""
+    xp = array_module(points)
+    k, _, rows, columns, _ = points.shape
+    x = (xp.arange(k * columns, dtype=points.dtype) + 0.5).reshape(1, k, 1, columns) / (k * columns)
+    y = (xp.arange(k * rows, dtype=points.dtype) + 0.5).reshape(k, 1, rows, 1) / (k * rows)
+    return xp.stack(xp.broadcast_arrays(x, y), axis=-1)
 
 
 def _hand_to_samples(gy, samples, pooling):
