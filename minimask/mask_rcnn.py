@@ -109,9 +109,9 @@ class MaskRCNN(nn.Module):
         if rng is None or batch.boxes is None:
             raise ValueError("MaskRCNN.losses: needs a Batch with ground truth and rng=generator(seed, step)")
         features = self.features(self._images(batch))
-        logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
-        losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
-        proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
+        predictions, anchors = self.rpn(features, batch.images.shape[1:3])
+        losses = self.rpn.losses(predictions, anchors, batch, rng)
+        proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
 
         rois, labels, which, positive, valid = self.sample_rois(proposals, valid, batch, rng)
         x = self.pool(features, *flatten(rois), self.box_pool_size)
@@ -140,8 +140,8 @@ class MaskRCNN(nn.Module):
         """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes."""
         with no_grad():
             features = self.features(self._images(batch))
-            logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
-            proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
+            predictions, anchors = self.rpn(features, batch.images.shape[1:3])
+            proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
             slots = used(valid)
             boxes, image_index = flatten(proposals)
             x = self.pool(features, boxes[slots], image_index[slots], self.box_pool_size)

@@ -16,7 +16,7 @@ from minimask.targets import match, sample, take, top_k
 
 
 class RPNHead(nn.Module):
-    """Features of each level -> logits (N, A) and deltas (N, A, 4) of all levels' anchors, in the anchors' order."""
+    """Features of each level -> predictions (N, L, 5 P): for each place of all levels P logits, then 4 P deltas."""
 
     def __init__(self, channels, anchors_per_location):
         self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, relu=True)))
@@ -24,20 +24,29 @@ class RPNHead(nn.Module):
         self.bbox_pred = nn.Conv2d(channels, anchors_per_location * 4, 1)
         for conv in (self.conv[0][0], self.cls_logits, self.bbox_pred):
             conv.weight.data[...] = nn.normal(nn.init_rng(), conv.weight.shape, 0.01)
-        self.anchors_per_location = anchors_per_location
 
     def forward(self, features):
         # Both 1x1 convolutions read the same map: side by side they are one, with 1 + 4 numbers an anchor.
         weight = F.concatenate([self.cls_logits.weight, self.bbox_pred.weight], axis=3)  # (1, 1, C, P + 4 P)
         bias = F.concatenate([self.cls_logits.bias, self.bbox_pred.bias])
-        per_location = self.anchors_per_location
-        logits, deltas = [], []
-        for x in features:
-            y = conv2d(self.conv(x), weight, bias)  # (N, h, w, 5 P)
-            n, h, w, _ = y.shape
-            logits.append(y[..., :per_location].reshape(n, h * w * per_location))
-            deltas.append(y[..., per_location:].reshape(n, h * w * per_location, 4))
-        return F.concatenate(logits, axis=1), F.concatenate(deltas, axis=1)
+        maps = [conv2d(self.conv(x), weight, bias) for x in features]  # (N, h, w, 5 P) each
+        return F.concatenate([y.reshape(y.shape[0], y.shape[1] * y.shape[2], y.shape[3]) for y in maps], axis=1)
+
+
+def logits_and_deltas(predictions):
+    """Raw predictions (N, L, 5 P) of the head -> logits (N, L P), deltas (N, L P, 4), in the anchors' order."""
+    n, places, numbers = predictions.shape
+    p = numbers // 5
+    return predictions[..., :p].reshape(n, places * p), predictions[..., p:].reshape(n, places * p, 4)
+
+
+def logits_and_deltas_at(predictions, index):
+    """The same as Tensors, at chosen anchors `index` (N, S) only -> (N, S), (N, S, 4): what the losses need."""
+    xp = array_module(index)
+    p = predictions.shape[2] // 5
+    rows, place, which = xp.arange(len(index))[:, None], index // p, index % p
+    columns = p + 4 * which[..., None] + xp.arange(4)  # (N, S, 4)
+    return predictions[rows, place, which], predictions[rows[..., None], place[..., None], columns]
 
 
 class RPN(nn.Module):
@@ -59,17 +68,18 @@ class RPN(nn.Module):
         self.nms_threshold, self.smallest_side = nms_threshold, smallest_side
 
     def forward(self, features, padded_size):
-        """-> logits Tensor (N, A), deltas Tensor (N, A, 4), anchors: list of (A_l, 4) arrays."""
+        """-> predictions Tensor (N, L, 5 P) of RPNHead, anchors: list of (A_l, 4) arrays."""
         xp = array_module(features[0].data)
         anchors = self.anchor_generator([f.shape[1:3] for f in features], padded_size, xp)
-        return *self.head(features), anchors
+        return self.head(features), anchors
 
-    def proposals(self, logits, deltas, anchors, sizes):
+    def proposals(self, predictions, anchors, sizes):
         """The best boxes: (N, R, 4) pixels of the resized image, scores (N, R) and valid (N, R). Raw arrays, no gradient.
 
         Best `pre_nms` a level by score; move the anchors; cut at the image's border (`sizes` (N, 2), without the
         padding); drop those that have no size; suppress within each level; best `post_nms` of all levels.
         """
+        logits, deltas = logits_and_deltas(predictions)
         xp = array_module(logits)
         training = 0 if self.training else 1
         chosen, level_of, start = [], [], 0
@@ -91,17 +101,17 @@ class RPN(nn.Module):
         )
         return take(boxes, kept) * valid[..., None], take(scores, kept) * valid, valid
 
-    def losses(self, logits, deltas, anchors, batch, rng):
+    def losses(self, predictions, anchors, batch, rng):
         """{"loss_objectness", "loss_rpn_box_reg"} on anchors sampled with `rng`: two scalar Tensors."""
-        xp = array_module(logits.data)
+        xp = array_module(predictions.data)
         anchors = xp.concatenate(anchors)
         real = batch.valid & ~batch.crowd
         labels, which = match(anchors[None], batch.boxes, real, batch.crowd, self.low, self.high, keep_best=True)
         index, positive, valid = sample(labels, self.samples, self.positive_fraction, rng)
         targets = boxes_module.encode(take(batch.boxes, take(which, index)), anchors[index])
+        logits, deltas = logits_and_deltas_at(predictions, index)
         targets = xp.where(positive[..., None], targets, 0).astype(deltas.dtype)
-        rows = xp.arange(len(index))[:, None]
         return {
-            "loss_objectness": objectness_loss(logits[rows, index], positive, valid),
-            "loss_rpn_box_reg": rpn_box_loss(deltas[rows, index], targets, positive, valid),
+            "loss_objectness": objectness_loss(logits, positive, valid),
+            "loss_rpn_box_reg": rpn_box_loss(deltas, targets, positive, valid),
         }

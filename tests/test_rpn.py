@@ -5,7 +5,7 @@ import pytest
 
 from minimask import nn
 from minimask.device import generator
-from minimask.rpn import RPN
+from minimask.rpn import RPN, logits_and_deltas
 from minimask.structures import Batch
 from minimask.tensor import Tensor
 
@@ -41,8 +41,8 @@ def test_proposals_equal_torchvision(training):
     rpn, features = make()
     torch, theirs = torchvision_rpn(rpn)
     rpn.train(training), theirs.train(training)
-    logits, deltas, anchors = rpn([Tensor(f) for f in features], PADDED)
-    boxes, scores, valid = rpn.proposals(logits.data, deltas.data, anchors, SIZES)
+    predictions, anchors = rpn([Tensor(f) for f in features], PADDED)
+    boxes, scores, valid = rpn.proposals(predictions.data, anchors, SIZES)
     with torch.no_grad():
         maps = [torch.tensor(f).permute(0, 3, 1, 2) for f in features]
         objectness, box_deltas = theirs.head(maps)
@@ -55,7 +55,7 @@ def test_proposals_equal_torchvision(training):
         decoded = theirs.box_coder.decode(box_deltas, their_anchors).view(2, -1, 4)
         expected, expected_scores = theirs.filter_proposals(decoded, objectness, SIZES.tolist(), counts)
     np.testing.assert_array_equal(np.concatenate(anchors), their_anchors[0].numpy())
-    np.testing.assert_allclose(logits.data.reshape(-1), objectness.reshape(-1), atol=1e-5)
+    np.testing.assert_allclose(logits_and_deltas(predictions.data)[0].reshape(-1), objectness.reshape(-1), atol=1e-5)
     for n in range(2):
         assert valid[n].sum() == len(expected[n]) > 20
         np.testing.assert_allclose(boxes[n][valid[n]], expected[n], rtol=0, atol=1e-3)
@@ -67,8 +67,8 @@ def test_proposals_lie_in_their_image_and_keep_their_distance():
 
     rpn, features = make()
     rpn.eval()
-    logits, deltas, anchors = rpn([Tensor(f) for f in features], PADDED)
-    boxes, scores, valid = rpn.proposals(logits.data, deltas.data, anchors, SIZES)
+    predictions, anchors = rpn([Tensor(f) for f in features], PADDED)
+    boxes, scores, valid = rpn.proposals(predictions.data, anchors, SIZES)
     assert boxes.shape == (2, 30, 4) and valid.any(1).all()
     assert (boxes[~valid] == 0).all()
     assert (boxes[..., :2] >= 0).all() and (boxes[..., 2] <= SIZES[:, 1:]).all() and (boxes[..., 3] <= SIZES[:, :1]).all()
@@ -89,8 +89,8 @@ def test_training_raises_the_score_of_the_object():
     )  # fmt: skip
     sgd, first = SGD(rpn.parameters(), lr=0.05), None
     for step in range(30):
-        logits, deltas, anchors = rpn([Tensor(f) for f in features], PADDED)
-        losses = rpn.losses(logits, deltas, anchors, batch, generator(0, step))
+        predictions, anchors = rpn([Tensor(f) for f in features], PADDED)
+        losses = rpn.losses(predictions, anchors, batch, generator(0, step))
         total = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
         first = first or total.item()
         sgd.zero_grad()
