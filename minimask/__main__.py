@@ -58,6 +58,7 @@ MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers
               "validate_every", "weights")  # fmt: skip
 
 DEFAULT_STEPS = 1000
+SCENES = dict(train=10_000, val=200, test=200)  # how many scenes are drawn
 
 
 def command_train(args):
@@ -177,8 +178,7 @@ def open_dataset(images, annotations, split, options):
         return CocoDataset(images, annotations)
     from minimask.datasets.toy import ToyScenes
 
-    count = {"train": 10_000, "val": 200, "test": 200}[split]
-    return ToyScenes(split=split, size=options["toy_size"], count=count, case=options["toy_case"])
+    return ToyScenes(split=split, size=options["toy_size"], count=SCENES[split], case=options["toy_case"])
 
 
 def _category_ids(dataset):

@@ -1,0 +1,338 @@
+"""The command line: what each command writes, and what it says to bad input (exit 2, one message, nothing changed)."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimask import checkpoint
+from minimask.__main__ import main, split_coco
+from minimask.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--set", 'backbone_settings={"channels": [8, 8, 16, 16]}', "--set", "fpn_channels=16", "--set", "box_width=32",
+    "--set", "mask_channels=[16]", "--set", "mask_width=16", "--min-size", "64", "--max-size", "96",
+    "--batch-size", "2", "--threads", "1",
+]  # fmt: skip
+
+
+def snapshot(folder):
+    """Every file below a folder, with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def fails(capsys, *argv):
+    """Run a command that must fail with exit status 2; returns its message."""
+    capsys.readouterr()
+    assert main([str(a) for a in argv]) == 2
+    err = capsys.readouterr().err
+    message = err[err.index("minimask: error: ") :]
+    assert message.count("\n") == 1 and "Traceback" not in err
+    return message
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps on drawn scenes."""
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    assert main(["train", "--output", str(folder), "--toy-size", "64", "--steps", "2", *TINY]) == 0
+    return folder
+
+
+def write_coco(folder, count=6, categories=("cell",)):
+    """`count` photos with one square object each, and their COCO file."""
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    kinds = [{"id": 10 + i, "name": name} for i, name in enumerate(categories)]
+    coco = {"images": [], "annotations": [], "categories": kinds}
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / "photos" / f"photo_{i}.png")
+        coco["images"].append({"id": i + 100, "file_name": f"photo_{i}.png", "width": 64, "height": 64})
+        polygon = [[10, 10, 40, 10, 40, 40, 10, 40]]
+        coco["annotations"].append(
+            {"id": i + 1, "image_id": i + 100, "category_id": 10, "bbox": [10, 10, 30, 30], "area": 900, "iscrowd": 0,
+             "segmentation": polygon}
+        )  # fmt: skip
+    (folder / "all.json").write_text(json.dumps(coco))
+    return coco
+
+
+# ------------------------------------------------------------------------------------------------------- what they do
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "split", "benchmark", "compile"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: minimask {command}")
+    assert f"python -m minimask {command}" in text  # an example
+
+
+def test_help_of_all(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "evaluate    average precision" in capsys.readouterr().out
+
+
+def test_train_evaluate_predict(run, tmp_path, capsys):
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [1, 2]
+    assert {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"} < records[0].keys()
+    model, class_names, category_ids = checkpoint.load_model(run)
+    assert class_names == ["cat", "dog", "duck"] and category_ids == [1, 2, 3] and not model.training
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(photo)
+    output = tmp_path / "found"
+    assert main(["predict", str(photo), "--weights", str(run), "--output", str(output), "--score", "0"]) == 0
+    assert sorted(p.name for p in output.iterdir()) == ["photo.json", "photo.png"]
+    assert "photo.png: " in capsys.readouterr().out
+
+
+def test_own_data_from_split_to_evaluation(tmp_path, capsys):
+    write_coco(tmp_path)
+    assert main(["split", str(tmp_path / "all.json"), "--every", "3"]) == 0
+    photos, output = str(tmp_path / "photos"), str(tmp_path / "run")
+    data = ["--images", photos, "--annotations", str(tmp_path / "all_train.json")]
+    check = ["--val-annotations", str(tmp_path / "all_val.json"), "--validate-every", "1"]
+    assert main(["train", "--output", output, *data, *check, "--epochs", "1", "--preset", "small", *TINY]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [1, 1, 2, 2]  # 4 images in batches of 2, each step validated
+    assert records[1]["validation_loss"] > 0 and {"validation_box_AP", "validation_mask_AP50"} < records[1].keys()
+    capsys.readouterr()
+    truth = ["--images", photos, "--annotations", str(tmp_path / "all_val.json")]
+    assert main(["evaluate", "--weights", output, *truth]) == 0
+    out = capsys.readouterr().out
+    assert "2 images" in out and "AP50" in out and "masks" in out
+    names = sorted(p.name for p in (tmp_path / "run" / "evaluation").iterdir())
+    assert names == ["average_precision.json", "bbox_results.json", "segm_results.json"]
+    numbers = json.loads((tmp_path / "run" / "evaluation" / "average_precision.json").read_text())
+    assert set(numbers) == {"bbox", "segm"} and "AP75" in numbers["segm"]
+
+    # from these weights onwards, and the clock as the end
+    more = ["--weights", output, "--output", str(tmp_path / "more"), "--minutes", "0.005", "--preset", "small"]
+    assert main(["train", *data, *more, *TINY]) == 0
+
+
+def test_demo_does_it_all(tmp_path, capsys, monkeypatch):
+    from minimask import __main__ as commands
+
+    monkeypatch.setattr(commands, "DEMO", {**commands.DEMO, "batch_size": 2})
+    monkeypatch.setattr(commands, "SCENES", {**commands.SCENES, "test": 4})
+    for _ in range(2):  # a second demo replaces the first
+        assert main(["demo", "--steps", "2", "--output", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert "AP50" in out and "What to try next" in out
+    with Image.open(tmp_path / "demo" / "predictions.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_split():
+    images = [{"id": i, "file_name": f"{9 - i}.png"} for i in range(10)]
+    annotations = [{"id": i, "image_id": i} for i in range(10)]
+    parts = split_coco({"images": images, "annotations": annotations, "categories": [], "info": 1}, 5)
+    assert [im["file_name"] for im in parts["val"]["images"]] == ["0.png", "5.png"]
+    assert len(parts["train"]["images"]) == 8 and parts["train"]["info"] == 1
+    assert [a["image_id"] for a in parts["val"]["annotations"]] == [4, 9]
+    with pytest.raises(InputError, match="1 images are too few"):
+        split_coco({"images": images[:1], "annotations": [], "categories": []}, 5)
+
+
+def test_importing_the_command_line_imports_nothing_slow():
+    code = (
+        "import sys; sys.argv = ['minimask']; import minimask.__main__ as m; m.make_parser();"
+        "print([n for n in ('numba', 'matplotlib', 'pycocotools', 'PIL', 'tqdm') if n in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]", process.stderr
+
+
+def test_training_imports_nothing_that_it_does_not_need():
+    code = (
+        "import sys; import minimask.train, minimask.warmup, minimask.datasets.toy, minimask.datasets.loader;"
+        "print([n for n in ('matplotlib', 'pycocotools', 'scipy') if n in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]", process.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "minimask", "predict", "nowhere.png", "--weights", "nothing.npz"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert process.stderr.strip() == "minimask: error: nowhere.png: no such photo or folder"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--steps", "0"], "steps must be a whole number >= 1, got 0"),
+        (["--steps", "3", "--minutes", "1"], "give one of --steps, --epochs and --minutes, not --steps and --minutes"),
+        (["--minutes", "-1"], "minutes must be a number > 0, got -1"),
+        (["--epochs", "0"], "--epochs must be more than 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--learning-rate", "0"], "learning_rate must be a number > 0, got 0"),
+        (["--learning-rate", "nan"], "learning_rate must be a number > 0, got nan"),
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--threads", "0"], "count must be 1 to"),
+        (["--scale-jitter", "2", "1"], "--scale-jitter needs two numbers, 0 < LOW <= HIGH"),
+        (["--toy-size", "4"], "--toy-size must be at least 32, got 4"),
+        (["--toy-case", "huge"], "case must be one of"),
+        (["--preset", "huge"], "preset must be one of toy, small"),
+        (["--set", "colour=blue"], "unknown model setting 'colour'"),
+        (["--set", "roi_pooling=mean"], "roi_pooling must be one of roi_align"),
+        (["--min-size", "900", "--max-size", "300"], "min_size <= max_size, got 900 and 300"),
+        (["--images", "photos"], "--images DIR and --annotations FILE.json belong together"),
+        (["--val-annotations", "val.json"], "--val-annotations needs --images and --annotations"),
+        (["--weights", "nowhere.npz"], "nowhere.npz: there is no such file or folder"),
+    ],
+)
+def test_train_settings(options, message, tmp_path, capsys):
+    assert message in fails(capsys, "train", "--output", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_num_classes(tmp_path, capsys):
+    coco = write_coco(tmp_path)
+    coco["categories"], coco["annotations"] = [], []
+    (tmp_path / "all.json").write_text(json.dumps(coco))
+    data = ["--images", tmp_path / "photos", "--annotations", tmp_path / "all.json"]
+    message = fails(capsys, "train", "--output", tmp_path / "run", *data)
+    assert "num_classes must be at least 2" in message or "categor" in message
+
+
+def test_train_data(tmp_path, capsys):
+    coco = write_coco(tmp_path)
+    photos, file = tmp_path / "photos", tmp_path / "bad.json"
+
+    def message(content, images=photos):
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return fails(capsys, "train", "--output", tmp_path / "run", "--images", images, "--annotations", file, *TINY)
+
+    assert "bad.json" in message("{")
+    assert "images" in message({"annotations": [], "categories": []})
+    assert "bad.json" in message({**coco, "images": [], "annotations": []})  # no images at all
+    message({**coco, "annotations": [{**coco["annotations"][0], "category_id": 99}]})
+    message({**coco, "annotations": [{**coco["annotations"][0], "segmentation": [[1, 1, 5, 5]]}]})
+    message(coco, tmp_path / "nowhere")
+    missing = [{**image, "file_name": f"not_there_{i}.png"} for i, image in enumerate(coco["images"])]
+    assert "not_there_" in message({**coco, "images": missing})
+    assert not (tmp_path / "run" / "checkpoint-00000001.npz").exists()
+
+
+def test_an_unreadable_photo_is_named(tmp_path, capsys):
+    write_coco(tmp_path)
+    (tmp_path / "photos" / "photo_3.png").write_bytes(b"no picture")
+    data = ["--images", tmp_path / "photos", "--annotations", tmp_path / "all.json"]
+    message = fails(capsys, "train", "--output", tmp_path / "run", *data, "--steps", "3", *TINY)
+    assert "photo_3.png" in message
+
+
+def test_an_earlier_run_stays_as_it_is(run, capsys):
+    before = snapshot(run)
+    message = fails(capsys, "train", "--output", run, "--steps", "1", *TINY)
+    assert "holds a run already" in message and "--resume" in message and "--overwrite" in message
+    # what fails before training starts deletes nothing, even with --overwrite
+    fails(capsys, "train", "--output", run, "--overwrite", "--steps", "0")
+    fails(capsys, "train", "--output", run, "--overwrite", "--steps", "1", "--weights", run / "nowhere.npz", *TINY)
+    assert snapshot(run) == before
+
+
+def test_damaged_weights_and_another_class_count(run, tmp_path, capsys):
+    path = checkpoint.find(run)
+    damaged = tmp_path / "damaged.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    write_coco(tmp_path)
+    data = ["--images", tmp_path / "photos", "--annotations", tmp_path / "all.json"]
+    photo = tmp_path / "photos" / "photo_0.png"
+    assert "damaged.npz: the checkpoint is damaged" in fails(capsys, "predict", photo, "--weights", damaged)
+    assert "damaged.npz: the checkpoint is damaged" in fails(capsys, "evaluate", "--weights", damaged)
+    message = fails(capsys, "train", "--weights", path, "--output", tmp_path / "run", *data, *TINY)
+    assert "4 classes" in message and "2 classes" in message and str(path) in message
+    message = fails(capsys, "evaluate", "--weights", run, *data)
+    assert "3 classes of objects (cat, dog, duck), the data has 1 (cell)" in message
+    assert not (tmp_path / "run").exists() and not (run / "evaluation").exists()
+
+
+def test_a_full_disk_while_training(tmp_path, capsys, monkeypatch):
+    options = ["--output", str(tmp_path / "run"), "--toy-size", "64", "--steps", "4", "--save-every", "1", *TINY]
+    real = os.replace
+
+    def replace(a, b):
+        if "00000003" in str(b):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    message = fails(capsys, "train", *options)
+    assert "checkpoint-00000003.npz: the checkpoint could not be saved (No space left on device)" in message
+    names = [p.name for p in checkpoint.checkpoints(tmp_path / "run")]
+    assert names == ["checkpoint-00000001.npz", "checkpoint-00000002.npz"]
+    monkeypatch.undo()
+    assert main(["train", *options, "--resume"]) == 0
+
+
+def test_predict(run, tmp_path, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    output = tmp_path / "found"
+    assert "bad.png" in fails(capsys, "predict", bad, "--weights", run, "--output", output)
+    assert "--score must be between 0 and 1" in fails(capsys, "predict", bad, "--weights", run, "--score", "7")
+    assert "nowhere" in fails(capsys, "predict", bad, "--weights", tmp_path / "nowhere")
+    assert "holds no checkpoint" in fails(capsys, "predict", bad, "--weights", tmp_path)
+
+
+def test_predict_a_photo_of_one_pixel_and_a_long_one(run, tmp_path):
+    Image.new("RGB", (1, 1), (200, 10, 10)).save(tmp_path / "one.png")
+    Image.new("L", (10_000, 4)).save(tmp_path / "long.png")
+    photos = [str(tmp_path / "one.png"), str(tmp_path / "long.png")]
+    assert main(["predict", *photos, "--weights", str(run), "--output", str(tmp_path / "found")]) == 0
+    assert len(list((tmp_path / "found").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[1, 2", "is not json"),
+        ("[]", "is not a COCO file: it has no list 'images'"),
+        ('{"images": [], "annotations": []}', "no list 'categories'"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "images.0. has no 'file_name' and 'id'"),
+        ('{"images": [], "annotations": [{}], "categories": []}', "annotations.0. has no 'image_id'"),
+        ('{"images": [], "annotations": [], "categories": []}', "0 images are too few"),
+    ],
+)
+def test_split_of_bad_files(content, message, tmp_path, capsys):
+    import re
+
+    file = tmp_path / "file.json"
+    file.write_text(content)
+    assert re.search(message, fails(capsys, "split", file))
+    assert snapshot(tmp_path) == {"file.json": content.encode()}
+
+
+def test_split_overwrites_nothing_unasked(tmp_path, capsys):
+    write_coco(tmp_path)
+    (tmp_path / "all_val.json").write_text("mine")
+    assert "all_val.json: is there already" in fails(capsys, "split", tmp_path / "all.json")
+    assert (tmp_path / "all_val.json").read_text() == "mine" and not (tmp_path / "all_train.json").exists()
+    assert "--every must be at least 2" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
+    assert "nowhere.json: cannot be read" in fails(capsys, "split", tmp_path / "nowhere.json")
+    assert main(["split", str(tmp_path / "all.json"), "--overwrite"]) == 0
