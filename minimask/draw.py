@@ -40,7 +40,7 @@ OUTLINES = {"solid": (1, 0), "dashed": (6, 3), "dotted": (1.5, 2), "dash-dot": (
 READABLE_SIDE = 1024  # pixels: a photo is enlarged while its longer side times the next factor stays within this ...
 LARGEST_SIDE = 4000  # ... and reduced where it is longer than this
 CROWD = np.array([190, 190, 190], dtype=np.uint8)
-FILL = 0.38  # how much of the colour a mask adds to the photo
+FILL = 0.33  # how much of the colour a mask adds to the photo
 DARK, LIGHT = (20, 20, 20), (255, 255, 255)
 
 
@@ -247,7 +247,7 @@ def _paint_mask(picture, mask, scale, colour, width, covered, hatched=False):
 
 
 def _grow(mask, pixels):
-    """The mask grown by so many pixels on all sides (shrunk if negative); outside the window it goes on as at its edge."""
+    """The mask grown by so many pixels on all sides (shrunk if negative); at the edge it goes on as it is there."""
     from PIL import Image, ImageFilter
 
     size = 2 * abs(pixels) + 1
@@ -282,7 +282,7 @@ def _font(size, bold=False):
         path = Path(folder) / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
         if path.exists():
             return ImageFont.truetype(str(path), size)
-    return ImageFont.load_default()
+    return ImageFont.load_default(size)
 
 
 def _text_size(picture):
@@ -301,18 +301,18 @@ class _Pen:
     def array(self):
         return np.array(self.picture)
 
-    def line(self, start, end, colour, width, outline="solid", edge=True):
-        """A straight line in the pattern of an outline, with a contrasting edge one pixel wide."""
+    def line(self, start, end, colour, width, outline="solid", edge=None):
+        """A straight line in the pattern of an outline, with an edge one pixel wide (contrasting if not given)."""
+        edge = _contrast(colour) if edge is None else edge
         start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
         length = float(np.hypot(*(end - start)))
         direction = (end - start) / max(length, 1e-9)
         pieces = [(start + a * direction, start + b * direction) for a, b in _dashes(length, width, outline)]
-        passes = [(_contrast(colour), width + 2)] if edge else []
-        for ink, thickness in [*passes, (tuple(int(c) for c in colour), width)]:
+        for ink, thickness in ((edge, width + 2), (tuple(int(c) for c in colour), width)):
             for a, b in pieces:
                 self.draw.line([*a, *b], fill=ink, width=thickness)
 
-    def outline(self, box, colour, width, outline="solid"):
+    def outline(self, box, colour, width, outline="solid", edge=None):
         """A box (x1, y1, x2, y2); its line runs just outside, so that small objects are not hidden."""
         x1, y1, x2, y2 = np.asarray(box) + np.array([-1, -1, 1, 1]) * width / 2
         # A box at the picture's border is drawn just inside it, as its line would be lost.
@@ -320,7 +320,7 @@ class _Pen:
         x1, y1 = max(x1, width / 2), max(y1, width / 2)
         x2, y2 = min(x2, w - 1 - width / 2), min(y2, h - 1 - width / 2)
         for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2))):
-            self.line(start, end, colour, width, outline)
+            self.line(start, end, colour, width, outline, edge)
 
     def keypoints(self, points, colour, width, skeleton=()):
         """Points (K, 3): x, y, and visibility or score; hidden ones (1) hollow, missing ones (0 and less) left out."""
@@ -470,7 +470,7 @@ def _caption_strip(caption, labels, names, crowd, width):
         y = int(1.6 * size * (row + 0.5)) + size // 4
         for x, outline, text in line:
             if outline:
-                pen.line((x, y), (x + sample, y), DARK, 2, outline, edge=False)
+                pen.line((x, y), (x + sample, y), DARK, 2, outline, edge=LIGHT)
                 x += sample + gap // 2
             pen.draw.text((x, y), text, font=font, fill=DARK, anchor="lm")
     return pen.array()
@@ -488,8 +488,8 @@ def side_by_side(pictures, titles=None, gap=12):
 def grid(pictures, columns=None, titles=None, gap=12):
     """Pictures in rows of `columns` (about square if not given), each enlarged or not, on white.
 
-    pictures: list of (H, W, 3) uint8, of any sizes: each stands at the top of a cell as large as the largest picture;
-    small ones are enlarged by a whole number while they fit. titles: a text above each, or None.
+    pictures: list of (H, W, 3) uint8, of any sizes: each stands at the top of a cell as wide as the widest picture;
+    small ones are enlarged by a whole number while they fit the largest's size. titles: a text above each, or None.
     Raises ValueError for no pictures or another number of titles.
     """
     pictures = [_as_rgb(picture) for picture in pictures]
@@ -500,17 +500,19 @@ def grid(pictures, columns=None, titles=None, gap=12):
     columns = columns or int(np.ceil(np.sqrt(len(pictures))))
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
-    pictures = [_enlarged_into(picture, height, width) for picture in pictures]
+    pictures = [_padded(_enlarged_into(picture, height, width), width) for picture in pictures]
     if titles is not None:
-        strips = [_title_strip(title, width) for title in titles]
-        pictures = [np.concatenate([strip, _padded(p, p.shape[0], width)]) for strip, p in zip(strips, pictures)]
-        height += strips[0].shape[0]
-    rows = -(-len(pictures) // columns)
-    columns = min(columns, len(pictures))
-    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-        page[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        pictures = [np.concatenate([_title_strip(title, width), p]) for title, p in zip(titles, pictures)]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    page_width = gap + len(rows[0]) * (width + gap)
+    page = np.full((gap + sum(heights) + gap * len(rows), page_width, 3), 255, dtype=np.uint8)
+    y = gap
+    for row, row_height in zip(rows, heights):
+        for i, picture in enumerate(row):
+            x = gap + i * (width + gap)
+            page[y : y + picture.shape[0], x : x + width] = picture
+        y += row_height + gap
     return page
 
 
@@ -519,11 +521,9 @@ def _enlarged_into(picture, height, width):
     return picture.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else picture
 
 
-def _padded(picture, height, width):
-    """The picture on white, at the top left."""
-    page = np.full((height, width, 3), 255, dtype=np.uint8)
-    page[: picture.shape[0], : picture.shape[1]] = picture
-    return page
+def _padded(picture, width):
+    """The picture with white at its right, up to a width."""
+    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
 
 
 def save_picture(path, picture):
@@ -552,7 +552,7 @@ def picture_bytes(picture, path="picture.png"):
 
 
 def draw_anchors(image, anchors, title=None):
-    """The anchors of some places of the feature map, each place in its own colour, with a dot at its centre.
+    """The anchors of some places of the feature map: each place has its colour and a dot, each ratio its outline.
 
     image: (H, W, 3) uint8. anchors: (P, A, 4): the A anchors of each of P places, x1 y1 x2 y2 in pixels of the image;
     ((A, 4) is one place). Anchors reach beyond the picture: it is shown with a grey margin where they do.
@@ -569,15 +569,18 @@ def draw_anchors(image, anchors, title=None):
     page[margin : margin + height, margin : margin + width] = image
     picture, scale = _readable(page)
     pen, thickness = _Pen(picture), _line_width(picture)
-    styles = list(OUTLINES)
+    sides = np.maximum(anchors[..., 2:] - anchors[..., :2], 1e-3)
+    _, shape = np.unique(np.round(2 * np.log2(sides[..., 1] / sides[..., 0])), return_inverse=True)
+    shape = shape.reshape(anchors.shape[:2]) + 1  # (P, A): 1 for the flattest, and so on
     for place, boxes in enumerate(anchors):
         colour = COLOURS[place % len(COLOURS)]
         for k, box in enumerate((boxes + margin) * scale):
-            pen.outline(box, colour, thickness, styles[k % len(styles)])
+            pen.outline(box, colour, thickness, _outline_of(shape[place, k]))
         centre = (boxes[:, :2] + boxes[:, 2:]).mean(axis=0) / 2
         pen.keypoints(np.array([[*(centre + margin) * scale, 2]]), colour, thickness)
-    strips = [pen.array(), _title_strip(title or f"{anchors.shape[1]} anchors at {len(anchors)} places", picture.shape[1])]
-    return np.concatenate(strips)
+    places = "one place" if len(anchors) == 1 else f"{len(anchors)} places"
+    title = title or f"{anchors.shape[1]} anchors at {places}"
+    return np.concatenate([_title_strip(title, picture.shape[1]), pen.array()])
 
 
 def draw_proposals(image, boxes, scores, count=50, title=None):
@@ -594,7 +597,8 @@ def draw_proposals(image, boxes, scores, count=50, title=None):
     low, high = (scores[order].min(), scores[order].max()) if len(order) else (0.0, 1.0)
     share = (scores[order] - low) / max(high - low, 1e-12)
     for i in range(len(order) - 1, -1, -1):  # the best last, on top
-        pen.outline(boxes[order[i]] * scale, _ramp(share[i]), max(1, round(thickness * (0.4 + 0.6 * share[i]))))
+        width = max(1, round(thickness * (0.4 + 0.6 * share[i])))
+        pen.outline(boxes[order[i]] * scale, _ramp(share[i]), width, edge=DARK)
     strips = [pen.array(), _score_strip(low, high, len(order), len(boxes), picture.shape[1])]
     if title:
         strips.insert(0, _title_strip(title, picture.shape[1]))
@@ -667,7 +671,8 @@ def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=No
     """RoIAlign on the grid: the box, its k x k bins, s x s sampling points in each, and the four neighbours of one.
 
     feature_map: (h, w), or (h, w, C), of which the mean over channels is shown. Pixel i of the map has its centre at
-    i, as bilinear interpolation counts. box: (4,) x1 y1 x2 y2 in those units. points: (k, k, s, s, 2), each x, y.
+    i, as bilinear interpolation counts. box: (4,) x1 y1 x2 y2 in those units. points: (k, k, s, s, 2), each x, y
+    (roi_align.map_boxes and roi_align.sampling_points make both).
     chosen: (bin row, bin column, point row, point column) of the point whose neighbours and weights are written.
     Returns (H, W, 3) uint8. He et al. 2017, figure 3; slides L13 to L16.
     """
@@ -686,6 +691,8 @@ def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=No
     axes.set_yticks(np.arange(-0.5, h), minor=True)
     axes.grid(which="minor", color="white", linewidth=0.6, alpha=0.7)
     axes.tick_params(which="minor", length=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     for t in np.linspace(0, 1, size + 1):
         for style in (dict(color="black", linewidth=4), dict(color="white", linewidth=2)):
             axes.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], **style)
@@ -695,34 +702,31 @@ def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=No
     _draw_neighbours(axes, points[tuple(chosen)], feature_map.shape)
     axes.set_xlim(min(-0.5, x1 - 0.5, flat[:, 0].min() - 0.5), max(w - 0.5, x2 + 0.5))
     axes.set_ylim(max(h - 0.5, y2 + 0.5), min(-0.5, y1 - 0.5, flat[:, 1].min() - 0.5))
-    axes.set_title(title or f"{size} x {size} bins, {points.shape[2]} x {points.shape[3]} points in each")
+    axes.set_title(
+        title or f"{size} x {size} bins, {points.shape[2]} x {points.shape[3]} points in each; one point's weights"
+    )
     return _render(figure)
 
 
 def _draw_neighbours(axes, point, shape):
     """Lines from a point to the centres of the four pixels around it, with the bilinear weight of each."""
-    (x, y), (h, w) = point, shape
-    left, top = int(np.clip(np.floor(x), 0, max(w - 2, 0))), int(np.clip(np.floor(y), 0, max(h - 2, 0)))
-    dx, dy = float(np.clip(x - left, 0, 1)), float(np.clip(y - top, 0, 1))
-    for row, wy in ((top, 1 - dy), (top + 1, dy)):
-        for column, wx in ((left, 1 - dx), (left + 1, dx)):
-            if not (0 <= row < h and 0 <= column < w):
-                continue
-            axes.plot([x, column], [y, row], color=_unit(COLOURS[2]), linewidth=1.5, zorder=5)
-            axes.scatter([column], [row], s=36, marker="s", color=_unit(COLOURS[2]), edgecolors="white", zorder=6)
-            label = dict(boxstyle="round,pad=0.15", facecolor="white", edgecolor="black", linewidth=0.8)
-            axes.annotate(
-                f"{wy * wx:.2f}",
-                (column, row),
-                xytext=(14 if column > x else -14, -13 if row > y else 13),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=9,
-                bbox=label,
-                zorder=7,
-            )
-    axes.scatter([x], [y], s=90, marker="*", color=_unit(COLOURS[3]), edgecolors="black", zorder=8)
+    from minimask.roi_align import neighbours
+
+    for row, column, weight, _ in neighbours(point, *shape):
+        axes.plot([point[0], column], [point[1], row], color=_unit(COLOURS[2]), linewidth=1.5, zorder=5)
+        axes.scatter([column], [row], s=36, marker="s", color=_unit(COLOURS[2]), edgecolors="white", zorder=6)
+        axes.annotate(
+            f"{weight:.2f}",
+            (column, row),
+            xytext=(15 if column > point[0] else -15, -13 if row > point[1] else 13),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox=dict(boxstyle="round,pad=0.15", facecolor="white", edgecolor="black", linewidth=0.8),
+            zorder=7,
+        )
+    axes.scatter(*point[:, None], s=90, marker="*", color=_unit(COLOURS[3]), edgecolors="black", zorder=8)
 
 
 def plot_losses(log, parts=None, smoothing=0.95, title=None):
@@ -730,7 +734,8 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
 
     log: path of a JSON-lines file, or a list of records (dicts). A record has "step" and losses: "loss" and
     "loss_...", either beside the step or in a dict "losses"; "validation_loss" is drawn as points. A last line that a
-    killed run left half-written is passed over. parts: names of the losses to draw (all by default).
+    killed run left half-written is passed over. parts: names of the losses to draw (by
+    default all but the parts of the validation loss).
     smoothing: weight of the past in the running mean, 0 to below 1. Returns (H, W, 3) uint8.
     Raises InputError naming file and line if it is not such a log, or holds no losses.
     """
@@ -738,8 +743,9 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
         raise ValueError(f"plot_losses: smoothing must be at least 0 and below 1, got {smoothing}")
     name = str(log) if isinstance(log, (str, Path)) else "plot_losses: the log"
     curves = loss_curves(read_log(log) if isinstance(log, (str, Path)) else log)
-    if parts is not None:
-        curves = {part: curves[part] for part in parts if part in curves}
+    if parts is None:
+        parts = [name for name in curves if not name.startswith("validation_loss_")]
+    curves = {part: curves[part] for part in parts if part in curves}
     if not curves:
         raise InputError(f"{name}: holds no record with a step and a loss")
     figure, axes = _figure(9, 5.4)

@@ -30,8 +30,8 @@ TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 def evaluate(
     model,
     dataset,
-    coco_ground_truth,
-    category_ids,
+    coco_ground_truth=None,
+    category_ids=None,
     batch_size=1,
     progress=True,
     max_detections=(1, 10, 100),
@@ -41,56 +41,109 @@ def evaluate(
     """Run the model on a dataset and compute its AP for boxes and, if it finds masks, for masks.
 
     model: has transform(samples) -> Batch and detect(batch) -> Detections. dataset: dataset[i] -> Sample, len().
-    coco_ground_truth: COCO's dict, or the path of its json; only the images that are evaluated count.
-    category_ids: COCO id of label 1, of label 2, ... indices: which samples (all by default).
-    results_dir: where bbox_results.json and segm_results.json go (both or, if that fails, neither); None: nowhere.
+    coco_ground_truth: COCO's dict, or the path of its json; by default dataset.coco_dict, or where there is none the
+    samples themselves. Only the images that are evaluated count.
+    category_ids: COCO id of label 1, of label 2, ..., or dict label -> id; by default dataset.category_ids.
+    indices: which samples (all by default). results_dir: where bbox_results.json and segm_results.json go (both or,
+    if that fails, neither); None: nowhere.
     Returns {"bbox": {"AP": .., ...}, "segm": {...}}, see `coco_average_precision`.
     Raises InputError for a file that cannot be used or written.
     """
     if batch_size < 1:
         raise ValueError(f"evaluate: batch_size must be at least 1, got {batch_size}")
-    truth = _usable_ground_truth(*_read(coco_ground_truth, "ground truth"), "bbox")
     indices = range(len(dataset)) if indices is None else list(indices)
     if len(indices) == 0:
         raise InputError("there are no images to evaluate on")
+    category_ids = category_list(dataset.category_ids if category_ids is None else category_ids)
+    truth = getattr(dataset, "coco_dict", None) if coco_ground_truth is None else coco_ground_truth
+    from_samples = truth is None
+    if from_samples:
+        truth = {"images": [], "annotations": [], "categories": [{"id": i} for i in category_ids]}
+    known = _usable_ground_truth(*_read(truth, "ground truth"), "bbox")  # so that a bad file is known at once
     results, image_ids = {"bbox": [], "segm": []}, []
-    with _bar(len(indices), progress) as bar:
-        for start in range(0, len(indices), batch_size):
-            samples = [dataset[i] for i in indices[start : start + batch_size]]
-            ids = [sample.image_id for sample in samples]
-            _check_image_ids(ids, truth)
-            batch = model.transform(samples)
-            detections = model.detect(batch)
-            boxes, masks = predictions_to_coco(restore(detections, batch), ids, category_ids)
-            results["bbox"] += boxes
-            results["segm"] += masks
-            image_ids += ids
-            bar.update(len(samples))
-    if detections.masks is None:
+    for samples, predictions in predict_samples(model, dataset, indices, batch_size, progress):
+        ids = [sample.image_id for sample in samples]
+        if from_samples:
+            for sample in samples:
+                _add_sample(truth, sample, category_ids)
+        else:
+            _check_image_ids(ids, known)
+        boxes, masks = predictions_to_coco(predictions, ids, category_ids)
+        results["bbox"] += boxes
+        results["segm"] += masks
+        image_ids += ids
+    if predictions[0].soft_masks is None:
         del results["segm"]
     numbers = {
-        kind: coco_average_precision(coco_ground_truth, found, kind, max_detections, image_ids)
-        for kind, found in results.items()
+        kind: coco_average_precision(truth, found, kind, max_detections, image_ids) for kind, found in results.items()
     }
     if results_dir is not None:
         write_results(results_dir, results)
     return numbers
 
 
+def predict_samples(model, dataset, indices, batch_size=1, progress=False):
+    """Go through samples of a dataset: yields (list of Sample, list of Prediction), a batch at a time."""
+    with inference(model), _bar(len(indices), progress) as bar:
+        for start in range(0, len(indices), batch_size):
+            samples = [dataset[i] for i in indices[start : start + batch_size]]
+            batch = model.transform(samples)
+            yield samples, restore(model.detect(batch), batch)
+            bar.update(len(samples))
+
+
+def _add_sample(truth, sample, category_ids):
+    """Add a sample's image and objects to a COCO dict."""
+    height, width = sample.image.shape[:2]
+    truth["images"].append({"id": sample.image_id, "file_name": sample.name, "height": height, "width": width})
+    for box, label, mask, crowd in zip(sample.boxes, sample.labels, sample.masks, sample.crowd):
+        truth["annotations"].append(
+            {
+                "image_id": sample.image_id,
+                "category_id": category_ids[int(label) - 1],
+                "bbox": xywh(box),
+                "area": float(mask.sum()),
+                "segmentation": encode_mask(mask),
+                "iscrowd": int(crowd),
+            }
+        )
+
+
+@contextlib.contextmanager
+def inference(model):
+    """Inside, the model is in inference mode (batch norm uses its running statistics); after it, as it was."""
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
 def _bar(total, progress):
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc="evaluate", unit="image", disable=not progress, dynamic_ncols=True)
+    return tqdm(total=total, desc="evaluate", unit="image", disable=not progress, dynamic_ncols=True, leave=False)
+
+
+def category_list(category_ids):
+    """COCO ids of label 1, of label 2, ... as a list of ints, from such a list or from a dict label -> id."""
+    if isinstance(category_ids, dict):
+        category_ids = [category_ids[label] for label in range(1, len(category_ids) + 1)]
+    return [int(i) for i in category_ids]
 
 
 def predictions_to_coco(predictions, image_ids, category_ids):
     """Predictions as entries of COCO's results files.
 
-    predictions: list of Prediction. image_ids: COCO id of each. category_ids: COCO id of label 1, of label 2, ...
+    predictions: list of Prediction. image_ids: COCO id of each.
+    category_ids: COCO id of label 1, of label 2, ..., or dict label -> id.
     Returns (entries with "bbox": x, y, width, height; entries with "segmentation": compressed RLE), one of each for
     every detection. Raises ValueError for a label without a category.
     """
-    boxes, masks = [], []
+    boxes, masks, category_ids = [], [], category_list(category_ids)
     for prediction, image_id in zip(predictions, image_ids):
         for i, label in enumerate(prediction.labels):
             if not 1 <= label <= len(category_ids):
@@ -127,9 +180,7 @@ def write_results(folder, results):
 # -------------------------------------------------------------------------------- average precision
 
 
-def coco_average_precision(
-    ground_truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None
-):
+def coco_average_precision(ground_truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None):
     """COCO's numbers for results against ground truth, from pycocotools' own matching.
 
     ground_truth: COCO's dict, or the path of its json. results: list of entries of a results file, or its path.

@@ -9,7 +9,7 @@ import numpy as np
 from minimask.device import to_cpu
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
-from minimask.evaluate import encode_mask, xywh
+from minimask.evaluate import category_list, encode_mask, inference, xywh
 from minimask.files import json_bytes, write_files
 from minimask.image import read_image, restore
 
@@ -31,7 +31,8 @@ def predict_files(
 
     model: has transform(pictures) -> Batch and detect(batch) -> Detections. class_names: name of label 1, 2, ...
     paths: photos, and folders whose photos are taken by name. out_dir: made if missing.
-    score_threshold: what scores lower is left out. category_ids: COCO id of label 1, 2, ... (the label if not given).
+    score_threshold: what scores lower is left out.
+    category_ids: COCO id of label 1, 2, ..., or dict label -> id; the label itself if not given.
     A photo whose name another one has already, in this call or an earlier one, gets its folder's name in front or a
     number behind. A photo that cannot be read is passed over, and named in an InputError once the others are done.
     Returns a list of (photo, picture, json) paths. Raises InputError at once for a path that does not exist, no
@@ -42,6 +43,7 @@ def predict_files(
     first, in pixels of the photo as a person sees it (turned as its EXIF says); "segmentation" is COCO's RLE.
     """
     photos = find_photos(paths)
+    category_ids = category_list(category_ids) if category_ids else None
     out_dir = Path(out_dir)
     written, taken, failures = [], set(), []
     for photo in _bar(photos, progress):
@@ -54,7 +56,7 @@ def predict_files(
         found = _describe(detections, batch, class_names, category_ids)
         picture = _draw(image, detections, batch, class_names, score_threshold, skeleton)
         stem = _free_name(photo, out_dir, taken)
-        taken.add(stem)
+        taken.add(stem.casefold())  # some disks take A.png and a.png for one file
         record = {
             "photo": str(photo.resolve()),
             "height": image.shape[0],
@@ -95,13 +97,14 @@ def find_photos(paths):
 def _bar(photos, progress):
     from tqdm.auto import tqdm
 
-    return tqdm(photos, desc="predict", unit="photo", disable=not progress, dynamic_ncols=True)
+    return tqdm(photos, desc="predict", unit="photo", disable=not progress, dynamic_ncols=True, leave=False)
 
 
 def _detect(model, image, score_threshold):
     """Detections of one photo, those below the threshold made invalid, and the Batch they belong to."""
-    batch = model.transform([image])
-    detections = model.detect(batch)
+    with inference(model):
+        batch = model.transform([image])
+        detections = model.detect(batch)
     keep = to_cpu(detections.valid) & (to_cpu(detections.scores) >= score_threshold)
     return replace(detections, valid=keep), batch
 
@@ -128,7 +131,7 @@ def _entry(prediction, i, class_names, category_ids, has_masks):
     entry = {
         "name": class_name(class_names, label),
         "label": label,
-        "category_id": int(category_ids[label - 1]) if category_ids else label,
+        "category_id": category_ids[label - 1] if category_ids else label,
         "score": float(prediction.scores[i]),
         "bbox": xywh(prediction.boxes[i]),
         "box": [float(v) for v in prediction.boxes[i]],
@@ -163,7 +166,7 @@ def _free_name(photo, out_dir, taken):
     number = 2
     while True:
         for name in names:
-            if name not in taken and _is_free(photo, out_dir, name):
+            if name.casefold() not in taken and _is_free(photo, out_dir, name):
                 return name
         names = [f"{photo.stem}-{number}"]
         number += 1

@@ -1,0 +1,260 @@
+"""Photos in, pictures and json out: every kind of photo, names that clash, bad photos, full disks."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimask import files, predict
+from minimask.errors import InputError
+from minimask.evaluate import run_lengths
+from minimask.image import ImageTransform
+from minimask.predict import find_photos, predict_files
+from minimask.structures import Detections
+
+NAMES = ("cat", "dog", "duck")
+
+
+class Finder:
+    """A stand-in for a model: one object in the left half, one in the lower right quarter, one it is not sure of."""
+
+    boxes = np.array([(0, 0, 0.5, 1), (0.5, 0.5, 1, 1), (0.2, 0.2, 0.4, 0.4)], np.float32)
+    labels = np.array([2, 3, 1])
+    scores = np.array([0.7, 0.9, 0.3], np.float32)
+
+    def __init__(self, masks=True, keypoints=False):
+        self.transform = ImageTransform(min_size=48, max_size=96)
+        self.masks, self.keypoints, self.training, self.seen = masks, keypoints, True, []
+
+    def eval(self):
+        self.training = False
+
+    def train(self):
+        self.training = True
+
+    def detect(self, batch):
+        assert not self.training
+        self.seen.append(batch.images)
+        n, d = len(batch.images), len(self.boxes)
+        height, width = batch.sizes[0]
+        boxes = self.boxes * (width, height, width, height)
+        points = np.concatenate([boxes[:, :2], boxes[:, 2:]], 1).reshape(d, 2, 2)
+        return Detections(
+            boxes[None].repeat(n, 0).astype(np.float32),
+            self.labels[None].repeat(n, 0),
+            self.scores[None].repeat(n, 0),
+            np.ones((n, d), bool),
+            np.ones((n, d, 28, 28), np.float32) if self.masks else None,
+            np.pad(points, ((0, 0), (0, 0), (0, 1)), constant_values=2)[None].astype(np.float32)
+            if self.keypoints
+            else None,
+        )
+
+
+def _photo(path, size=(40, 60), colour=(10, 200, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), colour, np.uint8)).save(path)
+    return path
+
+
+def _read(path):
+    return json.loads(path.read_text())
+
+
+# -------------------------------------------------------------------------------- what is written
+
+
+def test_picture_and_json(tmp_path):
+    photo = _photo(tmp_path / "in" / "a.jpg")
+    model = Finder()
+    written = predict_files(model, NAMES, [photo], tmp_path / "out", category_ids={1: 10, 2: 20, 3: 30})
+    assert written == [(photo, tmp_path / "out" / "a.png", tmp_path / "out" / "a.json")]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "a.png"]
+    assert model.training
+    record = _read(tmp_path / "out" / "a.json")
+    assert (record["height"], record["width"], record["photo"]) == (40, 60, str(photo.resolve()))
+    best, second = record["detections"]  # the third scores below 0.5
+    assert (best["name"], best["label"], best["category_id"]) == ("duck", 3, 30)
+    assert best["score"] == pytest.approx(0.9) and second["score"] == pytest.approx(0.7)
+    assert best["box"] == pytest.approx([30, 20, 60, 40]) and best["bbox"] == pytest.approx([30, 20, 30, 20])
+    assert best["segmentation"]["size"] == [40, 60]
+    runs = run_lengths(best["segmentation"]["counts"])
+    assert runs.sum() == 2400 and 500 <= runs[1::2].sum() <= 700
+    picture = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert picture.shape[1] % 60 == 0 and picture.shape[1] > 600
+
+
+def test_threshold(tmp_path):
+    photo = _photo(tmp_path / "a.png")
+    for threshold, count in ((0.0, 3), (0.3, 3), (0.8, 1), (0.95, 0)):
+        out = tmp_path / f"out{threshold}"
+        predict_files(Finder(), NAMES, [photo], out, score_threshold=threshold)
+        assert len(_read(out / "a.json")["detections"]) == count
+
+
+def test_without_masks_and_with_keypoints(tmp_path):
+    photo = _photo(tmp_path / "a.png")
+    predict_files(Finder(masks=False, keypoints=True), NAMES, [photo], tmp_path / "out", skeleton=[(0, 1)])
+    best = _read(tmp_path / "out" / "a.json")["detections"][0]
+    assert "segmentation" not in best and best["category_id"] == 3
+    assert best["keypoints"] == pytest.approx([30, 20, 2, 60, 40, 2])
+
+
+def test_photos_are_read_as_a_person_sees_them(tmp_path):
+    rows = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))
+    colour = np.dstack([rows, rows, rows])
+    Image.fromarray(rows).save(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([colour, np.full((40, 60), 255, np.uint8)])).save(tmp_path / "alpha.png")
+    Image.fromarray(rows.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(colour).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    model = Finder()
+    predict_files(model, NAMES, [tmp_path / f"{n}.png" for n in ("grey", "alpha", "deep")], tmp_path / "out")
+    assert (model.seen[0] == model.seen[1]).all() and np.abs(model.seen[0] - model.seen[2]).max() < 0.05
+    predict_files(model, NAMES, [tmp_path / "turned.jpg"], tmp_path / "out")
+    record = _read(tmp_path / "out" / "turned.json")
+    assert (record["height"], record["width"]) == (60, 40)
+
+
+def test_one_pixel_and_large_photos(tmp_path, monkeypatch):
+    _photo(tmp_path / "dot.png", size=(1, 1))
+    _photo(tmp_path / "wide.png", size=(30, 9000))
+    monkeypatch.setattr(predict, "MASK_BYTES", 30 * 9000)  # one mask at a time
+    predict_files(Finder(), NAMES, [tmp_path / "dot.png", tmp_path / "wide.png"], tmp_path / "out")
+    assert (_read(tmp_path / "out" / "dot.json")["height"]) == 1
+    record = _read(tmp_path / "out" / "wide.json")
+    assert [d["name"] for d in record["detections"]] == ["duck", "dog"]
+    assert record["detections"][0]["segmentation"]["size"] == [30, 9000]
+    assert record["detections"][0]["box"] == pytest.approx([4500, 15, 9000, 30], rel=0.02)
+    assert Image.open(tmp_path / "out" / "wide.png").width == 3000
+
+
+# -------------------------------------------------------------------------------- names
+
+
+def test_same_names_in_different_folders(tmp_path):
+    photos = [_photo(tmp_path / folder / "x.png") for folder in ("a", "b", "c/b")] + [_photo(tmp_path / "a" / "x.jpg")]
+    written = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    assert [picture.name for _, picture, _ in written] == ["x.png", "b-x.png", "x-2.png", "a-x.png"]
+    again = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    assert again == written  # each photo has its results' names for good
+    assert len(os.listdir(tmp_path / "out")) == 8
+    later = predict_files(Finder(), NAMES, photos[::-1], tmp_path / "out")
+    assert later == written[::-1]
+
+
+def test_later_photos_of_the_same_name_do_not_overwrite(tmp_path):
+    first, second = _photo(tmp_path / "a" / "x.png"), _photo(tmp_path / "b" / "x.png")
+    predict_files(Finder(), NAMES, [first], tmp_path / "out")
+    before = (tmp_path / "out" / "x.json").read_bytes()
+    predict_files(Finder(), NAMES, [second], tmp_path / "out")
+    assert (tmp_path / "out" / "x.json").read_bytes() == before
+    assert _read(tmp_path / "out" / "b-x.json")["photo"] == str(second.resolve())
+
+
+def test_photos_and_other_files_are_never_overwritten(tmp_path):
+    photo = _photo(tmp_path / "album" / "x.png")
+    before = photo.read_bytes()
+    written = predict_files(Finder(), NAMES, [photo], tmp_path / "album")
+    assert photo.read_bytes() == before
+    assert written[0][1].name == "album-x.png"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.json").write_text('{"mine": 1}')
+    assert predict_files(Finder(), NAMES, [photo], tmp_path / "out")[0][1].name == "album-x.png"
+    assert (tmp_path / "out" / "x.json").read_text() == '{"mine": 1}'
+
+
+def test_names_that_differ_in_case_only(tmp_path):
+    photos = [_photo(tmp_path / "a" / "x.png"), _photo(tmp_path / "b" / "X.png")]
+    written = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    assert [picture.name for _, picture, _ in written] == ["x.png", "b-X.png"]
+
+
+def test_folders(tmp_path):
+    for name in ("b.png", "a.jpg", "c.TIF", ".hidden.png"):
+        _photo(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    (tmp_path / "more").mkdir()
+    assert [p.name for p in find_photos([tmp_path])] == ["a.jpg", "b.png", "c.TIF"]
+    assert [p.name for p in find_photos([tmp_path / "b.png", tmp_path])] == ["b.png", "a.jpg", "c.TIF"]
+    first = predict_files(Finder(), NAMES, [tmp_path], tmp_path)
+    second = predict_files(Finder(), NAMES, [tmp_path], tmp_path)  # its own results are no photos
+    assert first == second and len(first) == 3
+    with pytest.raises(InputError, match="no photos found in .*more"):
+        predict_files(Finder(), NAMES, [tmp_path / "more"], tmp_path / "out")
+    with pytest.raises(InputError, match="no photos found in an empty list"):
+        find_photos([])
+
+
+# -------------------------------------------------------------------------------- bad photos, full disks
+
+
+def test_a_path_that_does_not_exist_stops_before_anything(tmp_path):
+    good = _photo(tmp_path / "good.png")
+    with pytest.raises(InputError, match="none.png: no such photo or folder"):
+        predict_files(Finder(), NAMES, [good, tmp_path / "none.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_photo_is_named_and_the_others_are_done(tmp_path):
+    good = [_photo(tmp_path / "a.png"), _photo(tmp_path / "z.png")]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(good[0].read_bytes()[:60])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "bad.png").write_bytes(b"earlier")
+    with pytest.raises(InputError, match="bad.png: .*2 other photos are done") as error:
+        predict_files(Finder(), NAMES, [good[0], bad, good[1]], out)
+    assert "a.png" not in str(error.value).replace("bad.png", "")
+    assert sorted(os.listdir(out)) == ["a.json", "a.png", "bad.png", "z.json", "z.png"]
+    assert (out / "bad.png").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_full_disk_leaves_earlier_results(tmp_path, monkeypatch, after):
+    photo, out = _photo(tmp_path / "a.png"), tmp_path / "out"
+    predict_files(Finder(), NAMES, [photo], out)
+    before = {name: (out / name).read_bytes() for name in os.listdir(out)}
+    count, write = [0], files._write_through
+
+    def limited(path, data):
+        count[0] += 1
+        if count[0] > after:
+            path.write_bytes(data[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(files, "_write_through", limited)
+    with pytest.raises(InputError, match=r"out.a\.(png|json): could not be written \(No space left on device\)"):
+        predict_files(Finder(), NAMES, [photo], out, score_threshold=0.8)
+    assert {name: (out / name).read_bytes() for name in os.listdir(out)} == before
+
+
+# -------------------------------------------------------------------------------- the real model
+
+
+def test_an_untrained_model_from_end_to_end(tmp_path):
+    mask_rcnn = pytest.importorskip("minimask.mask_rcnn")
+    from minimask.evaluate import evaluate
+    from tests.test_evaluate import Scenes
+
+    model = mask_rcnn.build("toy", num_classes=3, min_size=64, max_size=64, detection={"score_threshold": 0.0})
+    scenes = Scenes(2)
+    photo = tmp_path / "scene.png"
+    Image.fromarray(scenes[1].image).save(photo)
+    predict_files(model, scenes.class_names, [photo], tmp_path / "out", score_threshold=0.0)
+    record = _read(tmp_path / "out" / "scene.json")
+    height, width = scenes[1].image.shape[:2]
+    assert record["detections"]
+    for found in record["detections"]:
+        x1, y1, x2, y2 = found["box"]
+        assert 0 <= x1 < x2 <= width + 1e-3 and 0 <= y1 < y2 <= height + 1e-3
+        assert found["segmentation"]["size"] == [height, width]
+        assert found["name"] in scenes.class_names
+    numbers = evaluate(model, scenes, progress=False, results_dir=tmp_path)
+    assert all(-1 <= value <= 1 for kind in ("bbox", "segm") for value in numbers[kind].values())
+    assert numbers["bbox"]["AP"] >= 0
