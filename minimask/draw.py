@@ -640,20 +640,39 @@ def draw_masks(image, prediction, class_names, count=3):
     boxes, soft = prediction.boxes[shown], np.asarray(prediction.soft_masks)[shown]
     pasted = paste_masks(soft, boxes, image.shape[0], image.shape[1], threshold=None)
     pictures, titles = [], []
-    for i, d in enumerate(shown):
-        name = f"{class_name(class_names, prediction.labels[d])} {prediction.scores[d]:.2f}"
-        whole = [image, image]
-        for k, mask in enumerate((pasted[i], (pasted[i] >= 0.5).astype(np.float32))):
-            whole[k], scale = _readable(_with_soft_mask(image, mask))
-        grey = (255 * np.clip(soft[i], 0, 1)).round().astype(np.uint8)
-        side = max(1, max(whole[0].shape[:2]) // max(grey.shape))
-        pictures += [_as_rgb(grey).repeat(side, axis=0).repeat(side, axis=1)]
-        for picture in whole:
-            pen = _Pen(picture)
-            pen.outline(boxes[i] * scale, COLOURS[3], _line_width(picture))
+    for d, box, small, large in zip(shown, boxes, soft, pasted):
+        window = _around(box, image.shape)
+        grey = (255 * np.clip(small, 0, 1)).round().astype(np.uint8)
+        pictures.append(_zoomed(_as_rgb(grey)))
+        for mask in (large, (large >= 0.5).astype(np.float32)):
+            zoomed = _zoomed(_with_soft_mask(image[window], mask[window]))
+            scale = zoomed.shape[0] / (window[0].stop - window[0].start)
+            pen = _Pen(zoomed)
+            corner = np.array([window[1].start, window[0].start] * 2)
+            pen.outline((box - corner) * scale, COLOURS[3], 2)
             pictures.append(pen.array())
-        titles += [f"{name}: {soft.shape[1]} x {soft.shape[2]}", "resized to the box, soft", "final: at least 0.5"]
+        name = f"{class_name(class_names, prediction.labels[d])} {prediction.scores[d]:.2f}"
+        titles += [f"{name}: {small.shape[0]} x {small.shape[1]}", "resized to its box, soft", "final: at least 0.5"]
     return grid(pictures, columns=3, titles=titles)
+
+
+def _around(box, shape):
+    """The window (rows, columns) of a picture around a box, with a margin of a quarter of its larger side."""
+    margin = 0.25 * max(box[2] - box[0], box[3] - box[1]) + 2
+    low, high = np.floor(box[:2] - margin), np.ceil(box[2:] + margin)
+    (x1, y1), (x2, y2) = np.clip(low, 0, (shape[1] - 1, shape[0] - 1)), np.clip(high, 1, (shape[1], shape[0]))
+    return slice(int(y1), int(y2)), slice(int(x1), int(x2))
+
+
+def _zoomed(picture, side=448):
+    """The picture at about `side` pixels: enlarged so that its pixels can be seen, or reduced."""
+    from PIL import Image
+
+    longest = max(picture.shape[:2])
+    if longest <= side:
+        return _enlarged_into(picture, max(side, picture.shape[0]), max(side, picture.shape[1]))
+    size = [max(1, round(n * side / longest)) for n in picture.shape[1::-1]]
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
 def _with_soft_mask(image, mask):

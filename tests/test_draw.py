@@ -315,7 +315,9 @@ def test_mask_growing():
     found.soft_masks = np.zeros((2, 28, 28), np.float32)
     found.soft_masks[:, 4:24, 4:24] = 0.9
     picture = draw.draw_masks(_image(), found, NAMES, count=2)
-    assert picture.shape[1] == 3 * 960 + 4 * 12 and picture.shape[0] > 2 * 720
+    assert picture.shape[1] == 3 * 448 + 4 * 12 and picture.shape[0] > 2 * 448
+    first = picture[-448 - 12 : -12, 12 : 12 + 448]  # the second object's 28 x 28, each 16 x 16 pixels
+    assert (first[: 4 * 16] == 0).all() and (first[4 * 16 : 24 * 16, 4 * 16 : 24 * 16] == 230).all()
     with pytest.raises(ValueError, match="no soft masks"):
         draw.draw_masks(_image(), _prediction([(30, 20, 70, 60)]), NAMES)
 
