@@ -17,6 +17,8 @@ import numpy as np
 
 from minimask.device import array_module, on_cpu
 from minimask.kernels import conv as kernels
+from minimask.kernels import max_pool as pool_kernels
+from minimask.normalization import gradient_sums
 from minimask.tensor import Function
 
 # ---------------------------------------------------------------------------- public operations
@@ -183,12 +185,18 @@ class MaxPool2dFunction(Function):
 
     def forward(self, x):
         self.shape = x.shape
-        y, self.winner = max_pool2d_specification(x, self.size, self.stride, self.padding)
+        settings = self.size, self.stride, self.padding
+        self.has_kernel = _has_kernel(x) and self.size[0] * self.size[1] <= 256
+        if self.has_kernel:
+            _, result = _pool_window(x.shape, *settings)
+            y, self.winner = pool_kernels.forward(x, *settings, result)
+        else:
+            y, self.winner = max_pool2d_specification(x, *settings)
         return y
 
     def backward(self, gy):
-        settings = self.size, self.stride, self.padding
-        return max_pool2d_backward_specification(gy, self.winner, self.shape, *settings),
+        backward = pool_kernels.backward if self.has_kernel else max_pool2d_backward_specification
+        return (backward(gy, self.winner, self.shape, self.size, self.stride, self.padding),)
 
 
 # ---------------------------------------------------------------------------- specification or kernel
@@ -220,6 +228,11 @@ def _has_kernel(*arrays):
 
 def epilogue_backward(gy, y, needs_bias):
     """The gradient before ReLU (y: its result, None without ReLU) and the gradient of the bias (None if not needed)."""
+    if _has_kernel(gy) and gy.size and not (y is None and not needs_bias):
+        channels = gy.shape[3]
+        pixels = [None if a is None else a.reshape(1, -1, channels) for a in (gy, y)]  # (1, N H W, C)
+        g, gb, _ = gradient_sums(*pixels, pixels[0], np.zeros((1, channels), np.float32))
+        return g.reshape(gy.shape), gb[0] if needs_bias else None
     g = gy if y is None else gy * (y > 0)
     return g, g.sum(axis=(0, 1, 2)) if needs_bias else None
 
@@ -271,12 +284,12 @@ def convolve_backward_weights_specification(x, gy, window):
 def max_pool2d_specification(x, size, stride, padding):
     """y (N, OH, OW, C) and the winner (same shape): which place i * kw + j of the window holds the maximum."""
     xp = array_module(x)
-    window, result = _pool_window(x, size, stride, padding)
+    window, result = _pool_window(x.shape, size, stride, padding)
     x = _pad(x, window, result, fill=-xp.inf)
-    y = xp.full((len(x), *result, x.shape[3]), -xp.inf, x.dtype)
+    y = xp.full((len(x), *result, x.shape[3]), -xp.inf, x.dtype)  # (N, OH, OW, C)
     winner = xp.zeros(y.shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
     for i, j, at in window.taps(result):
-        better = (x[at] > y) | xp.isnan(x[at])
+        better = ~(x[at] <= y)  # larger, or NaN
         y = xp.where(better, x[at], y)
         winner[better] = i * size[1] + j
     return y, winner
@@ -285,7 +298,7 @@ def max_pool2d_specification(x, size, stride, padding):
 def max_pool2d_backward_specification(gy, winner, shape, size, stride, padding):
     """gx (of `shape`): gy of each window, added at its winner."""
     xp = array_module(gy)
-    window, result = _pool_window(gy, size, stride, padding, shape)
+    window, result = _pool_window(shape, size, stride, padding)
     height, width = window.padded_size(shape[1:3], result)
     gx = xp.zeros((shape[0], height, width, shape[3]), gy.dtype)
     for i, j, at in window.taps(result):
@@ -294,10 +307,10 @@ def max_pool2d_backward_specification(gy, winner, shape, size, stride, padding):
     return xp.ascontiguousarray(gx[:, top : top + shape[1], left : left + shape[2]])
 
 
-def _pool_window(x, size, stride, padding, shape=None):
+def _pool_window(shape, size, stride, padding):
     """The window of a pooling (its weights do not matter, their shape does) and the size of its result."""
     window = Window("max_pool2d", np.empty((*size, 1, 1)), stride, padding)
-    return window, window.output_size((x.shape if shape is None else shape)[1:3])
+    return window, window.output_size(shape[1:3])
 
 
 def _pad(x, window, result, fill=0):

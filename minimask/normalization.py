@@ -1,18 +1,25 @@
 """Batch and group normalisation of feature maps (N, H, W, C), fused with the addition and the ReLU that follow them.
 
-    xhat = (x - mean) / sqrt(variance + eps),    y = relu(gamma xhat + beta + residual)
+    xhat = (x - mean) / sqrt(var + eps),    y = relu(gamma xhat + beta + residual)
 
-Batch normalisation takes mean and variance of each channel over all pixels of the batch (Ioffe and Szegedy 2015), group
-normalisation those of each image and group of channels (Wu and He 2018). Both gradients have one form, with sums over
-whatever the mean was taken over (M numbers) and k = gamma / sqrt(variance + eps):
+Batch normalisation takes mean and variance of each channel over all pixels of the batch (Ioffe and Szegedy 2015),
+group normalisation those of each image and group of channels (Wu and He 2018). So both see x as segments of pixels:
+batch normalisation as one segment whose channels are groups of one, group normalisation as N segments. The gradient of
+both, with h = gamma g, g = gy where y > 0, and means over the numbers that xhat's mean was taken over:
 
-    gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(variance + eps)    with h = gamma g, g = gy where y > 0
+    gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(var + eps),  ggamma = sum g xhat,  gbeta = sum g
+
+Each of the four passes over the map (`moments`, `affine`, `gradient_sums`, `gradient`) has its specification here and
+a float32 CPU kernel in `minimask.kernels.normalization`.
 """
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, on_cpu
+from minimask.kernels import normalization as kernels
 from minimask.tensor import Function
+
+# -------------------------------------------------------------------------------------------- public operations
 
 
 def batch_norm(
@@ -64,86 +71,147 @@ def fold_batch_norm(w, gamma, beta, mean, var, eps=1e-5):
     return (w * scale).astype(w.dtype), (beta - mean * scale).astype(w.dtype)
 
 
-class BatchNormFunction(Function):
-    """y = relu(gamma xhat + beta + residual);  see the module for gx;  ggamma = sum g xhat, gbeta = sum g."""
+# -------------------------------------------------------------------------------------------- autograd
+
+
+class NormalizationFunction(Function):
+    """y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual); the module's docstring has the gradients."""
+
+    def __init__(self, eps, relu):
+        self.eps, self.relu = eps, relu
+
+    def statistics(self, x):
+        """Mean and var of x (segments, pixels, C), each (segments, C)."""
+        raise NotImplementedError
+
+    def over_group(self, a):
+        """The mean of a (segments, C) over each group of channels, for each of its channels."""
+        return a
+
+    def normalize(self, x, gamma, beta, residual, segments):
+        xp = array_module(x)
+        self.shape, self.gamma, self.has_residual = x.shape, gamma, residual is not None
+        self.x = x.reshape(segments, x.size // max(1, segments * x.shape[-1]), x.shape[-1])  # (S, P, C)
+        self.mean, var = self.statistics(self.x)
+        self.inverse = 1 / xp.sqrt(var + x.dtype.type(self.eps))
+        scale = gamma * self.inverse  # (S, C)
+        residual = None if residual is None else residual.reshape(self.x.shape)
+        y = affine(self.x, scale, beta - scale * self.mean, residual, self.relu)
+        self.y = y if self.relu else None
+        return y.reshape(self.shape)
+
+    def backward(self, gy):
+        g, sum_g, sum_gd = gradient_sums(gy.reshape(self.x.shape), self.y, self.x, self.mean)  # d = x - mean
+        sum_gxhat = sum_gd * self.inverse  # (S, C)
+        gx = self.gradient(g, sum_g, sum_gxhat).reshape(self.shape) if self.needs[0] else None
+        residual = (g.reshape(self.shape),) if self.has_residual else ()
+        return gx, sum_gxhat.sum(0), sum_g.sum(0), *residual
+
+    def gradient(self, g, sum_g, sum_gxhat):
+        pixels = max(1, self.x.shape[1])
+        mean_h = self.over_group(self.gamma * sum_g) / pixels
+        mean_hxhat = self.over_group(self.gamma * sum_gxhat) / pixels
+        inverse = self.inverse
+        return gradient(g, self.x, self.mean, self.gamma * inverse, -inverse * inverse * mean_hxhat, -inverse * mean_h)
+
+
+class BatchNormFunction(NormalizationFunction):
+    """One segment: mean and var of each channel over the batch, or, outside training, the running ones (constants)."""
 
     def __init__(self, running_mean, running_var, training, momentum, eps, relu):
+        super().__init__(eps, relu)
         self.running = running_mean, running_var
-        self.training, self.momentum, self.eps, self.relu = training, momentum, eps, relu
+        self.training, self.momentum = training, momentum
 
     def forward(self, x, gamma, beta, residual=None):
-        xp = array_module(x)
-        mean, var = self.running
-        if self.training and x.size:
-            axes = tuple(range(x.ndim - 1))
-            mean, var = x.mean(axes), x.var(axes)
-            self._update_running(mean, var, x.size // x.shape[-1])
-        self.mean, self.inverse = mean, 1 / xp.sqrt(var + self.eps)
-        y = _apply(xp, x, gamma * self.inverse, beta - gamma * self.inverse * mean, residual, self.relu)
-        self.x, self.gamma, self.y, self.has_residual = x, gamma, y if self.relu else None, residual is not None
-        return y
+        return self.normalize(x, gamma, beta, residual, segments=1)
 
-    def _update_running(self, mean, var, count):
-        for running, value in zip(self.running, (mean, var * (count / (count - 1)))):
+    def statistics(self, x):
+        if not self.training or x.size == 0:
+            return tuple(a[None].astype(x.dtype) for a in self.running)
+        mean, var = moments(x)
+        pixels = x.shape[1]
+        for running, value in zip(self.running, (mean[0], var[0] * (pixels / (pixels - 1)))):
             running += self.momentum * (value - running)
+        return mean, var
 
-    def backward(self, gy):
-        g = gy if self.y is None else gy * (self.y > 0)
-        xhat = (self.x - self.mean) * self.inverse
-        axes = tuple(range(g.ndim - 1))
-        gbeta, ggamma = g.sum(axes), (g * xhat).sum(axes)
-        h = g
+    def gradient(self, g, sum_g, sum_gxhat):
         if self.training:
-            count = max(1, g.size // g.shape[-1])
-            h = g - gbeta / count - xhat * (ggamma / count)
-        gx = h * (self.gamma * self.inverse)
-        return gx, ggamma, gbeta, *((g,) if self.has_residual else ())
+            return super().gradient(g, sum_g, sum_gxhat)
+        return g * (self.gamma * self.inverse[0])
 
 
-class GroupNormFunction(Function):
-    """y = relu(gamma xhat + beta + residual);  see the module for gx;  ggamma = sum g xhat, gbeta = sum g."""
+class GroupNormFunction(NormalizationFunction):
+    """A segment for each image: mean and var over its pixels and a group of channels."""
 
     def __init__(self, groups, eps, relu):
-        self.groups, self.eps, self.relu = groups, eps, relu
+        super().__init__(eps, relu)
+        self.groups = groups
 
     def forward(self, x, gamma, beta, residual=None):
-        xp = array_module(x)
-        n, h, w, c = x.shape
-        grouped = x.reshape(n, h, w, self.groups, c // self.groups)  # (N, H, W, G, C/G)
-        mean = grouped.mean((1, 2, 4), keepdims=True)  # (N, 1, 1, G, 1)
-        inverse = 1 / xp.sqrt(grouped.var((1, 2, 4), keepdims=True) + self.eps)
-        self.mean, self.inverse = (_each_channel(a, x) for a in (mean, inverse))  # (N, 1, 1, C)
-        scale = gamma * self.inverse
-        y = _apply(xp, x, scale, beta - scale * self.mean, residual, self.relu)
-        self.x, self.gamma, self.y, self.has_residual = x, gamma, y if self.relu else None, residual is not None
-        return y
+        return self.normalize(x, gamma, beta, residual, segments=len(x))
 
-    def backward(self, gy):
-        g = gy if self.y is None else gy * (self.y > 0)
-        xhat = (self.x - self.mean) * self.inverse
-        gbeta, ggamma = g.sum((0, 1, 2)), (g * xhat).sum((0, 1, 2))
-        h = g * self.gamma
-        gx = (h - self._mean(h) - xhat * self._mean(h * xhat)) * self.inverse
-        return gx, ggamma, gbeta, *((g,) if self.has_residual else ())
+    def statistics(self, x):
+        mean, var = moments(x)
+        group_mean = self.over_group(mean)
+        return group_mean, self.over_group(var + (mean - group_mean) ** 2)
 
-    def _mean(self, a):
-        """The mean of each image and group, repeated for each channel: (N, 1, 1, C)."""
-        n, h, w, c = a.shape
-        grouped = a.reshape(n, h, w, self.groups, c // self.groups)  # (N, H, W, G, C/G)
-        return _each_channel(grouped.mean((1, 2, 4), keepdims=True), a)
+    def over_group(self, a):
+        channels = a.shape[1] // self.groups
+        return a.reshape(len(a), self.groups, channels).mean(2).repeat(channels, axis=1)  # (S, G, C/G) -> (S, C)
 
 
-def _each_channel(statistics, x):
-    """(N, 1, 1, G, 1) -> (N, 1, 1, C)."""
-    n, c = len(x), x.shape[3]
-    return statistics.reshape(n, 1, 1, -1).repeat(c // statistics.shape[3], axis=3)
+# -------------------------------------------------------------------------------------------- specification or kernel
 
 
-def _apply(xp, x, scale, shift, residual, relu):
-    """relu(x scale + shift + residual)."""
-    y = x * scale + shift
-    y = y if residual is None else y + residual
-    return xp.maximum(y, 0) if relu else y
+def _passes(*maps):
+    """The module that has the four passes for these maps (segments, pixels, channels), None left out."""
+    maps = [a for a in maps if a is not None]
+    fast = all(on_cpu(a) and a.dtype == np.float32 for a in maps) and maps[0].size > 0
+    return kernels if fast else _Specification
+
+
+def moments(x):
+    """Mean and variance over the pixels of x (segments, pixels, channels): two arrays (segments, channels)."""
+    return _passes(x).moments(x)
+
+
+def affine(x, scale, shift, residual, relu):
+    """relu(x scale + shift + residual): x, residual (segments, pixels, channels), scale, shift (segments, channels)."""
+    return _passes(x, residual).affine(x, scale, shift, residual, relu)
+
+
+def gradient_sums(gy, y, x, mean):
+    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each."""
+    return _passes(gy, y, x).gradient_sums(gy, y, x, mean)
+
+
+def gradient(g, x, mean, a, b, c):
+    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels)."""
+    return _passes(g, x).gradient(g, x, mean, a, b, c)
+
+
+class _Specification:
+    """The four passes in plain array code, any dtype."""
+
+    @staticmethod
+    def moments(x):
+        return x.mean(1), x.var(1)
+
+    @staticmethod
+    def affine(x, scale, shift, residual, relu):
+        y = x * scale[:, None] + shift[:, None]
+        y = y if residual is None else y + residual
+        return array_module(x).maximum(y, 0) if relu else y
+
+    @staticmethod
+    def gradient_sums(gy, y, x, mean):
+        g = gy if y is None else gy * (y > 0)
+        return g, g.sum(1), (g * (x - mean[:, None])).sum(1)
+
+    @staticmethod
+    def gradient(g, x, mean, a, b, c):
+        return a[:, None] * g + b[:, None] * (x - mean[:, None]) + c[:, None]
 
 
 def _check(name, argument, x, shape):
