@@ -48,12 +48,15 @@ DARK, LIGHT = (20, 20, 20), (255, 255, 255)
 # Detections and ground truth
 
 
-def draw_prediction(image, prediction, class_names, score_threshold=0.5, title=None, skeleton=(), caption=True):
+def draw_prediction(
+    image, prediction, class_names, score_threshold=0.5, title=None, skeleton=(), caption=True, side=READABLE_SIDE
+):
     """The photo with what was found in it: translucent masks, outlined boxes, label and score, keypoints.
 
     image: (H, W, 3) uint8, RGB, or (H, W) grey. prediction: a Prediction in pixels of `image`.
     class_names: name of label 1, of label 2, ... (the background, label 0, has none).
     score_threshold: what scores lower is left out. skeleton: pairs of keypoint numbers (from 0) to join by lines.
+    side: a small photo is enlarged by a whole number while its longer side stays within so many pixels.
     Returns (H', W', 3) uint8. Raises ValueError for shapes that do not fit.
     """
     shown = np.flatnonzero(np.asarray(prediction.scores) >= score_threshold)
@@ -71,13 +74,14 @@ def draw_prediction(image, prediction, class_names, score_threshold=0.5, title=N
         skeleton=skeleton,
         title=title,
         caption=f"found above {score_threshold:.2f}:" if caption else None,
+        side=side,
     )
 
 
-def draw_sample(sample, class_names, title=None, skeleton=(), caption=True):
+def draw_sample(sample, class_names, title=None, keypoints=True, skeleton=(), caption=True, side=READABLE_SIDE):
     """A dataset's picture with its ground truth; crowds are hatched and called so.
 
-    sample: a Sample. class_names: name of label 1, of label 2, ... Returns (H', W', 3) uint8.
+    sample: a Sample. keypoints: whether to draw them. The rest is as for `draw_prediction`. Returns (H', W', 3) uint8.
     """
     names = [class_name(class_names, label) for label in sample.labels]
     texts = [(f"{name} (crowd)" if crowd else name,) for name, crowd in zip(names, sample.crowd)]
@@ -89,10 +93,11 @@ def draw_sample(sample, class_names, title=None, skeleton=(), caption=True):
         texts=texts,
         masks=sample.masks,
         crowd=sample.crowd,
-        keypoints=sample.keypoints,
+        keypoints=sample.keypoints if keypoints else None,
         skeleton=skeleton,
         title=title,
         caption="ground truth:" if caption else None,
+        side=side,
     )
 
 
@@ -122,7 +127,9 @@ def instance_colours(boxes, margin=0.25):
     return chosen
 
 
-def _draw_objects(image, boxes, labels, names, texts, masks, title, caption, crowd=None, keypoints=None, skeleton=()):
+def _draw_objects(
+    image, boxes, labels, names, texts, masks, title, caption, side, crowd=None, keypoints=None, skeleton=()
+):
     """Masks, then boxes, then keypoints, then labels, then the strips above and below."""
     image = _as_rgb(image)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -133,7 +140,7 @@ def _draw_objects(image, boxes, labels, names, texts, masks, title, caption, cro
             f"draw: masks must be (D, H, W) = {(count, *image.shape[:2])} like boxes and image, got {np.shape(masks)}"
         )
     colours = np.where(crowd[:, None], CROWD, COLOURS[instance_colours(boxes)])
-    picture, scale = _readable(image)
+    picture, scale = _readable(image, side)
     width = _line_width(picture)
     covered = np.zeros(picture.shape[:2], dtype=bool)  # where objects are: labels keep away from there
     boxes = boxes * scale
@@ -172,12 +179,12 @@ def _as_rgb(image):
     return image
 
 
-def _readable(image):
+def _readable(image, side=READABLE_SIDE):
     """The image, enlarged or reduced to a size at which text can be read, and by how much."""
     from PIL import Image
 
-    side = max(image.shape[:2])
-    scale = max(1, READABLE_SIDE // side) if side <= LARGEST_SIDE else 1 / -(-side // LARGEST_SIDE)
+    longest = max(image.shape[:2])
+    scale = max(1, side // longest) if longest <= LARGEST_SIDE else 1 / -(-longest // LARGEST_SIDE)
     if scale == 1:
         return image.copy(), 1
     height, width = (max(1, round(n * scale)) for n in image.shape[:2])

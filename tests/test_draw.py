@@ -102,6 +102,12 @@ def test_more_neighbours_than_colours():
 # -------------------------------------------------------------------------------- objects
 
 
+def test_side_limits_the_enlargement():
+    found = _prediction([(30, 20, 70, 60)])
+    assert draw.draw_prediction(_image(), found, NAMES, side=512, caption=False).shape == (360, 480, 3)
+    assert draw.draw_prediction(_image(), found, NAMES, side=1, caption=False).shape == (90, 120, 3)
+
+
 def test_small_pictures_are_enlarged_and_masks_are_where_they_belong():
     picture = draw.draw_prediction(_image(), _prediction([(30, 20, 70, 60)]), NAMES)
     scale = draw.READABLE_SIDE // 120
@@ -206,6 +212,7 @@ def test_ground_truth_with_crowds_and_keypoints():
     without = draw.draw_sample(_sample(found, _image(), crowd=[False, True]), NAMES)
     changed = (with_line != without).any(-1)
     assert changed[8 * 20, 8 * 20] and changed[8 * 25, 8 * 25]  # a point, the line to the next
+    assert (draw.draw_sample(sample, NAMES, keypoints=False) == without).all()
     assert not changed[: 8 * 8, : 8 * 8].any()  # the third point of the first object is not labelled
     hatch = without[8 * 45 : 8 * 75, 8 * 65 : 8 * 105]
     assert 0.2 < (hatch == GREY).all(-1).mean() < 0.8
