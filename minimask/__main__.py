@@ -582,10 +582,14 @@ def _add_split(commands):
 
 
 def _add_benchmark(commands):
-    parser = commands.add_parser("benchmark", help="time and memory on this machine", description=None)
-    parser.set_defaults(run=command_benchmark)
     from minimask import benchmark
 
+    parser = _command(
+        commands, "benchmark", command_benchmark, "time and memory on this machine, alone or against torchvision",
+        """  python -m minimask benchmark
+  python -m minimask benchmark --only whole --reference ~/torch/bin/python
+""",
+    )  # fmt: skip
     benchmark.add_arguments(parser)
 
 
