@@ -317,7 +317,6 @@ def test_the_best_proposals_are_brightest():
 
 
 def test_mask_growing():
-    pytest.importorskip("minimask.mask_head")
     found = _prediction([(30, 20, 70, 60), (80, 30, 110, 80)])
     found.soft_masks = np.zeros((2, 28, 28), np.float32)
     found.soft_masks[:, 4:24, 4:24] = 0.9

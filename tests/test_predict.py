@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_earlier_results(tmp_path, monkeypatch, after):
 
 
 def test_an_untrained_model_from_end_to_end(tmp_path):
-    mask_rcnn = pytest.importorskip("minimask.mask_rcnn")
+    from minimask import mask_rcnn
     from minimask.evaluate import evaluate
     from tests.test_evaluate import Scenes
 
