@@ -1,0 +1,287 @@
+"""The mask branch: its network, targets, loss and pasting, against worked numbers, specifications and torchvision."""
+
+import numpy as np
+import pytest
+
+from minimask import nn
+from minimask.mask_head import (
+    FCNMaskHead,
+    MaskPredictor,
+    MLPMaskHead,
+    mask_loss,
+    mask_loss_specification,
+    mask_probabilities,
+    mask_targets,
+    mask_targets_specification,
+    paste_masks,
+    paste_masks_specification,
+)
+from minimask.tensor import Tensor, no_grad
+from tests.gradcheck import check_gradients
+
+rng = np.random.default_rng(0)
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+def test_parameter_names_are_torchvisions():
+    heads = nn.Module()
+    heads.mask_head, heads.mask_predictor = FCNMaskHead(4, (6, 6)), MaskPredictor(6, 5, 3)
+    shapes = {name: array.shape for name, array in heads.state_dict().items()}
+    assert shapes == {
+        "mask_head.0.0.weight": (3, 3, 4, 6),
+        "mask_head.0.0.bias": (6,),
+        "mask_head.1.0.weight": (3, 3, 6, 6),
+        "mask_head.1.0.bias": (6,),
+        "mask_predictor.conv5_mask.weight": (2, 2, 6, 5),
+        "mask_predictor.conv5_mask.bias": (5,),
+        "mask_predictor.mask_fcn_logits.weight": (1, 1, 5, 3),
+        "mask_predictor.mask_fcn_logits.bias": (3,),
+    }
+    normed = FCNMaskHead(4, (8,), norm=nn.GroupNorm).state_dict()
+    assert list(normed) == ["0.0.weight", "0.1.weight", "0.1.bias"]
+
+
+def test_shapes_and_the_predicted_class_alone():
+    x = Tensor(rng.standard_normal((3, 14, 14, 4)).astype(np.float32))
+    predictor = MaskPredictor(6, 5, 3)
+    predictor.mask_fcn_logits.bias.data[:] = 0.1, 0.2, 0.3
+    labels = np.array([2, 0, 1])
+    with no_grad():
+        features = FCNMaskHead(4, (6, 6))(x)
+        assert features.shape == (3, 14, 14, 6)
+        assert FCNMaskHead(4, ())(x) is x
+        assert FCNMaskHead(4, (8,), norm=nn.GroupNorm)(x).shape == (3, 14, 14, 8)
+        every, one = predictor(features), predictor(features, labels)
+        assert every.shape == (3, 28, 28, 3) and one.shape == (3, 28, 28, 1)
+        for r, label in enumerate(labels):
+            np.testing.assert_allclose(one.data[r, :, :, 0], every.data[r, :, :, label], atol=1e-5)
+        np.testing.assert_allclose(
+            mask_probabilities(one.data, labels), mask_probabilities(every.data, labels), atol=1e-6
+        )
+        assert MLPMaskHead(14 * 14 * 4, 8, 3)(x).shape == (3, 28, 28, 3)
+        assert predictor(Tensor(features.data[:0]), labels[:0]).shape == (0, 28, 28, 1)
+
+
+def test_mask_head_trains():
+    head, predictor = FCNMaskHead(2, (4, 4)), MaskPredictor(4, 4, 2)
+    x = Tensor(rng.standard_normal((2, 4, 4, 2)).astype(np.float32))
+    loss = mask_loss(predictor(head(x)), np.array([1, 1]), np.ones((2, 8, 8), np.float32), np.array([True, True]))
+    loss.backward()
+    for module in (head, predictor):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None and np.abs(parameter.grad).max() > 0, name
+
+
+def test_probabilities():
+    logits = rng.standard_normal((2, 3, 3, 4))
+    labels = np.array([1, 3])
+    sigmoid = mask_probabilities(logits, labels)
+    np.testing.assert_allclose(sigmoid[1], 1 / (1 + np.exp(-logits[1, :, :, 3])))
+    softmax = mask_probabilities(logits, labels, "softmax")
+    e = np.exp(logits[0])
+    np.testing.assert_allclose(softmax[0], e[:, :, 1] / e.sum(-1))
+    np.testing.assert_allclose(mask_probabilities(logits[..., :1], labels)[1], 1 / (1 + np.exp(-logits[1, :, :, 0])))
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def target_case(seed=0):
+    rng = np.random.default_rng(seed)
+    masks = (rng.random((2, 3, 40, 50)) < 0.5).astype(np.uint8)
+    masks[0, 0] = 1
+    boxes = np.array(
+        [
+            [[3.2, 4.1, 30.7, 33.3], [-5, -6, 12, 14], [40, 30, 70, 90], [0, 0, 50, 40], [5, 5, 5, 5]],
+            [[0, 0, 0, 0], [100, 100, 120, 130], [-90, -80, -30, -20], [10.1, 10.2, 10.9, 11.1], [-400, -3, 400, 9]],
+        ],
+        np.float32,
+    )
+    return masks, boxes, rng.integers(0, 3, (2, 5))
+
+
+def test_target_worked_numbers():
+    masks = np.zeros((1, 1, 8, 8), np.uint8)
+    masks[0, 0, :, :4] = 1  # the left half
+    boxes = np.array([[[0, 0, 8, 8], [0, 0, 4, 4], [4, 4, 8, 8]]], np.float32)
+    targets = mask_targets(masks, boxes, np.zeros((1, 3), int), size=4)
+    # Bins are 2 pixels, sampled at 0.5 and 1.5, 2.5 and 3.5, ...: between the pixels 3 and 4 the mask falls to 1/2.
+    np.testing.assert_allclose(targets[0, 0], np.tile([1, 0.75, 0, 0], (4, 1)))
+    np.testing.assert_allclose(targets[0, 1], np.tile([1, 1, 1, 0.5], (4, 1)))
+    assert not targets[0, 2].any() and targets.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1, 7, 28])
+def test_targets_equal_their_specification(size):
+    masks, boxes, matches = target_case()
+    targets = mask_targets(masks, boxes, matches, size)
+    assert np.isfinite(targets).all() and targets.min() >= 0 and targets.max() <= 1 + 1e-6
+    np.testing.assert_allclose(targets, mask_targets_specification(masks, boxes, matches, size), atol=1e-5)
+    assert mask_targets(masks, boxes[:, :0], matches[:, :0], size).shape == (2, 0, size, size)
+    np.testing.assert_array_equal(mask_targets(masks > 0, boxes, matches, size), targets)
+
+
+def test_targets_of_boxes_that_are_not_numbers_and_matches_of_padding():
+    masks, boxes, matches = target_case()
+    boxes[0, 0], boxes[1, 1, 2], matches[:] = np.nan, np.inf, -1
+    assert np.isfinite(mask_targets(masks, boxes, matches, 7)).all()
+
+
+def test_targets_equal_torchvision():
+    torch = pytest.importorskip("torch")
+    roi_heads = pytest.importorskip("torchvision.models.detection.roi_heads")
+    masks, boxes, matches = target_case()
+    targets = mask_targets(masks, boxes, matches, 28)
+    for n in range(2):
+        expected = roi_heads.project_masks_on_boxes(
+            torch.tensor(masks[n]), torch.tensor(boxes[n]), torch.tensor(matches[n]), 28
+        )
+        np.testing.assert_allclose(targets[n], expected.numpy(), atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def loss_case(dtype=np.float64):
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((4, 3, 3, 5)).astype(dtype)
+    return logits, np.array([1, 4, 0, 2]), rng.random((4, 3, 3)), np.array([True, True, False, True])
+
+
+def test_loss_equals_the_lectures_formula():
+    logits, labels, targets, valid = loss_case()
+    found = mask_loss(Tensor(logits), labels, targets, valid)
+    assert found.shape == ()
+    np.testing.assert_allclose(found.data, mask_loss_specification(logits, labels, targets, valid), rtol=1e-12)
+    one = mask_loss(Tensor(logits[..., :1]), labels, targets, valid)  # class-agnostic
+    expected = mask_loss_specification(logits[..., :1], 0 * labels, targets, valid)
+    np.testing.assert_allclose(one.data, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_gradient_of_the_loss(kind):
+    logits, labels, targets, valid = loss_case()
+    check_gradients(lambda z: mask_loss(z, labels, targets, valid, kind), logits, name=f"mask_loss {kind}")
+    tensor = Tensor(logits, requires_grad=True)
+    mask_loss(tensor, labels, targets, valid, kind).backward()
+    assert not tensor.grad[2].any()  # not valid
+    if kind == "sigmoid":
+        assert tensor.grad[1, :, :, 4].all() and not tensor.grad[1, :, :, :4].any()  # only its own class
+
+
+def test_softmax_loss_with_hard_targets_is_cross_entropy():
+    logits, labels, targets, valid = loss_case()
+    hard = (targets > 0.5).astype(float)
+    classes = np.where(hard > 0, labels[:, None, None], 0)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_p, classes[..., None], 3)[valid].mean()
+    np.testing.assert_allclose(mask_loss(Tensor(logits), labels, hard, valid, "softmax").data, expected)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_loss_without_boxes_and_with_extreme_logits(kind):
+    logits, labels, targets, valid = loss_case(np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        for count in (4, 0):
+            tensor = Tensor(logits[:count], requires_grad=True)
+            loss = mask_loss(tensor, labels[:count], targets[:count], valid[:count] & False, kind)
+            loss.backward()
+            assert loss.item() == 0 and not tensor.grad.any() and tensor.grad.shape == tensor.shape
+        tensor = Tensor(logits * 1e4, requires_grad=True)
+        loss = mask_loss(tensor, labels, targets, valid, kind)
+        loss.backward()
+    assert np.isfinite(loss.data) and np.isfinite(tensor.grad).all()
+    assert loss.dtype == np.float32 and tensor.grad.dtype == np.float32
+    spoilt = Tensor(logits.copy(), requires_grad=True)
+    spoilt.data[2] = np.nan  # padding
+    loss = mask_loss(spoilt, labels, targets, valid, kind)
+    loss.backward()
+    assert np.isfinite(loss.data) and np.isfinite(spoilt.grad).all()
+
+
+def test_loss_equals_torch():
+    torch = pytest.importorskip("torch")
+    logits, labels, targets, valid = loss_case()
+    tensor = Tensor(logits, requires_grad=True)
+    loss = mask_loss(tensor, labels, targets, valid)
+    loss.backward()
+    theirs = torch.tensor(logits, requires_grad=True)
+    chosen = theirs[torch.arange(4), :, :, torch.tensor(labels)][torch.tensor(valid)]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(chosen, torch.tensor(targets)[torch.tensor(valid)])
+    expected.backward()
+    np.testing.assert_allclose(loss.data, expected.item(), atol=1e-10)
+    np.testing.assert_allclose(tensor.grad, theirs.grad.numpy(), atol=1e-10)
+
+
+def test_says_what_does_not_fit():
+    logits, labels, targets, valid = loss_case()
+    with pytest.raises(ValueError, match=r"targets must be \(4, 3, 3\) and valid \(4,\), got \(4, 3, 2\) and \(4,\)"):
+        mask_loss(Tensor(logits), labels, targets[:, :, :2], valid)
+    with pytest.raises(ValueError, match="mask_loss: kind must be one of .*, got 'dice'"):
+        mask_loss(Tensor(logits), labels, targets, valid, kind="dice")
+    with pytest.raises(ValueError, match=r"mask_loss: logits must be \(R, M, M, C\) and labels \(R,\)"):
+        mask_loss(Tensor(logits), labels[:2], targets, valid)
+    with pytest.raises(ValueError, match=r"mask_targets: matches must be \(2, 5\) like the boxes, got shape \(2, 4\)"):
+        masks, boxes, matches = target_case()
+        mask_targets(masks, boxes, matches[:, :4])
+    with pytest.raises(ValueError, match=r"mask_targets: masks must be \(N, G, H, W\) with G >= 1"):
+        mask_targets(masks[:, :0], boxes, matches)
+    with pytest.raises(ValueError, match=r"paste_masks: masks must be \(D, M, M\) and boxes \(D, 4\)"):
+        paste_masks(np.zeros((2, 3, 3)), np.zeros((3, 4)), 5, 5)
+
+
+# --------------------------------------------------------------------------------------------------------------- paste
+
+
+def paste_case():
+    boxes = [[3.2, 4.1, 30.7, 33.3], [-5, -6, 12, 14], [40, 30, 70, 90], [0, 0, 50, 40], [5, 5, 5, 5]]
+    boxes += [[100, 100, 120, 130], [-90, -80, -30, -20], [10.1, 10.2, 10.9, 11.1], [-40, -3, 140, 9], [9, 9, 7, 8]]
+    masks = np.random.default_rng(2).random((len(boxes), 28, 28)).astype(np.float32)
+    return masks, np.array(boxes, np.float32)
+
+
+def test_paste_worked_number():
+    # A full mask over the box (4, 4)-(18, 18) of 14 pixels, 28 cells: it stays within one pixel of the box.
+    mask = np.ones((1, 28, 28), np.float32)
+    pasted = paste_masks(mask, np.array([[4.0, 4, 18, 18]], np.float32), 24, 30)
+    assert pasted.shape == (1, 24, 30) and pasted.dtype == bool
+    assert pasted[0, 4:18, 4:18].all() and not pasted[0, :3].any() and not pasted[0, :, 20:].any()
+    soft = paste_masks(mask, np.array([[4.0, 4, 18, 18]], np.float32), 24, 30, threshold=None)
+    assert soft.dtype == np.float32 and soft.max() == 1
+    np.testing.assert_array_equal(soft >= 0.5, pasted)
+    assert paste_masks(mask[:0], np.zeros((0, 4), np.float32), 5, 6).shape == (0, 5, 6)
+
+
+def test_paste_equals_its_specification():
+    masks, boxes = paste_case()
+    soft = paste_masks(masks, boxes, 40, 50, threshold=None)
+    np.testing.assert_allclose(soft, paste_masks_specification(masks, boxes, 40, 50, None), atol=1e-5)
+    hard = paste_masks(masks, boxes, 40, 50, threshold=0.3)
+    np.testing.assert_array_equal(hard, soft >= 0.3)
+    # Half a unit from the threshold, rounding does not matter.
+    expected = paste_masks_specification(masks, boxes, 40, 50, 0.3)
+    assert (hard != expected)[abs(soft - 0.3) > 1e-5].sum() == 0
+
+
+def test_paste_of_boxes_that_are_not_numbers():
+    masks, boxes = paste_case()
+    boxes[0], boxes[1, 2], boxes[2] = np.nan, np.inf, 1e30
+    assert np.isfinite(paste_masks(masks, boxes, 4, 5, threshold=None)).all()
+
+
+@pytest.mark.parametrize("size", [1, 14, 28])
+def test_paste_equals_torchvision(size):
+    torch = pytest.importorskip("torch")
+    roi_heads = pytest.importorskip("torchvision.models.detection.roi_heads")
+    _, boxes = paste_case()
+    masks = np.random.default_rng(size).random((len(boxes), size, size)).astype(np.float32)
+    # torchvision itself fails on boxes that do not touch the picture: it slices from a negative place.
+    touching = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < 50) & (boxes[:, 1] < 40)
+    masks, boxes = masks[touching], boxes[touching]
+    soft = paste_masks(masks, boxes, 40, 50, threshold=None)
+    expected = roi_heads.paste_masks_in_image(torch.tensor(masks[:, None]), torch.tensor(boxes), (40, 50))
+    np.testing.assert_allclose(soft, expected[:, 0].numpy(), atol=1e-5)
+
+
