@@ -35,7 +35,7 @@ def roi_align(
     if pooling not in POOLINGS:
         raise ValueError(f"roi_align: pooling must be one of {POOLINGS}, got {pooling!r}")
     boxes = boxes if isinstance(boxes, Tensor) else Tensor(boxes)
-    image_index, levels = _check(features, boxes.data, image_index, levels, scales)
+    image_index, levels = check("roi_align", features, boxes.data, image_index, levels, scales)
     return RoIAlign(image_index, levels, scales, size, sampling_ratio, aligned, pooling == "max")(*features, boxes)
 
 
@@ -232,26 +232,26 @@ class RoIAlign(Function):
         return self.image_index, self.levels, self.scales, self.size, self.sampling_ratio, self.aligned, pooling
 
 
-def _check(features, boxes, image_index, levels, scales):
+def check(who, features, boxes, image_index, levels, scales):
     """Raises ValueError if the arguments do not fit together. Returns image_index and levels as int64 arrays."""
     xp = array_module(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind != "f":
         raise ValueError(
-            f"roi_align: boxes must be (R, 4) float arrays in image pixels, got shape {boxes.shape} {boxes.dtype}"
+            f"{who}: boxes must be (R, 4) float arrays in image pixels, got shape {boxes.shape} {boxes.dtype}"
         )
     if len(features) != len(scales) or not features:
-        raise ValueError(f"roi_align: there must be one scale for each level, got {len(features)} and {len(scales)}")
+        raise ValueError(f"{who}: there must be one scale for each level, got {len(features)} and {len(scales)}")
     for level, feature in enumerate(features):
         if feature.ndim != 4 or feature.shape[0::3] != features[0].shape[0::3] or not feature.size:
             raise ValueError(
-                f"roi_align: features must be (N, H, W, C) with the same N and C, got {feature.shape} at level {level}"
+                f"{who}: features must be (N, H, W, C) with the same N and C, got {feature.shape} at level {level}"
             )
     checked = []
     for name, index, limit in (("image_index", image_index, features[0].shape[0]), ("levels", levels, len(features))):
         index = xp.asarray(index, dtype=xp.int64)
         if index.shape != boxes.shape[:1]:
-            raise ValueError(f"roi_align: {name} must be ({len(boxes)},) like the boxes, got shape {index.shape}")
+            raise ValueError(f"{who}: {name} must be ({len(boxes)},) like the boxes, got shape {index.shape}")
         if on_cpu(index) and index.size and not (0 <= index.min() and index.max() < limit):
-            raise ValueError(f"roi_align: {name} must be 0 to {limit - 1}, got {index.min()} to {index.max()}")
+            raise ValueError(f"{who}: {name} must be 0 to {limit - 1}, got {index.min()} to {index.max()}")
         checked.append(index)
     return checked

@@ -1,0 +1,109 @@
+"""RoIPool on the CPU: the largest value in each bin of whole cells, and its gradient.
+
+Layout: feature (N, H, W, C), out and chosen (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image,
+level. A call works on one pyramid level. chosen is the cell y * W + x that won, -1 in a bin without cells. Each cell
+of a box is read about once. Threads take boxes forward and ranges of channels backward, as in `roi_align.py`.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from minimask.kernels.parallel import run
+
+
+def forward(feature, rois, level, scale, out, chosen):
+    """Fill out[r] and chosen[r] for the boxes of this level. All arrays are of one float type."""
+    _run(forward_part, feature, rois, level, scale, out, chosen)
+
+
+def backward(gfeature, rois, level, scale, gy, chosen):
+    """Add the gradient gy (R, bins, bins, C) of this level's boxes to gfeature (N, H, W, C)."""
+    _run(backward_part, gfeature, rois, level, scale, gy, chosen)
+
+
+def _run(part, feature, rois, level, scale, out, chosen):
+    arrays = (*(x.reshape(-1) for x in (feature, rois, out, chosen)), np.array([scale], feature.dtype))
+    numbers = (*feature.shape, len(rois), out.shape[1], level)
+    if feature.dtype == np.float32:
+        run(part, arrays, numbers)
+    else:
+        part(0, 1, arrays, numbers)
+
+
+@njit(cache=True, error_model="numpy")
+def round_half_up(x):
+    """The nearest whole number, halves away from 0."""
+    if not abs(x) < 1e9:  # not a number, or no place on any map
+        return 0
+    whole = math.floor(abs(x))
+    whole += abs(x) - whole >= 0.5
+    return int(whole) if x >= 0 else -int(whole)
+
+
+@njit(cache=True, error_model="numpy")
+def bin_cells(first, last, scale, bins, b, cells):
+    """The cells start .. stop - 1 of bin b along an axis: both ends of the box and of the bin are rounded outwards."""
+    real = type(scale)
+    start, end = round_half_up(first * scale), round_half_up(last * scale)
+    step = real(max(end - start + 1, 1)) / real(bins)
+    begin = start + int(math.floor(real(b) * step))
+    stop = start + int(math.ceil(real(b + 1) * step))
+    return min(max(begin, 0), cells), min(max(stop, 0), cells)
+
+
+@njit(cache=True, error_model="numpy")
+def forward_part(t, parts, arrays, numbers):
+    """Every parts-th box, from box t on."""
+    feature, rois, out, chosen, scale = arrays[:5]
+    images, height, width, channels, count, bins, level = numbers[:7]
+    feature = feature.reshape((images, height, width, channels))
+    rois = rois.reshape((count, 6))
+    out = out.reshape((count, bins, bins, channels))
+    chosen = chosen.reshape((count, bins, bins, channels))
+    for r in range(t, count, parts):
+        if rois[r, 5] != level:
+            continue
+        image = feature[int(rois[r, 4])]
+        for i in range(bins):
+            top, bottom = bin_cells(rois[r, 1], rois[r, 3], scale[0], bins, i, height)
+            for j in range(bins):
+                left, right = bin_cells(rois[r, 0], rois[r, 2], scale[0], bins, j, width)
+                largest, which = out[r, i, j], chosen[r, i, j]
+                for k in range(channels):
+                    largest[k] = 0
+                    which[k] = -1
+                for y in range(top, bottom):
+                    for x in range(left, right):
+                        row = image[y, x]
+                        for k in range(channels):
+                            if which[k] < 0 or row[k] > largest[k]:
+                                largest[k] = row[k]
+                                which[k] = y * width + x
+
+
+@njit(cache=True, error_model="numpy")
+def backward_part(t, parts, arrays, numbers):
+    """Every box, for the t-th range of channels."""
+    gfeature, rois, gy, chosen, _ = arrays[:5]
+    images, height, width, channels, count, bins, level = numbers[:7]
+    gfeature = gfeature.reshape((images, height * width, channels))
+    rois = rois.reshape((count, 6))
+    gy = gy.reshape((count, bins * bins, channels))
+    chosen = chosen.reshape((count, bins * bins, channels))
+    for r in range(count):
+        if rois[r, 5] == level:
+            image = gfeature[int(rois[r, 4])]
+            for b in range(bins * bins):
+                for k in range(channels * t // parts, channels * (t + 1) // parts):
+                    if chosen[r, b, k] >= 0:
+                        image[int(chosen[r, b, k]), k] += gy[r, b, k]
+
+
+def warm_up():
+    """Compile (or load from the disk cache) what training and inference use in float32."""
+    feature, rois = np.zeros((1, 2, 2, 1), np.float32), np.zeros((1, 6), np.float32)
+    out, chosen = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32)
+    forward(feature, rois, 0, 1.0, out, chosen)
+    backward(feature, rois, 0, 1.0, out, chosen)
