@@ -154,7 +154,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
         dataset, model.transform, options["batch_size"], options["seed"], workers=options["workers"],
         flip=options["flip"], scale_jitter=options["scale_jitter"],
     )  # fmt: skip
-    validate = _validation(options) if settings.validate_every else None
+    validate = _validation(options, list(dataset.class_names)) if settings.validate_every else None
     info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
     warmup.ensure(progress)
     return train(model, loader, settings, folder, info, validate, resume, overwrite, progress)
@@ -170,12 +170,15 @@ def _set_threads(count):
             raise InputError(str(error)) from error
 
 
-def open_dataset(images, annotations, split, options):
-    """The COCO data of a folder and a file, or the toy scenes of `split` where they are None."""
+def open_dataset(images, annotations, split, options, class_names=None):
+    """The COCO data of a folder and a file, or the toy scenes of `split` where they are None.
+
+    class_names: those of the model, if there is one already: labels then follow them.
+    """
     if annotations:
         from minimask.datasets.coco import CocoDataset
 
-        return CocoDataset(images, annotations)
+        return CocoDataset(images, annotations, class_names=class_names)
     from minimask.datasets.toy import ToyScenes
 
     return ToyScenes(split=split, size=options["toy_size"], count=SCENES[split], case=options["toy_case"])
@@ -199,13 +202,14 @@ def _train_settings(options, images):
     return TrainSettings(steps=steps, minutes=minutes, **{name: options[name] for name in same})
 
 
-def _validation(options):
+def _validation(options, class_names):
     """A function of the model: losses and average precision on the validation data, name -> number for the log."""
     from minimask.datasets.loader import Loader
     from minimask.evaluate import evaluate
     from minimask.train import validation_loss
 
-    dataset = open_dataset(options["val_images"] or options["images"], options["val_annotations"], "val", options)
+    images = options["val_images"] or options["images"]
+    dataset = open_dataset(images, options["val_annotations"], "val", options, class_names)
     size = options["batch_size"]
 
     def validate(model):
@@ -236,7 +240,9 @@ def command_evaluate(args):
     model, class_names, _ = checkpoint.load_model(path)
     saved = checkpoint.read_settings(path).get("options", {})
     dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved})
-    _check_classes(path, class_names, dataset)
+    if list(dataset.class_names) != class_names:
+        _check_classes(path, class_names, dataset.class_names)
+        dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved}, class_names)
     output = Path(args.output) if args.output else path.parent / "evaluation"
     evaluate_into(model, dataset, output, args.max_detections, args.batch_size)
 
@@ -259,11 +265,12 @@ def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, prog
     return numbers
 
 
-def _check_classes(path, class_names, dataset):
-    if len(class_names) != len(dataset.class_names):
+def _check_classes(path, ours, theirs):
+    """The data may have fewer classes than the model, or in another order, but none that it does not know."""
+    if not set(theirs) <= set(ours):
         raise InputError(
-            f"{path}: holds weights for {len(class_names)} classes of objects ({_some(class_names)}), "
-            f"the data has {len(dataset.class_names)} ({_some(dataset.class_names)})"
+            f"{path}: holds weights for {len(ours)} classes of objects ({_some(ours)}), "
+            f"the data has {len(theirs)} ({_some(theirs)})"
         )
 
 
@@ -295,13 +302,15 @@ def command_predict(args):
 
 def command_split(args):
     """Divide a COCO file; see `python -m minimask split --help`."""
+    from minimask.datasets.coco import split
     from minimask.files import json_bytes, write_files
 
-    if args.every < 2:
-        raise InputError(f"split: --every must be at least 2, got {args.every}")
     source = Path(args.annotations)
     output = Path(args.output) if args.output else source.parent
-    parts = split_coco(_read_coco(source), args.every)
+    parts = dict(zip(("train", "val"), split(_read_coco(source), args.every)))
+    for name, part in parts.items():
+        if not part["images"]:
+            raise InputError(f"{source}: has too few images to divide them: none would be left for {name}")
     paths = {name: output / f"{source.stem}_{name}.json" for name in parts}
     if not args.overwrite:
         for path in paths.values():
@@ -329,20 +338,6 @@ def _read_coco(path):
         if not isinstance(annotation, dict) or "image_id" not in annotation:
             raise InputError(f"{path}: is not a COCO file: annotations[{i}] has no 'image_id'")
     return content
-
-
-def split_coco(coco, every):
-    """{"train": COCO dict, "val": COCO dict}: by file name, images 0, every, 2 every, ... are val, the others train."""
-    images = sorted(coco["images"], key=lambda image: image["file_name"])
-    parts = {"train": [im for i, im in enumerate(images) if i % every], "val": images[::every]}
-    result = {}
-    for name, chosen in parts.items():
-        if not chosen:
-            raise InputError(f"split: {len(images)} images are too few to take every {every}th one out")
-        ids = {image["id"] for image in chosen}
-        annotations = [a for a in coco["annotations"] if a["image_id"] in ids]
-        result[name] = {**coco, "images": chosen, "annotations": annotations}
-    return result
 
 
 # ----------------------------------------------------------------------------------------------------------------- demo

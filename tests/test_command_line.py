@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from minimask import checkpoint
-from minimask.__main__ import main, split_coco
-from minimask.errors import InputError
+from minimask.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -103,6 +102,9 @@ def test_train_evaluate_predict(run, tmp_path, capsys):
 def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     write_coco(tmp_path)
     assert main(["split", str(tmp_path / "all.json"), "--every", "3"]) == 0
+    parts = [json.loads((tmp_path / f"all_{name}.json").read_text()) for name in ("train", "val")]
+    names = [[image["file_name"] for image in part["images"]] for part in parts]
+    assert names == [["photo_1.png", "photo_2.png", "photo_4.png", "photo_5.png"], ["photo_0.png", "photo_3.png"]]
     photos, output = str(tmp_path / "photos"), str(tmp_path / "run")
     data = ["--images", photos, "--annotations", str(tmp_path / "all_train.json")]
     check = ["--val-annotations", str(tmp_path / "all_val.json"), "--validate-every", "1"]
@@ -136,17 +138,6 @@ def test_demo_does_it_all(tmp_path, capsys, monkeypatch):
     assert "AP50" in out and "What to try next" in out
     with Image.open(tmp_path / "demo" / "predictions.png") as picture:
         assert min(picture.size) > 200
-
-
-def test_split():
-    images = [{"id": i, "file_name": f"{9 - i}.png"} for i in range(10)]
-    annotations = [{"id": i, "image_id": i} for i in range(10)]
-    parts = split_coco({"images": images, "annotations": annotations, "categories": [], "info": 1}, 5)
-    assert [im["file_name"] for im in parts["val"]["images"]] == ["0.png", "5.png"]
-    assert len(parts["train"]["images"]) == 8 and parts["train"]["info"] == 1
-    assert [a["image_id"] for a in parts["val"]["annotations"]] == [4, 9]
-    with pytest.raises(InputError, match="1 images are too few"):
-        split_coco({"images": images[:1], "annotations": [], "categories": []}, 5)
 
 
 def test_importing_the_command_line_imports_nothing_slow():
@@ -316,7 +307,7 @@ def test_predict_a_photo_of_one_pixel_and_a_long_one(run, tmp_path):
         ('{"images": [], "annotations": []}', "no list 'categories'"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "images.0. has no 'file_name' and 'id'"),
         ('{"images": [], "annotations": [{}], "categories": []}', "annotations.0. has no 'image_id'"),
-        ('{"images": [], "annotations": [], "categories": []}', "0 images are too few"),
+        ('{"images": [], "annotations": [], "categories": []}', "too few images to divide"),
     ],
 )
 def test_split_of_bad_files(content, message, tmp_path, capsys):
@@ -333,6 +324,6 @@ def test_split_overwrites_nothing_unasked(tmp_path, capsys):
     (tmp_path / "all_val.json").write_text("mine")
     assert "all_val.json: is there already" in fails(capsys, "split", tmp_path / "all.json")
     assert (tmp_path / "all_val.json").read_text() == "mine" and not (tmp_path / "all_train.json").exists()
-    assert "--every must be at least 2" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
+    assert "every must be 2 or more" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
     assert "nowhere.json: cannot be read" in fails(capsys, "split", tmp_path / "nowhere.json")
     assert main(["split", str(tmp_path / "all.json"), "--overwrite"]) == 0
