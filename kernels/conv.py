@@ -24,11 +24,11 @@ from math import gcd
 from typing import NamedTuple
 
 import numpy as np
-from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import ROWS, WIDTH, copy, multiply
 from numba import njit
 
 from minimask.device import threads
+from minimask.kernels.parallel import elements, flat, run
+from minimask.kernels.simd import ROWS, WIDTH, copy, multiply
 
 TILE_NUMBERS = 65536  # in a gathered tile: a quarter of a megabyte leaves room for the weights in the cache
 TILE_ROWS = 112  # and at most about that many pixels
@@ -192,6 +192,33 @@ def weights_part(t, parts, arrays, numbers):
                 copy(gw, (t * depth + k) * outer + group * g.outer + r * WIDTH, total, of, columns)
 
 
+@njit(cache=True)
+def pack_part(t, parts, arrays, numbers):
+    """panels (groups, count, kh kw inner, WIDTH) of the weights w (kh, kw, inner, groups outer), 0 beyond outer.
+
+    The weight (i, j, c, o) is w[start + i step_i + j step_j + c step_c + o step_o]: w may be mirrored and transposed.
+    """
+    w, panels = arrays[:2]
+    kh, kw, inner, outer, groups, start, step_i, step_j, step_c, step_o = numbers[:10]
+    count = (outer + WIDTH - 1) // WIDTH
+    rows = kh * kw * inner
+    total = groups * count * rows
+    for row in range(t * total // parts, (t + 1) * total // parts):
+        c, j, i = row % inner, row // inner % kw, row // (inner * kw) % kh
+        panel = row // rows
+        group, o = panel // count, panel % count * WIDTH
+        of = start + i * step_i + j * step_j + c * step_c + (group * outer + o) * step_o
+        here = min(WIDTH, outer - o)
+        target = panels[row * WIDTH : (row + 1) * WIDTH]
+        if step_o == 1:
+            copy(panels, row * WIDTH, w, of, here)
+        else:
+            for lane in range(here):
+                target[lane] = w[of + lane * step_o]
+        for lane in range(here, WIDTH):
+            target[lane] = 0
+
+
 # -------------------------------------------------------------------------------------------- on arrays
 
 
@@ -254,7 +281,7 @@ def _forward(x, w, groups, stride, dilation, start, size, at, out, b, residual, 
     inner, outer = w.shape[2], w.shape[3] // groups
     geometry = _geometry(x, inner, outer, groups, w.shape[:2], stride, dilation, start, size, at)
     bias = np.zeros(w.shape[3], np.float32) if b is None else flat(b)
-    run(forward_part, (flat(x), pack(w, groups), bias, flat(residual), flat(out)), (*geometry, relu))
+    run(forward_part, (flat(x), _pack(w, groups), bias, flat(residual), flat(out)), (*geometry, relu))
 
 
 def _geometry(x, inner, outer, groups, kernel, stride, dilation, start, size, at):
@@ -293,15 +320,15 @@ def _phase(phase, size, kernel, stride, padding, dilation):
     }
 
 
-def pack(w, groups):
+def _pack(w, groups):
     """Weights (kh, kw, inner, groups * outer) as panels (groups, panels, kh * kw * inner, WIDTH), flat, zero-padded."""
-    outer = w.shape[3] // groups
-    depth = w.shape[0] * w.shape[1] * w.shape[2]
+    kh, kw, inner, outer = w.shape
+    outer //= groups
     count = -(-outer // WIDTH)
-    panels = np.zeros((groups, depth, count * WIDTH), np.float32)
-    panels[:, :, :outer] = w.reshape(depth, groups, outer).transpose(1, 0, 2)  # (G, K, Cout/G)
-    panels = panels.reshape(groups, depth, count, WIDTH).transpose(0, 2, 1, 3)  # (G, panels, K, WIDTH)
-    return np.ascontiguousarray(panels).reshape(-1)
+    panels = np.empty(groups * count * kh * kw * inner * WIDTH, np.float32)
+    memory, start, steps = elements(w)
+    run(pack_part, (memory, panels), (kh, kw, inner, outer, groups, start, *steps))
+    return panels
 
 
 def _mergeable(outer, groups):
@@ -321,3 +348,13 @@ def _merge_groups(w, groups):
     for i in range(merge):
         merged[:, :, i, :, :, i] = own[:, :, :, :, i]
     return merged.reshape(kh, kw, merge * inner, channels), groups // merge
+
+
+def warm_up():
+    """Compile the kernels (or load them from the cache)."""
+    from minimask.convolution import Window
+
+    x, w = np.zeros((1, 4, 4, 1), np.float32), np.zeros((3, 3, 1, 1), np.float32)
+    window = Window("warm_up", w, padding=1)
+    convolve(x, w, window, (4, 4))
+    convolve_backward_weights(x, x, window)

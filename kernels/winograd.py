@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from minimask.device import threads
-from minimask.kernels.parallel import flat, run
+from minimask.kernels.parallel import elements, flat, run
 from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, linear_map, multiply
 
 B_T = (
@@ -239,22 +239,22 @@ def fits(images, inner, outer, window, result):
 
 def convolve(x, w, window, size, b=None, residual=None, relu=False):
     """See `minimask.convolution.convolve`; where `fits` says so."""
-    _, _, inner, outer = w.shape
-    strides = 0, 3 * inner * outer, inner * outer, outer, 1
-    return _forward(x, w, inner, outer, strides, window.padding, size, b, residual, relu)
+    return _forward(x, w, window.padding, size, b, residual, relu)
 
 
 def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     """See `minimask.convolution.convolve_backward_data`: the weights are mirrored, and in and out exchanged."""
-    _, _, inner, outer = w.shape
-    strides = 8 * inner * outer, -3 * inner * outer, -inner * outer, 1, outer
+    mirrored = w[::-1, ::-1].transpose(0, 1, 3, 2)  # (3, 3, Cout, Cin)
     padding = tuple(2 - p for p in window.padding)
-    return _forward(gy, w, outer, inner, strides, padding, size, b, None, relu)
+    return _forward(gy, mirrored, padding, size, b, None, relu)
 
 
-def _forward(x, w, inner, outer, strides, padding, size, b, residual, relu):
+def _forward(x, w, padding, size, b, residual, relu):
+    """The convolution of x (N, H, W, inner) with w (3, 3, inner, outer)."""
+    inner, outer = w.shape[2:]
     panels = np.zeros(36 * inner * -(-outer // WIDTH) * WIDTH, np.float32)
-    run(transform_weights_part, (flat(w), panels), (inner, outer, *strides))
+    memory, start, steps = elements(w)
+    run(transform_weights_part, (memory, panels), (inner, outer, start, *steps))
     bias = np.zeros(4 * outer, np.float32) if b is None else np.tile(b, 4)
     out = np.empty((len(x), *size, outer), np.float32)
     numbers = _numbers(x, outer, padding, size, relu)
@@ -283,3 +283,13 @@ def _numbers(x, outer, padding, size, relu):
     rounds = -(-tiles // (largest * threads()))  # every thread takes that many blocks
     block = -(-tiles // (rounds * threads() * ROWS)) * ROWS
     return (*x.shape, outer, -padding[0], -padding[1], *size, relu, block)
+
+
+def warm_up():
+    """Compile the kernels (or load them from the cache)."""
+    from minimask.convolution import Window
+
+    x, w = np.zeros((1, 4, 4, 16), np.float32), np.zeros((3, 3, 16, 16), np.float32)
+    window = Window("warm_up", w, padding=1)
+    convolve(x, w, window, (4, 4))
+    convolve_backward_weights(x, x, window)
