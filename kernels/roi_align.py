@@ -13,8 +13,9 @@ no races, and the results do not depend on T.
 import math
 
 import numpy as np
-from minimask.kernels.parallel import run
 from numba import njit
+
+from minimask.kernels.parallel import run
 
 
 def forward(feature, rois, level, scale, sampling_ratio, aligned, maximum, out, chosen):

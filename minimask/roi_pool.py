@@ -99,7 +99,7 @@ def roi_pool_backward_specification(gy, features, chosen, image_index, levels):
 
 
 class RoIPool(Function):
-    """Inputs: the features of each level. y[r, i, j] = the largest cell of bin (i, j);  that cell of gfeature gets gy."""
+    """Inputs: the features of each level. y[r, i, j] = the largest cell of bin (i, j);  that cell gets gy."""
 
     def __init__(self, boxes, image_index, levels, scales, size):
         self.boxes, self.image_index, self.levels, self.scales, self.size = boxes, image_index, levels, scales, size
