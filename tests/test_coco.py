@@ -261,6 +261,7 @@ BAD = [
     (change(("annotations", 1, "bbox"), [1, 1, 3, -4]), "annotation 5 has a box of no area: bbox [1, 1, 3, -4]"),
     (change(("annotations", 1, "bbox"), [1, 1, 4]), "annotation 5 must have a bbox [x, y, width, height], has [1, 1,"),
     (change(("annotations", 1, "bbox"), [1, 1, 4, float("nan")]), "annotation 5 has a bbox with values that are no n"),
+    (change(("annotations", 1, "bbox"), [1, 1, 1e9, 4]), "annotation 5 has a bbox with a value beyond any picture"),
     (change(("annotations", 1, "bbox"), [25, 1, 4, 4]), "annotation 5 has a box outside its picture of 20 x 10 pixels"),
     (change(("annotations", 1, "segmentation"), KeyError), "annotation 5 has no segmentation; masks cannot be learned"),
     (change(("annotations", 1, "segmentation"), []), "annotation 5 has no segmentation; masks cannot be learned"),
@@ -269,6 +270,10 @@ BAD = [
     (change(("annotations", 1, "segmentation"), [[1, 1]]), "annotation 5 has a polygon of 1 point; it takes at least"),
     (change(("annotations", 1, "segmentation"), [[1, 1, 5, 5, 2, 2, 9]]), "annotation 5 has a polygon of 7 numbers; x"),
     (change(("annotations", 1, "segmentation"), [[1, 1, 5, 5, 2, "x"]]), "annotation 5 has a polygon with values that"),
+    (
+        change(("annotations", 1, "segmentation"), [[1, 1, 5, 5, 2, 1e7]]),
+        "annotation 5 has a polygon with a point far outside its picture: (2, 1e+07)",
+    ),
     (change(("annotations", 1, "segmentation"), [5, 6]), "annotation 5 must have polygons that are lists of numbers"),
     (
         change(("annotations", 1, "segmentation"), {**RLE, "size": [20, 10]}),
@@ -284,7 +289,7 @@ BAD = [
         "annotation 5 has an RLE whose counts cannot be decoded; 10 x 20 are 200",
     ),
     (
-        change(("annotations", 1, "segmentation"), {**RLE, "counts": [0, -20, 220]}),
+        change(("annotations", 1, "segmentation"), {**RLE, "counts": [20, -20, 200]}),
         "annotation 5 has an RLE whose counts cannot be decoded",
     ),
     (change(("annotations", 1, "segmentation"), {**RLE, "counts": [0, 2.5]}), "annotation 5 has an RLE whose counts "),

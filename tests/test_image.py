@@ -69,7 +69,8 @@ def test_transparency_lies_over_white(tmp_path):
 
 
 def test_grey_with_alpha(tmp_path):
-    Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
+    grey, alpha = Image.new("L", (2, 1), 9), Image.fromarray(np.array([[255, 0]], np.uint8))
+    Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png")
     assert read_image(tmp_path / "la.png").tolist() == [[[9] * 3, [255] * 3]]
 
 

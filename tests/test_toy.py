@@ -234,7 +234,7 @@ def test_perfect_results_score_one():
 def test_drawing_is_fast():
     scenes = ToyScenes("train", 128)
     scenes[0]
-    begin = time.perf_counter()
+    begin = time.process_time()
     for i in range(1, 31):
         scenes[i]
-    assert (time.perf_counter() - begin) / 30 < 0.03  # seconds a scene; 0.004 on an idle core
+    assert (time.process_time() - begin) / 30 < 0.02  # seconds of one core a scene; commonly 0.004

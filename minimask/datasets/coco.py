@@ -321,18 +321,23 @@ class _Checks:
             self._check_rle(segmentation, image)
         elif isinstance(segmentation, list):
             for polygon in segmentation:
-                self._check_polygon(polygon)
+                self._check_polygon(polygon, image)
         else:
             self._fail(f"must have a list of polygons or an RLE object as segmentation, has {_kind(segmentation)}")
 
-    def _check_polygon(self, polygon):
+    def _check_polygon(self, polygon, image):
         if not isinstance(polygon, list):
             self._fail(f"must have polygons that are lists of numbers, has {_kind(polygon)}")
         if len(polygon) % 2:
             self._fail(f"has a polygon of {len(polygon)} numbers; x and y must come in pairs")
         if len(polygon) < 6:
             self._fail(f"has a polygon of {_count(len(polygon) // 2, 'point')}; it takes at least 3")
-        self._numbers(polygon, "a polygon")
+        size = np.array([image["width"], image["height"]], np.float64)
+        points = self._numbers(polygon, "a polygon").reshape(-1, 2)
+        far = ((points < -size) | (points > 2 * size)).any(1)
+        if far.any():  # a point or two beyond the border is common; pycocotools needs memory for all the way there
+            x, y = points[far][0]
+            self._fail(f"has a polygon with a point far outside its picture: ({x:g}, {y:g})")
 
     def _numbers(self, values, what):
         try:
@@ -341,6 +346,8 @@ class _Checks:
             numbers = None
         if numbers is None or numbers.ndim != 1 or not np.isfinite(numbers).all():
             self._fail(f"has {what} with values that are no numbers")
+        if len(numbers) and np.abs(numbers).max() > 1e7:
+            self._fail(f"has {what} with a value beyond any picture: {numbers[np.abs(numbers).argmax()]:g}")
         return numbers
 
     def _check_rle(self, segmentation, image):
