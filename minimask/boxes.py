@@ -122,19 +122,22 @@ def nms(boxes, scores, valid, threshold, keep=None, groups=None):
 
     from minimask.kernels import nms as kernels
 
-    order = _by_falling_score(scores, valid)
+    counts = valid.sum(1)
+    first = xp.argsort(~valid, axis=1, kind="stable")[:, : counts.max(initial=0)]  # the rest need no sorting
+    order = _by_falling_score(xp.take_along_axis(scores, first, 1), xp.take_along_axis(valid, first, 1))
+    order = xp.take_along_axis(first, order, 1)
     corners = xp.take_along_axis(boxes, order[..., None], 1).transpose(0, 2, 1)  # (N, 4, R)
     kept = xp.zeros((boxes.shape[0], keep), xp.int64)
     kept_valid = xp.zeros(kept.shape, bool)
     kernels.nms(
         xp.ascontiguousarray(corners),
         xp.take_along_axis(groups, order, 1),
-        valid.sum(1),
+        counts,
         _round_down(threshold, boxes.dtype),
         kept,
         kept_valid,
     )
-    indices = xp.take_along_axis(order, kept, 1) if kept.size else kept
+    indices = xp.take_along_axis(order, kept, 1) if order.size else kept
     return xp.where(kept_valid, indices, 0), kept_valid
 
 

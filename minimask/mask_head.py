@@ -195,14 +195,11 @@ class SigmoidMaskLoss(Function):
         if self.needs[0]:
             p = xp.where(z >= 0, 1, e) / (1 + e)
             self.gz = xp.where(valid, p - t, 0) / n
-            self.shape = logits.shape
+            self.own = _one_hot(self.labels, logits.shape[3])
         return xp.asarray(xp.where(valid, loss, 0).sum() / n)
 
     def backward(self, gy):
-        xp = array_module(gy)
-        gz = xp.zeros(self.shape, self.gz.dtype)
-        xp.put_along_axis(gz, _places(self.labels, self.shape[3]), (self.gz * gy)[..., None], axis=3)
-        return (gz,)
+        return (self.own * (self.gz * gy)[..., None],)
 
 
 class SoftmaxMaskLoss(Function):
@@ -216,9 +213,8 @@ class SoftmaxMaskLoss(Function):
 
     def forward(self, z):
         xp = array_module(z)
-        q = xp.zeros_like(z)
         t = self.targets.astype(z.dtype)[..., None]
-        xp.put_along_axis(q, _places(self.labels, z.shape[3]), t, axis=3)
+        q = _one_hot(self.labels, z.shape[3]) * t
         q[..., :1] += 1 - t
         n = _count(self.valid, z[..., 0])
         valid = self.valid[:, None, None, None]
@@ -241,6 +237,11 @@ def _places(labels, channels):
     """labels (R,) -> (R, 1, 1, 1) indices into the last axis; the only channel if there is one."""
     xp = array_module(labels)
     return xp.clip(labels, 0, channels - 1).astype(xp.int64)[:, None, None, None]
+
+
+def _one_hot(labels, channels):
+    """(R, 1, 1, C) bool: True at each box's channel."""
+    return _places(labels, channels) == array_module(labels).arange(channels)
 
 
 def _channel(x, labels):
@@ -304,9 +305,9 @@ def _pixel_corners(boxes, padded):
     """First and last pixel (D, 4) int64 of each box, grown by the border: padded / (padded - 2) times as large."""
     xp = array_module(boxes)
     growth = padded / (padded - 2)
+    boxes = xp.nan_to_num(boxes).clip(-(2**29), 2**29)
     centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * growth
-    corners = xp.nan_to_num(xp.concatenate([centre - half, centre + half], axis=1))
-    return xp.clip(corners, -(2**30), 2**30).astype(np.int64)
+    return xp.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
 
 
 def _check_paste(masks, boxes):
