@@ -1,4 +1,4 @@
-"""The operations and the whole model against torchvision: golden files everywhere, torchvision itself where installed."""
+"""Operations and the whole model against torchvision: golden files everywhere, the library itself where installed."""
 
 from pathlib import Path
 
@@ -239,23 +239,40 @@ def test_other_weights_and_pictures(make_golden, seed):
     check_training(make_golden.training(seed), np.float64, seed)
 
 
-def test_resnet50_fpn_finds_what_torchvision_finds(make_golden):
-    """The published architecture, float32, at a smaller size: same boxes, labels, scores, masks."""
+def check_same_set(found, expected, tolerance):
+    """Each of theirs is one of ours: two scores that differ by rounding alone may stand in another order."""
+    assert len(found.labels) == len(expected["labels"]) >= 50
+    left = set(range(len(found.labels)))
+    for label, score, box, mask in zip(*(expected[key] for key in ("labels", "scores", "boxes", "masks"))):
+        same = [
+            i for i in left
+            if found.labels[i] == label and abs(found.scores[i] - score) < tolerance
+            and np.abs(found.boxes[i] - box).max() < tolerance * max(mask.shape)
+        ]  # fmt: skip
+        assert same, f"no detection of label {label} with score {score:.4f} at {box}"
+        left.remove(same[0])
+        assert (found.masks[same[0]] != (mask[0] > 0.5)).mean() < 10 * tolerance
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-3), (np.float64, 1e-4)])
+def test_resnet50_fpn_finds_what_torchvision_finds(make_golden, dtype, tolerance):
+    """The published architecture: same boxes, labels, scores, masks.
+
+    Untrained, its 50 layers magnify rounding: torchvision's scores in float32 are 2e-4 from its own in float64.
+    """
     import torch
 
     from minimask.benchmark.ours import blurred_noise, scaled_resnet50_state
     from minimask.benchmark.reference import load_weights, resnet50_mask_rcnn
 
-    image = blurred_noise(160, 200)
-    state = scaled_resnet50_state(image, min_size=256)
-    model = build("resnet50_fpn", num_classes=91, min_size=256)
+    settings = dict(min_size=192)
+    image = blurred_noise(120, 160)
+    state = scaled_resnet50_state(image, **settings)
+    model = build("resnet50_fpn", num_classes=91, **settings)
     model.load_state_dict(state)
-    theirs = load_weights(resnet50_mask_rcnn(min_size=256), to_torchvision(state)).eval()
+    theirs = load_weights(resnet50_mask_rcnn(**settings), to_torchvision(state)).eval()
+    theirs.to(getattr(torch, np.dtype(dtype).name))
     with torch.inference_mode():
-        expected = theirs([make_golden.to_chw(image)])[0]
-    found = model.predict([image])[0]
-    assert len(found.labels) >= 20
-    np.testing.assert_array_equal(found.labels, expected["labels"])
-    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
-    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=1e-4 * 200)
-    assert (found.masks != (expected["masks"][:, 0] > 0.5).numpy()).mean() < 1e-4
+        expected = theirs([make_golden.to_chw(image).to(next(theirs.parameters()).dtype)])[0]
+    found = model.to(dtype).predict([image])[0]
+    check_same_set(found, {name: tensor.numpy() for name, tensor in expected.items()}, tolerance)

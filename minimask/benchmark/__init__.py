@@ -142,7 +142,7 @@ def start_sides(reference, threads):
     if reference:
         try:
             sides.append(Side("torch", [reference, str(HERE / "reference.py")], theirs))
-            sides[1].versions = sides[1].ask(about=True)["versions"]
+            sides[1].ask(about=True)  # or it says now why it cannot run
         except InputError:
             for side in sides:
                 side.close()

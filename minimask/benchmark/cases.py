@@ -116,7 +116,7 @@ def normalization_cases():
 
 def roi_cases():
     resnet50 = dict(images=1, height=800, width=1088, channels=256, canonical=224)
-    toy = dict(images=8, height=128, width=128, channels=64, canonical=32)
+    toy = dict(images=8, height=128, width=128, channels=64, canonical=112)
     kinds = [
         ("R50 1000 RoIs 7x7", dict(resnet50, rois=1000, size=7)),
         ("R50 100 RoIs 14x14", dict(resnet50, rois=100, size=14)),

@@ -58,13 +58,14 @@ def write_resnet50(folder):
 def torchvision_settings(model):
     """The keywords of `reference.small_mask_rcnn` that make the same architecture as `model` (basic blocks, FPN)."""
     body, rpn, heads = model.backbone.body, model.rpn, model.roi_heads
+    settings = {**mask_rcnn.PRESETS[model.settings["preset"]], **model.settings}
     return dict(
         widths=body.out_channels,
         blocks=[len(getattr(body, f"layer{i}")) for i in (1, 2, 3, 4)],
         width=model.backbone.fpn.layer_blocks[0][0].weight.shape[3],
         classes=model.num_classes,
-        anchor_sizes=rpn.anchor_generator.sizes,
-        ratios=rpn.anchor_generator.ratios[0],
+        anchor_sizes=settings["anchor_sizes"],
+        ratios=settings.get("anchor_ratios", (0.5, 1.0, 2.0)),
         canonical=model.roi_canonical_size,
         box_width=heads.box_head.fc7.weight.shape[1],
         mask_layers=len(heads.mask_head),
@@ -108,11 +109,11 @@ def scaled_resnet50_state(image, **settings):
             module.momentum = 1.0  # running statistics become those of the last batch
     with no_grad():
         batch = model.transform([image])
-        model.backbone.train()(Tensor(batch.images))
+        model.train().features(Tensor(batch.images))
     state = model.state_dict()
     state["rpn.head.conv.0.0.weight"] *= 2
     state["rpn.head.cls_logits.weight"] *= 10
-    state["roi_heads.box_predictor.cls_score.weight"] *= 12
+    state["roi_heads.box_predictor.cls_score.weight"] *= 6
     return state
 
 

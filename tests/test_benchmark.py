@@ -1,0 +1,178 @@
+"""The benchmark: that both sides do the same work, that its table and messages are right (not how fast anything is)."""
+
+import argparse
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask import benchmark
+from minimask.benchmark import common
+from minimask.benchmark.cases import Layer, all_cases
+from minimask.errors import InputError
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def small_cases():
+    """The cases that take a few milliseconds, one of each piece of work."""
+    chosen = {}
+    for case in all_cases("unused"):
+        if not case.inputs and ("toy" in case.title or case.piece in ("nms", "paste")):
+            chosen[case.piece, case.settings.get("direction")] = case
+    return chosen.values()
+
+
+def test_every_case_is_a_piece_of_both_sides():
+    from minimask.benchmark import ours
+
+    cases = all_cases("folder")
+    assert len({case.title for case in cases}) == len(cases)
+    theirs = ast.parse((benchmark.HERE / "reference.py").read_text())
+    signatures = {
+        node.name: {a.arg for a in node.args.args} for node in theirs.body if isinstance(node, ast.FunctionDef)
+    }
+    for case in cases:
+        assert set(inspect.signature(ours.PIECES[case.piece]).parameters) == set(case.settings)
+        assert signatures[case.piece] - {"tuned"} == set(case.settings)
+        assert ("tuned" in signatures[case.piece]) == case.tuned, case.title
+        assert not case.inputs or case.inputs in ours.PIECES
+
+
+def test_arithmetic_of_a_layer():
+    """7x7/2 from 3 to 64 channels: 112 x 112 outputs of 64 channels, 7 * 7 * 3 products each."""
+    assert Layer("stem", 1, 224, 224, 3, 64, size=7, stride=2).flops() == 2 * 112 * 112 * 64 * 147
+    assert Layer("depthwise", 1, 10, 10, 8, 8, groups=8).flops() == 2 * 100 * 8 * 9
+
+
+def test_every_kernel_case_runs_on_our_side():
+    from minimask.benchmark import ours
+
+    for case in small_cases():
+        run = ours.PIECES[case.piece](**case.settings)
+        first, second = (common.fingerprint(ours.to_arrays(run())) for _ in range(2))
+        assert first and all(size > 0 and np.isfinite(mean) for size, mean in first) and first[0][1] > 0, case.title
+        assert case.piece == "optimiser" or first == second, f"{case.title}: a second run differs"
+
+
+def test_both_sides_come_to_the_same_results():
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from minimask.benchmark import ours, reference
+
+    for case in small_cases():
+        results = []
+        for side, settings in ((ours, {}), (reference, {}), (reference, {"tuned": True})):
+            if case.tuned or not settings:
+                run = side.PIECES[case.piece](**case.settings, **settings)
+                results.append(common.fingerprint(side.to_arrays(run())))
+        for theirs in results[1:]:
+            benchmark.check_same_result(case, results[0], theirs, "torch")
+
+
+def test_models_of_both_sides_agree(tmp_path):
+    """The whole cases' files are read, and the first training loss is torchvision's but for which RoIs are sampled."""
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from minimask.benchmark import ours, reference
+
+    ours.write_toy(tmp_path)()
+    loss, other = ours.toy_step(tmp_path)(), reference.toy_step(tmp_path)()
+    assert loss.item() == pytest.approx(other.item(), rel=0.3)
+
+
+def test_other_work_is_refused():
+    case = next(iter(small_cases()))
+    benchmark.check_same_result(case, [[10, 1.0]], [[10, 1.0005]], "torch")
+    for other in ([[10, 1.01]], [[11, 1.0]], [[10, 1.0], [1, 1.0]]):
+        with pytest.raises(InputError, match="different results"):
+            benchmark.check_same_result(case, [[10, 1.0]], other, "torch")
+
+
+def test_times_fills_the_seconds():
+    calls = []
+    measured = common.times(lambda: calls.append(sum(range(20_000))), 0.02)
+    assert sum(measured) >= 0.02 and len(calls) == len(measured) + 1
+
+
+def test_peak_memory_counts_what_was_freed():
+    if common.peak_memory() is None:
+        pytest.skip("this system does not say")
+    code = (
+        "from minimask.benchmark.common import peak_memory; import numpy as np; before = peak_memory();"
+        "np.ones(2 ** 25).sum(); print(peak_memory() - before)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(benchmark.HERE).parent.parent)}
+    grown = int(subprocess.check_output([sys.executable, "-c", code], text=True, env=environment))
+    assert 0.9 * 2**28 < grown < 1.2 * 2**28
+
+
+def test_table_alone(capsys, tmp_path):
+    output = tmp_path / "numbers.json"
+    words = ["--only", "nms: 1000", "--rounds", "2", "--output", str(output)]
+    assert benchmark.main(arguments(*words)) == 0
+    printed = capsys.readouterr().out
+    assert "NumPy" in printed and "1000 boxes" in printed and "ratio" not in printed
+    written = json.loads(output.read_text())
+    (row,) = written["results"]
+    assert row["name"] == "nms: 1000 boxes" and len(row["rounds"]["minimask"]) == 2
+    assert 0 < row["seconds"]["minimask"] < 1
+    assert row["peak_memory"]["minimask"] is None or 2**25 < row["peak_memory"]["minimask"] < 2**31
+
+
+def test_table_against_torch(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    words = ["--only", "toy C3 1", "--rounds", "1", "--no-memory", "--reference", sys.executable]
+    with pytest.raises(InputError, match="no piece of work"):
+        benchmark.main(arguments(*words))
+    words[1] = "toy: C3 3x3/2 forward"
+    benchmark.main(arguments(*words))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("torch 2") for line in lines)
+    heading, row = (next(line for line in lines if word in line) for word in ("ratio", "C3 3x3/2 forward"))
+    assert heading.split()[:4] == ["minimask", "GFLOP/s", "torch", "ratio"]
+    assert len(heading) >= len(row)  # aligned to the right
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--only", "nothing like it"], "no piece of work is called 'nothing like it'; there are: whole, conv R50"),
+        (["--reference", "/no/such/python"], "cannot run /no/such/python"),
+        (["--rounds", "0"], "at least 1"),
+        (["--threads", "0"], "at least 1"),
+    ],
+)
+def test_bad_arguments(words, message):
+    with pytest.raises(InputError, match=message):
+        benchmark.main(arguments(*words))
+
+
+def test_reference_without_torch_is_named(tmp_path):
+    """An interpreter that cannot import torch: its own words, then ours; no process is left behind."""
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    code = (
+        "import sys; from minimask import benchmark\n"
+        "benchmark.HERE = __import__('pathlib').Path(sys.argv[1])\n"
+        "try:\n    benchmark.start_sides(sys.executable, 1)\n"
+        "except benchmark.InputError as error:\n    print(error)"
+    )
+    for name in ("reference.py", "common.py"):
+        (tmp_path / name).write_text((benchmark.HERE / name).read_text())
+    environment = {**os.environ, "PYTHONPATH": str(Path(benchmark.HERE).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert "the torch side" in done.stdout and "ended with status 1" in done.stdout
+    assert "no torch here" in done.stderr
