@@ -142,7 +142,7 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
         finally:
             if batches is not None:
                 batches.close()
-        if step != saved:
+        if step != saved or settings.minutes:  # the time that is up belongs to the last checkpoint
             log.flush()
             path = save(step)
     if stop.requested and not clock.done(step):
