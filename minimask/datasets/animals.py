@@ -89,15 +89,20 @@ def _blob(*control):
     return _spline_weights(len(control), True) @ np.array(control)
 
 
+@lru_cache
+def _ramp(count):
+    return np.linspace(0, 1, count)[:, None]
+
+
 def _stroke(control, width_from, width_to):
     """A limb: a band along the smooth line through the control points, with round ends."""
     line = _spline_weights(len(control), False) @ np.array(control)
     along = np.empty_like(line)
     along[1:-1] = line[2:] - line[:-2]
     along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
-    along /= np.sqrt((along * along).sum(1, keepdims=True)) + 1e-9
-    half = np.linspace(width_from, width_to, len(line))[:, None] / 2
-    side = np.concatenate([-along[:, 1:], along[:, :1]], 1) * half
+    along /= np.hypot(along[:, :1], along[:, 1:]) + 1e-9
+    half = width_from / 2 + (width_to - width_from) / 2 * _ramp(len(line))
+    side = along[:, ::-1] * half * (-1, 1)
     end, start = along[-1:] * half[-1], -along[:1] * half[0]
     round_end = line[-1] + 0.87 * end + np.array([[0.5], [-0.5]]) * side[-1]
     round_start = line[0] + 0.87 * start + np.array([[-0.5], [0.5]]) * side[0]
