@@ -14,6 +14,8 @@ from minimask.datasets.loader import Loader
 from minimask.errors import InputError
 from minimask.image import ImageTransform
 
+# pycocotools is a little behind numpy here
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder of real data is not there")
 

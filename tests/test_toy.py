@@ -12,6 +12,10 @@ from minimask.errors import InputError
 from minimask.image import flip
 
 
+# pycocotools is a little behind numpy here
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
 def pieces(mask):
     """Number of parts of a mask that do not touch along an edge."""
     left, count = mask.astype(bool), 0
