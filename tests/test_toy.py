@@ -11,7 +11,6 @@ from minimask.datasets.toy import ToyScenes, _Scene, _Sprite, to_coco
 from minimask.errors import InputError
 from minimask.image import flip
 
-
 # pycocotools is a little behind numpy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
