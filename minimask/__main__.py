@@ -17,6 +17,7 @@ import math
 import sys
 from pathlib import Path
 
+from minimask import __version__
 from minimask.errors import InputError
 
 
@@ -215,7 +216,7 @@ def _validation(options, class_names):
     def validate(model):
         loader = Loader(dataset, model.transform, size, seed=0, workers=options["workers"], shuffle=False, flip=False)
         losses = validation_loss(model, loader, math.ceil(len(dataset) / size))
-        scores = evaluate(model, dataset)
+        scores = evaluate(model, dataset, progress=False)
         return {**losses, **_flat_scores(scores)}
 
     return validate
@@ -418,6 +419,7 @@ def make_parser():
     parser = argparse.ArgumentParser(
         prog="minimask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"minimask {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_train(commands)

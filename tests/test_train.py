@@ -328,3 +328,17 @@ def test_clipping_bounds_the_update(tmp_path):
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(InputError, match=message):
         TrainSettings(**settings)
+
+
+def test_a_log_that_cannot_be_written(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        with pytest.raises(InputError, match="log.jsonl: the log cannot be written"):
+            with train.Log(tmp_path / "log.jsonl") as log:
+                log.write(step=1, loss=2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

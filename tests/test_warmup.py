@@ -1,0 +1,92 @@
+"""Compiling ahead: what counts as cold, that old code is never used, and helpers that may fail."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minimask import warmup
+
+ROOT = Path(__file__).resolve().parents[1]
+WARM_UP = "\n\ndef warm_up():\n    pass\n"
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """A folder of three kernel files, of which two import from `shared`, and an empty cache; nothing is compiled."""
+    source, cache = tmp_path / "kernels", tmp_path / "cache"
+    source.mkdir()
+    cache.mkdir()
+    (source / "__init__.py").write_text("")
+    (source / "shared.py").write_text("ONE = 1\n")
+    (source / "a.py").write_text("from minimask.kernels.shared import ONE\n" + WARM_UP)
+    (source / "b.py").write_text("from minimask.kernels import (\n    shared,\n)\n" + WARM_UP)
+    (source / "c.py").write_text("# a longer file\n" * 20 + WARM_UP)
+    called = []
+
+    def compile_one(name):
+        called.append(name)
+        (cache / f"{name}.function-1.py311.nbi").write_text("")
+        (cache / f"{name}.function-1.py311.1.nbc").write_text("")
+
+    monkeypatch.setattr(warmup, "kernels_folder", lambda: source)
+    monkeypatch.setattr(warmup, "_cache_folder", lambda: cache)
+    monkeypatch.setattr(warmup, "_helper_count", lambda names: 0)
+    monkeypatch.setattr(warmup, "warm_up", compile_one)
+    return source, cache, called
+
+
+def test_compiles_once_the_largest_first(kernels):
+    _, _, called = kernels
+    assert warmup.ensure(progress=False) == ["c", "b", "a"] == called
+    assert warmup.ensure(progress=False) == [] and len(called) == 3
+
+
+def test_a_change_is_noticed_through_imports_and_the_old_code_deleted(kernels):
+    source, cache, called = kernels
+    warmup.ensure(progress=False)
+    called.clear()
+    for name in "abc":
+        (cache / f"{name}.old-7.py311.nbi").write_text("")
+    (source / "shared.py").write_text("ONE = 2\n")
+    assert warmup.ensure(progress=False) == ["b", "a"] == called
+    assert [path.name for path in cache.glob("*.old-7.*")] == ["c.old-7.py311.nbi"]
+
+
+def test_a_cache_that_was_emptied_and_a_damaged_stamp_are_noticed(kernels):
+    _, cache, _ = kernels
+    warmup.ensure(progress=False)
+    (cache / "a.function-1.py311.nbi").unlink()
+    assert warmup.ensure(progress=False) == ["a"]
+    (stamp,) = cache.glob("minimask-*.json")
+    stamp.write_text("[1, 2")
+    assert warmup.ensure(progress=False) == ["c", "b", "a"]
+
+
+def test_all_kernel_files_can_be_warmed_up():
+    names = warmup.source_hashes()
+    assert {"conv", "roi_align", "nms", "optimiser"} <= names.keys()
+    assert len(set(names.values())) == len(names)
+
+
+def test_a_helper_process_answers():
+    process = subprocess.run(
+        [sys.executable, "-m", "minimask", "compile", "--serve"],
+        cwd=ROOT, input="optimiser\nmatch\n", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert process.stdout.split() == ["optimiser", "match"], process.stderr
+
+
+def test_helpers_share_the_work(monkeypatch):
+    monkeypatch.setattr(warmup, "_helper_count", lambda names: 1)
+    warmup.compile_kernels(["optimiser", "match", "nms"], progress=False)
+
+
+def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
+    called, start = [], subprocess.Popen
+    monkeypatch.setattr(warmup, "_helper_count", lambda names: 2)
+    monkeypatch.setattr(warmup, "warm_up", called.append)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **settings: start([sys.executable, "-c", ""], **settings))
+    warmup.compile_kernels(list("abcdef"), progress=False)
+    assert sorted(called) == list("abcdef")
