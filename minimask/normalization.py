@@ -152,6 +152,8 @@ class GroupNormFunction(NormalizationFunction):
         return self.normalize(x, gamma, beta, residual, segments=len(x))
 
     def statistics(self, x):
+        if x.size == 0:
+            return x.sum(1), x.sum(1)
         mean, var = moments(x)
         group_mean = self.over_group(mean)
         return group_mean, self.over_group(var + (mean - group_mean) ** 2)

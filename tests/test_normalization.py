@@ -1,0 +1,232 @@
+"""Batch and group normalisation: worked numbers, torch, finite differences; kernels against the specification."""
+
+import numpy as np
+import pytest
+
+from minimask.convolution import conv2d
+from minimask.kernels import normalization as kernels
+from minimask.normalization import _Specification as specification
+from minimask.normalization import batch_norm, fold_batch_norm, group_norm
+from minimask.tensor import Tensor
+from tests.gradcheck import check_gradients
+
+
+def random(*shape, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def arrays(*shape, dtype=np.float64):
+    """x, gamma, beta, residual."""
+    x = 3 * random(*shape, dtype=dtype) + 2
+    return x, *(random(shape[-1], seed=s, dtype=dtype) for s in (1, 2)), random(*shape, seed=3, dtype=dtype)
+
+
+def running(channels, dtype=np.float64):
+    """A running mean and variance."""
+    return random(channels, seed=4, dtype=dtype), 1 + random(channels, seed=5, dtype=dtype) ** 2
+
+
+SHAPES = [(2, 3, 4, 5), (1, 2, 1, 3), (1, 7, 5, 16), (9, 4)]
+
+
+# ------------------------------------------------------------------------------------------- worked numbers
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_batch_norm_worked_numbers(dtype):
+    """1, 2, 3, 6 have mean 3 and variance 3.5 (unbiased 14/3)."""
+    x = np.array([1, 2, 3, 6], dtype).reshape(2, 1, 2, 1)
+    gamma, beta = np.full(1, 2, dtype), np.full(1, 1, dtype)
+    mean, var = np.zeros(1, dtype), np.ones(1, dtype)
+    y = batch_norm(Tensor(x), Tensor(gamma), Tensor(beta), mean, var, True, momentum=0.1, eps=0.5)
+    np.testing.assert_allclose(y.data.ravel(), [-1, 0, 1, 4], atol=1e-6)  # 2 (x - 3) / 2 + 1
+    np.testing.assert_allclose([mean[0], var[0]], [0.3, 0.9 + 1.4 / 3], rtol=1e-6)
+    assert y.dtype == mean.dtype == dtype
+    mean, var = np.full(1, 2, dtype), np.full(1, 15.5, dtype)
+    y = batch_norm(Tensor(x), Tensor(gamma), Tensor(beta), mean, var, False, eps=0.5)
+    np.testing.assert_allclose(y.data.ravel(), [0.5, 1, 1.5, 3], atol=1e-6)  # 2 (x - 2) / 4 + 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_group_norm_worked_numbers(dtype):
+    """Channels 1, 3 have mean 2 and variance 1; channels 10, 50 have mean 30 and variance 400."""
+    x = np.array([1, 3, 10, 50], dtype).reshape(1, 1, 1, 4)
+    ones, zeros = np.ones(4, dtype), np.zeros(4, dtype)
+    y = group_norm(Tensor(x), Tensor(ones), Tensor(zeros), 2, eps=0)
+    np.testing.assert_allclose(y.data.ravel(), [-1, 1, -1, 1], atol=1e-6)
+
+
+def test_fused_addition_and_relu():
+    x, gamma, beta, residual = arrays(2, 3, 4, 6)
+    plain = batch_norm(Tensor(x), Tensor(gamma), Tensor(beta), *running(6), True).data
+    fused = batch_norm(Tensor(x), Tensor(gamma), Tensor(beta), *running(6), True, residual=Tensor(residual), relu=True)
+    np.testing.assert_allclose(fused.data, np.maximum(plain + residual, 0), atol=1e-14)
+    plain = group_norm(Tensor(x), Tensor(gamma), Tensor(beta), 3).data
+    fused = group_norm(Tensor(x), Tensor(gamma), Tensor(beta), 3, residual=Tensor(residual), relu=True)
+    np.testing.assert_allclose(fused.data, np.maximum(plain + residual, 0), atol=1e-14)
+
+
+def test_fold_batch_norm():
+    """Convolution and frozen batch normalisation are one convolution."""
+    x, w = random(1, 5, 5, 3), random(3, 3, 3, 4, seed=1)
+    gamma, beta = random(4, seed=2), random(4, seed=3)
+    two = batch_norm(conv2d(Tensor(x), Tensor(w)), Tensor(gamma), Tensor(beta), *running(4), False, eps=1e-3).data
+    folded, b = fold_batch_norm(w, gamma, beta, *running(4), 1e-3)
+    np.testing.assert_allclose(conv2d(Tensor(x), Tensor(folded), Tensor(b)).data, two, atol=1e-12)
+    folded, b = fold_batch_norm(w.astype(np.float32), gamma, beta, *running(4))
+    assert folded.dtype == b.dtype == np.float32
+
+
+# ------------------------------------------------------------------------------------------- torch
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_equals_torch(shape, training):
+    torch = pytest.importorskip("torch")
+    x, gamma, beta, _ = arrays(*shape)
+    (mean, var), (torch_mean, torch_var) = running(shape[-1]), (torch.tensor(a) for a in running(shape[-1]))
+    y = batch_norm(Tensor(x), Tensor(gamma), Tensor(beta), mean, var, training, 0.2, 1e-3).data
+    channels_first, parameters = torch.tensor(np.moveaxis(x, -1, 1)), (torch.tensor(gamma), torch.tensor(beta))
+    settings = (torch_mean, torch_var, *parameters, training, 0.2, 1e-3)
+    expected = torch.nn.functional.batch_norm(channels_first, *settings)
+    np.testing.assert_allclose(y, np.moveaxis(expected.numpy(), 1, -1), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(mean, torch_mean.numpy(), rtol=1e-10)
+    np.testing.assert_allclose(var, torch_var.numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm_equals_torch(groups):
+    torch = pytest.importorskip("torch")
+    x, gamma, beta, _ = arrays(2, 3, 4, 6)
+    y = group_norm(Tensor(x), Tensor(gamma), Tensor(beta), groups, 1e-3).data
+    nchw = torch.tensor(x.transpose(0, 3, 1, 2))
+    expected = torch.nn.functional.group_norm(nchw, groups, torch.tensor(gamma), torch.tensor(beta), 1e-3)
+    np.testing.assert_allclose(y, expected.numpy().transpose(0, 2, 3, 1), rtol=1e-10, atol=1e-10)
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_gradients(shape, training):
+    x, gamma, beta, residual = arrays(*shape)
+
+    def fused(x, gamma, beta, residual):
+        return batch_norm(x, gamma, beta, *running(shape[-1]), training, residual=residual, relu=True)
+
+    def plain(x, gamma, beta):
+        return batch_norm(x, gamma, beta, *running(shape[-1]), training)
+
+    check_gradients(fused, x, gamma, beta, residual, name="batch_norm")
+    check_gradients(plain, x, gamma, beta, name="batch_norm")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm_gradients(groups):
+    x, gamma, beta, residual = arrays(2, 3, 2, 6)
+    check_gradients(lambda x, g, b, r: group_norm(x, g, b, groups, residual=r, relu=True), x, gamma, beta, residual)
+    check_gradients(lambda x, g, b: group_norm(x, g, b, groups), x, gamma, beta)
+
+
+# ------------------------------------------------------------------------------------------- kernels
+
+
+def error(found, expected):
+    """The largest difference, relative to the root mean square of what is expected."""
+    assert found.shape == expected.shape and found.dtype == np.float32
+    return np.abs(found - expected).max(initial=0) / max(1e-30, np.sqrt(np.mean(expected**2)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 7, 5), (1, 1000, 16), (3, 64, 24), (8, 1024, 16), (2, 2, 3), (4, 6, 300), (1, 40001, 2), (5, 1, 8)]
+)
+def test_kernels_equal_the_specification(shape):
+    """(segments, pixels, channels): float32 passes against float64 ones, for numbers far from 0 (mean 10, sd 3)."""
+    segments, _, channels = shape
+    x = 10 + 3 * random(*shape, dtype=np.float32)
+    gy, residual = (random(*shape, seed=s, dtype=np.float32) for s in (1, 2))
+    a, b, c = random(3, segments, channels, seed=3, dtype=np.float32)
+
+    def check(name, *arguments):
+        exact = [v.astype(np.float64) if isinstance(v, np.ndarray) else v for v in arguments]
+        found, expected = getattr(kernels, name)(*arguments), getattr(specification, name)(*exact)
+        for one, right in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected))):
+            assert error(one, right) < 1e-5, name
+        return found
+
+    mean, _ = check("moments", x)
+    y = check("affine", x, a, b, residual, True)
+    check("affine", x, a, b, None, False)
+    g, *_ = check("gradient_sums", gy, y, x, mean)
+    check("gradient_sums", gy, None, x, mean)
+    check("gradient", g, x, mean, a, b, c)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_float32_equals_float64(norm):
+    """The whole operation and its gradients."""
+    results = []
+    for dtype in (np.float64, np.float32):
+        tensors = [Tensor(a.astype(dtype), requires_grad=True) for a in arrays(3, 17, 9, 24)]
+        x, gamma, beta, residual = tensors
+        if norm == "batch":
+            y = batch_norm(x, gamma, beta, *running(24, dtype), True, residual=residual, relu=True)
+        else:
+            y = group_norm(x, gamma, beta, 6, residual=residual, relu=True)
+        y.backward(random(*y.shape, seed=7).astype(dtype))
+        results.append([y.data, *(t.grad for t in tensors)])
+    for expected, found in zip(*results):
+        assert error(found, expected) < 1e-5
+
+
+def test_same_bits_again_and_any_strides():
+    x, gamma, beta, _ = arrays(3, 17, 9, 24, dtype=np.float32)
+    gy = random(*x.shape, seed=7, dtype=np.float32)
+    results = []
+    for own_x, own_gy in ((x, gy), (x, gy), (np.asfortranarray(x), np.asfortranarray(gy))):
+        tensors = [Tensor(a, requires_grad=True) for a in (own_x, gamma, beta)]
+        y = batch_norm(*tensors, *running(24, np.float32), True, relu=True)
+        y.backward(own_gy)
+        results.append([y.data, *(t.grad for t in tensors)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_images(dtype, training):
+    """An empty batch leaves the running statistics alone and gives gradients 0."""
+    mean, var = running(6, dtype)
+    gamma, beta = (Tensor(np.ones(6, dtype), requires_grad=True) for _ in range(2))
+    x = Tensor(np.ones((0, 4, 4, 6), dtype), requires_grad=True)
+    y = group_norm(batch_norm(x, gamma, beta, mean, var, training, relu=True), gamma, beta, 3)
+    assert y.shape == x.shape and y.dtype == dtype
+    y.backward(np.zeros(y.shape, dtype))
+    assert x.grad.shape == x.shape and not gamma.grad.any() and not beta.grad.any()
+    np.testing.assert_array_equal((mean, var), running(6, dtype))
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+X, C = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: batch_norm(X, C[:3], C, C, C, True), r"batch_norm: gamma must have shape \(4,\), got \(3,\)"),
+        (lambda: batch_norm(X, C, C, C, C[:2], True), r"batch_norm: running_var must have shape \(4,\), got \(2,\)"),
+        (lambda: batch_norm(X, C, C, C, C, True, residual=X[:1]), r"batch_norm: residual must have shape \(2, 3"),
+        (lambda: batch_norm(X[:1, :1, :1], C, C, C, C, True), r"batch_norm: training needs more than one number"),
+        (lambda: group_norm(X, C, C, 3), r"group_norm: groups must divide the 4 channels, got 3"),
+        (lambda: group_norm(X[0], C, C, 2), r"group_norm: x must be \(N, H, W, C\), got shape \(3, 3, 4\)"),
+        (lambda: group_norm(X, C, C[:1], 2), r"group_norm: beta must have shape \(4,\), got \(1,\)"),
+        (lambda: fold_batch_norm(X, C, C, C[:1], C), r"fold_batch_norm: mean must have shape \(4,\), got \(1,\)"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
