@@ -46,9 +46,9 @@ def _fail(message):
 # ---------------------------------------------------------------------------------------------------------------- train
 
 # What a run is made from. It is kept in the checkpoints under these names, and `--resume` needs none of it again.
-# A learning rate and sizes of None are the preset's.
+# A preset of None is "toy" for drawn scenes and "small" for one's own photos; sizes of None are the preset's.
 OPTIONS = dict(
-    preset="toy", images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
+    preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
     steps=None, epochs=None, minutes=None, batch_size=8, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
     weight_decay=1e-4, schedule="step", warm_up=20, clip=5.0, seed=0, flip=True, scale_jitter=None, weights=None,
     min_size=None, max_size=None, set={}, workers=2, threads=None, save_every=None, validate_every=None,
@@ -76,7 +76,7 @@ def command_train(args):
     if saved:
         options = _resumed_options(args.output, saved, given)
     else:
-        options = {**OPTIONS, **given}
+        options = {**OPTIONS, "preset": "small" if "annotations" in given else "toy", **given}
         _check_options(options)
         if args.resume is False and args.overwrite is False:
             _refuse_earlier_run(args.output)
@@ -372,7 +372,7 @@ What to try next
   python -m minimask train --steps 2000 --output runs/longer   train longer: what becomes better?
   python -m minimask train --set roi_pooling=roi_pool --output runs/roi_pool
                                                                RoIPool in place of RoIAlign: what becomes worse?
-  python -m minimask train --images DIR --annotations FILE.json --minutes 10 --preset small --output runs/mine
+  python -m minimask train --images DIR --annotations FILE.json --minutes 10 --output runs/mine
                                                                your own photos, with a COCO file"""
     )
 
@@ -463,7 +463,7 @@ def _add_train(commands):
         commands, "train", command_train, "train on drawn scenes, or on your own photos with a COCO file",
         """  python -m minimask train --steps 500 --output runs/toy
   python -m minimask train --output runs/toy --resume       go on after Ctrl-C, a crash, a power cut
-  python -m minimask train --preset small --images photos --annotations train.json --minutes 10 --output runs/mine
+  python -m minimask train --images photos --annotations train.json --minutes 10 --output runs/mine
   python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
 """,
     )  # fmt: skip
@@ -492,7 +492,7 @@ def _add_train(commands):
     add("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
     add("--scale-jitter", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor of the image size")
     add = parser.add_argument_group("model").add_argument
-    add("--preset", help="toy, small, resnet50_fpn, ... (default toy)")
+    add("--preset", help="toy, small, resnet50_fpn, ... (default: toy for drawn scenes, small for photos)")
     add("--weights", metavar="FILE", help="checkpoint or run to start from (default: random weights)")
     add("--min-size", type=int, help="short side of the resized image (default: the preset's)")
     add("--max-size", type=int, help="limit of its long side (default: the preset's)")

@@ -108,10 +108,11 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     photos, output = str(tmp_path / "photos"), str(tmp_path / "run")
     data = ["--images", photos, "--annotations", str(tmp_path / "all_train.json")]
     check = ["--val-annotations", str(tmp_path / "all_val.json"), "--validate-every", "1"]
-    assert main(["train", "--output", output, *data, *check, "--epochs", "1", "--preset", "small", *TINY]) == 0
+    assert main(["train", "--output", output, *data, *check, "--epochs", "1", *TINY]) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [1, 1, 2, 2]  # 4 images in batches of 2, each step validated
     assert records[1]["validation_loss"] > 0 and {"validation_box_AP", "validation_mask_AP50"} < records[1].keys()
+    assert checkpoint.newest_settings(output)["model"]["preset"] == "small"
     capsys.readouterr()
     truth = ["--images", photos, "--annotations", str(tmp_path / "all_val.json")]
     assert main(["evaluate", "--weights", output, *truth]) == 0
@@ -123,7 +124,7 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     assert set(numbers) == {"bbox", "segm"} and "AP75" in numbers["segm"]
 
     # from these weights onwards, and the clock as the end
-    more = ["--weights", output, "--output", str(tmp_path / "more"), "--minutes", "0.005", "--preset", "small"]
+    more = ["--weights", output, "--output", str(tmp_path / "more"), "--minutes", "0.005"]
     assert main(["train", *data, *more, *TINY]) == 0
 
 
