@@ -28,7 +28,7 @@ from numba import njit
 
 from minimask.device import threads
 from minimask.kernels.parallel import elements, flat, run
-from minimask.kernels.simd import ROWS, WIDTH, copy, multiply
+from minimask.kernels.simd import LANES, ROWS, SHORT, WIDTH, copy, copy_short, multiply
 
 TILE_NUMBERS = 131072  # in a gathered tile: half a megabyte, so that it stays in the second-level cache
 TILE_ROWS = 112  # and at most about that many pixels
@@ -70,7 +70,11 @@ FIELDS = len(Geometry._fields)
 
 @njit(cache=True)
 def gather(x, g, group, first, count, buffer):
-    """buffer[p, (i, j, c)] = the numbers under the window of output pixel first + p, p < count; 0 outside the map."""
+    """buffer[p, (i, j, c)] = the numbers under the window of output pixel first + p, p < count; 0 outside the map.
+
+    Runs are written one after the other, so what a short copy writes too much is written again: the buffer needs room
+    for LANES numbers more.
+    """
     together = g.kernel_x if g.dilation_x == 1 and g.groups == 1 else 1  # pixels that lie side by side in memory
     run = together * g.inner
     channels = g.groups * g.inner
@@ -90,8 +94,11 @@ def gather(x, g, group, first, count, buffer):
                 if left > 0:
                     buffer[to : to + left] = 0
                 if right > left:
-                    pixel = (image * g.height + y) * g.width + x0
-                    copy(buffer, to + left, x, pixel * channels + group * g.inner + left, right - left)
+                    of = ((image * g.height + y) * g.width + x0) * channels + group * g.inner + left
+                    if right - left <= SHORT and of + SHORT <= x.size:
+                        copy_short(buffer, to + left, x, of, right - left)
+                    else:
+                        copy(buffer, to + left, x, of, right - left)
                 if run > right:
                     buffer[to + right : to + run] = 0
                 to += run
@@ -108,11 +115,10 @@ def gather(x, g, group, first, count, buffer):
 def finish(result, padded, bias, residual, relu, g, group, first, count, out):
     """out = relu(result + bias + residual) for the pixels of a tile."""
     own_bias = bias[group * g.outer : (group + 1) * g.outer]
+    column = first % g.columns
+    row = first // g.columns % g.rows
+    image = first // (g.columns * g.rows)
     for p in range(count):
-        pixel = first + p
-        column = pixel % g.columns
-        row = pixel // g.columns % g.rows
-        image = pixel // (g.columns * g.rows)
         at = g.out_start + image * g.out_image + row * g.out_row + column * g.out_column + group * g.outer
         sums = result[p * padded : p * padded + g.outer]
         y = out[at : at + g.outer]
@@ -125,6 +131,13 @@ def finish(result, padded, bias, residual, relu, g, group, first, count, out):
         if relu:
             for c in range(g.outer):
                 y[c] = max(y[c], np.float32(0))
+        column += 1
+        if column == g.columns:
+            column = 0
+            row += 1
+            if row == g.rows:
+                row = 0
+                image += 1
 
 
 @njit(cache=True)
@@ -140,7 +153,7 @@ def forward_part(t, parts, arrays, numbers):
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = g.kernel_y * g.kernel_x * g.stride_y * g.stride_x * g.groups == 1 and g.start_y == 0 and g.start_x == 0
     as_is = as_is and g.rows == g.height and g.columns == g.width  # 1x1: the rows are the pixels themselves
-    buffer = np.empty(g.tile * depth, np.float32)
+    buffer = np.empty(g.tile * depth + LANES, np.float32)
     result = np.empty(g.tile * padded, np.float32)
     for q in range(t * tiles // parts, (t + 1) * tiles // parts):
         first = q * g.tile
@@ -171,7 +184,7 @@ def weights_part(t, parts, arrays, numbers):
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     tall = depth + ROWS  # rows of the sum: the last block may reach beyond
-    buffer = np.zeros(g.tile * depth + ROWS, np.float32)
+    buffer = np.zeros(g.tile * depth + ROWS + LANES, np.float32)
     panel = np.zeros(g.tile * WIDTH, np.float32)
     total = np.zeros(g.groups * count * tall * WIDTH, np.float32)
     for q in range(t * tiles // parts, (t + 1) * tiles // parts):

@@ -37,6 +37,7 @@ def _register_block():
 
 LANES, ROWS, VECTORS = _register_block()
 WIDTH = VECTORS * LANES  # columns of a block
+SHORT = 6 * LANES  # numbers that `copy_short` copies at most
 
 _float, _int = ir.FloatType(), ir.IntType(64)
 _vector = ir.VectorType(_float, LANES)
@@ -176,6 +177,24 @@ def copy(typing, target, target0, source, source0, count):
         to = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
         of = _pointer(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
         cgutils.raw_memcpy(builder, to, of, context.cast(builder, arguments[4], kinds[4], types.int64), 4)
+        return context.get_dummy_value()
+
+    return types.void(target, target0, source, source0, count), generate
+
+
+@intrinsic
+def copy_short(typing, target, target0, source, source0, count):
+    """The same for at most SHORT numbers, in whole vectors: up to LANES - 1 numbers more are read and written."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = signature.args
+        to = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+        of = _pointer(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
+        count = context.cast(builder, arguments[4], kinds[4], types.int64)
+        for offset in range(0, SHORT, LANES):
+            with builder.if_then(builder.icmp_signed(">", count, _int(offset))):
+                vector = _load(builder, builder.gep(of, [_int(offset)]))
+                _store(builder, vector, builder.gep(to, [_int(offset)]))
         return context.get_dummy_value()
 
     return types.void(target, target0, source, source0, count), generate
