@@ -44,7 +44,7 @@ def main(args):
         try:
             machine = describe_machine(args.threads, sides)
             print("\n".join(machine.values()), flush=True)
-            table = Table(compared=len(sides) == 2)
+            table = Table(compared=len(sides) == 2, memory=not args.no_memory)
             rows = []
             for case in cases:
                 rows.append(measure(case, sides, args.rounds, memory=not args.no_memory))
@@ -250,8 +250,7 @@ def show_seconds(seconds):
 
 
 def show_memory(peaks, name):
-    if not peaks or name not in peaks:
-        return ""
+    """`368 MB`, or n/a on a system that does not say."""
     return "n/a" if peaks[name] is None else f"{peaks[name] / 2**20:.0f} MB"
 
 
@@ -260,12 +259,13 @@ class Table:
 
     NAME_WIDTH = 40
 
-    def __init__(self, compared):
-        self.compared, self.group = compared, None
+    def __init__(self, compared, memory):
+        self.compared, self.memory, self.group = compared, memory, None
         titles = [("minimask", 10), ("GFLOP/s", 7)]
         if compared:
             titles += [("torch", 10), ("ratio", 5), ("tuned", 10), ("ratio", 5)]
-        titles += [("memory", 8)] + [("torch's", 8)] * compared
+        if memory:
+            titles += [("memory", 8)] + [("torch's", 8)] * compared
         self.widths = [width for _, width in titles]
         print(f"\n{'':{self.NAME_WIDTH}}" + self.join([title for title, _ in titles]))
 
@@ -280,8 +280,9 @@ class Table:
             for name in ("torch", "torch tuned"):
                 known = name in seconds
                 cells += [show_seconds(seconds[name]), f"{ratio[name]:.2f}"] if known else ["", ""]
-        cells.append(show_memory(peaks, "minimask"))
-        return cells + [show_memory(peaks, "torch")] if self.compared else cells
+        if self.memory:
+            cells += [show_memory(peaks, name) for name in ("minimask", "torch")[: 1 + self.compared]]
+        return cells
 
     def print_row(self, row, group):
         if group != self.group:
