@@ -233,7 +233,7 @@ def test_golden_files_are_what_torchvision_computes(make_golden):
             np.testing.assert_allclose(stored[key], value, rtol=1e-5, atol=1e-6, err_msg=f"{name}: {key}")
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_other_weights_and_pictures(make_golden, seed):
     check_detections(make_golden.detections(seed), np.float64, seed)
     check_training(make_golden.training(seed), np.float64, seed)
