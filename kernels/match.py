@@ -1,4 +1,4 @@
-"""Match anchors (or proposals) to ground truth: for each anchor the best object, its IoU and whether it is the object's best.
+"""Match anchors (or proposals) to ground truth: best object, its IoU, and whether the anchor is the object's best.
 
 The CPU counterpart of targets.match_specification, without the (A, G) matrix of overlaps ever being in memory.
 """

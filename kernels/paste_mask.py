@@ -12,7 +12,7 @@ from minimask.kernels.roi_align import sample_axis
 
 
 @njit(cache=True, error_model="numpy")
-def crop_masks(masks, boxes, matches, out):
+def crop_masks(masks, boxes, matches, aligned, out):
     """out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s], about a sample a pixel.
 
     masks (N, G, H, W) uint8, boxes (N, S, 4), matches (N, S) int64, out (N, S, M, M) float32.
@@ -23,8 +23,8 @@ def crop_masks(masks, boxes, matches, out):
     for n in range(boxes.shape[0]):
         for s in range(boxes.shape[1]):
             mask, box, result = masks[n, matches[n, s]], boxes[n, s], out[n, s]
-            ny, ys, y_weights = sample_axis(box[1], box[3], one, False, bins, 0, mask.shape[0])
-            nx, xs, x_weights = sample_axis(box[0], box[2], one, False, bins, 0, mask.shape[1])
+            ny, ys, y_weights = sample_axis(box[1], box[3], one, aligned, bins, 0, mask.shape[0])
+            nx, xs, x_weights = sample_axis(box[0], box[2], one, aligned, bins, 0, mask.shape[1])
             share = one / np.float32(max(nx * ny, 1))
             first, last = row.size, 0  # the columns of the mask that the box touches
             for q in range(bins * nx):
@@ -49,15 +49,15 @@ def crop_masks(masks, boxes, matches, out):
 
 
 @njit(cache=True, error_model="numpy")
-def stretch_axis(cells, start, extent, limit):
-    """`cells` values stretched over `extent` pixels from `start` on: for each pixel of 0 .. limit the two neighbours.
+def stretch_axis(cells, start, end, limit):
+    """`cells` values stretched from `start` to `end`: for each pixel of 0 .. limit in there the two neighbours.
 
     Returns the first such pixel, then for each pixel the lower and the higher neighbour and the weight of the higher.
     """
-    first, last = max(start, 0), min(start + extent, limit)
-    count = max(last - first, 0)
+    first, last = int(max(np.floor(start), 0)), int(min(np.ceil(end), limit))
+    count = max(last - first, 0) if end > start else 0
     low, high, share = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.float32)
-    ratio = np.float32(cells) / np.float32(extent)
+    ratio = np.float32(cells) / np.float32(end - start)
     for i in range(count):
         position = max(ratio * (np.float32(first - start + i) + np.float32(0.5)) - np.float32(0.5), np.float32(0))
         low[i] = min(int(position), cells - 1)
@@ -67,17 +67,17 @@ def stretch_axis(cells, start, extent, limit):
 
 
 @njit(cache=True, error_model="numpy")
-def paste_masks(masks, corners, threshold, out):
+def paste_masks(masks, edges, threshold, out):
     """Stretch each mask over its box and write it to its picture.
 
-    masks (D, M, M), corners (D, 4) int64: first and last pixel x1, y1, x2, y2 of each, which may lie outside the
+    masks (D, M, M), edges (D, 4) float64: x1, y1, x2, y2 of each in pixels, which may lie outside the
     picture; out (D, H, W), zero before the call: bool (value >= threshold), or float if threshold is None.
     """
     for d in range(masks.shape[0]):
         mask = masks[d]
-        x1, y1, x2, y2 = corners[d]
-        left, x_low, x_high, x_share = stretch_axis(mask.shape[1], x1, x2 - x1 + 1, out.shape[2])
-        top, y_low, y_high, y_share = stretch_axis(mask.shape[0], y1, y2 - y1 + 1, out.shape[1])
+        x1, y1, x2, y2 = edges[d]
+        left, x_low, x_high, x_share = stretch_axis(mask.shape[1], x1, x2, out.shape[2])
+        top, y_low, y_high, y_share = stretch_axis(mask.shape[0], y1, y2, out.shape[1])
         row = np.empty(mask.shape[1], mask.dtype)
         for i in range(y_low.size):
             for c in range(row.size):
@@ -94,5 +94,5 @@ def paste_masks(masks, corners, threshold, out):
 def warm_up():
     """Compile (or load from the disk cache) what training and inference use."""
     boxes, index = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int64)
-    crop_masks(np.zeros((1, 1, 2, 2), np.uint8), boxes, index, np.zeros((1, 1, 1, 1), np.float32))
-    paste_masks(np.zeros((1, 2, 2), np.float32), np.zeros((1, 4), np.int64), 0.5, np.zeros((1, 2, 2), bool))
+    crop_masks(np.zeros((1, 1, 2, 2), np.uint8), boxes, index, False, np.zeros((1, 1, 1, 1), np.float32))
+    paste_masks(np.zeros((1, 2, 2), np.float32), np.zeros((1, 4)), 0.5, np.zeros((1, 2, 2), bool))

@@ -66,9 +66,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, in_channels, channels, stride, norm, dilation=1, groups=1, group_width=64, stride_in_1x1=False
-    ):
+    def __init__(self, in_channels, channels, stride, norm, dilation=1, groups=1, group_width=64, stride_in_1x1=False):
         width = channels * group_width // 64 * groups
         stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
         out = channels * self.expansion

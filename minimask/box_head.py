@@ -1,6 +1,7 @@
 """Box head: for each RoI a class and a better box; from them, the detections.
 
-Girshick 2015 (Fast R-CNN), sections 2.1 and 2.3; Lin et al. 2017, section 4.2 (two hidden layers); slides T08, T09, L18.
+Girshick 2015 (Fast R-CNN), sections 2.1 and 2.3; Lin et al. 2017, section 4.2 (two hidden layers);
+slides T08, T09, L18.
 """
 
 import numpy as np

@@ -75,7 +75,9 @@ def set_threads(count):
 
 
 def _single_threaded_blas():
-    """One BLAS thread: OpenBLAS's pool spins beside Numba's threads and costs 40 to 100 % (both default to all cores)."""
+    """One BLAS thread: OpenBLAS's pool spins beside Numba's threads and costs 40 to 100 % (both default to all
+    cores).
+    """
     for path in glob.glob(os.path.join(os.path.dirname(np.__file__) + ".libs", "*openblas*")):
         library = ctypes.CDLL(path)
         for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads"):

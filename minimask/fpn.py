@@ -14,7 +14,9 @@ class FPN(nn.Module):
     def __init__(self, in_channels, channels=256, pool=True):
         rng = nn.init_rng()
         self.inner_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(c, channels, 1)) for c in in_channels)
-        self.layer_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)) for _ in in_channels)
+        self.layer_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)) for _ in in_channels
+        )
         for block in [*self.inner_blocks, *self.layer_blocks]:
             weight = block[0].weight
             kh, kw, c, _ = weight.shape

@@ -394,7 +394,9 @@ def bilinear_matrix(size_in, size_out, xp=np, dtype=np.float32):
 
 
 def resize_bilinear(x, size):
-    """Tensor (N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centres: A x B^T, one matrix an axis."""
+    """Tensor (N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centres: A x B^T, one
+    matrix an axis.
+    """
     n, h, w, c = x.shape
     xp = array_module(x.data)
     down = Tensor(bilinear_matrix(h, size[0], xp, x.dtype))  # (H', H)
@@ -452,7 +454,9 @@ def matmul(a, b):
 
 
 def linear(x, w, b, relu=False):
-    """(R, K) times w (K, M) plus b (M,), then max(., 0) if `relu` -> (R, M). Raises ValueError where they do not fit."""
+    """(R, K) times w (K, M) plus b (M,), then max(., 0) if `relu` -> (R, M). Raises ValueError where they do
+    not fit.
+    """
     return Linear(relu)(x, w, b)
 
 

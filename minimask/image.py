@@ -333,7 +333,7 @@ def restore(detections, batch, threshold=0.5):
         if soft_masks is not None:
             found.soft_masks = soft_masks[n, keep]
             if keep.any():
-                found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold=threshold)
+                found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold, detections.whole_pixels)
         if keypoints is not None:
             found.keypoints = resize_keypoints(keypoints[n, keep], size, original)
         predictions.append(found)

@@ -94,7 +94,9 @@ def rpn_box_loss(deltas, targets, positive, sampled, beta=1 / 9):
 
 
 def class_loss(logits, labels, weights):
-    """Box head: cross-entropy, the mean over the sampled RoIs. logits: Tensor (R, C); labels (R,) ints; weights (R,)."""
+    """Box head: cross-entropy, the mean over the sampled RoIs. logits: Tensor (R, C); labels (R,) ints; weights
+    (R,).
+    """
     if labels.shape != logits.shape[:1] or weights.shape != labels.shape:
         raise ValueError(
             f"class_loss: labels and weights must be ({logits.shape[0]},), got {labels.shape} and {weights.shape}"
@@ -105,7 +107,8 @@ def class_loss(logits, labels, weights):
 def box_loss(deltas, labels, targets, positive, sampled, beta=1 / 9):
     """Box head: smooth L1 of the label's own four deltas over the positive RoIs, divided by the number of sampled RoIs.
 
-    deltas: Tensor (R, 4 C), or (R, 4) when boxes are class-agnostic; labels (R,); targets (R, 4); positive, sampled (R,).
+    deltas: Tensor (R, 4 C), or (R, 4) when boxes are class-agnostic; labels (R,);
+    targets (R, 4); positive, sampled (R,).
     """
     xp = array_module(targets)
     if deltas.shape[1] > 4:

@@ -4,12 +4,14 @@ He et al. 2017, sections 3 and 3.1, figure 4; slides L18 to L29, T11, T12. In pa
 fully convolutional network predicts an M x M mask (28 x 28) for each class; the class branch chooses one (L20).
 """
 
+import math
+
 import numpy as np
 
 from minimask import functional as F
 from minimask import nn
 from minimask.device import array_module, on_cpu
-from minimask.functional import bilinear_matrix, sigmoid_array, softmax_array
+from minimask.functional import sigmoid_array, softmax_array
 from minimask.roi_align import roi_align_specification
 from minimask.tensor import Function, Tensor
 
@@ -103,11 +105,13 @@ def mask_probabilities(logits, labels, kind="sigmoid"):
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-def mask_targets(masks, boxes, matches, size=28):
+def mask_targets(masks, boxes, matches, size=28, aligned=False):
     """What the mask branch should predict in each box: its object's mask, cropped and averaged to size x size.
 
     masks: (N, G, H, W) uint8 0 or 1; boxes: (N, S, 4) float, pixels of the masks; matches: (N, S) int, the object of
-    each box. -> (N, S, size, size) float32 from 0 to 1: RoIAlign of the mask with about a sample a pixel, not rounded.
+    each box; aligned: as in RoIAlign. -> (N, S, size, size) float32 from 0 to 1: RoIAlign of the mask with about a
+    sample a pixel, not rounded. Not aligned, as in torchvision, the mask lies half a pixel off: of an object of 16
+    pixels a thirty-second part, which no large object shows.
     """
     xp = array_module(boxes)
     if masks.ndim != 4 or boxes.ndim != 3 or boxes.shape[2] != 4 or len(masks) != len(boxes) or not masks.shape[1]:
@@ -120,24 +124,24 @@ def mask_targets(masks, boxes, matches, size=28):
     matches = xp.clip(matches, 0, masks.shape[1] - 1)
     boxes = xp.ascontiguousarray(boxes, np.float32)
     if not on_cpu(boxes):
-        return mask_targets_specification(masks, boxes, matches, size)
+        return mask_targets_specification(masks, boxes, matches, size, aligned)
 
     from minimask.kernels import paste_mask as kernels
 
     targets = np.empty((*matches.shape, size, size), np.float32)
     masks = np.ascontiguousarray(masks, np.uint8)
-    kernels.crop_masks(masks, boxes, np.ascontiguousarray(matches, np.int64), targets)
+    kernels.crop_masks(masks, boxes, np.ascontiguousarray(matches, np.int64), aligned, targets)
     return targets
 
 
-def mask_targets_specification(masks, boxes, matches, size=28):
+def mask_targets_specification(masks, boxes, matches, size=28, aligned=False):
     """`mask_targets` as what it is: each object's mask is a feature map of one channel, read by RoIAlign."""
     xp = array_module(boxes)
     n, g, h, w = masks.shape
     maps = masks.reshape(n * g, h, w, 1).astype(np.float32)
     which = (matches + xp.arange(n)[:, None] * g).reshape(-1)  # (N * S,)
     targets = roi_align_specification(
-        [maps], boxes.reshape(-1, 4), which, 0 * which, [1.0], size, sampling_ratio=0, aligned=False
+        [maps], boxes.reshape(-1, 4), which, 0 * which, [1.0], size, sampling_ratio=0, aligned=aligned
     )
     return targets.reshape(*boxes.shape[:2], size, size)
 
@@ -261,53 +265,62 @@ def _check_logits(who, logits, labels, kind):
 # ----------------------------------------------------------------------------------------------------- into the picture
 
 
-def paste_masks(masks, boxes, height, width, threshold=0.5):
+def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
     """Masks stretched over their boxes, in a picture: slide T12, from 28 x 28 to the final mask.
 
     masks: (D, M, M) float, 0 to 1; boxes: (D, 4) float, pixels of the picture, which is height x width. -> (D, height,
     width) bool, where the interpolated mask is at least `threshold`; float32 probabilities if threshold is None.
-    A mask gets a border of zeros one cell wide, and the box grows along; its corners are cut to whole pixels, and
-    pixel centres are interpolated between cell centres, as in torchvision.
+    A mask gets a border of zeros one cell wide, and the box grows along; pixel centres are interpolated between cell
+    centres. whole_pixels: first the box's corners are cut to whole pixels, as in torchvision; else the mask lies where
+    the box lies. Worked number: a box from 10.9 to 26.9 begins at pixel 10 in the one case, in the other at 10.9.
     """
     xp = array_module(masks)
     _check_paste(masks, boxes)
     if not on_cpu(masks):
-        return paste_masks_specification(masks, boxes, height, width, threshold)
+        return paste_masks_specification(masks, boxes, height, width, threshold, whole_pixels)
 
     from minimask.kernels import paste_mask as kernels
 
     masks = xp.pad(masks.astype(np.float32, copy=False), ((0, 0), (1, 1), (1, 1)))  # (D, M + 2, M + 2)
     out = xp.zeros((len(masks), height, width), np.float32 if threshold is None else bool)
     threshold = None if threshold is None else float(threshold)
-    kernels.paste_masks(masks, _pixel_corners(boxes, masks.shape[1]), threshold, out)
+    kernels.paste_masks(masks, _edges(boxes, masks.shape[1], whole_pixels), threshold, out)
     return out
 
 
-def paste_masks_specification(masks, boxes, height, width, threshold=0.5):
+def paste_masks_specification(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
     """`paste_masks` mask by mask: y = A m B^T with a matrix of interpolation weights for each axis."""
     xp = array_module(masks)
     _check_paste(masks, boxes)
     masks = xp.pad(masks.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
     out = xp.zeros((len(masks), height, width), np.float32)
-    for mask, picture, (x1, y1, x2, y2) in zip(masks, out, _pixel_corners(boxes, masks.shape[1]).tolist()):
-        if x2 < x1 or y2 < y1:
-            continue
-        down = bilinear_matrix(mask.shape[0], y2 - y1 + 1, xp)  # (h, M + 2)
-        across = bilinear_matrix(mask.shape[1], x2 - x1 + 1, xp)  # (w, M + 2)
-        whole = down @ mask @ across.T  # (h, w)
-        top, left = max(-y1, 0), max(-x1, 0)  # what lies outside the picture
-        seen = whole[top : max(height - y1, 0), left : max(width - x1, 0)]
-        picture[y1 + top : y1 + top + seen.shape[0], x1 + left : x1 + left + seen.shape[1]] = seen
+    for mask, picture, (x1, y1, x2, y2) in zip(masks, out, _edges(boxes, masks.shape[1], whole_pixels).tolist()):
+        rows, down = _stretch(mask.shape[0], y1, y2, height, xp)
+        columns, across = _stretch(mask.shape[1], x1, x2, width, xp)
+        picture[rows, columns] = down @ mask @ across.T
     return out if threshold is None else out >= threshold
 
 
-def _pixel_corners(boxes, padded):
-    """First and last pixel (D, 4) int64 of each box, grown by the border: padded / (padded - 2) times as large."""
+def _stretch(cells, start, end, limit, xp):
+    """`cells` values stretched from `start` to `end`: the pixels (a slice of 0 .. limit), their weights (P, cells)."""
+    first = min(max(math.floor(start), 0), limit)
+    last = min(max(math.ceil(end), first), limit) if end > start else first
+    centres = xp.arange(first, last) + 0.5
+    position = ((centres - start) * cells / max(end - start, 1e-9) - 0.5).clip(0, cells - 1)  # (P,)
+    weights = (1 - abs(position[:, None] - xp.arange(cells))).clip(0, None)
+    return slice(first, last), weights.astype(np.float32)
+
+
+def _edges(boxes, padded, whole_pixels):
+    """The edges (D, 4) float64 of each box, grown by the border: padded / (padded - 2) times as large."""
     xp = array_module(boxes)
     growth = padded / (padded - 2)
     boxes = xp.nan_to_num(boxes).clip(-(2**29), 2**29)
     centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * growth
-    return xp.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
+    edges = xp.concatenate([centre - half, centre + half], axis=1).astype(np.float64)
+    if whole_pixels:  # the first pixel and the one after the last
+        edges = xp.trunc(edges) + xp.asarray([0.0, 0, 1, 1])
+    return edges
 
 
 def _check_paste(masks, boxes):

@@ -1,7 +1,7 @@
 """Mask R-CNN: the stages in the order of the talk, readable in one screen. He et al. 2017; slides T08, T09, T13, L05.
 
-    image -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head  -> classes and boxes
-                                                                     -> RoIAlign -> mask head -> one mask a class
+image -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head  -> classes and boxes
+                                                                 -> RoIAlign -> mask head -> one mask a class
 """
 
 import inspect
@@ -36,7 +36,9 @@ class MaskRCNN(nn.Module):
     num_classes counts the background, so it is at least 2. backbone: a name of backbone.RESNETS, with
     `backbone_settings` of ResNet's own. neck: "fpn" (a pyramid), "c4" (RoIs from C4; stage 5 is the head) or "c5"
     (C5 dilated to stride 16). The rest is what its names say; `rpn` and `detection` are settings of rpn.RPN and
-    box_head.detect. roi_canonical_size: a RoI of that side is pooled from the level of stride 16.
+    box_head.detect. roi_canonical_size: a RoI of that side is pooled from the level of stride 16. aligned: half pixels
+    count, in RoIAlign, in mask targets and where masks are pasted (Detectron2); if not, as in torchvision, each of the
+    three is off by up to half a pixel, which weights trained that way expect and small objects suffer from.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class MaskRCNN(nn.Module):
             heads.box_predictor = BoxPredictor(box_width, num_classes)
         masks = 1 if class_agnostic_masks else num_classes
         if mask_head == "mlp":
-            heads.mask_head = MLPMaskHead(mask_pool_size**2 * channels, mask_width, masks)
+            heads.mask_head = MLPMaskHead(mask_pool_size**2 * channels, mask_width, masks, self.mask_size())
         elif mask_head == "fcn":
             convolutions = () if neck == "c4" else mask_channels
             heads.mask_head = FCNMaskHead(channels, convolutions)
@@ -125,7 +127,7 @@ class MaskRCNN(nn.Module):
         # Masks are learnt on positives alone, and those are the first places.
         most = int(labels.shape[1] * self.roi_positive_fraction) or 1
         rois, labels, which, positive = (a[:, :most] for a in (rois, labels, which, positive))
-        mask_goal = mask_targets(batch.masks, rois, which, self.mask_size())
+        mask_goal = mask_targets(batch.masks, rois, which, self.mask_size(), self.aligned)
         slots = used(positive)
         boxes, image_index = flatten(rois)
         x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size)
@@ -151,9 +153,10 @@ class MaskRCNN(nn.Module):
             slots = used(found.valid)
             boxes, image_index = flatten(found.boxes)
             x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size)
-            masks = self.mask_branch(x)
             channel = self._mask_channel(found.labels.reshape(-1)[slots])
+            masks = self.mask_branch(x, channel)
             found.masks = spread(mask_probabilities(masks.data, channel, self.mask_loss), slots, found.valid.shape)
+            found.whole_pixels = not self.aligned
             return found
 
     def predict(self, images):
@@ -169,7 +172,8 @@ class MaskRCNN(nn.Module):
     # -------------------------------------------------------------------------------------------------------- parts
 
     def sample_rois(self, proposals, valid, batch, rng):
-        """RoIs to train the heads on -> rois (N, S, 4), labels (N, S) with 0 the background, which object, positive, valid.
+        """RoIs to train the heads on -> rois (N, S, 4), labels (N, S) with 0 the background, which object, positive,
+        valid.
 
         The ground truth boxes are proposals too, so that the heads see positives from the first step.
         """
@@ -201,12 +205,18 @@ class MaskRCNN(nn.Module):
         x = heads.res5(x).mean(axis=(1, 2)) if self.neck == "c4" else heads.box_head(x)
         return heads.box_predictor(x)
 
-    def mask_branch(self, x):
-        """RoI features -> mask logits (R, M, M, C): one mask for each class, the class branch chooses (slide L20)."""
+    def mask_branch(self, x, labels=None):
+        """RoI features -> mask logits (R, M, M, C): one mask for each class, the class branch chooses (slide L20).
+
+        With its choice `labels` (R,), for inference, only those masks are computed: (R, M, M, 1). Where classes
+        compete (softmax) all are needed.
+        """
         heads = self.roi_heads
         x = heads.res5(x) if self.neck == "c4" else x
         x = heads.mask_head(x)
-        return heads.mask_predictor(x) if hasattr(heads, "mask_predictor") else x
+        if not hasattr(heads, "mask_predictor"):
+            return x
+        return heads.mask_predictor(x, labels if self.mask_loss == "sigmoid" else None)
 
     def mask_size(self):
         """Side of a predicted mask: the transposed convolution doubles what was pooled (slide L23)."""
@@ -218,7 +228,7 @@ class MaskRCNN(nn.Module):
     def _images(self, batch):
         if not isinstance(batch, Batch):
             raise ValueError(
-                f"MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
+                "MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
                 f"got {type(batch).__name__}"
             )
         if batch.images.ndim != 4 or batch.images.shape[3] != 3:
@@ -265,7 +275,7 @@ PRESETS = {
         backbone_settings=dict(channels=(16, 32, 64, 128), stem="small"),
         fpn_channels=64, fpn_pool=False, anchor_sizes=((16,), (32,), (64,), (96,)),
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(200, 200)),
-        roi_samples=64, roi_canonical_size=112, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
+        roi_samples=64, roi_canonical_size=112, aligned=True, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
         min_size=128, max_size=256,
     ),
     # For one's own small data set: group norm needs no large batch, anchors from 8 pixels on.
@@ -274,7 +284,7 @@ PRESETS = {
         backbone_settings=dict(channels=(32, 32, 64, 128), stem="small"),
         fpn_channels=64, fpn_pool=False, anchor_sizes=((12,), (24,), (48,), (96,)),
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(300, 300)),
-        roi_samples=128, roi_canonical_size=112, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
+        roi_samples=128, roi_canonical_size=112, aligned=True, box_width=256, mask_channels=(64, 64, 64, 64), mask_width=64,
         detection=dict(most=200), min_size=256, max_size=384,
     ),
     "resnet50_fpn": dict(backbone="resnet50"),

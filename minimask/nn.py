@@ -1,4 +1,6 @@
-"""Modules: parameters with names, layers, initialisers. Names and behaviour follow torch.nn, layouts are NHWC and HWIO."""
+"""Modules: parameters with names, layers, initialisers. Names and behaviour follow torch.nn, layouts are NHWC
+and HWIO.
+"""
 
 import numpy as np
 
@@ -10,7 +12,9 @@ from minimask.tensor import Parameter
 
 
 class Module:
-    """Holds parameters, buffers (arrays that are saved but not trained) and other modules, under their attribute names."""
+    """Holds parameters, buffers (arrays that are saved but not trained) and other modules, under their
+    attribute names.
+    """
 
     training = True
     buffer_names = ()
@@ -54,7 +58,9 @@ class Module:
         return state
 
     def load_state_dict(self, state):
-        """Copy the arrays of `state` in. Every name must be there with its shape, and no other; else InputError, nothing changed."""
+        """Copy the arrays of `state` in. Every name must be there with its shape, and no other; else
+        InputError, nothing changed.
+        """
         own = self.state_dict()
         missing = [name for name in own if name not in state]
         unknown = [name for name in state if name not in own]
@@ -65,7 +71,9 @@ class Module:
             )
         for name, array in own.items():
             if array.shape != state[name].shape:
-                raise InputError(f"the weights do not fit the model: {name} must be {array.shape}, got {state[name].shape}")
+                raise InputError(
+                    f"the weights do not fit the model: {name} must be {array.shape}, got {state[name].shape}"
+                )
         for name, array in own.items():
             array[...] = state[name]
 
@@ -130,7 +138,9 @@ class Sequential(ModuleList):
 
 
 def kaiming_normal(rng, shape, fan, dtype=np.float32):
-    """N(0, 2 / fan): keeps the variance through a ReLU layer (He et al. 2015). `fan` is the inputs (or outputs) summed over."""
+    """N(0, 2 / fan): keeps the variance through a ReLU layer (He et al. 2015). `fan` is the inputs (or outputs)
+    summed over.
+    """
     return (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(dtype)
 
 
@@ -265,7 +275,9 @@ class FrozenBatchNorm2d(Module):
 
 
 class GroupNorm(Module):
-    """Each group of channels of each image to mean 0 and variance 1, then gamma x + beta (Wu & He 2018): no batch needed."""
+    """Each group of channels of each image to mean 0 and variance 1, then gamma x + beta (Wu & He 2018): no
+    batch needed.
+    """
 
     def __init__(self, channels, groups=8, relu=False, eps=1e-5):
         if channels % groups:

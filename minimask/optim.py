@@ -89,7 +89,9 @@ class SGD(Optimiser):
 
 
 class AdamW(Optimiser):
-    """m, v = moving averages of g, g^2;  p = (1 - lr weight_decay) p - lr m^ / (sqrt(v^) + eps)  (Loshchilov & Hutter 2019)."""
+    """m, v = moving averages of g, g^2;  p = (1 - lr weight_decay) p - lr m^ / (sqrt(v^) + eps)  (Loshchilov &
+    Hutter 2019).
+    """
 
     state_names = ("m", "v")
 

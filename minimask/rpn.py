@@ -74,7 +74,8 @@ class RPN(nn.Module):
         return self.head(features), anchors
 
     def proposals(self, predictions, anchors, sizes):
-        """The best boxes: (N, R, 4) pixels of the resized image, scores (N, R) and valid (N, R). Raw arrays, no gradient.
+        """The best boxes: (N, R, 4) pixels of the resized image, scores (N, R) and valid (N, R). Raw arrays, no
+        gradient.
 
         Best `pre_nms` a level by score; move the anchors; cut at the image's border (`sizes` (N, 2), without the
         padding); drop those that have no size; suppress within each level; best `post_nms` of all levels.

@@ -46,6 +46,7 @@ class Detections:
     valid: np.ndarray  # (N, D) bool
     masks: np.ndarray | None = None  # (N, D, M, M) float32: probability inside the box, of the detected class
     keypoints: np.ndarray | None = None  # (N, D, K, 3) float32: x, y, score
+    whole_pixels: bool = True  # masks are pasted at whole pixels, as in torchvision; else exactly where the box lies
 
 
 @dataclass

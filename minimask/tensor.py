@@ -186,5 +186,7 @@ def unbroadcast(gradient, shape):
     if gradient.shape == shape:
         return gradient
     extra = gradient.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
+    axes = tuple(range(extra)) + tuple(
+        i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1
+    )
     return gradient.sum(axis=axes, keepdims=True).reshape(shape)

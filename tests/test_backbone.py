@@ -1,4 +1,6 @@
-"""ResNet, ResNeXt and FPN: same names, same numbers as torchvision's; strides; frozen batch norm folded into convolutions."""
+"""ResNet, ResNeXt and FPN: same names, same numbers as torchvision's; strides; frozen batch norm folded into
+convolutions.
+"""
 
 import numpy as np
 import pytest
@@ -66,7 +68,9 @@ def test_fpn_equals_torchvision():
         np.testing.assert_allclose(found.data, value.detach().permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("settings, strides", [({}, [4, 8, 16, 32]), ({"dilate_c5": True}, [4, 8, 16, 16]), ({"stages": 3}, [4, 8, 16])])
+@pytest.mark.parametrize(
+    "settings, strides", [({}, [4, 8, 16, 32]), ({"dilate_c5": True}, [4, 8, 16, 16]), ({"stages": 3}, [4, 8, 16])]
+)
 @pytest.mark.parametrize("stem", ["large", "small"])
 def test_strides(settings, strides, stem):
     model = backbone_module.ResNet(**SMALL, stem=stem, norm="frozen", **settings)

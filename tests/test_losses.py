@@ -49,7 +49,9 @@ def test_gradients():
     t, w = np.array([[1, 0, 1], [0, 1, 1]]), np.array([[1, 1, 0], [1, 1, 1]])
     targets = rng.standard_normal((5, 4))
     check_gradients(lambda z: losses.objectness_loss(z, t, w), rng.standard_normal((2, 3)))
-    check_gradients(lambda x: losses.rpn_box_loss(x, targets[None], w[:1, [0, 0, 1, 1, 2]], w[1:, [0] * 5]), targets[None] * 3)
+    check_gradients(
+        lambda x: losses.rpn_box_loss(x, targets[None], w[:1, [0, 0, 1, 1, 2]], w[1:, [0] * 5]), targets[None] * 3
+    )
     check_gradients(lambda z: losses.class_loss(z, LABELS, SAMPLED), rng.standard_normal((5, 4)))
     check_gradients(lambda x: losses.box_loss(x, LABELS, targets, POSITIVE, SAMPLED), rng.standard_normal((5, 16)))
     check_gradients(lambda x: losses.box_loss(x, LABELS, targets, POSITIVE, SAMPLED), rng.standard_normal((5, 4)))

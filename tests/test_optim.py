@@ -20,7 +20,10 @@ def run(make, dtype, steps=5, seed=0):
 
 
 OPTIMISERS = {
-    "SGD": (lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01), dict(momentum=0.9, weight_decay=0.01)),
+    "SGD": (
+        lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01),
+        dict(momentum=0.9, weight_decay=0.01),
+    ),
     "AdamW": (lambda params: optim.AdamW(params, 0.1, weight_decay=0.01), dict(weight_decay=0.01)),
 }
 

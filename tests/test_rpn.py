@@ -71,7 +71,9 @@ def test_proposals_lie_in_their_image_and_keep_their_distance():
     boxes, scores, valid = rpn.proposals(predictions.data, anchors, SIZES)
     assert boxes.shape == (2, 30, 4) and valid.any(1).all()
     assert (boxes[~valid] == 0).all()
-    assert (boxes[..., :2] >= 0).all() and (boxes[..., 2] <= SIZES[:, 1:]).all() and (boxes[..., 3] <= SIZES[:, :1]).all()
+    assert (
+        (boxes[..., :2] >= 0).all() and (boxes[..., 2] <= SIZES[:, 1:]).all() and (boxes[..., 3] <= SIZES[:, :1]).all()
+    )
     assert (np.diff(scores, axis=1)[valid[:, 1:]] <= 0).all()
     overlap = iou(boxes, boxes) * (1 - np.eye(30))
     assert (overlap > 0.7).sum() <= 4  # boxes of two levels may overlap, those of one may not
