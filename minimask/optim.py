@@ -84,7 +84,8 @@ class SGD(Optimiser):
 
         f = p.dtype.type
         kernel.sgd(
-            p.reshape(-1), g.reshape(-1), velocity.reshape(-1), f(self.lr), f(self.momentum), f(decay), f(scale), threads()
+            p.reshape(-1), g.reshape(-1), velocity.reshape(-1),
+            f(self.lr), f(self.momentum), f(decay), f(scale), threads(),
         )  # fmt: skip
 
 
