@@ -16,6 +16,7 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
     roi_samples=100_000,  # as many as there are, and all positives: nothing depends on how one samples
     roi_positive_fraction=1.0,
     roi_canonical_size=64,
+    aligned=False,  # as torchvision
     box_width=24,
     mask_channels=(16, 16),
     mask_width=16,
