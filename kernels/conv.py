@@ -16,6 +16,10 @@ The gradient of the map is a convolution again, with the weights mirrored and in
 the pixels of the map fall into s x s phases by their place modulo s: the pixels of one phase meet the same rows and
 columns of the weights (every s-th), so each phase is a convolution of stride 1 that writes every s-th pixel.
 
+Grouped convolutions take the groups one by one, small groups several at a time as one with zeros between strangers; if
+each group is one channel (depthwise), there is nothing to share between the columns of a product, and the window is
+summed pixel by pixel.
+
 Moves, at least: x once (from memory; kh * kw times from cache), the result once, the residual once; 2 * kh * kw * Cin
 flops for each number of the result.
 """
@@ -207,6 +211,59 @@ def weights_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True)
+def depthwise_part(t, parts, arrays, numbers):
+    """The rows of thread t where each channel has its own window of weights. w: (kh, kw, channels)."""
+    x, w, bias, residual, out = arrays[:5]
+    g = Geometry(*numbers[:FIELDS])
+    relu = numbers[FIELDS]
+    channels = g.inner
+    sums = np.empty(g.columns * channels, np.float32)
+    for line in range(t * g.images * g.rows // parts, (t + 1) * g.images * g.rows // parts):
+        image, row = line // g.rows, line % g.rows
+        sums[:] = 0
+        for i in range(g.kernel_y):
+            y = row * g.stride_y + g.start_y + i * g.dilation_y
+            if y < 0 or y >= g.height:
+                continue
+            for j in range(g.kernel_x):
+                weights = w[(i * g.kernel_x + j) * channels : (i * g.kernel_x + j + 1) * channels]
+                for column in range(g.columns):
+                    z = column * g.stride_x + g.start_x + j * g.dilation_x
+                    if z < 0 or z >= g.width:
+                        continue
+                    of = ((image * g.height + y) * g.width + z) * channels
+                    values, total = x[of : of + channels], sums[column * channels : (column + 1) * channels]
+                    for c in range(channels):
+                        total[c] += values[c] * weights[c]
+        finish(sums, channels, bias, residual, relu, g, 0, line * g.columns, g.columns, out)
+
+
+@njit(cache=True)
+def depthwise_weights_part(t, parts, arrays, numbers):
+    """gw[t] (kh, kw, channels): what the rows of thread t add to the gradient of depthwise weights."""
+    x, gy, gw = arrays[:3]
+    g = Geometry(*numbers[:FIELDS])
+    channels = g.inner
+    for line in range(t * g.images * g.rows // parts, (t + 1) * g.images * g.rows // parts):
+        image, row = line // g.rows, line % g.rows
+        for i in range(g.kernel_y):
+            y = row * g.stride_y + g.start_y + i * g.dilation_y
+            if y < 0 or y >= g.height:
+                continue
+            for j in range(g.kernel_x):
+                at = ((t * g.kernel_y + i) * g.kernel_x + j) * channels
+                total = gw[at : at + channels]
+                for column in range(g.columns):
+                    z = column * g.stride_x + g.start_x + j * g.dilation_x
+                    if z < 0 or z >= g.width:
+                        continue
+                    of, to = ((image * g.height + y) * g.width + z) * channels, (line * g.columns + column) * channels
+                    values, gradient = x[of : of + channels], gy[to : to + channels]
+                    for c in range(channels):
+                        total[c] += values[c] * gradient[c]
+
+
+@njit(cache=True)
 def pack_part(t, parts, arrays, numbers):
     """panels (groups, count, kh kw inner, WIDTH) of the weights w (kh, kw, inner, groups outer), 0 beyond outer.
 
@@ -240,9 +297,8 @@ def convolve(x, w, window, size, b=None, residual=None, relu=False):
     """See `minimask.convolution.convolve`; here size is not optional, and all arrays are float32."""
     out = np.empty((len(x), *size, w.shape[3]), np.float32)
     start = tuple(-p for p in window.padding)
-    w, groups = _merge_groups(w, window.groups)
     at = (0, *_pixel_strides(out))
-    _forward(x, w, groups, window.stride, window.dilation, start, size, at, out, b, residual, relu)
+    _forward(x, w, window.groups, window.stride, window.dilation, start, size, at, out, b, residual, relu)
     return out
 
 
@@ -253,7 +309,6 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     out = np.empty((len(gy), *size, inner * groups), np.float32)
     mirrored = w[::-1, ::-1].reshape(kh, kw, inner, groups, outer // groups)  # (kh, kw, Cin/G, G, Cout/G)
     mirrored = mirrored.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outer // groups, groups * inner)
-    mirrored, groups = _merge_groups(mirrored, groups)
     settings = zip(size, w.shape, window.stride, window.padding, window.dilation)
     phases_y, phases_x = ([_phase(p, *s) for p in range(s[2])] for s in settings)
     if not all(phase["taps"] for phase in phases_y + phases_x):  # pixels that no place of the kernel meets
@@ -274,9 +329,15 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
 
 def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
-    groups, merge = window.groups, _mergeable(gy.shape[3] // window.groups, window.groups)
-    inner, outer = x.shape[3] // groups, gy.shape[3]
+    groups, inner, outer = window.groups, x.shape[3] // window.groups, gy.shape[3]
     start = tuple(-p for p in window.padding)
+    if _depthwise(inner, outer, groups):
+        settings = window.kernel, window.stride, window.dilation, start
+        gw = np.zeros((threads(), *window.kernel, 1, outer), np.float32)
+        geometry = _geometry(x, outer, outer, 1, *settings, gy.shape[1:3], (0, 0, 0, 0))
+        run(depthwise_weights_part, (flat(x), flat(gy), flat(gw)), geometry)
+        return gw.sum(axis=0)
+    merge = _mergeable(outer // groups, groups)
     channels = merge * inner, merge * outer // groups, groups // merge
     settings = window.kernel, window.stride, window.dilation, start
     geometry = _geometry(x, *channels, *settings, gy.shape[1:3], (0, 0, 0, 0))
@@ -292,10 +353,22 @@ def convolve_backward_weights(x, gy, window):
 
 def _forward(x, w, groups, stride, dilation, start, size, at, out, b, residual, relu):
     """One convolution of x with w into the pixels of `out` that start at[0] and strides at[1:] say."""
-    inner, outer = w.shape[2], w.shape[3] // groups
-    geometry = _geometry(x, inner, outer, groups, w.shape[:2], stride, dilation, start, size, at)
-    bias = np.zeros(w.shape[3], np.float32) if b is None else flat(b)
-    run(forward_part, (flat(x), _pack(w, groups), bias, flat(residual), flat(out)), (*geometry, relu))
+    channels = w.shape[3]
+    bias = np.zeros(channels, np.float32) if b is None else flat(b)
+    settings = w.shape[:2], stride, dilation, start, size, at
+    if _depthwise(w.shape[2], channels, groups):
+        part, weights = depthwise_part, flat(w)
+        geometry = _geometry(x, channels, channels, 1, *settings)
+    else:
+        w, groups = _merge_groups(w, groups)
+        part, weights = forward_part, _pack(w, groups)
+        geometry = _geometry(x, w.shape[2], channels // groups, groups, *settings)
+    run(part, (flat(x), weights, bias, flat(residual), flat(out)), (*geometry, relu))
+
+
+def _depthwise(inner, outer, groups):
+    """Whether each output channel sees one input channel and each input channel has one output channel."""
+    return inner == 1 and outer == groups > 1
 
 
 def _geometry(x, inner, outer, groups, kernel, stride, dilation, start, size, at):
@@ -367,7 +440,7 @@ def _merge_groups(w, groups):
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels (or load them from the cache), but not the depthwise ones, which few models use."""
     from minimask.convolution import Window
 
     x, w = np.zeros((1, 4, 4, 1), np.float32), np.zeros((3, 3, 1, 1), np.float32)

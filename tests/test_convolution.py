@@ -265,6 +265,13 @@ def test_direct_kernels_on_several_tiles(shape):
     check_kernels(direct, x, weights, random(cout, dtype=np.float32), dict(padding=kernel[0] // 2), DIRECT)
 
 
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (2, 2), ((1, 3), (2, 1))])
+def test_depthwise_kernels(stride, dilation):
+    x, w = random(2, 19, 21, 40, dtype=np.float32), random(3, 3, 1, 40, dtype=np.float32)
+    settings = dict(stride=stride, padding=1, dilation=dilation, groups=40)
+    check_kernels(direct, x, w, random(40, dtype=np.float32), settings, DIRECT)
+
+
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed_kernels_on_each_case(case):
     """In float32 conv_transpose2d takes the kernels: they agree with the specification in float64."""
@@ -398,6 +405,15 @@ def test_same_bits_again(cin):
     first, second = (run_all(x, w, gy, padding=1) for _ in range(2))
     for a, b in zip(first, second):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cin", [3, 16])
+def test_nan_is_not_hidden_by_relu(cin):
+    """Training stops at a NaN: it must come out of every layer that it goes into."""
+    x = random(1, 40, 40, cin, dtype=np.float32)
+    x[0, 5, 5, 1] = np.nan
+    y = conv2d(Tensor(x), Tensor(random(3, 3, cin, 16, dtype=np.float32)), padding=1, relu=True).data
+    assert np.isnan(y[0, 4:7, 4:7]).all() and not np.isnan(y[0, 12:]).any()
 
 
 # ------------------------------------------------------------------------------------------- bad input
