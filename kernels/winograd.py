@@ -16,6 +16,8 @@ Rounding errors are about ten times those of the direct sum (the constants go up
 Source: Lavin and Gray 2015, F(4x4, 3x3).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -54,6 +56,27 @@ times_a = linear_map(tuple(zip(*A_T)))
 FEWEST_TILES = 32  # below, transforming the weights costs more than it saves
 MOST_CHANNELS = 256  # above, the 36 matrices of weights do not stay in the cache
 BLOCK_NUMBERS = 131072  # transformed pixels and products of a block of tiles: half a megabyte
+
+
+class Tiling(NamedTuple):
+    """What is read and written: ints only, so that a kernel can take them."""
+
+    images: int
+    height: int  # of the map that is read
+    width: int
+    inner: int  # its channels
+    outer: int  # channels of the result
+    start_y: int  # row of the map that the window's first row meets at row 0 of the result: -padding
+    start_x: int
+    rows: int  # of the result
+    columns: int
+    down: int  # tiles of an image
+    across: int
+    block: int  # tiles transformed at a time: a multiple of ROWS
+    relu: bool
+
+
+FIELDS = len(Tiling._fields)
 
 
 # -------------------------------------------------------------------------------------------- shares of one thread
@@ -97,24 +120,29 @@ def patch(x, height, width, channels, image, top, left, size, buffer):
 
 
 @njit(cache=True)
-def transform_pixels(x, numbers, first, count, block, buffer, scratch, pixels):
+def place(g, tile):
+    """Image, row and column of the first pixel of a tile in the result."""
+    return tile // (g.down * g.across), tile // g.across % g.down * 4, tile % g.across * 4
+
+
+@njit(cache=True)
+def transform_pixels(x, g, first, count, buffer, scratch, pixels):
     """pixels (36, block, inner) = B^T d B for the 6x6 patches d of the tiles first .. first + count - 1."""
-    height, width, inner, _, start_y, start_x, rows, columns = numbers[1:9]
-    down, across = (rows + 3) // 4, (columns + 3) // 4  # tiles of an image
+    inner = g.inner
     for k in range(count):
-        tile = first + k
-        image, top = tile // (down * across), tile // across % down * 4 + start_y
-        left = tile % across * 4 + start_x
-        if top < 0 or left < 0 or top + 6 > height or left + 6 > width:
-            patch(x, height, width, inner, image, top, left, 6, buffer)
+        image, row, column = place(g, first + k)
+        top, left = row + g.start_y, column + g.start_x
+        if top < 0 or left < 0 or top + 6 > g.height or left + 6 > g.width:
+            patch(x, g.height, g.width, inner, image, top, left, 6, buffer)
             source, at, line = buffer, 0, 6 * inner
         else:
-            source, at, line = x, ((image * height + top) * width + left) * inner, width * inner
+            source, at, line = x, ((image * g.height + top) * g.width + left) * inner, g.width * inner
         for c in range(0, inner, LANES):
             for j in range(6):
-                times_b_t(source, at + j * inner + c, line, scratch, j * LANES, 6 * LANES)
+                times_b_t(source, at + j * inner + c, line, scratch, j * LANES, 6 * LANES)  # columns of B^T d
             for i in range(6):
-                times_b_t(scratch, i * 6 * LANES, LANES, pixels, (i * 6 * block + k) * inner + c, block * inner)
+                to = (i * 6 * g.block + k) * inner + c
+                times_b_t(scratch, i * 6 * LANES, LANES, pixels, to, g.block * inner)  # rows of B^T d B
 
 
 @njit(cache=True)
@@ -129,15 +157,13 @@ def transform_result(products, padded, block, k, outer, scratch, result):
 
 
 @njit(cache=True)
-def finish(result, tile, numbers, bias, residual, out):
+def finish(result, g, tile, bias, residual, out):
     """out = relu(result + bias + residual) for the pixels of a tile that lie in the map."""
-    outer = numbers[4]
-    rows, columns, relu = numbers[7:10]
-    down, across = (rows + 3) // 4, (columns + 3) // 4
-    image, top, left = tile // (down * across), tile // across % down * 4, tile % across * 4
-    run = min(4, columns - left) * outer  # numbers of a row of the tile: they lie side by side
-    for i in range(min(4, rows - top)):
-        at = ((image * rows + top + i) * columns + left) * outer
+    outer = g.outer
+    image, top, left = place(g, tile)
+    run = min(4, g.columns - left) * outer  # numbers of a row of the tile: they lie side by side
+    for i in range(min(4, g.rows - top)):
+        at = ((image * g.rows + top + i) * g.columns + left) * outer
         sums, y = result[i * 4 * outer : i * 4 * outer + run], out[at : at + run]
         for c in range(run):
             y[c] = sums[c] + bias[c]
@@ -145,7 +171,7 @@ def finish(result, tile, numbers, bias, residual, out):
             other = residual[at : at + run]
             for c in range(run):
                 y[c] += other[c]
-        if relu:
+        if g.relu:
             for c in range(run):
                 y[c] = max(y[c], np.float32(0))
 
@@ -154,8 +180,9 @@ def finish(result, tile, numbers, bias, residual, out):
 def forward_part(t, parts, arrays, numbers):
     """The blocks of tiles of thread t. bias: four times in a row, for the four pixels of a row of a tile."""
     x, panels, bias, residual, out = arrays[:5]
-    images, _, _, inner, outer, _, _, rows, columns, _, block = numbers[:11]
-    tiles = images * ((rows + 3) // 4) * ((columns + 3) // 4)
+    g = Tiling(*numbers[:FIELDS])
+    inner, outer, block = g.inner, g.outer, g.block
+    tiles = g.images * g.down * g.across
     blocks = (tiles + block - 1) // block
     count = (outer + WIDTH - 1) // WIDTH
     padded = count * WIDTH
@@ -166,7 +193,7 @@ def forward_part(t, parts, arrays, numbers):
     for q in range(t * blocks // parts, (t + 1) * blocks // parts):
         first = q * block
         n = min(block, tiles - first)
-        transform_pixels(x, numbers, first, n, block, buffer, scratch, pixels)
+        transform_pixels(x, g, first, n, buffer, scratch, pixels)
         for e in range(36):
             for r in range(count):
                 panel, to = (e * count + r) * inner * WIDTH, e * block * padded + r * WIDTH
@@ -174,28 +201,25 @@ def forward_part(t, parts, arrays, numbers):
                 multiply(pixels, e * block * inner, inner, 1, panels, panel, products, to, padded, n, wide, inner, 0)
         for k in range(n):
             transform_result(products, padded, block, k, outer, scratch, result)
-            finish(result, first + k, numbers, bias, residual, out)
+            finish(result, g, first + k, bias, residual, out)
 
 
 @njit(cache=True)
-def transform_gradient(gy, numbers, first, count, block, buffer, scratch, gradients):
+def transform_gradient(gy, g, first, count, buffer, scratch, gradients):
     """gradients (36, panels, block, WIDTH) = A gY A^T for the tiles first .. first + count - 1."""
-    outer = numbers[4]
-    rows, columns = numbers[7:9]
-    down, across = (rows + 3) // 4, (columns + 3) // 4
-    matrix = (outer + WIDTH - 1) // WIDTH * block * WIDTH
+    outer = g.outer
+    matrix = (outer + WIDTH - 1) // WIDTH * g.block * WIDTH
     for k in range(count):
-        tile = first + k
-        image, top, left = tile // (down * across), tile // across % down * 4, tile % across * 4
-        if top + 4 > rows or left + 4 > columns:
-            patch(gy, rows, columns, outer, image, top, left, 4, buffer)
+        image, top, left = place(g, first + k)
+        if top + 4 > g.rows or left + 4 > g.columns:
+            patch(gy, g.rows, g.columns, outer, image, top, left, 4, buffer)
             source, at, line = buffer, 0, 4 * outer
         else:
-            source, at, line = gy, ((image * rows + top) * columns + left) * outer, columns * outer
+            source, at, line = gy, ((image * g.rows + top) * g.columns + left) * outer, g.columns * outer
         for c in range(0, outer, LANES):
             for j in range(4):
                 times_a(source, at + j * outer + c, line, scratch, j * LANES, 4 * LANES)  # (6, 4)
-            to = (c // WIDTH * block + k) * WIDTH + c % WIDTH
+            to = (c // WIDTH * g.block + k) * WIDTH + c % WIDTH
             for i in range(6):
                 times_a(scratch, i * 4 * LANES, LANES, gradients, i * 6 * matrix + to, matrix)  # (6, 6)
 
@@ -204,18 +228,20 @@ def transform_gradient(gy, numbers, first, count, block, buffer, scratch, gradie
 def weights_part(t, parts, arrays, numbers):
     """sums[t] (36, panels, tall, WIDTH): what the tiles of thread t add to the gradient of the transformed weights."""
     x, gy, sums = arrays[:3]
-    images, _, _, inner, outer, _, _, rows, columns, _, block, tall = numbers[:12]
-    tiles = images * ((rows + 3) // 4) * ((columns + 3) // 4)
+    g = Tiling(*numbers[:FIELDS])
+    inner, outer, block = g.inner, g.outer, g.block
+    tiles = g.images * g.down * g.across
     blocks = (tiles + block - 1) // block
     count = (outer + WIDTH - 1) // WIDTH
+    tall = (inner + ROWS - 1) // ROWS * ROWS
     pixels = np.zeros(36 * block * inner + ROWS, np.float32)
     gradients = np.zeros(36 * block * count * WIDTH, np.float32)
     buffer, scratch = np.empty(36 * max(inner, outer), np.float32), np.empty(36 * LANES, np.float32)
     for q in range(t * blocks // parts, (t + 1) * blocks // parts):
         first = q * block
         n = min(block, tiles - first)
-        transform_pixels(x, numbers, first, n, block, buffer, scratch, pixels)
-        transform_gradient(gy, numbers, first, n, block, buffer, scratch, gradients)
+        transform_pixels(x, g, first, n, buffer, scratch, pixels)
+        transform_gradient(gy, g, first, n, buffer, scratch, gradients)
         add = q > t * blocks // parts
         for e in range(36):
             for r in range(count):
@@ -257,8 +283,7 @@ def _forward(x, w, padding, size, b, residual, relu):
     run(transform_weights_part, (memory, panels), (inner, outer, start, *steps))
     bias = np.zeros(4 * outer, np.float32) if b is None else np.tile(b, 4)
     out = np.empty((len(x), *size, outer), np.float32)
-    numbers = _numbers(x, outer, padding, size, relu)
-    run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), numbers)
+    run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), _tiling(x, outer, padding, size, relu))
     return out
 
 
@@ -267,22 +292,22 @@ def convolve_backward_weights(x, gy, window):
     inner, outer = x.shape[3], gy.shape[3]
     tall, panels = -(-inner // ROWS) * ROWS, -(-outer // WIDTH)
     sums = np.zeros((threads(), 36, panels, tall, WIDTH), np.float32)
-    numbers = _numbers(x, outer, window.padding, gy.shape[1:3], False)
-    run(weights_part, (flat(x), flat(gy), flat(sums)), (*numbers, tall))
+    tiling = _tiling(x, outer, window.padding, gy.shape[1:3])
+    run(weights_part, (flat(x), flat(gy), flat(sums)), tiling)
     sums = sums.sum(axis=0).reshape(36, -1)
     g = np.kron(G, G).astype(np.float32)  # (36, 9): both sides of G^T ... G at once
     gw = (g.T @ sums).reshape(9, panels, tall, WIDTH).transpose(0, 2, 1, 3)  # (9, tall, panels, WIDTH)
     return np.ascontiguousarray(gw.reshape(3, 3, tall, panels * WIDTH)[:, :, :inner, :outer])
 
 
-def _numbers(x, outer, padding, size, relu):
-    """The ints that the parts take."""
-    inner = x.shape[3]
-    tiles = len(x) * -(-size[0] // 4) * -(-size[1] // 4)
-    largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (inner + outer)) // ROWS * ROWS)
-    rounds = -(-tiles // (largest * threads()))  # every thread takes that many blocks
-    block = -(-tiles // (rounds * threads() * ROWS)) * ROWS
-    return (*x.shape, outer, -padding[0], -padding[1], *size, relu, block)
+def _tiling(x, outer, padding, size, relu=False):
+    """The Tiling of a convolution of x, with blocks that give each thread the same number of blocks."""
+    down, across = -(-size[0] // 4), -(-size[1] // 4)
+    tiles, parts = len(x) * down * across, threads()
+    largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (x.shape[3] + outer)) // ROWS * ROWS)
+    rounds = -(-tiles // (largest * parts))
+    block = -(-tiles // (rounds * parts * ROWS)) * ROWS
+    return Tiling(*x.shape, outer, -padding[0], -padding[1], *size, down, across, block, relu)
 
 
 def warm_up():
