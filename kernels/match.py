@@ -46,7 +46,7 @@ def _match_image(anchors, boxes, real, crowd, best, which, best_of_object, cover
                         best_of_object[a] = True
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, parallel=True, nogil=True)
 def match(anchors, boxes, real, crowd, best, which, best_of_object, covered):
     """anchors (N, A, 4), boxes (N, G, 4), real and crowd (N, G); fills best, which, best_of_object, covered (N, A)."""
     for n in prange(len(anchors)):

@@ -40,7 +40,7 @@ def nms_image(corners, groups, count, threshold, kept, valid):
             later[j] |= (overlap / union > threshold) & (later_group[j] == group)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def nms(corners, groups, counts, threshold, kept, valid):
     """corners (N, 4, R) float sorted by falling score, groups (N, R) int32, counts (N,) int64: how many take part.
 

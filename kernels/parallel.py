@@ -62,7 +62,7 @@ def elements(x):
     return np.lib.stride_tricks.as_strided(upright, (last + 1,), (x.itemsize,)), start, steps
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # other Python threads, which load data, go on meanwhile
 def _run(address, parts, arrays, numbers):
     for t in prange(parts):
         _call(address, t, parts, arrays, numbers)

@@ -11,7 +11,7 @@ from numba import njit
 from minimask.kernels.roi_align import sample_axis
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def crop_masks(masks, boxes, matches, aligned, out):
     """out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s], about a sample a pixel.
 
@@ -66,7 +66,7 @@ def stretch_axis(cells, start, end, limit):
     return first, low, high, share
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def paste_masks(masks, edges, threshold, out):
     """Stretch each mask over its box and write it to its picture.
 

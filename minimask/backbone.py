@@ -103,7 +103,8 @@ class ResNet(nn.Module):
     """Image (N, H, W, 3) -> [C2, C3, C4, C5], each (N, H / stride, W / stride, channels), strides 4, 8, 16, 32.
 
     stem "large" is the published one (7x7 / 2 and a 3x3 / 2 max pooling); "small" is a 3x3 / 2 convolution after
-    which stage 1 halves again: half the work, for small images. `channels` are those of the four stages before a
+    which stage 1 halves again: half the work, for small images; "fine" is the same but stage 1 does not halve, so that
+    the strides are 2, 4, 8, 16: the outlines of small objects survive. `channels` are those of the four stages before a
     bottleneck multiplies them by 4. `dilate_c5` keeps C5 at stride 16 and dilates its 3x3 convolutions instead.
     `stages` may be 3, for a model that pools its RoIs from C4.
     """
@@ -112,15 +113,15 @@ class ResNet(nn.Module):
         self, block="bottleneck", layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), stem="large", norm="frozen",
         groups=1, group_width=64, stride_in_1x1=False, dilate_c5=False, stages=4,
     ):  # fmt: skip
-        if stem not in ("large", "small"):
-            raise ValueError(f'ResNet: stem must be "large" or "small", got {stem!r}')
+        if stem not in ("large", "small", "fine"):
+            raise ValueError(f'ResNet: stem must be "large", "small" or "fine", got {stem!r}')
         self.stem = stem
         self.conv1 = nn.Conv2d(3, channels[0], *((7, 2, 3) if stem == "large" else (3, 2, 1)), bias=False)
         self.bn1 = make_norm(norm, channels[0], relu=True)
         width = channels[0]
         self.out_channels, self.strides, stride_so_far = [], [], 4 if stem == "large" else 2
         for i in range(stages):
-            stride = 1 if i == 0 and stem == "large" else 2
+            stride = 1 if i == 0 and stem != "small" else 2
             dilation = 1
             if i == 3 and dilate_c5:
                 stride, dilation = 1, 2

@@ -36,14 +36,15 @@ class MaskRCNN(nn.Module):
     num_classes counts the background, so it is at least 2. backbone: a name of backbone.RESNETS, with
     `backbone_settings` of ResNet's own. neck: "fpn" (a pyramid), "c4" (RoIs from C4; stage 5 is the head) or "c5"
     (C5 dilated to stride 16). The rest is what its names say; `rpn` and `detection` are settings of rpn.RPN and
-    box_head.detect. roi_canonical_size: a RoI of that side is pooled from the level of stride 16. aligned: half pixels
-    count, in RoIAlign, in mask targets and where masks are pasted (Detectron2); if not, as in torchvision, each of the
-    three is off by up to half a pixel, which weights trained that way expect and small objects suffer from.
+    box_head.detect. rpn_first_level: the RPN leaves out finer levels of the pyramid, which only RoIs read.
+    roi_canonical_size: a RoI of that side is pooled from the level of stride 16. aligned: half pixels count, in
+    RoIAlign, in mask targets and where masks are pasted (Detectron2); if not, as in torchvision, each of the three is
+    off by up to half a pixel, which weights trained that way expect and small objects suffer from.
     """
 
     def __init__(
         self, num_classes, backbone="resnet50", norm="frozen", backbone_settings=None,
-        neck="fpn", fpn_channels=256, fpn_pool=True,
+        neck="fpn", fpn_channels=256, fpn_pool=True, rpn_first_level=0,
         anchor_sizes=((32,), (64,), (128,), (256,), (512,)), anchor_ratios=(0.5, 1.0, 2.0), rpn=None,
         roi_samples=512, roi_positive_fraction=0.25, roi_iou=0.5, roi_canonical_size=224,
         roi_pooling="roi_align", sampling_ratio=2, aligned=False, box_pool_size=7, mask_pool_size=14, box_width=1024,
@@ -57,7 +58,7 @@ class MaskRCNN(nn.Module):
             raise InputError(f'neck must be "fpn", "c4" or "c5", got {neck!r}')
         if roi_pooling not in POOLINGS:
             raise InputError(f"roi_pooling must be one of {', '.join(POOLINGS)}, got {roi_pooling!r}")
-        self.num_classes, self.neck = num_classes, neck
+        self.num_classes, self.neck, self.rpn_first_level = num_classes, neck, rpn_first_level
         self.detection = detection or {}
         self.roi_samples, self.roi_positive_fraction, self.roi_iou = roi_samples, roi_positive_fraction, roi_iou
         self.roi_canonical_size, self.sampling_ratio, self.aligned = roi_canonical_size, sampling_ratio, aligned
@@ -111,7 +112,7 @@ class MaskRCNN(nn.Module):
         if rng is None or batch.boxes is None:
             raise ValueError("MaskRCNN.losses: needs a Batch with ground truth and rng=generator(seed, step)")
         features = self.features(self._images(batch))
-        predictions, anchors = self.rpn(features, batch.images.shape[1:3])
+        predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
         losses = self.rpn.losses(predictions, anchors, batch, rng)
         proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
 
@@ -142,7 +143,7 @@ class MaskRCNN(nn.Module):
         """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes."""
         with no_grad():
             features = self.features(self._images(batch))
-            predictions, anchors = self.rpn(features, batch.images.shape[1:3])
+            predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
             proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
             slots = used(valid)
             boxes, image_index = flatten(proposals)

@@ -2,7 +2,9 @@
 
 import math
 
-from minimask.device import array_module, on_cpu, threads
+import numpy as np
+
+from minimask.device import array_module, on_cpu
 
 
 class Optimiser:
@@ -82,11 +84,8 @@ class SGD(Optimiser):
     def update_fast(self, p, g, velocity, decay, scale):
         from minimask.kernels import optimiser as kernel
 
-        f = p.dtype.type
-        kernel.sgd(
-            p.reshape(-1), g.reshape(-1), velocity.reshape(-1),
-            f(self.lr), f(self.momentum), f(decay), f(scale), threads(),
-        )  # fmt: skip
+        settings = np.array([self.lr, self.momentum, decay, scale], np.float32)
+        kernel.sgd(p.reshape(-1), g.reshape(-1), velocity.reshape(-1), settings)
 
 
 class AdamW(Optimiser):
@@ -120,10 +119,10 @@ class AdamW(Optimiser):
     def update_fast(self, p, g, m, v, decay, scale):
         from minimask.kernels import optimiser as kernel
 
-        f = p.dtype.type
         averages = [x for beta in self.betas for x in (beta, 1 - beta)]
-        settings = (self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections())
-        kernel.adamw(p.reshape(-1), g.reshape(-1), m.reshape(-1), v.reshape(-1), *map(f, settings), threads())
+        settings = [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
+        arrays = (a.reshape(-1) for a in (p, g, m, v))
+        kernel.adamw(*arrays, np.array(settings, np.float32))
 
 
 def gradient_norm(params):

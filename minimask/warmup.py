@@ -155,12 +155,12 @@ def _cache_folder():
 
     for attempt in range(2):
         try:
-            from minimask.kernels import optimiser
+            from minimask.kernels import parallel
         except RuntimeError:  # "no locator available": neither the package nor the user's home can be written to
             if attempt:
                 raise
             numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = _temporary_folder()
-    return Path(optimiser.sgd.stats.cache_path)
+    return Path(parallel._run.stats.cache_path)
 
 
 def _temporary_folder():
