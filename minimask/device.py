@@ -7,9 +7,9 @@ import sys
 
 # Numba's OpenMP layer forks and joins in microseconds; its fallback needs ten times as long.
 os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-# Its threads would spin while they wait. Where anything else wants a core (the threads that load data, another run on
-# the same machine), that costs up to 14 times the whole step; going to sleep at once costs microseconds.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Its threads spin while they wait, by default for milliseconds. Where anything else wants a core (the threads that load
+# data, another run on the same machine) that costs up to 14 times the whole step; some microseconds are enough.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import numpy as np  # noqa: E402
