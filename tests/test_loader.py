@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from minimask.datasets.loader import Loader
+from minimask.datasets.loader import InMemory, Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.image import ImageTransform
@@ -210,3 +210,21 @@ def test_threads_work_ahead_but_not_without_end():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(InputError, match=message):
         Loader(**{"dataset": Numbered(3), "transform": TRANSFORM, **settings})
+
+
+def test_kept_samples_are_made_once_as_long_as_there_is_room():
+    class Counted(Numbered):
+        made = 0
+
+        def __getitem__(self, index):
+            self.made += 1
+            return super().__getitem__(index)
+
+    data = Counted(6)
+    one = data[0].image.nbytes + data[0].masks.nbytes
+    for room, expected in ((6.5 * one, 6), (2.5 * one, 2 + 3 * 4), (0, 18)):
+        data.made = 0
+        kept = InMemory(data, gigabytes=room / 1e9)
+        for _ in range(3):
+            assert [kept[i].image_id for i in range(len(kept))] == list(range(6))
+        assert data.made == expected

@@ -56,13 +56,13 @@ RESNET50_LAYERS = [  # at 800 x 1088: 800 x 1067 padded to a multiple of 32
     Layer("mask head 3x3", 100, 14, 14, 256, 256),
 ]
 TOY_LAYERS = [  # a batch of 8 at 128 x 128
-    Layer("stem 3x3/2", 8, 128, 128, 3, 16, stride=2),
-    Layer("C2 3x3", 8, 32, 32, 16, 16),
-    Layer("C3 3x3/2", 8, 32, 32, 16, 32, stride=2),
-    Layer("C4 3x3", 8, 8, 8, 64, 64),
-    Layer("C5 3x3", 8, 4, 4, 128, 128),
-    Layer("P2 3x3", 8, 32, 32, 64, 64),
-    Layer("P2 1x1", 8, 32, 32, 16, 64, size=1),
+    Layer("stem 3x3/2", 8, 128, 128, 3, 32, stride=2),
+    Layer("C1 3x3", 8, 64, 64, 32, 32),
+    Layer("C2 3x3/2", 8, 64, 64, 32, 64, stride=2),
+    Layer("C3 3x3", 8, 16, 16, 128, 128),
+    Layer("C4 3x3", 8, 8, 8, 128, 128),
+    Layer("P1 3x3", 8, 64, 64, 64, 64),
+    Layer("P1 1x1", 8, 64, 64, 32, 64, size=1),
     Layer("mask head 3x3", 128, 14, 14, 64, 64),
 ]
 OTHER_LAYERS = [
@@ -97,7 +97,7 @@ def transposed_cases():
 
 
 def pooling_cases():
-    shapes = [("R50 stem", 1, 400, 544, 64), ("toy", 8, 64, 64, 16)]
+    shapes = [("R50 stem", 1, 400, 544, 64), ("toy", 8, 64, 64, 32)]
     return [
         Case("max pool", f"{name} 3x3/2 {direction}", "max_pool", {"direction": direction, "shape": shape})
         for name, *shape in shapes
@@ -106,7 +106,7 @@ def pooling_cases():
 
 
 def normalization_cases():
-    shapes = [("toy C1", 8, 64, 64, 16), ("toy C4", 8, 8, 8, 64), ("R50 C2", 1, 200, 272, 256)]
+    shapes = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
     return [
         Case("batch norm + relu", f"{name} {direction}", "batch_norm", {"direction": direction, "shape": shape})
         for name, *shape in shapes
@@ -132,7 +132,7 @@ def roi_cases():
 
 def box_cases():
     anchors = 3 * sum((800 // s) * (1088 // s) for s in (4, 8, 16, 32))
-    toy_anchors = 3 * sum((128 // s) ** 2 for s in (4, 8, 16, 32))
+    toy_anchors = 6 * sum((128 // s) ** 2 for s in (4, 8, 16))
     return [
         Case("nms", "1000 boxes", "nms", {"boxes": 1000}, tuned=False),
         Case("nms", "6000 boxes", "nms", {"boxes": 6000}, tuned=False),

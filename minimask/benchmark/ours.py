@@ -62,8 +62,10 @@ def torchvision_settings(model):
     return dict(
         widths=body.out_channels,
         blocks=[len(getattr(body, f"layer{i}")) for i in (1, 2, 3, 4)],
+        strides=[1 if body.stem == "fine" else 2, 2, 2, 2],
         width=model.backbone.fpn.layer_blocks[0][0].weight.shape[3],
         classes=model.num_classes,
+        rpn_first_level=model.rpn_first_level,
         anchor_sizes=settings["anchor_sizes"],
         ratios=settings.get("anchor_ratios", (0.5, 1.0, 2.0)),
         canonical=model.roi_canonical_size,

@@ -43,16 +43,22 @@ def oihw(w, tuned=False):
 
 
 class SmallBody(nn.Module):
-    """ResNet of basic blocks with a 3x3/2 stem and no pooling: strides 4, 8, 16, 32. torchvision's parameter names."""
+    """ResNet of basic blocks with a 3x3/2 stem and no pooling; torchvision's parameter names.
 
-    def __init__(self, widths, blocks):
+    strides: of the first block of each stage.
+    """
+
+    def __init__(self, widths, blocks, strides):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs = widths[0]
-        for level, (width, count) in enumerate(zip(widths, blocks), start=1):
-            shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, 2, bias=False), nn.BatchNorm2d(width))
-            stage = [BasicBlock(inputs, width, 2, shortcut)] + [BasicBlock(width, width) for _ in range(count - 1)]
+        for level, (width, count, stride) in enumerate(zip(widths, blocks, strides), start=1):
+            shortcut = None
+            if stride != 1 or inputs != width:
+                shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            stage = [BasicBlock(inputs, width, stride, shortcut)]
+            stage += [BasicBlock(width, width) for _ in range(count - 1)]
             setattr(self, f"layer{level}", nn.Sequential(*stage))
             inputs = width
 
@@ -66,9 +72,9 @@ class SmallBody(nn.Module):
 
 
 class SmallBackbone(nn.Module):
-    def __init__(self, widths, blocks, out_channels):
+    def __init__(self, widths, blocks, strides, out_channels):
         super().__init__()
-        self.body = SmallBody(widths, blocks)
+        self.body = SmallBody(widths, blocks, strides)
         self.fpn = FeaturePyramidNetwork(list(widths), out_channels)
         self.out_channels = out_channels
 
@@ -77,15 +83,17 @@ class SmallBackbone(nn.Module):
 
 
 def small_mask_rcnn(
-    widths, blocks, width, classes, anchor_sizes, ratios, canonical, box_width, mask_layers, **settings
+    widths, blocks, strides, width, classes, rpn_first_level, anchor_sizes, ratios, canonical, box_width, mask_layers,
+    **settings,
 ):
     """torchvision's MaskRCNN around a small ResNet-FPN like our preset "toy" (see ours.torchvision_settings).
 
-    widths, blocks: channels and number of blocks of the four stages; width: of the pyramid, the mask head's too.
+    widths, blocks, strides: channels, number of blocks and stride of the four stages; width: of the pyramid, the mask
+    head's too. rpn_first_level: the RPN leaves out the finer levels.
     canonical: side of a RoI that is pooled from the level of stride 16. settings: MaskRCNN's own keywords.
     """
-    return MaskRCNN(
-        SmallBackbone(widths, blocks, width),
+    model = MaskRCNN(
+        SmallBackbone(widths, blocks, strides, width),
         rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, anchor_sizes)), (tuple(ratios),) * len(anchor_sizes)),
         box_roi_pool=MultiScaleRoIAlign(LEVELS, 7, 2, canonical_scale=canonical),
         mask_roi_pool=MultiScaleRoIAlign(LEVELS, 14, 2, canonical_scale=canonical),
@@ -95,6 +103,11 @@ def small_mask_rcnn(
         mask_predictor=MaskRCNNPredictor(width, width, classes),
         **settings,
     )
+    propose = model.rpn.forward
+    model.rpn.forward = lambda images, features, targets=None: propose(
+        images, dict(list(features.items())[rpn_first_level:]), targets
+    )
+    return model
 
 
 def resnet50_mask_rcnn(classes=91, **settings):

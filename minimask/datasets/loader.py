@@ -16,6 +16,32 @@ from minimask.image import flip
 ORDER, AUGMENT, SCALE = range(3)  # what a generator is for: none of the three shares its numbers with another
 
 
+class InMemory:
+    """A dataset whose samples are made once and kept, as many as fit into `gigabytes`.
+
+    Drawing a scene or decoding a photo and its masks costs about as much as a tenth of a training step.
+    What is kept is shared: nobody may write to it.
+    """
+
+    def __init__(self, dataset, gigabytes=1.0):
+        self.dataset, self.room, self._kept = dataset, gigabytes * 1e9, {}
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)  # class names, keypoint order, ...
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        sample = self._kept.get(index)
+        if sample is None:
+            sample = self.dataset[index]
+            self.room -= sample.image.nbytes + sample.masks.nbytes
+            if self.room > 0:
+                self._kept[index] = sample
+        return sample
+
+
 class Loader:
     """Makes batches of a dataset.
 

@@ -9,7 +9,8 @@ import numpy as np
 
 CLASSES = 5
 SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SETTINGS)
-    backbone_settings=dict(channels=(8, 8, 16, 16)),
+    backbone_settings=dict(channels=(8, 8, 16, 16), stem="small"),
+    rpn_first_level=0,
     fpn_channels=16,
     anchor_sizes=((16,), (24,), (40,), (64,)),
     rpn=dict(samples=100_000, positive_fraction=0.5, pre_nms=(60, 60), post_nms=(50, 50)),
