@@ -266,7 +266,7 @@ def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, prog
     from minimask.files import json_bytes, write_files
 
     warmup.ensure(progress)
-    limits = (1, 10, max_detections)
+    limits = (1, min(10, max_detections), max_detections)
     numbers = evaluate(
         model, dataset, batch_size=batch_size, progress=progress, max_detections=limits, results_dir=output
     )
@@ -396,7 +396,10 @@ def draw_beside_truth(model, dataset, class_names, path, count):
     for i in range(count):
         sample = dataset[i]
         prediction = model.predict([sample.image])[0]
-        pictures += [draw.draw_sample(sample, class_names), draw.draw_prediction(sample.image, prediction, class_names)]
+        pictures += [
+            draw.draw_sample(sample, class_names, keypoints=False, side=512),
+            draw.draw_prediction(sample.image, prediction, class_names, side=512),
+        ]
         titles += [f"{sample.name}: truth", "found"]
     draw.save_picture(path, draw.grid(pictures, columns=4 if count > 1 else 2, titles=titles))
 
