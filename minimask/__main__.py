@@ -50,8 +50,8 @@ def _fail(message):
 # A preset of None is "toy" for drawn scenes and "small" for one's own photos; sizes of None are the preset's.
 OPTIONS = dict(
     preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
-    steps=None, epochs=None, minutes=None, batch_size=8, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
-    weight_decay=1e-4, schedule="step", warm_up=20, clip=5.0, seed=0, flip=True, scale_jitter=None, weights=None,
+    steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
+    weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, scale_jitter=None, weights=None,
     min_size=None, max_size=None, set={}, workers=None, threads=None, save_every=None, validate_every=None,
 )  # fmt: skip
 
@@ -60,7 +60,7 @@ MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers
               "validate_every", "weights")  # fmt: skip
 
 DEFAULT_STEPS = 1000
-SCENES = {"train": 2000, "val": 200, "test": 200}
+SCENES = {"train": 1500, "val": 200, "test": 200}  # how many scenes are drawn
 
 
 def command_train(args):
@@ -354,7 +354,7 @@ def _read_coco(path):
 
 # ----------------------------------------------------------------------------------------------------------------- demo
 
-DEMO = dict(preset="toy", steps=1400, learning_rate=2e-3, schedule="cosine")
+DEMO = dict(preset="toy", steps=2200, batch_size=4, learning_rate=1.5e-3)
 DEMO_PICTURES = 4
 
 
@@ -502,7 +502,7 @@ def _add_train(commands):
     add("--val-annotations", metavar="FILE.json", help="their objects")
     add("--toy-size", type=int, help="side of the drawn scenes in pixels (default 128)")
     add("--toy-case", help="one of the talk's cases in place of ordinary scenes: crowded, disconnected or small")
-    add("--batch-size", type=int, help="images in a step (default 8)")
+    add("--batch-size", type=int, help="images in a step (default 4)")
     add("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
     add("--scale-jitter", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor of the image size")
     add = parser.add_argument_group("model").add_argument
@@ -516,7 +516,7 @@ def _add_train(commands):
     add("--learning-rate", type=float, help="(default 0.001)")
     add("--momentum", type=float, help="of sgd (default 0.9)")
     add("--weight-decay", type=float, help="(default 0.0001)")
-    add("--schedule", choices=("step", "cosine", "constant"), help="of the learning rate (default step)")
+    add("--schedule", choices=("step", "cosine", "constant"), help="of the learning rate (default cosine)")
     add("--warm-up", type=int, metavar="STEPS", help="steps of growing learning rate at the start (default 20)")
     add("--clip", type=float, help="greatest length of the gradient (default 5)")
 
