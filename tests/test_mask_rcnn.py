@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_bits():
         dict(neck="c4", anchor_sizes=((16, 32),)),
         dict(neck="c5", anchor_sizes=((16, 32),)),
         dict(backbone="resnet50"),
-        dict(backbone="resnext50_32x4d", norm="frozen", backbone_settings=dict(channels=(8, 8, 16, 16), group_width=8, groups=4)),
+        dict(backbone="resnext50_32x4d", norm="frozen", backbone_settings=dict(group_width=8, groups=4)),
         dict(norm="group"),
         dict(mask_head="mlp"),
         dict(mask_loss="softmax"),
