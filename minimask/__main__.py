@@ -51,7 +51,8 @@ def _fail(message):
 OPTIONS = dict(
     preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
     steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
-    weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, scale_jitter=None, weights=None,
+    weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
+    scale_jitter=None, weights=None,
     min_size=None, max_size=None, set={}, workers=None, threads=None, save_every=None, validate_every=None,
 )  # fmt: skip
 
@@ -154,7 +155,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
         checkpoint.load_weights(model, options["weights"])
     loader = Loader(
         InMemory(dataset), model.transform, options["batch_size"], options["seed"], workers=_workers(options),
-        flip=options["flip"], scale_jitter=options["scale_jitter"],
+        flip=options["flip"], turns=options["turns"], scale_jitter=options["scale_jitter"],
     )  # fmt: skip
     validate = _validation(options, list(dataset.class_names)) if settings.validate_every else None
     info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
@@ -504,6 +505,7 @@ def _add_train(commands):
     add("--toy-case", help="one of the talk's cases in place of ordinary scenes: crowded, disconnected or small")
     add("--batch-size", type=int, help="images in a step (default 4)")
     add("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
+    add("--turns", action="store_true", help="turn images by quarters too (for those that have no top)")
     add("--scale-jitter", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor of the image size")
     add = parser.add_argument_group("model").add_argument
     add("--preset", help="toy, small, resnet50_fpn, ... (default: toy for drawn scenes, small for photos)")

@@ -191,6 +191,23 @@ def flip(sample, keypoint_order=None):
     )
 
 
+def turn(sample):
+    """The Sample turned by a quarter to the left: what was the right side is the top. (x, y) becomes (y, W - x)."""
+    width = sample.image.shape[1]
+    x1, y1, x2, y2 = sample.boxes.T
+    keypoints = sample.keypoints
+    if keypoints is not None:
+        x, y, visibility = np.moveaxis(keypoints, -1, 0)
+        keypoints = np.stack([y, np.where(visibility > 0, width - x, 0), visibility], axis=-1)
+    return replace(
+        sample,
+        image=np.ascontiguousarray(np.rot90(sample.image)),
+        boxes=np.stack([y1, width - x2, y2, width - x1], axis=1),
+        masks=np.rot90(sample.masks, axes=(1, 2)),
+        keypoints=keypoints,
+    )
+
+
 # -------------------------------------------------------------------------------- the transform
 
 

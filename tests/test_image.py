@@ -18,6 +18,7 @@ from minimask.image import (
     resize_nearest,
     resized_size,
     restore,
+    turn,
 )
 from minimask.structures import Detections, Sample
 
@@ -399,3 +400,22 @@ def test_restore_of_nothing():
     )
     (found,) = restore(nothing, batch)
     assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)
+
+
+def test_a_quarter_turn_by_hand():
+    image = np.arange(2 * 3 * 3).reshape(2, 3, 3).astype(np.uint8)  # 2 high, 3 wide
+    masks = np.zeros((1, 2, 3), np.uint8)
+    masks[0, 0, 2] = 1  # the pixel at the top right
+    sample = Sample(
+        image, np.array([[2, 0, 3, 1]], np.float32), np.array([1]), masks, np.zeros(1, bool), 0, "a",
+        keypoints=np.array([[[2.5, 0.5, 2], [0, 0, 0]]], np.float32),
+    )  # fmt: skip
+    turned = turn(sample)
+    assert turned.image.shape == (3, 2, 3) and (turned.image[0, 0] == image[0, 2]).all()
+    np.testing.assert_array_equal(turned.boxes, [[0, 0, 1, 1]])  # now at the top left
+    assert turned.masks.shape == (1, 3, 2) and turned.masks[0, 0, 0] == 1 and turned.masks.sum() == 1
+    np.testing.assert_array_equal(turned.keypoints, [[[0.5, 0.5, 2], [0, 0, 0]]])
+    for _ in range(3):
+        turned = turn(turned)
+    for name in ("image", "boxes", "masks", "keypoints"):
+        np.testing.assert_array_equal(getattr(turned, name), getattr(sample, name))

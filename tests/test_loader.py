@@ -228,3 +228,16 @@ def test_kept_samples_are_made_once_as_long_as_there_is_room():
         for _ in range(3):
             assert [kept[i].image_id for i in range(len(kept))] == list(range(6))
         assert data.made == expected
+
+
+def test_turns_are_by_0_to_3_quarters():
+    loader = Loader(Numbered(40), TRANSFORM, 1, shuffle=False, flip=False, turns=True)
+    plain = Loader(Numbered(40), TRANSFORM, 1, shuffle=False, flip=False)
+    seen = {i: [] for i in range(4)}
+    for step in range(40):
+        masks, turned = plain.batch(step).masks[0, 0], loader.batch(step).masks[0, 0]
+        for quarters in range(4):
+            expected = np.rot90(masks, quarters)
+            if expected.shape == turned.shape and (expected == turned).all():
+                seen[quarters].append(step)
+    assert all(len(steps) >= 3 for steps in seen.values())

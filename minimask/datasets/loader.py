@@ -11,7 +11,7 @@ import threading
 
 from minimask.device import generator
 from minimask.errors import InputError
-from minimask.image import flip
+from minimask.image import flip, turn
 
 ORDER, AUGMENT, SCALE = range(3)  # what a generator is for: none of the three shares its numbers with another
 
@@ -47,15 +47,17 @@ class Loader:
 
     dataset: dataset[i] -> Sample, len(dataset); dataset.keypoint_order, if there is one, for mirrored keypoints.
     transform: image.ImageTransform. workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
-    shuffle: a new order in each epoch. flip: mirror every second picture or so (probability a half).
+    shuffle: a new order in each epoch. flip: mirror every second picture or so (probability a half). turns: turn each
+    by 0 to 3 quarters, for pictures that have no top, as through a microscope.
     scale_jitter: (low, high); the short side becomes transform.min_size times a factor between them. It is one factor
     for a whole batch, so that pictures of one size still need no padding.
     Raises InputError for a dataset without images and for settings that make no sense.
     """
 
     def __init__(
-        self, dataset, transform, batch_size=8, seed=0, workers=0, shuffle=True, flip=True, scale_jitter=None
-    ):
+        self, dataset, transform, batch_size=8, seed=0, workers=0, shuffle=True, flip=True, turns=False,
+        scale_jitter=None,
+    ):  # fmt: skip
         if len(dataset) == 0:
             raise InputError("loader: the dataset has no images")
         if batch_size < 1:
@@ -67,7 +69,8 @@ class Loader:
         if scale_jitter is not None and not 0 < scale_jitter[0] <= scale_jitter[1]:
             raise InputError(f"loader: scale_jitter must be (low, high) with 0 < low <= high, got {scale_jitter}")
         self.dataset, self.transform, self.batch_size, self.seed = dataset, transform, batch_size, seed
-        self.workers, self.shuffle, self.flip, self.scale_jitter = workers, shuffle, flip, scale_jitter
+        self.workers, self.shuffle = workers, shuffle
+        self.flip, self.turns, self.scale_jitter = flip, turns, scale_jitter
         self._last_order = (None, None)  # epoch, its order
 
     def __len__(self):
@@ -99,8 +102,12 @@ class Loader:
         """The sample at a position of the endless row, mirrored or not."""
         epoch, place = divmod(position, len(self.dataset))
         sample = self.dataset[int(self._order(epoch)[place])]
-        if self.flip and generator(self.seed, AUGMENT, position).random() < 0.5:
+        rng = generator(self.seed, AUGMENT, position)
+        if self.flip and rng.random() < 0.5:
             sample = flip(sample, getattr(self.dataset, "keypoint_order", None))
+        if self.turns:
+            for _ in range(rng.integers(4)):
+                sample = turn(sample)
         return sample
 
     def _order(self, epoch):
