@@ -9,3 +9,13 @@ def compiled_kernels():
     from minimask import warmup
 
     warmup.ensure(progress=False)
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    """A test that trains with --threads 1 leaves the number of threads as it was for the tests after it."""
+    from minimask import device
+
+    before = device.threads()
+    yield
+    device.set_threads(before)

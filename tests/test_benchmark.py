@@ -136,7 +136,7 @@ def test_table_against_torch(capsys):
     words = ["--only", "toy C3 1", "--rounds", "1", "--no-memory", "--reference", sys.executable]
     with pytest.raises(InputError, match="no piece of work"):
         benchmark.main(arguments(*words))
-    words[1] = "toy: C3 3x3/2 forward"
+    words[1] = "toy: C2 3x3/2 forward"
     benchmark.main(arguments(*words))
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("torch 2") for line in lines)

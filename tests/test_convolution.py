@@ -231,7 +231,8 @@ def check_kernels(kernels, x, w, b, settings, bound):
     gx = kernels.convolve_backward_data(gy, w, x.shape[1:3], window)
     assert error(gx, convolution.convolve_backward_data_specification(gy64, w64, x.shape[1:3], window)) < bound
     gw = kernels.convolve_backward_weights(x, gy, window)
-    assert error(gw, convolution.convolve_backward_weights_specification(x64, gy64, window)) < bound
+    rounding = max(1, np.sqrt(len(x) * size[0] * size[1] / 2000))  # of a sum over P pixels, in sequence: as sqrt(P)
+    assert error(gw, convolution.convolve_backward_weights_specification(x64, gy64, window)) < bound * rounding
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)

@@ -204,7 +204,7 @@ def test_losses_and_gradients_are_torchvisions(dtype):
 def test_weights_layout_there_and_back():
     state = build("toy", num_classes=3).state_dict()
     theirs = to_torchvision(state)
-    assert theirs["backbone.body.conv1.weight"].shape == (16, 3, 3, 3)
+    assert theirs["backbone.body.conv1.weight"].shape == (32, 3, 3, 3)
     assert theirs["roi_heads.box_head.fc6.weight"].shape == (256, 64 * 7 * 7)
     assert theirs["roi_heads.mask_predictor.conv5_mask.weight"].shape == (64, 64, 2, 2)
     back = from_torchvision({**theirs, "backbone.body.bn1.num_batches_tracked": np.zeros(())})
