@@ -355,7 +355,7 @@ def _read_coco(path):
 
 # ----------------------------------------------------------------------------------------------------------------- demo
 
-DEMO = dict(preset="toy", steps=2200, batch_size=4, learning_rate=1.5e-3)
+DEMO = dict(preset="toy", steps=1850, batch_size=4, learning_rate=1.5e-3)
 DEMO_PICTURES = 4
 
 
