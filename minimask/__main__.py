@@ -61,7 +61,7 @@ MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers
               "validate_every", "weights")  # fmt: skip
 
 DEFAULT_STEPS = 1000
-SCENES = {"train": 1500, "val": 200, "test": 200}  # how many scenes are drawn
+SCENES = {"train": 2000, "val": 200, "test": 200}  # how many scenes are drawn
 
 
 def command_train(args):
@@ -355,7 +355,7 @@ def _read_coco(path):
 
 # ----------------------------------------------------------------------------------------------------------------- demo
 
-DEMO = dict(preset="toy", steps=1850, batch_size=4, learning_rate=1.5e-3)
+DEMO = dict(preset="toy", steps=2400, batch_size=4, learning_rate=1.5e-3)
 DEMO_PICTURES = 4
 
 

@@ -9,7 +9,7 @@ import sys
 os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
 # Its threads spin while they wait, by default for milliseconds. Where anything else wants a core (the threads that load
 # data, another run on the same machine) that costs up to 14 times the whole step; some microseconds are enough.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import numpy as np  # noqa: E402

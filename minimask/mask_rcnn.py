@@ -277,7 +277,7 @@ PRESETS = {
         backbone_settings=dict(channels=(32, 64, 128, 128), stem="fine"),
         fpn_channels=64, fpn_pool=False, rpn_first_level=1, anchor_sizes=((14, 20), (28, 40), (56, 80)),
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(200, 200)),
-        roi_samples=64, roi_positive_fraction=0.375, roi_canonical_size=224, aligned=True, box_width=256,
+        roi_samples=64, roi_canonical_size=224, aligned=True, box_width=256,
         mask_channels=(64, 64, 64, 64), mask_width=64,
         min_size=128, max_size=256,
     ),
