@@ -281,7 +281,7 @@ PRESETS = {
         mask_channels=(64, 64, 64, 64), mask_width=64,
         min_size=128, max_size=256,
     ),
-    # For one's own small data set: group norm needs no large batch, anchors from 8 pixels on.
+    # For one's own small data set: group norm needs no large batch, anchors begin at 12 pixels.
     "small": dict(
         backbone="resnet18", norm="group",
         backbone_settings=dict(channels=(32, 32, 64, 128), stem="small"),

@@ -19,7 +19,7 @@ ORDER, AUGMENT, SCALE = range(3)  # what a generator is for: none of the three s
 class InMemory:
     """A dataset whose samples are made once and kept, as many as fit into `gigabytes`.
 
-    Drawing a scene or decoding a photo and its masks costs about as much as a tenth of a training step.
+    Drawing scenes costs about a quarter of a training step of the toy preset (36 ms of 155 for 8 scenes, two cores).
     What is kept is shared: nobody may write to it.
     """
 
