@@ -106,12 +106,12 @@ class ResNet(nn.Module):
     which stage 1 halves again: half the work, for small images; "fine" is the same but stage 1 does not halve, so that
     the strides are 2, 4, 8, 16: the outlines of small objects survive. `channels` are those of the four stages before a
     bottleneck multiplies them by 4. `dilate_c5` keeps C5 at stride 16 and dilates its 3x3 convolutions instead.
-    `stages` may be 3, for a model that pools its RoIs from C4.
+    `stages` may be 3, for a model that pools its RoIs from C4. `norm_eps` is added to the normalisations' variances.
     """
 
     def __init__(
         self, block="bottleneck", layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), stem="large", norm="frozen",
-        groups=1, group_width=64, stride_in_1x1=False, dilate_c5=False, stages=4,
+        groups=1, group_width=64, stride_in_1x1=False, dilate_c5=False, stages=4, norm_eps=1e-5,
     ):  # fmt: skip
         if stem not in ("large", "small", "fine"):
             raise ValueError(f'ResNet: stem must be "large", "small" or "fine", got {stem!r}')
@@ -138,6 +138,9 @@ class ResNet(nn.Module):
             stride_so_far *= stride
             self.out_channels.append(width)
             self.strides.append(stride_so_far)
+        for module in self.modules():
+            if hasattr(module, "eps"):
+                module.eps = norm_eps
 
     def forward(self, images):
         x = conv_norm(self.conv1, self.bn1, images)

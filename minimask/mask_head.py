@@ -105,13 +105,13 @@ def mask_probabilities(logits, labels, kind="sigmoid"):
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-def mask_targets(masks, boxes, matches, size=28, aligned=False):
+def mask_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
     """What the mask branch should predict in each box: its object's mask, cropped and averaged to size x size.
 
     masks: (N, G, H, W) uint8 0 or 1; boxes: (N, S, 4) float, pixels of the masks; matches: (N, S) int, the object of
-    each box; aligned: as in RoIAlign. -> (N, S, size, size) float32 from 0 to 1: RoIAlign of the mask with about a
-    sample a pixel, not rounded. Not aligned, as in torchvision, the mask lies half a pixel off: of an object of 16
-    pixels a thirty-second part, which no large object shows.
+    each box; aligned: as in RoIAlign; binary: whether targets are 1 from 0.5 on, else 0 (Detectron2). -> (N, S, size,
+    size) float32 from 0 to 1: RoIAlign of the mask with about a sample a pixel. Not aligned, as in torchvision, the
+    mask lies half a pixel off: of an object of 16 pixels a thirty-second part, which no large object shows.
     """
     xp = array_module(boxes)
     if masks.ndim != 4 or boxes.ndim != 3 or boxes.shape[2] != 4 or len(masks) != len(boxes) or not masks.shape[1]:
@@ -124,17 +124,17 @@ def mask_targets(masks, boxes, matches, size=28, aligned=False):
     matches = xp.clip(matches, 0, masks.shape[1] - 1)
     boxes = xp.ascontiguousarray(boxes, np.float32)
     if not on_cpu(boxes):
-        return mask_targets_specification(masks, boxes, matches, size, aligned)
+        return mask_targets_specification(masks, boxes, matches, size, aligned, binary)
 
     from minimask.kernels import paste_mask as kernels
 
     targets = np.empty((*matches.shape, size, size), np.float32)
     masks = np.ascontiguousarray(masks, np.uint8)
     kernels.crop_masks(masks, boxes, np.ascontiguousarray(matches, np.int64), aligned, targets)
-    return targets
+    return (targets >= 0.5).astype(np.float32) if binary else targets
 
 
-def mask_targets_specification(masks, boxes, matches, size=28, aligned=False):
+def mask_targets_specification(masks, boxes, matches, size=28, aligned=False, binary=False):
     """`mask_targets` as what it is: each object's mask is a feature map of one channel, read by RoIAlign."""
     xp = array_module(boxes)
     n, g, h, w = masks.shape
@@ -143,6 +143,7 @@ def mask_targets_specification(masks, boxes, matches, size=28, aligned=False):
     targets = roi_align_specification(
         [maps], boxes.reshape(-1, 4), which, 0 * which, [1.0], size, sampling_ratio=0, aligned=aligned
     )
+    targets = (targets >= 0.5).astype(np.float32) if binary else targets
     return targets.reshape(*boxes.shape[:2], size, size)
 
 

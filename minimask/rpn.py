@@ -13,6 +13,7 @@ from minimask.convolution import conv2d
 from minimask.device import array_module
 from minimask.losses import objectness_loss, rpn_box_loss
 from minimask.targets import match, sample, take, top_k
+from minimask.trace import keep
 
 
 class RPNHead(nn.Module):
@@ -54,14 +55,16 @@ class RPN(nn.Module):
 
     sizes, ratios: of the anchors (AnchorGenerator). samples, positive_fraction: anchors an image in the loss.
     low, high: IoU below which an anchor is background, from which on it is an object. pre_nms, post_nms: proposals
-    kept a level before and an image after non-maximum suppression, each (training, inference).
+    kept a level before and an image after non-maximum suppression, each (training, inference). anchor_rounding: see
+    conventions.py.
     """
 
     def __init__(
         self, channels, sizes, ratios=(0.5, 1.0, 2.0), samples=256, positive_fraction=0.5, low=0.3, high=0.7,
         pre_nms=(2000, 1000), post_nms=(2000, 1000), nms_threshold=0.7, smallest_side=1e-3,
+        anchor_rounding="pixels",
     ):  # fmt: skip
-        self.anchor_generator = AnchorGenerator(sizes, ratios)
+        self.anchor_generator = AnchorGenerator(sizes, ratios, anchor_rounding)
         self.head = RPNHead(channels, self.anchor_generator.per_location[0])
         self.samples, self.positive_fraction, self.low, self.high = samples, positive_fraction, low, high
         self.pre_nms, self.post_nms = pre_nms, post_nms
@@ -93,6 +96,7 @@ class RPN(nn.Module):
         chosen = xp.concatenate(chosen, axis=1)  # (N, K)
         level_of = xp.concatenate(level_of, axis=1)
         all_anchors = xp.concatenate(anchors)
+        keep(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
         boxes = boxes_module.decode(take(deltas, chosen), all_anchors[chosen])
         boxes = boxes_module.clip(boxes, sizes).astype(logits.dtype)
         scores = F.sigmoid_array(take(logits, chosen))
@@ -100,7 +104,9 @@ class RPN(nn.Module):
         kept, valid = boxes_module.nms(
             boxes, scores, big, self.nms_threshold, keep=self.post_nms[training], groups=level_of
         )
-        return take(boxes, kept) * valid[..., None], take(scores, kept) * valid, valid
+        boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
+        keep(proposals=boxes, proposal_scores=scores, proposal_valid=valid)
+        return boxes, scores, valid
 
     def losses(self, predictions, anchors, batch, rng):
         """{"loss_objectness", "loss_rpn_box_reg"} on anchors sampled with `rng`: two scalar Tensors."""
@@ -112,6 +118,10 @@ class RPN(nn.Module):
         targets = boxes_module.encode(take(batch.boxes, take(which, index)), anchors[index])
         logits, deltas = logits_and_deltas_at(predictions, index)
         targets = xp.where(positive[..., None], targets, 0).astype(deltas.dtype)
+        keep(
+            rpn_labels=labels, rpn_matches=which, rpn_sampled=index, rpn_positive=positive, rpn_valid=valid,
+            rpn_targets=targets,
+        )  # fmt: skip
         return {
             "loss_objectness": objectness_loss(logits, positive, valid),
             "loss_rpn_box_reg": rpn_box_loss(deltas, targets, positive, valid),

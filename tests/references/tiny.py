@@ -18,6 +18,7 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
     roi_positive_fraction=1.0,
     roi_canonical_size=64,
     aligned=False,  # as torchvision
+    whole_pixels=True,
     box_width=24,
     mask_channels=(16, 16),
     mask_width=16,
