@@ -18,13 +18,14 @@ def cell_anchors(sizes, ratios, rounding="pixels", stride=None):
     conventions.py.
     """
     sizes = np.atleast_1d(np.asarray(sizes, np.float32))
-    heights = np.sqrt(np.atleast_1d(np.asarray(ratios, np.float32)))  # of an anchor of size 1
+    ratios = np.atleast_1d(np.asarray(ratios, np.float32))
+    heights = np.sqrt(ratios)  # of an anchor of size 1
     widths = 1 / heights
     if sizes.ndim != 1 or heights.ndim != 1 or (sizes <= 0).any() or not (heights > 0).all():
         raise ValueError(f"cell_anchors: sizes and ratios must be positive numbers, got {sizes} and {ratios}")
     if rounding == "cells":
         widths = np.round(stride * widths)
-        heights = np.round(widths * heights**2) / stride
+        heights = np.round(widths * ratios) / stride
         widths = widths / stride
     width = (widths[:, None] * sizes).reshape(-1)  # (ratios * sizes,)
     height = (heights[:, None] * sizes).reshape(-1)

@@ -70,14 +70,15 @@ def _to_rgb(picture):
 # -------------------------------------------------------------------------------- resizing
 
 
-def resized_size(height, width, min_size, max_size):
+def resized_size(height, width, min_size, max_size, rounded=False):
     """Size of a picture whose short side becomes `min_size`, unless its long side would exceed `max_size`.
 
-    480 x 640 with (800, 1333): scale = min(800/480, 1333/640) = 1.667, so 800 x 1066 (rounded down).
-    No side becomes less than 1.
+    480 x 640 with (800, 1333): scale = min(800/480, 1333/640) = 1.667, so 800 x 1066 (1066.7 rounded down, or
+    `rounded`, as in Detectron, 1067). No side becomes less than 1.
     """
     scale = min(min_size / min(height, width), max_size / max(height, width))
-    return max(1, int(height * scale)), max(1, int(width * scale))
+    half = 0.5 if rounded else 0
+    return max(1, int(height * scale + half)), max(1, int(width * scale + half))
 
 
 def _neighbours(size_in, size_out, dtype):
@@ -219,6 +220,7 @@ class ImageTransform:
     mean, std: of each channel, for values 0 to 1.
     divisor: height and width of the batch are multiples of it (the deepest feature map's stride).
     padded_size: (height, width) of every batch, or None: as large as its largest picture needs.
+    rounded: a resized picture's sides are rounded, as in Detectron; else rounded down, as in torchvision.
     """
 
     min_size: int = 800
@@ -227,6 +229,7 @@ class ImageTransform:
     std: tuple = IMAGENET_STD
     divisor: int = 32
     padded_size: tuple | None = None
+    rounded: bool = False
 
     def __post_init__(self):
         if not 1 <= self.min_size <= self.max_size:
@@ -248,7 +251,10 @@ class ImageTransform:
         for i, image in enumerate(images):
             _check_image(image, pictures[i].name if samples else f"picture {i}")
         short_sides = short_sides or [self.min_size] * len(images)
-        sizes = [resized_size(*im.shape[:2], short, self.max_size) for im, short in zip(images, short_sides)]
+        sizes = [
+            resized_size(*image.shape[:2], short, self.max_size, self.rounded)
+            for image, short in zip(images, short_sides)
+        ]
         height, width = self._padded(sizes)
 
         batch = Batch(
@@ -345,12 +351,10 @@ def restore(detections, batch, threshold=0.5):
             boxes=resize_boxes(boxes[n, keep], size, original),
             labels=labels[n, keep],
             scores=scores[n, keep],
-            masks=np.zeros((int(keep.sum()), *original), bool),
         )
         if soft_masks is not None:
             found.soft_masks = soft_masks[n, keep]
-            if keep.any():
-                found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold, detections.whole_pixels)
+            found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold, detections.whole_pixels)
         if keypoints is not None:
             found.keypoints = resize_keypoints(keypoints[n, keep], size, original)
         predictions.append(found)

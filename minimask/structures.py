@@ -56,6 +56,6 @@ class Prediction:
     boxes: np.ndarray  # (D, 4) float32: x1, y1, x2, y2
     labels: np.ndarray  # (D,) int64
     scores: np.ndarray  # (D,) float32
-    masks: np.ndarray  # (D, H, W) bool: pasted into the picture, thresholded at 0.5
+    masks: np.ndarray | None = None  # (D, H, W) bool: pasted into the picture, thresholded at 0.5
     soft_masks: np.ndarray | None = None  # (D, M, M) float32
     keypoints: np.ndarray | None = None  # (D, K, 3) float32
