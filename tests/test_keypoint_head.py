@@ -1,0 +1,323 @@
+"""The keypoint branch: network, targets, loss and decoding, against worked numbers, specifications and torchvision."""
+
+import numpy as np
+import pytest
+
+from minimask import nn
+from minimask.keypoint_head import (
+    KeypointHead,
+    KeypointPredictor,
+    bicubic_matrix,
+    cubic,
+    decode_keypoints,
+    decode_keypoints_specification,
+    keypoint_loss,
+    keypoint_loss_specification,
+    keypoint_targets,
+)
+from minimask.tensor import Tensor, no_grad
+from tests.gradcheck import check_gradients
+
+rng = np.random.default_rng(0)
+
+
+def theirs(name):
+    """A function of torchvision's, and torch."""
+    torch = pytest.importorskip("torch")
+    return torch, getattr(pytest.importorskip("torchvision.models.detection.roi_heads"), name)
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+def test_parameter_names_are_torchvisions():
+    heads = nn.Module()
+    heads.keypoint_head, heads.keypoint_predictor = KeypointHead(4), KeypointPredictor(512, 17)
+    shapes = {name: array.shape for name, array in heads.state_dict().items()}
+    names = [f"keypoint_head.{i}.{part}" for i in range(0, 16, 2) for part in ("weight", "bias")]
+    names += ["keypoint_predictor.kps_score_lowres.weight", "keypoint_predictor.kps_score_lowres.bias"]
+    assert list(shapes) == names
+    assert shapes["keypoint_head.0.weight"] == (3, 3, 4, 512) and shapes["keypoint_head.14.bias"] == (512,)
+    assert shapes["keypoint_predictor.kps_score_lowres.weight"] == (4, 4, 512, 17)
+
+
+def test_network_equals_torchvision():
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("torchvision.models.detection.keypoint_rcnn")
+    head, predictor = KeypointHead(6, (5, 4)), KeypointPredictor(4, 3)
+    their_head, their_predictor = theirs.KeypointRCNNHeads(6, (5, 4)), theirs.KeypointRCNNPredictor(4, 3)
+    for module, their_module in ((head, their_head), (predictor, their_predictor)):
+        state = their_module.state_dict()
+        assert list(state) == list(module.state_dict())
+        for name, parameter in module.named_parameters():
+            parameter.data[...] = rng.standard_normal(parameter.shape) * 0.3
+            order = (3, 2, 0, 1) if module is head else (2, 3, 0, 1)  # (out, in, h, w), transposed (in, out, h, w)
+            state[name].copy_(torch.tensor(parameter.data.transpose(order) if parameter.ndim == 4 else parameter.data))
+    x = rng.standard_normal((2, 14, 14, 6)).astype(np.float32)
+    with torch.no_grad():
+        expected = their_predictor(their_head(torch.tensor(x.transpose(0, 3, 1, 2)))).numpy().transpose(0, 2, 3, 1)
+    with no_grad():
+        found = predictor(head(Tensor(x))).data
+    assert found.shape == (2, 56, 56, 3) and abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_gradients_of_the_network():
+    head, predictor = KeypointHead(2, (3,)).to(np.float64), KeypointPredictor(3, 2).to(np.float64)
+    check_gradients(lambda x: predictor(head(x)), rng.standard_normal((1, 3, 3, 2)), name="keypoint branch")
+
+
+def test_it_learns_where_a_point_is():
+    # A feature map with one bright cell; the keypoint is there. Plain gradient descent.
+    head, predictor = KeypointHead(1, (8,)), KeypointPredictor(8, 1)
+    cells = np.random.default_rng(1).integers(2, 12, (16, 2))
+    x = np.zeros((16, 14, 14, 1), np.float32)
+    x[np.arange(16), cells[:, 1], cells[:, 0]] = 1
+    boxes = np.tile(np.array([0, 0, 14, 14], np.float32), (1, 16, 1))
+    points = np.concatenate([cells + 0.6, np.full((16, 1), 2)], axis=1).astype(np.float32)
+    places, visible = keypoint_targets(points[None, :, None], boxes, np.arange(16)[None])
+    losses = []
+    for _ in range(60):
+        loss = keypoint_loss(predictor(head(Tensor(x))), places[0], visible[0])
+        loss.backward()
+        losses.append(loss.item())
+        for module in (head, predictor):
+            for _, parameter in module.named_parameters():
+                parameter.data -= 1.0 * parameter.grad
+                parameter.grad = None
+    assert losses[0] > 7 and losses[-1] < 3.5  # ln 3136 = 8.05 knows nothing, ln 16 = 2.8 knows the feature's cell
+    with no_grad():
+        found = decode_keypoints(predictor(head(Tensor(x))).data, boxes[0])
+    assert abs(found[:, 0, :2] - points[:, :2]).max() < 0.6
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+# x, y, visibility in the box (10, 20)-(38, 34), whose cells are half a pixel by a quarter; place and visible.
+# Numbers of torchvision 0.28's keypoints_to_heatmap.
+TARGETS = [
+    ([17.2, 20.3, 2], 1 * 56 + 14, True),
+    ([17.2, 20.3, 1], 1 * 56 + 14, True),  # hidden, but labelled
+    ([17.2, 20.3, 0], 0, False),  # not labelled
+    ([10, 20, 2], 0, True),  # the first cell
+    ([38, 34, 2], 55 * 56 + 55, True),  # on the right and the lower border: the last cell
+    ([38, 20, 2], 55, True),
+    ([37.99, 33.99, 2], 55 * 56 + 55, True),
+    ([38.01, 25, 2], 0, False),  # outside
+    ([9.99, 25, 2], 0, False),
+    ([20, 19.9, 2], 0, False),
+    ([20, 34.1, 2], 0, False),
+    ([0, 0, 0], 0, False),
+]
+
+
+def test_target_worked_numbers():
+    keypoints = np.array([[[point for point, _, _ in TARGETS]]], np.float32)
+    boxes = np.array([[[10, 20, 38, 34]]], np.float32)
+    places, visible = keypoint_targets(keypoints, boxes, np.zeros((1, 1), int))
+    assert places.dtype == np.int64 and visible.dtype == bool
+    assert places[0, 0].tolist() == [place for _, place, _ in TARGETS]
+    assert visible[0, 0].tolist() == [seen for _, _, seen in TARGETS]
+
+
+def target_case(seed=0):
+    """Two pictures, three objects of four keypoints each; boxes inside, partly outside, of no size, on the points."""
+    rng = np.random.default_rng(seed)
+    keypoints = np.concatenate([rng.uniform(0, 50, (2, 3, 4, 2)), rng.integers(0, 3, (2, 3, 4, 1))], axis=3)
+    keypoints = np.round(keypoints * 4) / 4  # so that some lie exactly on borders
+    low = rng.uniform(-5, 30, (2, 40, 2))
+    boxes = np.concatenate([low, low + rng.uniform(1, 40, (2, 40, 2))], axis=2)
+    boxes[:, ::2] = np.round(boxes[:, ::2] * 4) / 4
+    matches = rng.integers(0, 3, (2, 40))
+    for s in range(4):  # right or lower border on a keypoint
+        boxes[:, s, 2:] = keypoints[0, matches[0, s], s, :2]
+        boxes[:, s, :2] = boxes[:, s, 2:] - 7
+    boxes[:, 4] = [25, 25, 25, 25]
+    boxes[:, 5] = [keypoints[0, matches[0, 5], 0, 0], 0, keypoints[0, matches[0, 5], 0, 0], 50]  # no width
+    return keypoints.astype(np.float32), boxes.astype(np.float32), matches
+
+
+@pytest.mark.parametrize("size", [1, 28, 56])
+def test_targets_equal_torchvision(size):
+    torch, keypoints_to_heatmap = theirs("keypoints_to_heatmap")
+    for seed in range(5):
+        keypoints, boxes, matches = target_case(seed)
+        places, visible = keypoint_targets(keypoints, boxes, matches, size)
+        assert visible.any() and not visible.all()
+        for n in range(2):
+            of_boxes = torch.tensor(keypoints[n][matches[n]])
+            expected, valid = keypoints_to_heatmap(of_boxes, torch.tensor(boxes[n]), size)
+            np.testing.assert_array_equal(visible[n], valid.numpy() > 0)
+            np.testing.assert_array_equal(places[n], expected.numpy())
+
+
+def test_targets_of_objects_without_keypoints_and_of_padding():
+    keypoints, boxes, matches = target_case()
+    keypoints[0] = 0  # a picture of people none of whom is labelled
+    matches[1] = -1
+    with np.errstate(all="raise"):
+        places, visible = keypoint_targets(keypoints, boxes, matches)
+    assert not visible[0].any() and not places[0].any()
+    assert places.min() >= 0 and places.max() < 56 * 56
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def loss_case(dtype=np.float64):
+    rng = np.random.default_rng(1)
+    visible = np.array([[True, False, True], [False, False, False], [True, True, True]])
+    return rng.standard_normal((3, 4, 4, 3)).astype(dtype), rng.integers(0, 16, (3, 3)), visible
+
+
+def test_loss_worked_numbers():
+    logits = np.zeros((1, 2, 2, 1))
+    for z, place, loss in ((0, 0, np.log(4)), (np.log(5), 3, np.log(8 / 5)), (np.log(5), 0, np.log(8))):
+        logits[0, 1, 1, 0] = z
+        found = keypoint_loss(Tensor(logits), np.array([[place]]), np.array([[True]]))
+        assert found.shape == () and found.item() == pytest.approx(loss)
+
+
+def test_loss_equals_its_specification_and_counts_only_what_is_visible():
+    logits, places, visible = loss_case()
+    tensor = Tensor(logits, requires_grad=True)
+    loss = keypoint_loss(tensor, places, visible)
+    loss.backward()
+    np.testing.assert_allclose(loss.data, keypoint_loss_specification(logits, places, visible), rtol=1e-12)
+    by_map = abs(tensor.grad).sum((1, 2))  # (R, K)
+    np.testing.assert_array_equal(by_map > 0, visible)
+    check_gradients(lambda z: keypoint_loss(z, places, visible), logits, name="keypoint_loss")
+
+
+def test_loss_without_keypoints_and_with_extreme_logits():
+    logits, places, visible = loss_case(np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        for count in (3, 0):
+            tensor = Tensor(logits[:count], requires_grad=True)
+            loss = keypoint_loss(tensor, places[:count], visible[:count] & False)
+            loss.backward()
+            assert loss.item() == 0 and not tensor.grad.any() and tensor.grad.shape == tensor.shape
+        tensor = Tensor(logits * 1e4, requires_grad=True)
+        loss = keypoint_loss(tensor, places, visible)
+        loss.backward()
+    assert np.isfinite(loss.data) and np.isfinite(tensor.grad).all()
+    assert loss.dtype == np.float32 and tensor.grad.dtype == np.float32
+
+
+def test_loss_equals_torchvision():
+    torch, keypointrcnn_loss = theirs("keypointrcnn_loss")
+    keypoints, boxes, matches = target_case()
+    logits = np.random.default_rng(2).standard_normal((80, 8, 8, 4))
+    places, visible = keypoint_targets(keypoints, boxes, matches, 8)
+    tensor = Tensor(logits, requires_grad=True)
+    loss = keypoint_loss(tensor, places.reshape(80, 4), visible.reshape(80, 4))
+    loss.backward()
+    their_logits = torch.tensor(logits.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    expected = keypointrcnn_loss(their_logits, *(list(map(torch.tensor, x)) for x in (boxes, keypoints, matches)))
+    expected.backward()
+    np.testing.assert_allclose(loss.data, expected.item(), rtol=1e-10)
+    np.testing.assert_allclose(tensor.grad, their_logits.grad.numpy().transpose(0, 2, 3, 1), atol=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------------------- decode
+
+
+def waves(r, k, size=56):
+    """Maps (r, size, size, k) with a single highest place each, the same on every machine."""
+    y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    phase = np.arange(r * k).reshape(r, 1, 1, k)
+    near = np.hypot(x[:, :, None] - (7 * phase + 3) % size, y[:, :, None] - (11 * phase + 5) % size)
+    return (5 - near * 0.4 + np.sin(0.9 * x[:, :, None] + 0.7 * y[:, :, None] + phase)).astype(np.float32)
+
+
+BOXES = [
+    [3.2, 4.1, 30.7, 33.3],
+    [-5, -6, 12, 14],  # partly outside
+    [10, 10, 10, 10],  # no size: taken as one pixel
+    [5, 5, 5.4, 9],  # narrower than a pixel
+    [100, 100, 612.5, 733.1],
+    [9, 9, 7, 8],  # wrong way round: taken as one pixel
+    [1, 2, 2600.3, 40.2],  # huge
+]
+
+# x, y, logit of torchvision 0.28's heatmaps_to_keypoints for waves(7, 2) and BOXES.
+DECODED = [
+    [[5.655357, 7.506666, 5.215647], [8.601786, 12.37333, 5.462331]],
+    [[-0.5, 3.5, 4.892231], [2.5, 7.5, 5.409683]],
+    [[10.5, 10.5, -4.519542], [10.5, 10.5, -6.297104]],
+    [[5.5, 6.5, -1.391213], [5.5, 6.5, -4.145165]],
+    [[145.4557, 539.8746, 5.185389], [197.405, 648.7199, 5.99382]],
+    [[9.5, 9.5, -6.248462], [9.5, 9.5, -1.627542]],
+    [[1487.1, 19.14103, 5.718885], [1760.026, 25.99744, 5.436617]],
+]
+
+
+def test_decode_worked_numbers():
+    logits = np.full((2, 56, 56, 1), -1, np.float32)
+    logits[0, 28, 14], logits[1, 0, 55] = 3, 2
+    # In a box of 56 x 56 pixels a pixel is a cell, and its middle is the keypoint.
+    found = decode_keypoints(logits, np.array([[10, 20, 66, 76], [0, 0, 56, 56]], np.float32))
+    np.testing.assert_allclose(found[:, 0], [[24.5, 48.5, 3], [55.5, 0.5, 2]])
+    # Of equal logits the first counts: rows before columns.
+    flat = decode_keypoints(np.ones((1, 56, 56, 2), np.float32), np.array([[4, 4, 60, 60]], np.float32))
+    np.testing.assert_allclose(flat[0], [[4.5, 4.5, 1]] * 2)
+    # 2.5 pixels are 3 of 2.5 / 3, and a map that peaks in the middle gives the middle one.
+    peak = -abs(np.arange(56) - 27.5).astype(np.float32)
+    middle = decode_keypoints((peak[:, None] + peak)[None, :, :, None], np.array([[10, 0, 12.5, 1]], np.float32))
+    np.testing.assert_allclose(middle[0, 0, :2], [10 + 1.5 * 2.5 / 3, 0.5], rtol=1e-6)
+
+
+def test_bicubic_weights():
+    d = np.array([0, 0.5, 1, 1.5, 2])
+    np.testing.assert_allclose(cubic(d), [1, 0.59375, 0, -0.09375, 0], atol=1e-15)
+    np.testing.assert_allclose(bicubic_matrix(5, 5, dtype=np.float64), np.eye(5), atol=1e-15)
+    matrix = bicubic_matrix(56, 131, dtype=np.float64)
+    np.testing.assert_allclose(matrix.sum(1), 1)  # a constant stays one
+    # Half-way between cells: -3/32, 19/32, 19/32, -3/32; at the border the cells outside are the border's own.
+    np.testing.assert_allclose(bicubic_matrix(4, 2, dtype=np.float64)[0], [0.5, 0.59375, -0.09375, 0], atol=1e-15)
+
+
+def test_decode_equals_numbers_of_torchvision():
+    found = decode_keypoints(waves(len(BOXES), 2), np.array(BOXES, np.float32))
+    np.testing.assert_allclose(found, DECODED, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [2, 7, 56])
+def test_decode_equals_its_specification_and_torchvision(size):
+    logits = np.random.default_rng(size).standard_normal((len(BOXES), size, size, 3)).astype(np.float32)
+    boxes = np.array(BOXES, np.float32)
+    found = decode_keypoints(logits, boxes)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, decode_keypoints_specification(logits, boxes), atol=1e-4)
+    torch, heatmaps_to_keypoints = theirs("heatmaps_to_keypoints")
+    points, scores = heatmaps_to_keypoints(torch.tensor(logits.transpose(0, 3, 1, 2)), torch.tensor(boxes))
+    np.testing.assert_allclose(found[..., :2], points[..., :2].numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[..., 2], scores.numpy(), atol=1e-4)
+
+
+def test_decode_of_nothing_of_double_numbers_and_of_boxes_that_are_no_numbers():
+    logits, boxes = waves(len(BOXES), 2), np.array(BOXES, np.float32)
+    assert decode_keypoints(logits[:0], boxes[:0]).shape == (0, 2, 3)
+    double = decode_keypoints(logits[:2].astype(np.float64), boxes[:2].astype(np.float64))
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(double, decode_keypoints(logits[:2], boxes[:2]), atol=1e-4)
+    boxes[0] = np.nan
+    found = decode_keypoints(logits, boxes)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[0, :, :2], 0.5)
+
+
+def test_says_what_does_not_fit():
+    keypoints, boxes, matches = target_case()
+    with pytest.raises(ValueError, match=r"keypoints must be \(N, G, K, 3\) with G >= 1, got \(2, 0, 4, 3\)"):
+        keypoint_targets(keypoints[:, :0], boxes, matches)
+    with pytest.raises(ValueError, match=r"\(2, S, 4\) and matches \(2, S\), got \(2, 40, 4\) and \(2, 39\)"):
+        keypoint_targets(keypoints, boxes, matches[:, 1:])
+    logits, places, visible = loss_case()
+    with pytest.raises(ValueError, match=r"places and visible must be \(3, 3\), got \(3, 2\) and \(3, 3\)"):
+        keypoint_loss(Tensor(logits), places[:, 1:], visible)
+    with pytest.raises(ValueError, match=r"logits must be \(R, H, W, K\), boxes \(R, 4\): \(3, 4, 4, 3\), \(2, 4\)"):
+        decode_keypoints(logits, np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="boxes must be at most 65536 pixels wide, got 100000"):
+        decode_keypoints(logits, np.array([[0, 0, 1e5, 1]] * 3))
