@@ -52,7 +52,7 @@ OPTIONS = dict(
     preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
     steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
     weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
-    scale_jitter=None, weights=None,
+    scale_jitter=None, weights=None, keypoints=False,
     min_size=None, max_size=None, set={}, workers=None, threads=None, save_every=None, validate_every=None,
 )  # fmt: skip
 
@@ -147,18 +147,24 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     _set_threads(options["threads"])
     dataset = open_dataset(options["images"], options["annotations"], "train", options)
     settings = _train_settings(options, len(dataset))
-    sizes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
+    changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
+    keypoint_names = _keypoint_names(dataset, options)
+    if keypoint_names:
+        changes["keypoints"] = len(keypoint_names)
     model = mask_rcnn.build(
-        options["preset"], num_classes=len(dataset.class_names) + 1, seed=options["seed"], **sizes, **options["set"]
-    )
+        options["preset"], num_classes=len(dataset.class_names) + 1, seed=options["seed"],
+        **{**changes, **options["set"]},
+    )  # fmt: skip
     if options["weights"] and not resume:
         checkpoint.load_weights(model, options["weights"])
     loader = Loader(
         InMemory(dataset), model.transform, options["batch_size"], options["seed"], workers=_workers(options),
         flip=options["flip"], turns=options["turns"], scale_jitter=options["scale_jitter"],
     )  # fmt: skip
-    validate = _validation(options, list(dataset.class_names)) if settings.validate_every else None
+    validate = _validation(options, list(dataset.class_names), keypoint_names) if settings.validate_every else None
     info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
+    if keypoint_names:
+        info |= {"keypoint_names": keypoint_names, "skeleton": [list(pair) for pair in dataset.skeleton]}
     warmup.ensure(progress)
     return train(model, loader, settings, folder, info, validate, resume, overwrite, progress)
 
@@ -197,6 +203,16 @@ def open_dataset(images, annotations, split, options, class_names=None):
     return ToyScenes(split=split, size=options["toy_size"], count=SCENES[split], case=options["toy_case"])
 
 
+def _keypoint_names(dataset, options):
+    """The names of the keypoints that are to be learnt, [] if none are. InputError if the data has none."""
+    names = list(dataset.keypoint_names or ())
+    if options["keypoints"] and not names:
+        raise InputError(
+            f'train: --keypoints: no category in {options["annotations"]} has a list "keypoints" with their names'
+        )
+    return names if options["keypoints"] else []
+
+
 def _category_ids(dataset):
     return [int(i) for i in dataset.category_ids]
 
@@ -215,7 +231,7 @@ def _train_settings(options, images):
     return TrainSettings(steps=steps, minutes=minutes, **{name: options[name] for name in same})
 
 
-def _validation(options, class_names):
+def _validation(options, class_names, keypoint_names):
     """A function of the model: losses and average precision on the validation data, name -> number for the log."""
     from minimask.datasets.loader import Loader
     from minimask.evaluate import evaluate
@@ -223,6 +239,8 @@ def _validation(options, class_names):
 
     images = options["val_images"] or options["images"]
     dataset = open_dataset(images, options["val_annotations"], "val", options, class_names)
+    if keypoint_names and list(dataset.keypoint_names or ()) != keypoint_names:
+        raise InputError(f"{options['val_annotations']}: must have the keypoints {', '.join(keypoint_names)}")
     size = options["batch_size"]
 
     def validate(model):
@@ -302,9 +320,11 @@ def command_predict(args):
     find_photos(args.photos)  # a wrong path is told before anything slow is done
     model, class_names, category_ids = checkpoint.load_model(args.weights)
     warmup.ensure()
+    saved = checkpoint.read_settings(checkpoint.find(args.weights))
     written = predict_files(
-        model, class_names, args.photos, args.output, args.score, category_ids=category_ids, progress=True
-    )
+        model, class_names, args.photos, args.output, args.score, category_ids=category_ids, progress=True,
+        keypoint_names=saved.get("keypoint_names", ()), skeleton=saved.get("skeleton", ()),
+    )  # fmt: skip
     for photo, picture, record in written:
         count = len(json.loads(Path(record).read_text(encoding="utf-8"))["detections"])
         print(f"{photo}: {count} object{'s' * (count != 1)}, {picture}")
@@ -510,6 +530,7 @@ def _add_train(commands):
     add = parser.add_argument_group("model").add_argument
     add("--preset", help="toy, small, resnet50_fpn, ... (default: toy for drawn scenes, small for photos)")
     add("--weights", metavar="FILE", help="checkpoint or run to start from (default: random weights)")
+    add("--keypoints", action="store_true", help="learn the objects' keypoints too")
     add("--min-size", type=int, help="short side of the resized image (default: the preset's)")
     add("--max-size", type=int, help="limit of its long side (default: the preset's)")
     add("--set", type=_setting, action=_Collect, metavar="NAME=VALUE", help="any setting of MaskRCNN; may be repeated")

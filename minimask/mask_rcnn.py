@@ -360,7 +360,7 @@ PRESETS = {
         fpn_channels=64, fpn_pool=False, rpn_first_level=1, anchor_sizes=((14, 20), (28, 40), (56, 80)),
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(200, 200)),
         roi_samples=64, roi_canonical_size=224, aligned=True, whole_pixels=False, box_width=256,
-        mask_channels=(64, 64, 64, 64), mask_width=64,
+        mask_channels=(64, 64, 64, 64), mask_width=64, keypoint_channels=(64, 64, 64, 64),
         min_size=128, max_size=256,
     ),
     # For one's own small data set: group norm needs no large batch, anchors begin at 12 pixels.
@@ -370,7 +370,7 @@ PRESETS = {
         fpn_channels=64, fpn_pool=False, anchor_sizes=((12,), (24,), (48,), (96,)),
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(300, 300)),
         roi_samples=128, roi_canonical_size=112, aligned=True, whole_pixels=False, box_width=256,
-        mask_channels=(64, 64, 64, 64), mask_width=64,
+        mask_channels=(64, 64, 64, 64), mask_width=64, keypoint_channels=(64, 64, 64, 64),
         detection=dict(most=200), min_size=256, max_size=384,
     ),
     "resnet50_fpn": dict(backbone="resnet50"),

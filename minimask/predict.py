@@ -26,6 +26,7 @@ def predict_files(
     category_ids=None,
     skeleton=(),
     progress=False,
+    keypoint_names=(),
 ):
     """Find objects in photos; write NAME.png (the photo with what was found) and NAME.json for each NAME.jpg.
 
@@ -33,6 +34,7 @@ def predict_files(
     paths: photos, and folders whose photos are taken by name. out_dir: made if missing.
     score_threshold: what scores lower is left out.
     category_ids: COCO id of label 1, 2, ..., or dict label -> id; the label itself if not given.
+    skeleton: pairs of keypoint numbers (from 0) to join by lines. keypoint_names: for the json.
     A photo whose name another one has already, in this call or an earlier one, gets its folder's name in front or a
     number behind. A photo that cannot be read is passed over, and named in an InputError once the others are done.
     Returns a list of (photo, picture, json) paths. Raises InputError at once for a path that does not exist, no
@@ -40,7 +42,9 @@ def predict_files(
 
     NAME.json: {"photo", "height", "width", "score_threshold", "detections": [{"name", "label", "category_id",
     "score", "bbox": [x, y, width, height], "box": [x1, y1, x2, y2], "segmentation": {"size", "counts"}}]}, best
-    first, in pixels of the photo as a person sees it (turned as its EXIF says); "segmentation" is COCO's RLE.
+    first, in pixels of the photo as a person sees it (turned as its EXIF says); "segmentation" is COCO's RLE. A model
+    of keypoints adds "keypoint_names" to the whole and "keypoints" to each detection: COCO's list x, y, v for each, v
+    being the score of the place: a logit, any number, the surer the higher.
     """
     photos = find_photos(paths)
     category_ids = category_list(category_ids) if category_ids else None
@@ -62,6 +66,7 @@ def predict_files(
             "height": image.shape[0],
             "width": image.shape[1],
             "score_threshold": score_threshold,
+            **({"keypoint_names": list(keypoint_names)} if keypoint_names else {}),
             "detections": found,
         }
         picture_path, json_path = out_dir / f"{stem}.png", out_dir / f"{stem}.json"
