@@ -1,0 +1,359 @@
+"""Somebody else's network on our operations: MaskRCNN2Go, a Mask R-CNN for telephones, trained on COCO by Facebook.
+
+What it takes to bring a trained network in: its weights as arrays, the list of its operations, and each operation as a
+call of a function that is here already. Three differences are worth a look, for they are what goes wrong in practice:
+
+- Axes. The file has channels first, here they are last; weights are turned around once, when they are read.
+- Colours. The network was trained on blue, green, red; the first convolution's weights are turned, not every picture.
+- Boxes. They are of the old kind that counts pixels, x1 the first and x2 the last one: width = x2 - x1 + 1. Worked
+  number: pixels 3..7 are the box 3, 7 of width 5; here that is 3, 8. So: add 1 at the right and the bottom, call our
+  functions (decode, clip, NMS), subtract 1 again.
+
+The files, `graph.json` and `maskrcnn2go_float32.npz`, were made from the Caffe2 model zoo (facebookarchive/models,
+folder mask_rcnn_2go, Apache-2.0). The design is that of slide T13 with one feature map of stride 16 (Ren et al. 2015)
+and inverted residual blocks (Sandler et al. 2018): 1x1 convolution, 3x3 convolution of each channel alone, 1x1.
+"""
+
+import inspect
+import json
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from minimask import boxes as boxes_module
+from minimask import functional as F
+from minimask import roi_align as roi_align_module
+from minimask.convolution import conv2d, conv_transpose2d
+from minimask.errors import InputError
+from minimask.image import ImageTransform, resize_boxes, restore
+from minimask.structures import Detections
+from minimask.targets import top_k
+from minimask.tensor import Tensor, no_grad
+
+GRAPH, WEIGHTS = "graph.json", "maskrcnn2go_float32.npz"
+SHORT_SIDE, LONG_SIDE = 320, 640  # pixels of a resized picture
+ONE_PIXEL = np.array([0, 0, 1, 1], np.float32)  # from the last pixel x2 to the corner x2 + 1
+
+
+# ---------------------------------------------------------------- the operations: arguments are named as in graph.json
+
+
+def conv(x, w, b, kernel, stride, pad, groups, relu):
+    """Convolution, and ReLU if `relu`: x (N, H, W, C), w (kernel, kernel, C / groups, out), b (out,) or None."""
+    _check_kernel(w, kernel)
+    return conv2d(Tensor(x), Tensor(w), _bias(b), stride, pad, groups=groups, relu=relu).data
+
+
+def conv_transpose(x, w, b, kernel, stride, pad):
+    """Transposed convolution: x (N, H, W, C), w (kernel, kernel, C, out), b (out,) or None."""
+    _check_kernel(w, kernel)
+    return conv_transpose2d(Tensor(x), Tensor(w), _bias(b), stride, pad).data
+
+
+def add(x):
+    """The sum of two maps: the connection around a block."""
+    a, b = x
+    if a.shape != b.shape:
+        raise ValueError(f"x must be two maps of one shape, got {a.shape} and {b.shape}")
+    return a + b
+
+
+def relu(x):
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def avg_pool(x, kernel, stride):
+    """The mean in each window: a convolution of each channel alone, whose weights are all equal."""
+    channels = x.shape[3]
+    w = np.full((kernel, kernel, 1, channels), 1 / kernel**2, x.dtype)
+    return conv2d(Tensor(x), Tensor(w), stride=stride, groups=channels).data
+
+
+def fc(x, w, b):
+    """Fully connected layer: x (N, H, W, C) in the order C, H, W of the file, w (C * H * W, out) -> (N, out)."""
+    x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # (N, C * H * W)
+    return F.linear(Tensor(np.ascontiguousarray(x)), Tensor(w), Tensor(b)).data
+
+
+def generate_proposals(
+    scores, deltas, anchors, im_info, stride, pre_nms_topN, post_nms_topN, nms_thresh, min_size,
+    legacy_plus_one, correct_transform_coords,
+):  # fmt: skip
+    """The RPN's boxes: scores (1, H, W, A), deltas (1, H, W, 4 A), anchors (A, 4) at the first cell -> (R, 4)."""
+    _check_legacy(legacy_plus_one, correct_transform_coords)
+    _, h, w, a = scores.shape
+    y, x = np.mgrid[:h, :w].astype(np.float32) * stride
+    places = np.stack([x, y, x, y], axis=-1).reshape(h * w, 1, 4) + anchors  # (H * W, A, 4)
+    scores, deltas, places = scores.reshape(1, -1), deltas.reshape(-1, 4), places.reshape(-1, 4)
+
+    best = top_k(scores, min(pre_nms_topN, scores.shape[1]))  # (1, K)
+    boxes = boxes_module.decode(deltas[best], places[best] + ONE_PIXEL) - ONE_PIXEL  # (1, K, 4)
+    height, width, scale = im_info
+    boxes = boxes_module.clip(boxes, (height - 1, width - 1))
+    valid = boxes_module.large_enough(boxes + ONE_PIXEL, min_size * scale)
+    kept, valid = boxes_module.nms(boxes + ONE_PIXEL, scores[0, best], valid, nms_thresh, keep=post_nms_topN)
+    return boxes[0, kept[valid]]
+
+
+def roi_align(x, rois, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned):
+    """The features (R, pooled_h, pooled_w, C) inside boxes `rois` (R, 4) of the map x (1, H, W, C)."""
+    if pooled_h != pooled_w:
+        raise ValueError(f"pooled_h and pooled_w must be equal, got {pooled_h} and {pooled_w}")
+    first = np.zeros(len(rois), np.int64)  # one picture, one level
+    return roi_align_module.roi_align(
+        [Tensor(x)], rois, first, first, [spatial_scale], pooled_h, sampling_ratio, aligned
+    ).data
+
+
+def bbox_transform(rois, deltas, im_info, weights, legacy_plus_one, correct_transform_coords):
+    """A box for each class: rois (R, 4), deltas (R, 4 C) -> (R, 4 C), moved and clipped in pixels of the photo.
+
+    The photo's size is the resized one's divided by the scale, rounded: up to one pixel off, as in the original.
+    """
+    _check_legacy(legacy_plus_one, correct_transform_coords)
+    height, width, scale = im_info
+    deltas = deltas.reshape(len(rois), -1, 4)  # (R, C, 4)
+    boxes = boxes_module.decode(deltas, (rois / scale + ONE_PIXEL)[:, None], weights) - ONE_PIXEL
+    boxes = boxes_module.clip(boxes, (_rounded(height / scale) - 1, _rounded(width / scale) - 1))
+    return (boxes * scale).reshape(len(rois), -1)
+
+
+def box_with_nms_limit(scores, boxes, score_thresh, nms, detections_per_im):
+    """The detections: scores (R, C), boxes (R, 4 C) -> scores (D,), boxes (D, 4), classes (D,), best first."""
+    rois, classes = scores.shape
+    scores = scores[:, 1:].reshape(1, -1)  # (1, R * (C - 1)), without the background
+    boxes = boxes.reshape(rois, classes, 4)[:, 1:].reshape(1, -1, 4)
+    labels = np.tile(np.arange(1, classes), rois)[None]
+    kept, valid = boxes_module.nms(
+        boxes + ONE_PIXEL, scores, scores > score_thresh, nms, keep=detections_per_im, groups=labels
+    )
+    kept = kept[valid]
+    return scores[0, kept], boxes[0, kept], labels[0, kept]
+
+
+OPERATIONS = {
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "add": add,
+    "relu": relu,
+    "sigmoid": F.sigmoid_array,
+    "softmax": F.softmax_array,
+    "avg_pool": avg_pool,
+    "fc": fc,
+    "generate_proposals": generate_proposals,
+    "roi_align": roi_align,
+    "bbox_transform": bbox_transform,
+    "box_with_nms_limit": box_with_nms_limit,
+}
+ARRAYS = {"x", "w", "b", "scores", "deltas", "anchors", "rois", "boxes", "im_info"}  # arguments that name arrays
+OF_THE_PICTURE = ("generate_proposals", "bbox_transform")  # operations that need im_info: height, width, scale
+AXES = {"conv": (2, 3, 1, 0), "conv_transpose": (2, 3, 0, 1), "fc": (1, 0)}  # of their weights: those of the file
+RESULTS = ("score_nms", "bbox_nms", "class_nms", "mask_fcn_probs")  # what the model reads of a graph
+
+
+def _bias(b):
+    return None if b is None else Tensor(b)
+
+
+def _check_kernel(w, kernel):
+    if w.shape[:2] != (kernel, kernel):
+        raise ValueError(f"kernel is {kernel}, but the weights' is {w.shape[0]} x {w.shape[1]}")
+
+
+def _check_legacy(legacy_plus_one, correct_transform_coords):
+    if not (legacy_plus_one and correct_transform_coords):
+        raise ValueError("legacy_plus_one and correct_transform_coords must be true: other boxes are not known here")
+
+
+def _rounded(x):
+    return math.floor(x + 0.5)
+
+
+# ----------------------------------------------------------------------------------------------------------- the model
+
+
+class MaskRCNN2Go:
+    """The network, as a model that `evaluate.evaluate` and `predict.predict_files` take. It is for inference alone.
+
+    graph: the content of graph.json. weights: name -> array, as in the file. Label k is graph["categories"][k - 1].
+    Raises InputError that names the operation that cannot be done: an unknown one, or one whose setting, input or
+    weight is missing or does not fit.
+    """
+
+    training = False
+
+    def __init__(self, graph, weights):
+        self.operations = check_operations(graph["ops"], weights)
+        self.weights = turn_weights(self.operations, weights)
+        self.transform = ImageTransform(
+            SHORT_SIDE, LONG_SIDE, mean=(0, 0, 0), std=(1 / 255,) * 3, divisor=1, rounded=True
+        )  # the network reads 0 .. 255
+        masks = self.run(np.zeros((1, 64, 64, 3), np.float32), 1.0)["mask_fcn_probs"]  # what does not fit is found here
+        if masks.shape[3] != len(graph["categories"]) + 1:
+            raise InputError(
+                f"{GRAPH}: names {len(graph['categories'])} categories, but the masks are of {masks.shape[3] - 1}"
+            )
+
+    def eval(self):
+        """It always is in inference mode."""
+        return self
+
+    def run(self, image, scale):
+        """Every value of the graph by its name: feature maps (N, H, W, C), legacy boxes in pixels of `image`.
+
+        image: (1, H, W, 3) float32, RGB 0 .. 255: a photo resized by the factor `scale`.
+        """
+        values = {**self.weights, "data": image, "im_info": (*image.shape[1:3], scale)}
+        with no_grad():
+            for number, operation in enumerate(self.operations):
+                try:
+                    result = OPERATIONS[operation["op"]](**arguments(operation, values))
+                except (ValueError, TypeError, IndexError, AttributeError) as error:
+                    raise InputError(f"{place(number, operation)}: {error}") from error
+                if "outputs" in operation:
+                    values.update(zip(operation["outputs"], result))
+                else:
+                    values[operation["out"]] = result
+        return values
+
+    def detect(self, batch):
+        """Batch -> Detections: boxes in pixels of the resized picture, masks as probabilities inside their boxes."""
+        found = [self._detect_one(*one) for one in zip(batch.images, batch.sizes, batch.original_sizes)]
+        n, most = len(found), max(len(scores) for scores, *_ in found)
+        m = found[0][3].shape[1]
+        detections = Detections(
+            boxes=np.zeros((n, most, 4), np.float32),
+            labels=np.zeros((n, most), np.int64),
+            scores=np.zeros((n, most), np.float32),
+            valid=np.zeros((n, most), bool),
+            masks=np.zeros((n, most, m, m), np.float32),
+        )
+        for i, (scores, boxes, labels, masks) in enumerate(found):
+            d = len(scores)
+            detections.scores[i, :d], detections.boxes[i, :d] = scores, boxes
+            detections.labels[i, :d], detections.masks[i, :d] = labels, masks
+            detections.valid[i, :d] = True
+        return detections
+
+    def _detect_one(self, image, size, original):
+        """One picture of a batch, without its padding: scores (D,), boxes (D, 4), labels (D,), masks (D, M, M)."""
+        height, width = size
+        scale = min(SHORT_SIDE / original.min(), LONG_SIDE / original.max())
+        values = self.run(np.ascontiguousarray(image[None, :height, :width]), scale)
+        labels = values["class_nms"]
+        masks = values["mask_fcn_probs"][np.arange(len(labels)), :, :, labels]  # (D, M, M)
+        boxes = values["bbox_nms"] / np.float32(scale) + ONE_PIXEL  # in pixels of the photo
+        return values["score_nms"], resize_boxes(boxes, original, size), labels, masks
+
+    def predict(self, images):
+        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
+        batch = self.transform(images)
+        return restore(self.detect(batch), batch)
+
+
+# ----------------------------------------------------------------------------------------------------- reading a graph
+
+
+def load(folder):
+    """(model, class_names, category_ids) from the folder of the two files, as checkpoint.load_model gives them.
+
+    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO. Raises InputError for files that are
+    missing, are something else, or do not fit together.
+    """
+    folder = Path(folder)
+    graph, weights = read_graph(folder / GRAPH), read_weights(folder / WEIGHTS)
+    model = MaskRCNN2Go(graph, weights)
+    return model, [c["name"] for c in graph["categories"]], [c["id"] for c in graph["categories"]]
+
+
+def read_graph(path):
+    """The content of a graph.json; InputError if it is none."""
+    try:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not json ({error})") from error
+    parts = (("ops", "op"), ("categories", "name"))
+    for name, key in parts:
+        entries = graph.get(name) if isinstance(graph, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and key in e for e in entries):
+            raise InputError(f'{path}: must have a list "{name}" of entries with "{key}"')
+    return graph
+
+
+def read_weights(path):
+    """name -> float32 array of an .npz file; InputError if it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: is not a readable .npz file ({error})") from error
+
+
+def check_operations(operations, weights):
+    """The operations as they are, if each is known and its settings and inputs are there; InputError names it if not.
+
+    What they compute is checked where they run.
+    """
+    known = {*weights, "data", "im_info"}
+    for number, operation in enumerate(operations):
+        if operation["op"] not in OPERATIONS:
+            raise InputError(f"{place(number, operation)}: must be one of {', '.join(OPERATIONS)}")
+        if "out" not in operation:
+            raise InputError(f'{place(number, operation)}: has no "out"')
+        names = {name: name for name in known}
+        try:
+            inspect.signature(OPERATIONS[operation["op"]]).bind(**arguments(operation, names))
+        except KeyError as error:
+            raise InputError(
+                f"{place(number, operation)}: needs {error}, which is no weight and made by none before"
+            ) from None
+        except TypeError as error:
+            raise InputError(f"{place(number, operation)}: {error}") from None
+        known.update(operation.get("outputs", [operation["out"]]))
+    for name in RESULTS:
+        if name not in known:
+            raise InputError(f"{GRAPH}: no operation makes {name!r}")
+    return operations
+
+
+def place(number, operation):
+    """Where in the graph an operation stands, for messages."""
+    return f"{GRAPH}, operation {number} ({operation['op']}, out {operation.get('out')!r})"
+
+
+def arguments(operation, values):
+    """The keyword arguments of an operation's function: of those that name arrays, the arrays."""
+    found = {name: setting for name, setting in operation.items() if name not in ("op", "out", "outputs", "act_quant")}
+    if operation["op"] in OF_THE_PICTURE:
+        found["im_info"] = "im_info"
+    for name in found.keys() & ARRAYS:
+        if isinstance(found[name], list):
+            found[name] = [values[one] for one in found[name]]
+        elif found[name] is not None:
+            found[name] = values[found[name]]
+    return found
+
+
+def turn_weights(operations, weights):
+    """The weights with their axes as the functions here have them, and the first convolution's for RGB."""
+    turned = {name: np.asarray(w, np.float32) for name, w in weights.items()}
+    for number, operation in enumerate(operations):
+        axes = AXES.get(operation["op"])
+        if axes is None:
+            continue
+        w = weights[operation["w"]]
+        if w.ndim != len(axes):
+            raise InputError(f"{place(number, operation)}: {operation['w']} must have {len(axes)} axes, got {w.shape}")
+        w = w.transpose(axes)
+        if operation["x"] == "data":
+            w = w[:, :, ::-1]  # (kh, kw, BGR, out) -> (kh, kw, RGB, out)
+        turned[operation["w"]] = np.ascontiguousarray(w, np.float32)
+    return turned
