@@ -233,7 +233,7 @@ def copy_weights(model, path, arrays, settings):
     theirs, ours = settings["model"].get("num_classes"), model.settings.get("num_classes")
     if theirs != ours:
         raise InputError(
-            f"{path}: holds weights for {_count_classes(theirs)}, but the model here has {_count_classes(ours)}"
+            f"{path}: holds weights for {count_classes(theirs)}, but the model here has {count_classes(ours)}"
         )
     try:
         model.load_state_dict(part(arrays, "model"))
@@ -241,22 +241,24 @@ def copy_weights(model, path, arrays, settings):
         raise InputError(f"{path}: {error}") from error
 
 
-def _count_classes(num_classes):
+def count_classes(num_classes):
+    """For messages: how many classes, and kinds of object."""
     objects = num_classes - 1
     return f"{num_classes} classes (the background and {objects} kind{'s' * (objects != 1)} of object)"
 
 
-def load_model(path):
+def load_model(path, **changes):
     """(model, class_names, category_ids) from a checkpoint or the folder of a run, for prediction and evaluation.
 
-    class_names[i] is the name of label i + 1, category_ids[i] its id in the data set's COCO file.
+    class_names[i] is the name of label i + 1, category_ids[i] its id in the data set's COCO file. changes: settings of
+    `mask_rcnn.build` in the place of those it was trained with.
     """
     from minimask.mask_rcnn import build
 
     path = find(path)
     arrays, settings = read(path)
     try:
-        model = build(**settings["model"])
+        model = build(**{**settings["model"], **changes})
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path}: holds a model that this version cannot build ({error})") from error
     copy_weights(model, path, arrays, settings)

@@ -1,4 +1,4 @@
-"""Weights of torchvision's models and ours: the names are the same, and this is the one place that transposes.
+"""Weights into our models, and ours back: parameter names are torchvision's, and this is the one place that transposes.
 
     layer                   torchvision             minimask
     convolution             (out, in, kh, kw)       (kh, kw, in, out)
@@ -7,47 +7,249 @@
     first one after RoIs    (out, C * 7 * 7)        (7 * 7 * C, out)
 
 The last one differs because a RoI's features are flattened: theirs channel by channel, ours pixel by pixel.
+What files can be read, and which model is in them: published.py.
 """
+
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from minimask import checkpoint, published
+from minimask.datasets.coco_names import labels
+from minimask.errors import InputError
+from minimask.files import write_files
+from minimask.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
+
 TRANSPOSED_CONVOLUTIONS = ("conv5_mask.weight", "kps_score_lowres.weight")
-AFTER_ROIS = ("roi_heads.box_head.fc6.weight",)
-COUNTERS = "num_batches_tracked"  # batch norm's, of no use here
+CLASS_LAYERS = (  # whose shape depends on the classes or the keypoints
+    "roi_heads.box_predictor.", MASK_LOGITS.removesuffix("weight"), "roi_heads.mask_head.logits.",
+    "roi_heads.keypoint_predictor.kps_score_lowres.",
+)  # fmt: skip
+BRANCHES = ("roi_heads.mask_", "roi_heads.keypoint_")  # that a model may have or not
+
+# -------------------------------------------------------------------------------------------------------------- layouts
 
 
-def from_torchvision(state, roi_size=7):
-    """name -> NumPy array as torchvision saves them, to a dict for `Module.load_state_dict`.
-
-    roi_size: height and width of the RoI features that the first fully connected layer reads.
-    """
+def from_torchvision(state):
+    """name -> NumPy array as torchvision saves them, to a dict for `Module.load_state_dict`."""
+    side = _roi_side(state, 1)
     return {
-        name: np.ascontiguousarray(_to_ours(name, np.asarray(value), roi_size))
+        name: np.ascontiguousarray(_to_ours(name, np.asarray(value), side))
         for name, value in state.items()
         if not name.endswith(COUNTERS)
     }
 
 
-def to_torchvision(state, roi_size=7):
+def to_torchvision(state):
     """The inverse of `from_torchvision`: `Module.state_dict()` in torchvision's layout."""
-    return {name: np.ascontiguousarray(_to_theirs(name, value, roi_size)) for name, value in state.items()}
+    side = _roi_side(state, 0)
+    return {name: np.ascontiguousarray(_to_theirs(name, value, side)) for name, value in state.items()}
 
 
-def _to_ours(name, value, roi_size):
-    if name.endswith(AFTER_ROIS):
+def _roi_side(state, axis):
+    """Height and width of the RoI features that the first fully connected layer reads along `axis` of its weight."""
+    after, rpn = state.get(FC6), state.get("rpn.head.conv.0.0.weight")
+    if after is None or rpn is None:
+        return 7
+    channels = max(rpn.shape)  # the RPN reads the same maps
+    return max(1, round((after.shape[axis] / channels) ** 0.5))
+
+
+def _to_ours(name, value, side):
+    if name == FC6:
         out = value.shape[0]
-        value = value.reshape(out, -1, roi_size, roi_size)  # (out, C, y, x)
+        value = value.reshape(out, -1, side, side)  # (out, C, y, x)
         return value.transpose(2, 3, 1, 0).reshape(-1, out)  # (y * x * C, out)
     if value.ndim == 4:
         return value.transpose(2, 3, 0, 1) if name.endswith(TRANSPOSED_CONVOLUTIONS) else value.transpose(2, 3, 1, 0)
     return value.T  # a vector stays as it is
 
 
-def _to_theirs(name, value, roi_size):
-    if name.endswith(AFTER_ROIS):
+def _to_theirs(name, value, side):
+    if name == FC6:
         out = value.shape[1]
-        value = value.reshape(roi_size, roi_size, -1, out)  # (y, x, C, out)
+        value = value.reshape(side, side, -1, out)  # (y, x, C, out)
         return value.transpose(3, 2, 0, 1).reshape(out, -1)  # (out, C * y * x)
     if value.ndim == 4:
         return value.transpose(2, 3, 0, 1) if name.endswith(TRANSPOSED_CONVOLUTIONS) else value.transpose(3, 2, 0, 1)
     return value.T
+
+
+# ------------------------------------------------------------------------------------------------------- into the model
+
+
+@dataclass
+class Report:
+    """What became of each array: names, and (name, shape in the file, shape in the model) of what does not fit."""
+
+    loaded: list = field(default_factory=list)
+    replaced: list = field(default_factory=list)  # the model's own, new, on purpose
+    skipped: list = field(default_factory=list)  # in the file, not in the model
+    missing: list = field(default_factory=list)  # in the model, not in the file
+    misfit: list = field(default_factory=list)
+
+    def __str__(self):
+        return "\n".join(self.lines())
+
+    def lines(self):
+        """One line for each kind that there is."""
+        kinds = (
+            ("loaded", self.loaded, ""),
+            ("new", self.replaced, " (not from the file, to be trained)"),
+            ("skipped", self.skipped, " (in the file, not in the model)"),
+            ("missing", self.missing, " (in the model, not in the file)"),
+        )
+        lines = [f"{kind} {len(names)}{note}: {_grouped(names)}" for kind, names, note in kinds if names]
+        if self.misfit:
+            shown = [f"{name} is {file} in the file, {model} in the model" for name, file, model in self.misfit[:4]]
+            more = f", and {len(self.misfit) - 4} more" if len(self.misfit) > 4 else ""
+            lines.append(f"misfit {len(self.misfit)}: {', '.join(shown)}{more}")
+        return lines
+
+
+def _grouped(names):
+    """A few names as they are, many as their parts with how many each has."""
+    if len(names) <= 4:
+        return ", ".join(names)
+    groups = {}
+    for name in names:
+        part = ".".join(name.split(".")[:2])
+        groups[part] = groups.get(part, 0) + 1
+    shown = [f"{part} ({count})" for part, count in groups.items()]
+    return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def is_graph(path):
+    """Whether `path` is a folder with a network for maskrcnn2go.py."""
+    return (Path(path) / "graph.json").is_file()
+
+
+def is_checkpoint(path):
+    """Whether `path` is for checkpoint.py: one of our checkpoints, a run's folder, or nothing that is known here."""
+    path = Path(path)
+    if not path.is_file() or path.suffix.lower() not in published.FILES:
+        return not is_graph(path)
+    if path.suffix.lower() != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "settings.npy" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return True  # checkpoint.py says what is wrong
+
+
+def read(path):
+    """The Published content of a published file or of one of our checkpoints. InputError if it is neither."""
+    if is_graph(path):
+        raise InputError(f"{path}: this network is for predict and evaluate alone, not to be trained or converted")
+    if not is_checkpoint(path):
+        return published.read(path)
+    path = checkpoint.find(path)
+    arrays, settings = checkpoint.read(path)
+    model = {name: value for name, value in settings["model"].items() if name not in ("num_classes", "seed")}
+    return Published(path, to_torchvision(checkpoint.part(arrays, "model")), model)
+
+
+def recognise(source, **changes):
+    """Settings for `mask_rcnn.build` that fit a file (a path, or what `read` made of it): see published.recognise."""
+    return published.recognise(source if isinstance(source, Published) else read(source), **changes)
+
+
+def load(model, source, replace_heads=False):
+    """Copy the weights of a file (a path, or what `read` made of it) into `model`; returns the Report.
+
+    replace_heads: layers that depend on the classes, and branches that the file has nothing of, stay the model's own,
+    newly initialised. So does all but the backbone if the file is a plain ResNet. Raises InputError, with the model
+    unchanged, if the file lacks anything else, or a shape does not fit, or a value is not finite.
+    """
+    source = source if isinstance(source, Published) else read(source)
+    state, own = source.state, model.state_dict()
+    if source.is_backbone() and model.neck == "c4":
+        state = {name.replace(f"{BODY}layer4.", "roi_heads.res5."): value for name, value in state.items()}
+    side, report = _roi_side(own, 0), Report()
+    for name, array in own.items():
+        shape = _to_theirs(name, array, side).shape
+        if _stays_new(name, source, replace_heads):
+            report.replaced.append(name)
+        elif name not in state:
+            report.missing.append(name)
+        elif state[name].shape != shape:
+            report.misfit.append((name, state[name].shape, shape))
+        elif state[name].dtype.kind != "f" or not np.isfinite(state[name]).all():
+            raise InputError(f"{source.path}: {name} must hold finite floating-point numbers, and does not")
+        else:
+            report.loaded.append(name)
+    report.skipped = [name for name in state if name not in own]
+    if report.missing or report.misfit:
+        raise InputError(f"{source.path}: {_classes_differ(source, model)}{'; '.join(report.lines())}")
+    for name in report.loaded:
+        own[name][...] = _to_ours(name, state[name], side)
+    return report
+
+
+def _stays_new(name, source, replace_heads):
+    if source.is_backbone() and not name.startswith((BODY, "roi_heads.res5.")):
+        return True
+    absent = [branch for branch in BRANCHES if not any(other.startswith(branch) for other in source.state)]
+    return replace_heads and name.startswith((*CLASS_LAYERS, *absent))
+
+
+def _classes_differ(source, model):
+    """The beginning of a message: that the number of classes is the reason, if it is; else that nothing fits."""
+    theirs = None if source.is_backbone() else len(source.state[SCORES])
+    if theirs in (None, model.num_classes):
+        return "these weights are not for the model: "
+    return (
+        f"holds weights for {checkpoint.count_classes(theirs)}, but the model here has "
+        f"{checkpoint.count_classes(model.num_classes)}; train --new-heads (in Python: replace_heads=True) takes what "
+        "does not depend on them: "
+    )
+
+
+def open_model(path, **settings):
+    """(model, class_names, category_ids) of anything that holds a model, ready for prediction.
+
+    path: one of our checkpoints or the folder of a run; a published file; a folder with a graph.json. settings: of
+    `mask_rcnn.build`, which change what the file says, such as backbone_settings={"norm_eps": 0.0}.
+    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO or the data set that it was trained on.
+    """
+    return open_with_report(path, **settings)[:3]
+
+
+def open_with_report(path, **settings):
+    """What `open_model` gives, and the Report (None where there is none: one's own checkpoint, a graph.json)."""
+    from minimask.mask_rcnn import build
+
+    if is_graph(path):
+        from minimask import maskrcnn2go
+
+        if settings:
+            raise InputError(f"{path}: this network has no settings, got {', '.join(settings)}")
+        return (*maskrcnn2go.load(path), None)
+    if is_checkpoint(path):
+        return (*checkpoint.load_model(path, **settings), None)
+    source = read(path)
+    if source.is_backbone():
+        raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
+    model = build(**recognise(source, **settings))
+    report = load(model, source)
+    model.eval()
+    return (model, *labels(model.num_classes, model.keypoints), report)
+
+
+def save(path, model):
+    """Write the weights of a MaskRCNN under torchvision's names in its layout, as .npz or .safetensors."""
+    path = Path(path)
+    state = to_torchvision(model.state_dict())
+    if path.suffix.lower() == ".safetensors":
+        data = published.safetensors_package().save(state)
+    elif path.suffix.lower() == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, **state)
+        data = buffer.getvalue()
+    else:
+        raise InputError(f"{path}: weights are saved as .npz or .safetensors")
+    write_files({path: data})

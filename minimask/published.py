@@ -1,0 +1,230 @@
+"""Published weights: reading their files, and telling from names and shapes alone which model they are of.
+
+torchvision's Faster, Mask and Keypoint R-CNN with a ResNet or ResNeXt, under today's names and those of the older
+published files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). In .pth, .pt and .pkl files (no pickle
+is run: torch_file.py), .safetensors and .npz.
+"""
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from minimask import detectron2
+from minimask.backbone import RESNETS
+from minimask.errors import InputError
+
+TORCH_FILES = (".pth", ".pt", ".pkl")
+FILES = (*TORCH_FILES, ".safetensors", ".npz")
+COUNTERS = "num_batches_tracked"  # batch norm's, of no use here
+
+# torchvision's COCO_V1 files were trained with an epsilon of 0 in their norms. The weights do not show it; what tells
+# is the file's name, which ends in the first digits of its SHA-256: maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth.
+NORM_EPS_0 = ("258fb6c6", "bf2d0c1e", "fc266e95")  # Faster, Mask and Keypoint R-CNN
+
+BODY = "backbone.body."
+SCORES = "roi_heads.box_predictor.cls_score.weight"
+FC6 = "roi_heads.box_head.fc6.weight"
+MASK_LOGITS = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+KEYPOINT_LOGITS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
+
+# ------------------------------------------------------------------------------------------------------- reading a file
+
+
+@dataclass
+class Published:
+    """The content of a file: arrays under torchvision's names of today, in its layout; and settings that the weights do
+    not show, for `mask_rcnn.build`.
+    """
+
+    path: Path
+    state: dict
+    settings: dict = field(default_factory=dict)
+
+    def is_backbone(self):
+        """Whether it is a ResNet alone, not a detector."""
+        return SCORES not in self.state
+
+
+def read(path):
+    """The Published content of a file. Raises InputError for a file that cannot be read or holds something else."""
+    path = Path(path)
+    state, settings = _find_state(_read_file(path), path), {}
+    if detectron2.is_detectron2(state):
+        state, settings = detectron2.to_torchvision(state)
+    state = {_today(name): value for name, value in state.items() if not name.endswith(COUNTERS)}
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        state = {name if name.startswith("fc.") else BODY + name: value for name, value in state.items()}
+    if f"{BODY}layer1.0.conv1.weight" not in state:
+        some = ", ".join(list(state)[:3])
+        raise InputError(f"{path}: holds neither a ResNet nor a detector with one that is known here (it has {some})")
+    if path.stem.rpartition("-")[2] in NORM_EPS_0:
+        settings = {"backbone_settings": {"norm_eps": 0.0}}
+    return Published(path, state, settings)
+
+
+def _read_file(path):
+    """What a published file holds: containers of NumPy arrays."""
+    suffix = path.suffix.lower()
+    if suffix in TORCH_FILES:
+        from minimask import torch_file
+
+        return torch_file.read(path)
+    try:
+        if suffix == ".safetensors":
+            return safetensors_package().load_file(path)
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except InputError:
+        raise
+    except Exception as error:  # what a damaged file raises is anybody's guess
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def safetensors_package():
+    """The package, which only those need who have such files; InputError if it is missing."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise InputError(".safetensors files need the package safetensors: pip install safetensors") from error
+    return safetensors.numpy
+
+
+def _find_state(content, path):
+    """The dict name -> array in what a file holds, where training scripts put it, without a wrapper's prefix."""
+    for key in ("model", "state_dict", "model_state"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if isinstance(content, dict):
+        content = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+    if not content or not isinstance(content, dict):
+        raise InputError(
+            f"{path}: holds no weights, that is names with arrays, alone or under 'model', 'state_dict', 'model_state'"
+        )
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return content
+
+
+def _today(name):
+    """torchvision's name of today for a parameter of an older published file."""
+    name = re.sub(r"^(backbone\.fpn\.\w+_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
+    return re.sub(r"^(roi_heads\.mask_head)\.mask_fcn(\d)\.", lambda match: f"{match[1]}.{int(match[2]) - 1}.0.", name)
+
+
+# ---------------------------------------------------------------------------------------------------- which model it is
+
+
+def recognise(source, **changes):
+    """Settings for `mask_rcnn.build` that fit a Published file, from names and shapes; without num_classes if it is a
+    backbone.
+
+    changes: settings that override what is found; with a `preset` among them only the classes are counted. Raises
+    InputError for a model that cannot be told from its weights.
+    """
+    found = {} if source.is_backbone() else {"num_classes": len(source.state[SCORES])}
+    if "preset" in changes:
+        return {**found, **changes}
+    if "preset" in source.settings:
+        return merge({**found, **source.settings}, changes)
+    try:
+        found.update(_architecture(source, changes))
+    except KeyError as error:
+        raise InputError(f"{source.path}: has no {error}, so that one cannot tell which model it is") from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{source.path}: has shapes of no model that is known here ({error})") from error
+    usual = _usual(found["preset"])
+    found = {name: value for name, value in found.items() if name not in usual or value != usual[name]}
+    return merge(merge(found, source.settings), changes)
+
+
+def merge(settings, changes):
+    """`settings` with `changes`; a dict among them changes a dict, not replaces it."""
+    merged = dict(settings)
+    for name, value in changes.items():
+        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def _usual(preset):
+    """The settings that a preset has if one says nothing."""
+    from minimask.mask_rcnn import PRESETS, MaskRCNN
+
+    parameters = inspect.signature(MaskRCNN.__init__).parameters
+    return {**{name: parameter.default for name, parameter in parameters.items()}, **PRESETS[preset]}
+
+
+def _architecture(source, changes):
+    """Preset, backbone and heads of a file."""
+    if source.is_backbone():
+        return {"preset": "resnet50_fpn", **_backbone(source, "layer4")}
+    if "roi_heads.res5.0.conv1.weight" in source.state:
+        found = {"preset": "resnet50_c4", **_backbone(source, "res5")}
+    else:
+        pyramid = "backbone.fpn.inner_blocks.0.0.weight" in source.state
+        found = {"preset": "resnet50_fpn" if pyramid else "resnet50_dilated_c5", **_backbone(source, "layer4")}
+    return {**found, **_heads(source, 3 if found["preset"] == "resnet50_fpn" else 15, changes)}
+
+
+def _count(state, start):
+    """How many parts `start`0, `start`1, ... there are."""
+    return len({name[len(start) :].split(".")[0] for name in state if name.startswith(start)})
+
+
+def _backbone(source, last_stage):
+    """{"backbone", "backbone_settings"} of the ResNet in a file."""
+    state = source.state
+    stages = [f"{BODY}layer{i}." for i in (1, 2, 3)]
+    stages.append("roi_heads.res5." if last_stage == "res5" else f"{BODY}layer4.")
+    if state[f"{BODY}conv1.weight"].shape[2] != 7:
+        raise InputError(
+            f"{source.path}: its first layer is not the 7x7 convolution of published ResNets, and the weights do not "
+            'tell what else it is; say it, in Python: open_model(path, preset="toy", ...)'
+        )
+    bottleneck = f"{stages[0]}0.conv3.weight" in state
+    last, expansion = ("conv3", 4) if bottleneck else ("conv2", 1)
+    layers = tuple(_count(state, stage) for stage in stages)
+    channels = tuple(len(state[f"{stage}0.{last}.weight"]) // expansion for stage in stages)
+    width, per_group = state[f"{stages[0]}0.conv2.weight"].shape[:2]
+    groups, group_width = width // per_group, per_group * 64 // channels[0]
+    if not bottleneck:
+        groups, group_width = 1, 64
+    kind = ("bottleneck" if bottleneck else "basic", layers, groups, group_width)
+    names = [name for name, settings in RESNETS.items() if settings == kind]
+    name = names[0] if names else ("resnet50" if bottleneck else "resnet18")
+    settings = {} if names else dict(layers=layers, groups=groups, group_width=group_width)
+    if channels != (64, 128, 256, 512):
+        settings["channels"] = channels
+    return {"backbone": name, **({"backbone_settings": settings} if settings else {})}
+
+
+def _heads(source, usual, changes):
+    """Settings of a detector's neck and heads. usual: anchors at a place, three ratios of one size, or of five."""
+    state, found = source.state, {}
+    anchors = len(state["rpn.head.cls_logits.weight"])
+    if anchors != usual and "anchor_sizes" not in changes:
+        raise InputError(
+            f"{source.path}: has {anchors} anchors at each place where {usual} are usual, and the weights do not tell "
+            "their sizes; say what they are (anchor_sizes, anchor_ratios)"
+        )
+    if "backbone.fpn.inner_blocks.0.0.weight" in state:
+        found["fpn_channels"] = len(state["backbone.fpn.inner_blocks.0.0.weight"])
+    if FC6 in state:
+        width, features = state[FC6].shape
+        channels = len(state["rpn.head.conv.0.0.weight"])  # the RPN reads the same features
+        found.update(box_width=width, box_pool_size=round((features / channels) ** 0.5))
+    if MASK_LOGITS in state:
+        depth = _count(state, "roi_heads.mask_head.")
+        found.update(mask_width=state[MASK_LOGITS].shape[1], class_agnostic_masks=len(state[MASK_LOGITS]) == 1)
+        if depth:  # on C4 there is none
+            found["mask_channels"] = tuple(len(state[f"roi_heads.mask_head.{i}.0.weight"]) for i in range(depth))
+    else:
+        found["mask_head"] = None
+    if KEYPOINT_LOGITS in state:
+        depth = _count(state, "roi_heads.keypoint_head.")
+        channels = tuple(len(state[f"roi_heads.keypoint_head.{2 * i}.weight"]) for i in range(depth))
+        found.update(keypoints=state[KEYPOINT_LOGITS].shape[1], keypoint_channels=channels)
+    return found
