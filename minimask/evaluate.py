@@ -22,6 +22,7 @@ from minimask.image import restore
 
 KINDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> what a result must hold
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+SIGMA = 0.067  # the mean of COCO's 17: how exact a keypoint can be placed, in square roots of the object's area
 
 
 # -------------------------------------------------------------------------------- a model on a dataset
@@ -38,15 +39,17 @@ def evaluate(
     results_dir=None,
     indices=None,
 ):
-    """Run the model on a dataset and compute its AP for boxes and, if it finds masks, for masks.
+    """Run the model on a dataset and compute its AP for boxes and, if it finds them, for masks and keypoints.
 
     model: has transform(samples) -> Batch and detect(batch) -> Detections. dataset: dataset[i] -> Sample, len().
     coco_ground_truth: COCO's dict, or the path of its json; by default dataset.coco_dict, or where there is none the
     samples themselves. Only the images that are evaluated count.
     category_ids: COCO id of label 1, of label 2, ..., or dict label -> id; by default dataset.category_ids.
-    indices: which samples (all by default). results_dir: where bbox_results.json and segm_results.json go (both or,
-    if that fails, neither); None: nowhere.
-    Returns {"bbox": {"AP": .., ...}, "segm": {...}}, see `coco_average_precision`.
+    indices: which samples (all by default). results_dir: where bbox_results.json, segm_results.json and
+    keypoints_results.json go (all or, if that fails, none); None: nowhere.
+    Returns {"bbox": {"AP": .., ...}, "segm": {...}, "keypoints": {...}}, see `coco_average_precision`. Keypoints are
+    compared if the dataset has keypoint_names; how exactly is said by its keypoint_sigmas (K,), or where there are
+    none by COCO's for 17 keypoints and SIGMA for each of another number.
     Raises InputError for a file that cannot be used or written.
     """
     if batch_size < 1:
@@ -60,7 +63,7 @@ def evaluate(
     if from_samples:
         truth = {"images": [], "annotations": [], "categories": [{"id": i} for i in category_ids]}
     known = _usable_ground_truth(*_read(truth, "ground truth"), "bbox")  # so that a bad file is known at once
-    results, image_ids = {"bbox": [], "segm": []}, []
+    results, image_ids = {kind: [] for kind in KINDS}, []
     for samples, predictions in predict_samples(model, dataset, indices, batch_size, progress):
         ids = [sample.image_id for sample in samples]
         if from_samples:
@@ -68,15 +71,20 @@ def evaluate(
                 _add_sample(truth, sample, category_ids)
         else:
             _check_image_ids(ids, known)
-        boxes, masks = predictions_to_coco(predictions, ids, category_ids)
-        results["bbox"] += boxes
-        results["segm"] += masks
+        found = predictions_to_coco(predictions, ids, category_ids)
+        if "keypoints" in found and not _compares_keypoints(predictions[0], dataset):
+            del found["keypoints"]
+        for kind, entries in found.items():
+            results[kind] += entries
         image_ids += ids
-    if predictions[0].soft_masks is None:
-        del results["segm"]
-    numbers = {
-        kind: coco_average_precision(truth, found, kind, max_detections, image_ids) for kind, found in results.items()
-    }
+    results = {kind: results[kind] for kind in found}  # of the kinds that this model finds
+    numbers = {}
+    for kind, entries in results.items():
+        if kind == "keypoints":
+            settings = {"keypoint_sigmas": _keypoint_sigmas(dataset)}
+        else:
+            settings = {"max_detections": max_detections}
+        numbers[kind] = coco_average_precision(truth, entries, kind, image_ids=image_ids, **settings)
     if results_dir is not None:
         write_results(results_dir, results)
     return numbers
@@ -92,21 +100,37 @@ def predict_samples(model, dataset, indices, batch_size=1, progress=False):
             bar.update(len(samples))
 
 
+def _compares_keypoints(prediction, dataset):
+    """Whether the data has keypoints. InputError if they are not those of the model."""
+    names = getattr(dataset, "keypoint_names", None) or ()
+    found = prediction.keypoints.shape[1]
+    if names and len(names) != found:
+        raise InputError(f"the model finds {found} keypoints an object, the data has {len(names)}")
+    return len(names) > 0
+
+
+def _keypoint_sigmas(dataset):
+    """The data set's own, or None for COCO's if there are as many keypoints as in COCO, or SIGMA for each."""
+    own, count = getattr(dataset, "keypoint_sigmas", None), len(dataset.keypoint_names)
+    return [SIGMA] * count if own is None and count != 17 else own
+
+
 def _add_sample(truth, sample, category_ids):
     """Add a sample's image and objects to a COCO dict."""
     height, width = sample.image.shape[:2]
     truth["images"].append({"id": sample.image_id, "file_name": sample.name, "height": height, "width": width})
-    for box, label, mask, crowd in zip(sample.boxes, sample.labels, sample.masks, sample.crowd):
-        truth["annotations"].append(
-            {
-                "image_id": sample.image_id,
-                "category_id": category_ids[int(label) - 1],
-                "bbox": xywh(box),
-                "area": float(mask.sum()),
-                "segmentation": encode_mask(mask),
-                "iscrowd": int(crowd),
-            }
-        )
+    for i, (box, label, mask, crowd) in enumerate(zip(sample.boxes, sample.labels, sample.masks, sample.crowd)):
+        annotation = {
+            "image_id": sample.image_id,
+            "category_id": category_ids[int(label) - 1],
+            "bbox": xywh(box),
+            "area": float(mask.sum()),
+            "segmentation": encode_mask(mask),
+            "iscrowd": int(crowd),
+        }
+        if sample.keypoints is not None:
+            annotation["keypoints"] = sample.keypoints[i].ravel().tolist()
+        truth["annotations"].append(annotation)
 
 
 @contextlib.contextmanager
@@ -138,12 +162,15 @@ def category_list(category_ids):
 def predictions_to_coco(predictions, image_ids, category_ids):
     """Predictions as entries of COCO's results files.
 
-    predictions: list of Prediction. image_ids: COCO id of each.
+    predictions: list of Prediction, at least one. image_ids: COCO id of each.
     category_ids: COCO id of label 1, of label 2, ..., or dict label -> id.
-    Returns (entries with "bbox": x, y, width, height; entries with "segmentation": compressed RLE), one of each for
-    every detection. Raises ValueError for a label without a category.
+    Returns {"bbox": entries with "bbox": x, y, width, height; "segm": entries with "segmentation": compressed RLE;
+    "keypoints": entries with "keypoints": x, y, score, x, y, score, ...}, one of each for every detection; the last two
+    only if there are masks or keypoints. Raises ValueError for a label without a category.
     """
-    boxes, masks, category_ids = [], [], category_list(category_ids)
+    category_ids = category_list(category_ids)
+    has = {"bbox": True, "segm": predictions[0].masks is not None, "keypoints": predictions[0].keypoints is not None}
+    found = {kind: [] for kind in KINDS if has[kind]}
     for prediction, image_id in zip(predictions, image_ids):
         for i, label in enumerate(prediction.labels):
             if not 1 <= label <= len(category_ids):
@@ -153,9 +180,12 @@ def predictions_to_coco(predictions, image_ids, category_ids):
                 "category_id": category_ids[int(label) - 1],
                 "score": float(prediction.scores[i]),
             }
-            boxes.append({**entry, "bbox": xywh(prediction.boxes[i])})
-            masks.append({**entry, "segmentation": encode_mask(prediction.masks[i])})
-    return boxes, masks
+            found["bbox"].append({**entry, "bbox": xywh(prediction.boxes[i])})
+            if has["segm"]:
+                found["segm"].append({**entry, "segmentation": encode_mask(prediction.masks[i])})
+            if has["keypoints"]:
+                found["keypoints"].append({**entry, "keypoints": prediction.keypoints[i].ravel().tolist()})
+    return found
 
 
 def xywh(box):
@@ -336,6 +366,7 @@ def _usable_ground_truth(truth, name, kind):
                 raise InputError(f"{name}: {key}[{i}]: id must be a whole number, is {entry['id']!r}")
     images = {image["id"]: image for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
+    points = _keypoint_count(truth) if kind == "keypoints" else 0
     annotations = []
     for i, original in enumerate(truth["annotations"]):
         where = f"{name}: annotations[{i}]"
@@ -349,18 +380,24 @@ def _usable_ground_truth(truth, name, kind):
             annotation.setdefault("bbox", None)
             _check_box(annotation["bbox"], where)
         if kind == "keypoints":
-            _complete_keypoints(annotation, truth["categories"])
+            _complete_keypoints(annotation, points)
         if "area" not in annotation:
             annotation["area"] = _area(annotation, kind)
         annotations.append(annotation)
     return {"info": {}, **truth, "annotations": annotations}
 
 
-def _complete_keypoints(annotation, categories):
-    """An object without keypoints has as many as its category, none of them labelled."""
+def _keypoint_count(truth):
+    """How many keypoints an object has, as the categories say or the annotations show; COCO's 17 if neither."""
+    counts = [len(category.get("keypoints") or ()) for category in truth["categories"]]
+    annotations = [annotation for annotation in truth["annotations"] if isinstance(annotation, dict)]
+    return max(counts + [len(annotation.get("keypoints") or ()) // 3 for annotation in annotations] or [0]) or 17
+
+
+def _complete_keypoints(annotation, count):
+    """An object without keypoints has as many as the others, none of them labelled."""
     if not annotation.get("keypoints"):
-        names = next(c.get("keypoints", ()) for c in categories if c["id"] == annotation["category_id"])
-        annotation["keypoints"] = [0] * (3 * (len(names) or 17))
+        annotation["keypoints"] = [0] * (3 * count)
         annotation["num_keypoints"] = 0
     annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
 

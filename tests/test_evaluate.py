@@ -397,13 +397,28 @@ class Scenes:
         return Sample(image, boxes, labels, masks, np.zeros(count, bool), 100 + i, f"scene {i}")
 
 
-class Oracle:
-    """Finds exactly the ground truth, or nothing."""
+class PosedScenes(Scenes):
+    """With two keypoints: the upper left corner of each object, and its middle, which is hidden."""
 
-    def __init__(self, dataset, blind=False, masks=True):
+    keypoint_names = ("corner", "middle")
+    keypoint_sigmas = None
+
+    def _sample(self, i):
+        sample = super()._sample(i)
+        corner, middle = sample.boxes[:, :2], (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
+        points = np.stack([corner, middle], axis=1)  # (G, 2, 2)
+        seen = np.broadcast_to(np.array([[2], [1]], np.float32), (*points.shape[:2], 1))
+        sample.keypoints = np.concatenate([points, seen], axis=2)
+        return sample
+
+
+class Oracle:
+    """Finds exactly the ground truth, or nothing; keypoints, if there are any, `off` pixels (x, y) beside them."""
+
+    def __init__(self, dataset, blind=False, masks=True, off=None):
         self.truth = {sample.image_id: sample for sample in dataset}
         self.transform = ImageTransform(min_size=64, max_size=128)
-        self.blind, self.masks, self.training, self.modes = blind, masks, True, []
+        self.blind, self.masks, self.training, self.modes, self.off = blind, masks, True, [], off
 
     def eval(self):
         self.training = False
@@ -425,6 +440,10 @@ class Oracle:
             g = int(batch.valid[i].sum())
             found.boxes[i, :g], found.labels[i, :g] = batch.boxes[i, :g], batch.labels[i, :g]
             found.valid[i, :g] = not self.blind
+            if self.off is not None:
+                found.keypoints = np.full((n, d, 2, 3), -3, np.float32)  # a score may be any number
+                scale = batch.sizes[i] / batch.original_sizes[i]
+                found.keypoints[i, :g, :, :2] = batch.keypoints[i, :g, :, :2] + np.array(self.off) * scale[::-1]
         return found
 
 
@@ -484,6 +503,48 @@ def test_a_model_without_masks_has_boxes_only(tmp_path):
     numbers = evaluate(Oracle(scenes, masks=False), scenes, progress=False, results_dir=tmp_path)
     assert list(numbers) == ["bbox"]
     assert os.listdir(tmp_path) == ["bbox_results.json"]
+
+
+def test_keypoints_of_a_model(tmp_path):
+    scenes = PosedScenes()
+    numbers = evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False, results_dir=tmp_path)
+    assert list(numbers) == ["bbox", "segm", "keypoints"]
+    assert numbers["keypoints"]["AP"] == pytest.approx(1) and numbers["keypoints"]["AR"] == pytest.approx(1)
+    results = json.loads((tmp_path / "keypoints_results.json").read_text())
+    assert len(results) == 4 and list(results[0]) == ["image_id", "category_id", "score", "keypoints"]
+    (x1, y1), (x2, y2) = scenes[1].boxes[0].reshape(2, 2)
+    expected = [x1, y1, -3, (x1 + x2) / 2, (y1 + y2) / 2, -3]
+    assert results[0]["keypoints"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_how_exact_keypoints_must_be():
+    # OKS = exp(-d^2 / (2 area (2 sigma)^2)): at d = 2 sigma sqrt(2 ln(1 / 0.72) area), the thresholds 0.5 to 0.7 are
+    # reached and 0.75 to 0.95 are not, so AP is 0.5.
+    scenes = PosedScenes(2)  # one object
+    for sigmas, sigma in ((None, 0.067), ((0.03, 0.03), 0.03)):
+        scenes.keypoint_sigmas = sigmas
+        d = 2 * sigma * np.sqrt(2 * np.log(1 / 0.72) * scenes[1].masks.sum())
+        numbers = evaluate(Oracle(scenes, off=(0, d)), scenes, progress=False)
+        assert numbers["keypoints"]["AP"] == pytest.approx(0.5)
+
+
+def test_keypoints_are_compared_with_those_of_the_data():
+    scenes = PosedScenes()
+    scenes.keypoint_names = ("a", "b", "c")
+    with pytest.raises(InputError, match="the model finds 2 keypoints an object, the data has 3"):
+        evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)
+    scenes.keypoint_names = None  # a file without keypoints: boxes and masks can be compared
+    assert list(evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)) == ["bbox", "segm"]
+
+
+def test_objects_without_keypoints_among_others():
+    truth = _truth()
+    truth["categories"].append({"id": 8, "keypoints": ["a", "b"]})
+    found = [{**truth["annotations"][0], "id": 77, "category_id": 8, "keypoints": [20, 20, 2, 40, 30, 1]}]
+    truth["annotations"] += found
+    results = [_result(7, 8, 0.9, keypoints=[20, 20, 1, 40, 30, 1]), _result(7, 3, 0.9, keypoints=[1, 1, 1, 1, 1, 1])]
+    numbers = coco_average_precision(truth, results, "keypoints", keypoint_sigmas=[0.05] * 2)
+    assert numbers["AP"] == pytest.approx(1)  # category 3 has none that could be found
 
 
 def test_some_of_the_images():

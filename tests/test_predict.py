@@ -97,8 +97,11 @@ def test_threshold(tmp_path):
 
 def test_without_masks_and_with_keypoints(tmp_path):
     photo = _photo(tmp_path / "a.png")
-    predict_files(Finder(masks=False, keypoints=True), NAMES, [photo], tmp_path / "out", skeleton=[(0, 1)])
-    best = _read(tmp_path / "out" / "a.json")["detections"][0]
+    model, points = Finder(masks=False, keypoints=True), {"skeleton": [(0, 1)], "keypoint_names": ("nose", "tail")}
+    predict_files(model, NAMES, [photo], tmp_path / "out", **points)
+    record = _read(tmp_path / "out" / "a.json")
+    best = record["detections"][0]
+    assert record["keypoint_names"] == ["nose", "tail"]
     assert "segmentation" not in best and best["category_id"] == 3
     assert best["keypoints"] == pytest.approx([30, 20, 2, 60, 40, 2])
 

@@ -46,6 +46,8 @@ class ToyScenes:
     count: number of scenes. seed: another seed, other scenes. case: None, "crowded", "disconnected" or "small".
     dataset[i] is a Sample with 1 to 6 objects; masks are the visible parts and boxes are tight around them.
     Keypoints have visibility 2, or 1 where another object hides them, or 0 where they are absent or outside.
+    keypoint_sigmas: how exactly each can be placed, in square roots of the object's area, for `evaluate`: COCO's
+    number for the part of a person that is like it, as for nose and eyes, shoulder, hip, wrist and ankle.
     Raises InputError for settings that make no sense.
     """
 
@@ -53,6 +55,7 @@ class ToyScenes:
     category_ids = (1, 2, 3)  # COCO id of label 1, of label 2, ...
     keypoint_names = KEYPOINTS
     keypoint_order = flip_order(KEYPOINTS)  # for image.flip
+    keypoint_sigmas = (0.026, 0.025, 0.025, 0.079, 0.107, 0.062, 0.089, 0.089)
     skeleton = SKELETON
 
     def __init__(self, split="train", size=128, count=1000, seed=0, case=None):
