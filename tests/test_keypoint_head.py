@@ -1,9 +1,13 @@
 """The keypoint branch: network, targets, loss and decoding, against worked numbers, specifications and torchvision."""
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from minimask import nn
+from minimask import checkpoint, nn
+from minimask.__main__ import main
 from minimask.keypoint_head import (
     KeypointHead,
     KeypointPredictor,
@@ -321,3 +325,89 @@ def test_says_what_does_not_fit():
         decode_keypoints(logits, np.zeros((2, 4)))
     with pytest.raises(ValueError, match="boxes must be at most 65536 pixels wide, got 100000"):
         decode_keypoints(logits, np.array([[0, 0, 1e5, 1]] * 3))
+
+
+# -------------------------------------------------------------------------------------------------- from the terminal
+
+TINY = [
+    "--set", 'backbone_settings={"channels": [8, 8, 16, 16]}', "--set", "fpn_channels=16", "--set", "box_width=32",
+    "--set", "mask_channels=[16]", "--set", "mask_width=16", "--set", "keypoint_channels=[16]",
+    "--min-size", "64", "--max-size", "96", "--batch-size", "2", "--threads", "1",
+]  # fmt: skip
+
+
+def write_people(folder, labelled):
+    """Two photos with two people of three keypoints each; of those not `labelled` no keypoint is known."""
+    (folder / "photos").mkdir()
+    person = {"id": 1, "name": "person", "keypoints": ["head", "left_foot", "right_foot"], "skeleton": [[1, 2], [1, 3]]}
+    coco = {"images": [], "annotations": [], "categories": [person]}
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.png")
+        coco["images"].append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+        for x in (4, 34):
+            known = [x + 10, 6, 2, x + 4, 54, 1, x + 16, 54, 2] if labelled[len(coco["annotations"])] else [0] * 9
+            coco["annotations"].append(
+                {"id": len(coco["annotations"]) + 1, "image_id": i, "category_id": 1, "bbox": [x, 4, 20, 54],
+                 "area": 1080, "iscrowd": 0, "segmentation": [[x, 4, x + 20, 4, x + 20, 58, x, 58]],
+                 "keypoints": known, "num_keypoints": 3 * labelled[len(coco["annotations"])]}
+            )  # fmt: skip
+    (folder / "people.json").write_text(json.dumps(coco))
+    return ["--images", str(folder / "photos"), "--annotations", str(folder / "people.json")]
+
+
+def run(*argv):
+    assert main([str(a) for a in argv]) == 0
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
+    run("train", "--keypoints", "--output", tmp_path / "run", "--toy-size", 64, "--steps", 2, *TINY)
+    assert all(4 < record["loss_keypoint"] < 12 for record in log_of(tmp_path / "run"))
+    saved = checkpoint.newest_settings(tmp_path / "run")
+    assert saved["keypoint_names"][0] == "nose" and saved["skeleton"][0] == [0, 1]
+    assert saved["model"]["keypoints"] == 8
+    run("train", "--output", tmp_path / "run", "--resume")  # nothing left to do, but the model is built again
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    run("predict", tmp_path / "photo.png", "--weights", tmp_path / "run", "--output", tmp_path / "out", "--score", 0)
+    record = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert record["keypoint_names"] == saved["keypoint_names"]
+    assert record["detections"] and all(len(found["keypoints"]) == 24 for found in record["detections"])
+    x = np.array([found["keypoints"][0::3] for found in record["detections"]])
+    boxes = np.array([found["box"] for found in record["detections"]])
+    assert (x >= boxes[:, :1] - 1).all() and (x <= boxes[:, 2:3] + 1).all()
+
+
+@pytest.mark.parametrize("labelled", [(1, 0, 1, 0), (1, 1, 0, 0), (0, 0, 0, 0)])
+def test_people_without_keypoints_among_others(tmp_path, labelled):
+    data = write_people(tmp_path, labelled)
+    check = ["--val-annotations", tmp_path / "people.json", "--validate-every", 2]
+    run("train", "--keypoints", *data, *check, "--output", tmp_path / "run", "--steps", 2, *TINY)
+    first, _, validation = log_of(tmp_path / "run")
+    assert (first["loss_keypoint"] > 4) == any(labelled) and first["gradient_norm"] > 0
+    assert validation["validation_loss_keypoint"] >= 0
+    assert (validation["validation_keypoint_AP"] == -1) == (not any(labelled))
+    run("evaluate", "--weights", tmp_path / "run", *data)
+    numbers = json.loads((tmp_path / "run" / "evaluation" / "average_precision.json").read_text())
+    assert list(numbers) == ["bbox", "segm", "keypoints"]
+
+
+def test_data_without_keypoints_is_named(tmp_path, capsys):
+    data = write_people(tmp_path, (1, 1, 1, 1))
+    file = tmp_path / "people.json"
+    content = json.loads(file.read_text())
+    other = json.loads(file.read_text())
+    other["categories"][0]["keypoints"] = ["head", "left_hand", "right_hand"]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    validation = ["--val-annotations", str(tmp_path / "other.json"), "--validate-every", "1"]
+    train = ["train", "--keypoints", "--output", str(tmp_path / "run"), *TINY]
+    assert main([*train, *data, *validation]) == 2
+    assert "other.json: must have the keypoints head, left_foot, right_foot" in capsys.readouterr().err
+    del content["categories"][0]["keypoints"]
+    file.write_text(json.dumps(content))
+    assert main([*train, *data]) == 2
+    assert 'people.json has a list "keypoints" with their names' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
