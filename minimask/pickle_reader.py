@@ -1,0 +1,183 @@
+"""Reading a pickle without running it.
+
+A pickle is a program for a small stack machine: push a number, push a name, call what was named with the tuple on
+top. `pickle.load` calls whatever is named, so that a file of weights can run any command. The machine here has no
+instruction that calls: a name is pushed as a `Symbol`, which is only text, and where a pickle asks for a call or for an
+object to be filled, the builder of `torch_objects.py` is asked for a value; it knows the few that weights need.
+The instructions are described in Python's `pickletools`, whose parser of single instructions is used.
+"""
+
+import pickletools
+
+from minimask.errors import InputError
+
+MAX_STEPS = 1_000_000  # a Mask R-CNN of 300 tensors takes 15,000; this bounds the time and the memory
+MAX_LINE = 300  # bytes of a name or a number that is written as text
+MAX_INT_BITS = 64
+
+# Instructions that push the value which follows them in the file.
+_LITERALS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+}  # fmt: skip
+
+
+class Symbol:
+    """The name of a class or function in a pickle, "module name". It stands for nothing but itself."""
+
+    def __init__(self, name):
+        self.name = name
+
+
+class Bytes:
+    """A part of a file to read from, front to back. InputError at the end of it."""
+
+    def __init__(self, data, start, end):
+        self.data, self.position, self.end = data, start, end
+
+    def tell(self):
+        return self.position
+
+    def skip(self, count):
+        if count > self.end - self.position:
+            raise InputError(f"cut off: at byte {self.position} there should be {count} more bytes")
+        self.position += count
+
+    def read(self, count):
+        start = self.position
+        self.skip(count)
+        return self.data[start : self.position]
+
+    def readline(self):
+        line_end = self.data.find(b"\n", self.position, min(self.end, self.position + MAX_LINE))
+        if line_end < 0:
+            raise InputError(f"a name or number in the pickle at byte {self.position} has no end")
+        return self.read(line_end + 1 - self.position)
+
+
+def show(value):
+    """A value out of a file, or its type, short enough for a message."""
+    if isinstance(value, Symbol):
+        return value.name.replace(" ", ".")
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, (str, bytes)):
+        return repr(value[:80]) + "..." * (len(value) > 80)
+    return f"a {type(value).__name__}"
+
+
+def read_pickle(file, builder):
+    """The value that the pickle at the position of `file` (Bytes) describes; the position then is behind it.
+
+    builder: has the methods
+        symbol(name)            -> None; InputError if the name "module name" is not admitted
+        persistent(identifier)  -> value for what the pickle says is stored elsewhere
+        call(name, args)        -> value for the admitted name applied to a tuple
+        fill(value, state)      puts the state into a value that `call` gave
+    Raises InputError.
+    """
+    try:
+        return _run(file, builder)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        what = "stack or memo lacks a value" if isinstance(error, (IndexError, KeyError)) else str(error)[:200]
+        raise InputError(f"the pickle is damaged near byte {file.tell()} ({what or type(error).__name__})") from error
+
+
+def _run(file, builder):
+    stack, outer, memo = [], [], {}  # outer: the stacks below the marks
+    for step, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+        if step == MAX_STEPS:
+            raise InputError(f"the pickle has more than {MAX_STEPS:,} instructions: too many for a file of weights")
+        name = opcode.name
+        if name in _LITERALS:
+            if type(argument) is int and argument.bit_length() > MAX_INT_BITS:
+                raise InputError(f"an integer of {argument.bit_length()} bits, at most {MAX_INT_BITS} are read")
+            stack.append(argument)
+            continue
+        match name:
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "MARK":
+                outer.append(stack)
+                stack = []
+            case "TUPLE":
+                items, stack = stack, outer.pop()
+                stack.append(tuple(items))
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                items = tuple(stack.pop() for _ in range(count))
+                stack.append(items[::-1])
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(name == "NEWTRUE")
+            case "BYTEARRAY8":
+                stack.append(bytes(argument))
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                set_item(stack[-1], key, value)
+            case "SETITEMS":
+                items, stack = stack, outer.pop()
+                for i in range(0, len(items), 2):
+                    set_item(stack[-1], items[i], items[i + 1])
+            case "APPEND":
+                value = stack.pop()
+                _extend(stack[-1], [value])
+            case "APPENDS":
+                items, stack = stack, outer.pop()
+                _extend(stack[-1], items)
+            case "GLOBAL":
+                builder.symbol(argument)
+                stack.append(Symbol(argument))
+            case "STACK_GLOBAL":
+                last, module = stack.pop(), stack.pop()
+                if not (isinstance(module, str) and isinstance(last, str)):
+                    raise InputError(f"a name made of {show(module)} and {show(last)}, it must be two texts")
+                builder.symbol(f"{module} {last}")
+                stack.append(Symbol(f"{module} {last}"))
+            case "REDUCE" | "NEWOBJ":
+                args, symbol = stack.pop(), stack.pop()
+                if not (isinstance(symbol, Symbol) and isinstance(args, tuple)):
+                    raise InputError(f"a call of {show(symbol)} with {show(args)}, it must be of a name with a tuple")
+                stack.append(builder.call(symbol.name, args))
+            case "BUILD":
+                state = stack.pop()
+                builder.fill(stack[-1], state)
+            case "BINPERSID":
+                stack.append(builder.persistent(stack.pop()))
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                value = stack.pop()
+                if stack or outer:
+                    raise InputError(f"the pickle is damaged: values are left over at its end, byte {position}")
+                return value
+            case _:
+                raise InputError(f"the pickle's instruction {name} at byte {position} is not one that weights need")
+
+
+def set_item(target, key, value):
+    """target[key] = value for a dict, where the key is plain. (The hash of a deeply nested tuple may overflow.)"""
+    if not isinstance(target, dict):
+        raise InputError(f"a key {show(key)} is set in {show(target)}, which is no dict")
+    if not (key is None or isinstance(key, (str, int, float, bool, bytes))):
+        raise InputError(f"a dict's key is {show(key)}, it must be text or a number")
+    target[key] = value
+
+
+def _extend(target, values):
+    if type(target) is not list:
+        raise InputError(f"a value is appended to {show(target)}, which is no list")
+    target.extend(values)
