@@ -85,5 +85,6 @@ class AnchorGenerator:
         if self.rounding == "pixels":
             stride = padded_size[0] // shape[0], padded_size[1] // shape[1]
         else:
-            stride = (2 ** round(math.log2(padded_size[0] / shape[0])),) * 2
+            cell = max(padded_size[0] / shape[0], padded_size[1] / shape[1])  # a single cell may be cut off
+            stride = (2 ** round(math.log2(cell)),) * 2
         return grid_anchors(cell_anchors(size, ratio, self.rounding, stride[0]), shape, stride)
