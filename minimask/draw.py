@@ -165,7 +165,8 @@ def _draw_objects(
     if title:
         strips.insert(0, _title_strip(title, picture.shape[1]))
     if caption:
-        strips.append(_caption_strip(caption, labels, names, crowd, picture.shape[1]))
+        hidden = keypoints is not None and any((np.asarray(points)[:, 2] == 1).any() for points in keypoints)
+        strips.append(_caption_strip(caption, labels, names, crowd, picture.shape[1], hidden))
     return np.concatenate(strips)
 
 
@@ -330,20 +331,25 @@ class _Pen:
             self.line(start, end, colour, width, outline, edge)
 
     def keypoints(self, points, colour, width, skeleton=()):
-        """Points (K, 3): x, y, and visibility or score; hidden ones (1) hollow, missing ones (0 and less) left out."""
+        """Points (K, 3): x, y, and visibility or score; hidden ones (1) hollow, missing ones (0 and less) left out.
+
+        They are smaller on small objects, so that two eyes stay two points.
+        """
         seen = points[:, 2] > 0
+        if not seen.any():
+            return
         for a, b in skeleton:
             if seen[a] and seen[b]:
                 self.line(points[a, :2], points[b, :2], colour, width)
+        extent = np.ptp(points[seen, :2], axis=0).max()
+        radius = np.clip(extent / 24, 1.5 * width, 3 * width)
+        ink, edge = tuple(int(c) for c in colour), _contrast(colour)
         for x, y, visibility in points[seen]:
-            r = 2 * width
-            square = [x - r, y - r, x + r, y + r]
-            ink, edge = tuple(int(c) for c in colour), _contrast(colour)
+            rings = [(radius + 1, edge), (radius, ink)]
             if visibility == 1:
-                self.draw.ellipse(square, outline=edge, width=width + 1)
-                self.draw.ellipse([x - r + 1, y - r + 1, x + r - 1, y + r - 1], outline=ink, width=width - 1 or 1)
-            else:
-                self.draw.ellipse(square, fill=ink, outline=edge, width=max(1, width // 2))
+                rings += [(radius * 0.65, edge)]
+            for r, fill in rings:
+                self.draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
 
     def text_box(self, text, size):
         """Width and height of a label with this text."""
@@ -454,8 +460,11 @@ def _title_strip(text, width, size=None):
     return np.array(strip)
 
 
-def _caption_strip(caption, labels, names, crowd, width):
-    """What is in the picture: each class with its outline and how many there are, on as many lines as needed."""
+def _caption_strip(caption, labels, names, crowd, width, hidden=False):
+    """What is in the picture: each class with its outline and how many there are, on as many lines as needed.
+
+    hidden: there are hidden keypoints, so their sign is explained.
+    """
     size = int(np.clip(round(width / 50), 13, 30))
     entries = [(None, caption if len(labels) else f"{caption} nothing")]
     for label in sorted({int(label) for label in labels}):
@@ -463,6 +472,8 @@ def _caption_strip(caption, labels, names, crowd, width):
         crowds = sum(bool(crowd[i]) for i in of_class)
         many = f"{names[of_class[0]]}: {len(of_class) - crowds}"
         entries.append((_outline_of(label), many + (f" + {crowds} crowd" if crowds else "")))
+    if hidden:
+        entries.append((None, "\N{BLACK CIRCLE} visible  \N{FISHEYE} hidden"))
     font, sample, gap = _font(size), 4 * size, size
     lines, x = [[]], gap
     for outline, text in entries:
