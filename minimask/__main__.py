@@ -4,6 +4,8 @@
     train       train on drawn scenes, or on your own photos with a COCO file
     evaluate    average precision of a trained model
     predict     find objects in photos
+    download    fetch published weights
+    convert     turn published weights into a checkpoint, or a checkpoint into torchvision's layout
     split       divide a COCO file into one for training and one for validation
     benchmark   time and memory on this machine
     compile     compile the kernels now, not at the first use
@@ -48,11 +50,12 @@ def _fail(message):
 
 # What a run is made from. It is kept in the checkpoints under these names, and `--resume` needs none of it again.
 # A preset of None is "toy" for drawn scenes and "small" for one's own photos; sizes of None are the preset's.
+# architecture: the model's settings, found in the file that --weights names, so that --resume does not need that file.
 OPTIONS = dict(
     preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
     steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
     weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
-    scale_jitter=None, weights=None, keypoints=False,
+    scale_jitter=None, weights=None, new_heads=False, architecture=None, keypoints=False,
     min_size=None, max_size=None, set={}, workers=None, threads=None, save_every=None, validate_every=None,
 )  # fmt: skip
 
@@ -82,6 +85,9 @@ def command_train(args):
         _check_options(options)
         if args.resume is False and args.overwrite is False:
             _refuse_earlier_run(args.output)
+        if options["weights"] and "preset" not in given:
+            options["architecture"] = _architecture(options["weights"])
+            options["preset"] = options["architecture"]["preset"]
     path = run_training(options, args.output, resume=bool(saved), overwrite=args.overwrite)
     print(f"weights: {path}")
     print(f"log:     {Path(args.output) / 'log.jsonl'}")
@@ -92,7 +98,17 @@ def command_train(args):
     print(f"next:    python -m minimask evaluate --weights {args.output}{data}")
 
 
+def _architecture(path):
+    """The model's settings in a file of weights, but for the number of classes, which the data says."""
+    from minimask import weights
+
+    settings = weights.recognise(path)
+    return {name: value for name, value in settings.items() if name != "num_classes"}
+
+
 def _resumed_options(folder, saved, given):
+    if "options" not in saved:
+        raise InputError(f"{folder}: holds converted weights, not a run to go on with; give them as --weights")
     options = {**OPTIONS, **saved["options"]}
     for name, value in given.items():
         if name not in MAY_CHANGE and value != options[name]:
@@ -116,6 +132,8 @@ def _check_options(options):
         raise InputError("train: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
     if options["val_annotations"] and not options["annotations"]:
         raise InputError("train: --val-annotations needs --images and --annotations (the toy data draws its own)")
+    if options["new_heads"] and not options["weights"]:
+        raise InputError("train: --new-heads needs --weights FILE, for it says what not to take from it")
     if options["validate_every"] and options["annotations"] and not options["val_annotations"]:
         raise InputError("train: --validate-every needs --val-annotations FILE.json (and --val-images, if elsewhere)")
     for name, least in (("batch_size", 1), ("workers", 0), ("toy_size", 32), ("min_size", 1), ("max_size", 1)):
@@ -140,8 +158,9 @@ def _refuse_earlier_run(folder):
 
 def run_training(options, folder, resume=False, overwrite=False, progress=True):
     """Build data, model and loader from `options` (see OPTIONS) and train into `folder`; the last checkpoint's path."""
-    from minimask import checkpoint, mask_rcnn, warmup
+    from minimask import mask_rcnn, warmup, weights
     from minimask.datasets.loader import InMemory, Loader
+    from minimask.published import merge
     from minimask.train import train
 
     _set_threads(options["threads"])
@@ -151,12 +170,12 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     keypoint_names = _keypoint_names(dataset, options)
     if keypoint_names:
         changes["keypoints"] = len(keypoint_names)
-    model = mask_rcnn.build(
-        options["preset"], num_classes=len(dataset.class_names) + 1, seed=options["seed"],
-        **{**changes, **options["set"]},
-    )  # fmt: skip
+    architecture = options["architecture"] or {"preset": options["preset"]}
+    architecture = merge(architecture, {**changes, **options["set"]})
+    model = mask_rcnn.build(num_classes=len(dataset.class_names) + 1, seed=options["seed"], **architecture)
     if options["weights"] and not resume:
-        checkpoint.load_weights(model, options["weights"])
+        report = weights.load(model, options["weights"], options["new_heads"])
+        _say(f"weights of {options['weights']}:\n{report}")
     loader = Loader(
         InMemory(dataset), model.transform, options["batch_size"], options["seed"], workers=_workers(options),
         flip=options["flip"], turns=options["turns"], scale_jitter=options["scale_jitter"],
@@ -262,20 +281,29 @@ def _flat_scores(scores):
 
 def command_evaluate(args):
     """Average precision; see `python -m minimask evaluate --help`."""
-    from minimask import checkpoint
-
     if (args.images is None) != (args.annotations is None):
         raise InputError("evaluate: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
     _set_threads(args.threads)
-    path = checkpoint.find(args.weights)
-    model, class_names, _ = checkpoint.load_model(path)
-    saved = checkpoint.read_settings(path).get("options", {})
+    path = Path(args.weights)
+    opened = _open(path)
+    model, class_names = opened.model, opened.settings["class_names"]
+    saved = opened.settings.get("options", {})
     dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved})
     if list(dataset.class_names) != class_names:
         _check_classes(path, class_names, dataset.class_names)
         dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved}, class_names)
-    output = Path(args.output) if args.output else path.parent / "evaluation"
+    output = Path(args.output) if args.output else (path if path.is_dir() else path.parent) / "evaluation"
     evaluate_into(model, dataset, output, args.max_detections, args.batch_size)
+
+
+def _open(path):
+    """The model in whatever --weights names; what is left out of its file is said."""
+    from minimask import weights
+
+    opened = weights.open_file(path)
+    if opened.report and opened.report.skipped:
+        _say(f"weights of {path}:\n{opened.report}")
+    return opened
 
 
 def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, progress=True):
@@ -311,23 +339,64 @@ def _some(names, count=4):
 
 def command_predict(args):
     """Find objects in photos; see `python -m minimask predict --help`."""
-    from minimask import checkpoint, warmup
+    from minimask import warmup
     from minimask.predict import find_photos, predict_files
 
     if not 0 <= args.score <= 1:
         raise InputError(f"predict: --score must be between 0 and 1, got {args.score}")
     _set_threads(args.threads)
     find_photos(args.photos)  # a wrong path is told before anything slow is done
-    model, class_names, category_ids = checkpoint.load_model(args.weights)
+    opened = _open(args.weights)
+    saved = opened.settings
     warmup.ensure()
-    saved = checkpoint.read_settings(checkpoint.find(args.weights))
     written = predict_files(
-        model, class_names, args.photos, args.output, args.score, category_ids=category_ids, progress=True,
-        keypoint_names=saved.get("keypoint_names", ()), skeleton=saved.get("skeleton", ()),
+        opened.model, saved["class_names"], args.photos, args.output, args.score, progress=True,
+        category_ids=saved["category_ids"], keypoint_names=saved.get("keypoint_names", ()),
+        skeleton=saved.get("skeleton", ()),
     )  # fmt: skip
     for photo, picture, record in written:
         count = len(json.loads(Path(record).read_text(encoding="utf-8"))["detections"])
         print(f"{photo}: {count} object{'s' * (count != 1)}, {picture}")
+
+
+# ---------------------------------------------------------------------------------------------------- published weights
+
+
+def command_download(args):
+    """Fetch published weights; see `python -m minimask download --help`."""
+    from minimask import download
+
+    return download.main(args)
+
+
+LABELS = ("class_names", "category_ids", "keypoint_names", "skeleton")  # what labels and keypoints mean
+
+
+def command_convert(args):
+    """A file of weights in another form; see `python -m minimask convert --help`."""
+    from minimask import checkpoint, weights
+
+    output = Path(args.output)
+    theirs = args.torchvision or output.suffix.lower() == ".safetensors"
+    if not theirs and output.suffix.lower() != ".npz":
+        output = output / "checkpoint-00000000.npz"
+        if checkpoint.checkpoints(output.parent) and not args.overwrite:
+            raise InputError(f"{output.parent}: holds checkpoints already; choose another --output, or --overwrite")
+    if output.exists() and not args.overwrite:
+        raise InputError(f"{output}: is there already; choose another --output, or --overwrite")
+    if weights.is_graph(args.weights):
+        weights.read(args.weights)  # says that it cannot be converted
+    opened = weights.open_file(args.weights, **args.set)
+    if theirs:
+        weights.save(output, opened.model)
+    else:
+        meanings = {name: value for name, value in opened.settings.items() if name in LABELS}
+        checkpoint.write_model(output, opened.model, meanings)
+    if opened.report:
+        print(opened.report)
+    print(f"weights: {output}")
+    if not theirs:
+        print(f"next:    python -m minimask predict PHOTO.jpg --weights {output}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- split
@@ -460,6 +529,8 @@ def make_parser():
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_download(commands)
+    _add_convert(commands)
     _add_split(commands)
     _add_benchmark(commands)
     _add_compile(commands)
@@ -500,6 +571,8 @@ def _add_train(commands):
   python -m minimask train --output runs/toy --resume       go on after Ctrl-C, a crash, a power cut
   python -m minimask train --images photos --annotations train.json --minutes 10 --output runs/mine
   python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
+  python -m minimask train --images photos --annotations train.json --output runs/mine --learning-rate 0.0001 \\
+      --weights data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --new-heads
 """,
     )  # fmt: skip
     # Options that are not given are not set, so that --resume can tell what was asked for.
@@ -528,8 +601,9 @@ def _add_train(commands):
     add("--turns", action="store_true", help="turn images by quarters too (for those that have no top)")
     add("--scale-jitter", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor of the image size")
     add = parser.add_argument_group("model").add_argument
-    add("--preset", help="toy, small, resnet50_fpn, ... (default: toy for drawn scenes, small for photos)")
-    add("--weights", metavar="FILE", help="checkpoint or run to start from (default: random weights)")
+    add("--preset", help="toy, small, resnet50_fpn, ... (default: as --weights; or toy for scenes, small for photos)")
+    add("--weights", metavar="FILE", help="checkpoint, run or published weights to start from (default: random)")
+    add("--new-heads", action="store_true", help="begin anew what depends on the classes; the rest is from --weights")
     add("--keypoints", action="store_true", help="learn the objects' keypoints too")
     add("--min-size", type=int, help="short side of the resized image (default: the preset's)")
     add("--max-size", type=int, help="limit of its long side (default: the preset's)")
@@ -567,9 +641,11 @@ def _add_evaluate(commands):
         commands, "evaluate", command_evaluate, "average precision of a trained model, as COCO counts it",
         """  python -m minimask evaluate --weights runs/toy
   python -m minimask evaluate --weights runs/mine --images photos --annotations val.json
+  python -m minimask evaluate --weights data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --images photos \\
+      --annotations instances_val2017.json
 """,
     )  # fmt: skip
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, run or published weights")
     parser.add_argument("--images", metavar="DIR", help="folder of the photos (default: 200 unseen drawn scenes)")
     parser.add_argument("--annotations", metavar="FILE.json", help="their objects, in COCO's format")
     parser.add_argument("--output", metavar="DIR", help="for the results (default: evaluation, beside the weights)")
@@ -593,13 +669,46 @@ def _add_predict(commands):
         commands, "predict", command_predict, "find objects in photos: a picture and a json for each",
         """  python -m minimask predict photo.jpg --weights runs/mine
   python -m minimask predict holiday/ --weights runs/mine --score 0.7 --output found
+  python -m minimask predict photo.jpg --weights data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
 """,
     )  # fmt: skip
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="PNG or JPEG files, or folders of them")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, run or published weights")
     parser.add_argument("--output", default="predictions", metavar="DIR", help="(default predictions)")
     parser.add_argument("--score", type=float, default=0.5, help="what scores lower is left out (default 0.5)")
     _add_threads(parser)
+
+
+def _add_download(commands):
+    from minimask import download
+
+    parser = _command(
+        commands, "download", command_download, "fetch published weights, or list what there is",
+        """  python -m minimask download
+  python -m minimask download maskrcnn_resnet50_fpn
+""",
+    )  # fmt: skip
+    download.add_arguments(parser)
+
+
+def _add_convert(commands):
+    parser = _command(
+        commands, "convert", command_convert, "turn published weights into a checkpoint, or into torchvision's layout",
+        """  python -m minimask convert data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --output runs/coco
+  python -m minimask convert runs/mine --output mine.safetensors
+""",
+    )  # fmt: skip
+    parser.add_argument("weights", metavar="FILE", help="published weights, a checkpoint, or a run's folder")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH",
+        help="a folder or FILE.npz for a checkpoint of minimask; FILE.safetensors for torchvision's names and layout",
+    )  # fmt: skip
+    parser.add_argument("--torchvision", action="store_true", help="torchvision's names and layout in a FILE.npz too")
+    parser.add_argument(
+        "--set", type=_setting, action=_Collect, default={}, metavar="NAME=VALUE",
+        help="any setting of MaskRCNN that the weights do not tell; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
 
 
 def _add_split(commands):

@@ -190,6 +190,12 @@ def save(folder, step, model, optimiser, settings):
     return path
 
 
+def write_model(path, model, settings):
+    """Write a checkpoint that holds a model and what its labels mean (class_names, category_ids), no run to go on."""
+    arrays = {f"model/{name}": array for name, array in model.state_dict().items()}
+    write(path, arrays, {**settings, "step": 0, "model": model.settings})
+
+
 def part(arrays, prefix):
     """The arrays under `prefix/`, without it."""
     return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(prefix + "/")}
@@ -247,12 +253,17 @@ def count_classes(num_classes):
     return f"{num_classes} classes (the background and {objects} kind{'s' * (objects != 1)} of object)"
 
 
-def load_model(path, **changes):
+def load_model(path):
     """(model, class_names, category_ids) from a checkpoint or the folder of a run, for prediction and evaluation.
 
-    class_names[i] is the name of label i + 1, category_ids[i] its id in the data set's COCO file. changes: settings of
-    `mask_rcnn.build` in the place of those it was trained with.
+    class_names[i] is the name of label i + 1, category_ids[i] its id in the data set's COCO file.
     """
+    model, settings = load_with_settings(path)
+    return model, settings["class_names"], settings["category_ids"]
+
+
+def load_with_settings(path, **changes):
+    """(model, settings of the checkpoint). changes: settings of `mask_rcnn.build` in the place of the model's own."""
     from minimask.mask_rcnn import build
 
     path = find(path)
@@ -263,4 +274,4 @@ def load_model(path, **changes):
         raise InputError(f"{path}: holds a model that this version cannot build ({error})") from error
     copy_weights(model, path, arrays, settings)
     model.eval()
-    return model, settings["class_names"], settings["category_ids"]
+    return model, settings

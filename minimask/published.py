@@ -60,7 +60,7 @@ def read(path):
     if f"{BODY}layer1.0.conv1.weight" not in state:
         some = ", ".join(list(state)[:3])
         raise InputError(f"{path}: holds neither a ResNet nor a detector with one that is known here (it has {some})")
-    if path.stem.rpartition("-")[2] in NORM_EPS_0:
+    if any(digits in path.name for digits in NORM_EPS_0):
         settings = {"backbone_settings": {"norm_eps": 0.0}}
     return Published(path, state, settings)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minimask import checkpoint, published
-from minimask.datasets.coco_names import labels
+from minimask.datasets.coco_names import meanings
 from minimask.errors import InputError
 from minimask.files import write_files
 from minimask.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
@@ -209,35 +209,48 @@ def _classes_differ(source, model):
     )
 
 
-def open_model(path, **settings):
-    """(model, class_names, category_ids) of anything that holds a model, ready for prediction.
+@dataclass
+class Opened:
+    """A model that was read from a file, ready for prediction.
 
-    path: one of our checkpoints or the folder of a run; a published file; a folder with a graph.json. settings: of
-    `mask_rcnn.build`, which change what the file says, such as backbone_settings={"norm_eps": 0.0}.
-    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO or the data set that it was trained on.
+    settings: "class_names" of labels 1, 2, ..., their "category_ids"; "keypoint_names" and "skeleton" of a model that
+    finds keypoints; "options" of the training run, if there was one. report: None for what was made by this program.
     """
-    return open_with_report(path, **settings)[:3]
+
+    model: object
+    settings: dict
+    report: Report | None = None
 
 
-def open_with_report(path, **settings):
-    """What `open_model` gives, and the Report (None where there is none: one's own checkpoint, a graph.json)."""
+def open_file(path, **changes):
+    """The Opened content of anything that holds a model: a checkpoint or the folder of a run, a published file, or a
+    folder with a graph.json. changes: settings of `mask_rcnn.build` that override what the file says.
+    """
     from minimask.mask_rcnn import build
 
     if is_graph(path):
         from minimask import maskrcnn2go
 
-        if settings:
-            raise InputError(f"{path}: this network has no settings, got {', '.join(settings)}")
-        return (*maskrcnn2go.load(path), None)
+        if changes:
+            raise InputError(f"{path}: this network has no settings, got {', '.join(changes)}")
+        model, class_names, category_ids = maskrcnn2go.load(path)
+        return Opened(model, {"class_names": class_names, "category_ids": category_ids})
     if is_checkpoint(path):
-        return (*checkpoint.load_model(path, **settings), None)
+        return Opened(*checkpoint.load_with_settings(path, **changes))
     source = read(path)
     if source.is_backbone():
         raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
-    model = build(**recognise(source, **settings))
-    report = load(model, source)
-    model.eval()
-    return (model, *labels(model.num_classes, model.keypoints), report)
+    model = build(**recognise(source, **changes)).eval()
+    return Opened(model, meanings(model.num_classes, model.keypoints), load(model, source))
+
+
+def open_model(path, **changes):
+    """(model, class_names, category_ids) of anything that holds a model, as `open_file`, ready for prediction.
+
+    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO or in the data it was trained on.
+    """
+    opened = open_file(path, **changes)
+    return opened.model, opened.settings["class_names"], opened.settings["category_ids"]
 
 
 def save(path, model):

@@ -16,26 +16,31 @@ CATEGORIES = {
 
 UNUSED = "N/A"  # torchvision's word for the other ids
 
-# The 17 keypoints of a person (0 nose, 1-2 eyes, 3-4 ears, 5-6 shoulders, 7-8 elbows, 9-10 wrists, 11-12 hips,
-# 13-14 knees, 15-16 ankles; left before right), and which of them a line joins.
-PERSON_SKELETON = (
+PERSON_KEYPOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+PERSON_SKELETON = (  # which of them a line joins
     (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
     (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
 
 
-def labels(num_classes, keypoints=0):
-    """(class_names, category_ids) of labels 1, 2, ... of a published model of `num_classes`, the background included.
+def meanings(num_classes, keypoints=0):
+    """What labels 1, 2, ... of a published model mean: {"class_names", "category_ids"}, and of a person's keypoints
+    {"keypoint_names", "skeleton"}. num_classes counts the background.
 
     91: torchvision's, where the label is COCO's id. 81: Detectron2's, the 80 categories in the order of their ids.
     2 with 17 keypoints: a person. Else nobody knows, and names are "class 1", "class 2", ...
     """
-    if num_classes == 91:
-        ids = list(range(1, 91))
-        return [CATEGORIES.get(i, UNUSED) for i in ids], ids
-    if num_classes == 81:
-        return list(CATEGORIES.values()), list(CATEGORIES)
     ids = list(range(1, num_classes))
-    if num_classes == 2 and keypoints == 17:
-        return [CATEGORIES[1]], ids
-    return [f"class {i}" for i in ids], ids
+    if num_classes == 91:
+        return {"class_names": [CATEGORIES.get(i, UNUSED) for i in ids], "category_ids": ids}
+    if num_classes == 81:
+        return {"class_names": list(CATEGORIES.values()), "category_ids": list(CATEGORIES)}
+    if num_classes == 2 and keypoints == len(PERSON_KEYPOINTS):
+        skeleton = [list(pair) for pair in PERSON_SKELETON]
+        names = {"keypoint_names": list(PERSON_KEYPOINTS), "skeleton": skeleton}
+        return {"class_names": [CATEGORIES[1]], "category_ids": ids, **names}
+    return {"class_names": [f"class {i}" for i in ids], "category_ids": ids}
