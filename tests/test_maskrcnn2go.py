@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask.datasets.coco import CocoDataset
+from minimask.datasets.coco import CocoDataset, decode_segmentation
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.image import read_image, resized_size
+from minimask.mask_head import paste_masks
 from minimask.maskrcnn2go import MaskRCNN2Go, box_with_nms_limit, generate_proposals, load
 from minimask.predict import predict_files
 from minimask.roi_align import roi_align_specification
@@ -364,13 +365,14 @@ def test_every_stage_of_one_photo(real):
 @needs_network
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_average_precision_and_every_box_of_39_photos(real, tmp_path):
+    """All twelve numbers for boxes; masks lie half a pixel elsewhere than in the original, which costs 0.001 of AP."""
     model, class_names, category_ids = real
     dataset = CocoDataset(PHOTOS / "images", PHOTOS / "instances_val2017.json")
     numbers = evaluate(model, dataset, category_ids=category_ids, progress=False, results_dir=tmp_path)
     expected = json.loads((NETWORK / "expected" / "ap.json").read_text())["val2017"]
-    for kind in ("bbox", "segm"):
-        for name in ("AP", "AP50", "AP75"):
-            assert abs(numbers[kind][name] - expected[kind][name]) <= 0.002, (kind, name, numbers[kind][name])
+    for name, value in expected["bbox"].items():
+        assert abs(numbers["bbox"][name] - value) <= 1e-4, (name, numbers["bbox"][name], value)
+    assert abs(numbers["segm"]["AP"] - expected["segm"]["AP"]) <= 0.002, numbers["segm"]["AP"]
 
     found = json.loads((tmp_path / "bbox_results.json").read_text())
     theirs = json.loads((NETWORK / "expected" / "bbox_val2017.json").read_text())
@@ -383,6 +385,22 @@ def _same(a, b):
     near = np.abs(np.subtract(a["bbox"], b["bbox"])).max() <= 0.1
     names = ("image_id", "category_id")
     return near and abs(a["score"] - b["score"]) <= 1e-3 and all(a[name] == b[name] for name in names)
+
+
+@needs_network
+def test_masks_pasted_the_old_way(real):
+    """From whole pixel to whole pixel, into boxes without the 1: pixel for pixel the masks that the original made."""
+    model, _, category_ids = real
+    photo = read_image(PHOTOS / "images" / "000000001268.jpg")
+    values = model.run(model.transform([photo]).images, 320 / 427)
+    labels = values["class_nms"]
+    soft = values["mask_fcn_probs"][np.arange(len(labels)), :, :, labels]
+    masks = paste_masks(soft, values["bbox_nms"] / np.float32(320 / 427), *photo.shape[:2], whole_pixels=True)
+    theirs = json.loads((NETWORK / "expected" / "segm_val2017.json").read_text())
+    theirs = [entry for entry in theirs if entry["image_id"] == 1268]
+    assert [category_ids[label - 1] for label in labels] == [entry["category_id"] for entry in theirs]
+    expected = np.array([decode_segmentation(entry["segmentation"], *photo.shape[:2]) for entry in theirs])
+    assert masks.sum() > 30_000 and (masks != expected).sum() <= 5
 
 
 @needs_network
