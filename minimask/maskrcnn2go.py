@@ -19,8 +19,6 @@ and inverted residual blocks (Sandler et al. 2018): 1x1 convolution, 3x3 convolu
 import inspect
 import json
 import math
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +202,12 @@ class MaskRCNN2Go:
         """It always is in inference mode."""
         return self
 
+    def train(self, training=True):
+        """ValueError, as there is no training of it here."""
+        if training:
+            raise ValueError("MaskRCNN2Go: this network is for inference alone")
+        return self
+
     def run(self, image, scale):
         """Every value of the graph by its name: feature maps (N, H, W, C), legacy boxes in pixels of `image`.
 
@@ -281,23 +285,24 @@ def read_graph(path):
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"{path}: is not json ({error})") from error
-    parts = (("ops", "op"), ("categories", "name"))
-    for name, key in parts:
+    for name, keys in (("ops", {"op", "out"}), ("categories", {"id", "name"})):
         entries = graph.get(name) if isinstance(graph, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and key in e for e in entries):
-            raise InputError(f'{path}: must have a list "{name}" of entries with "{key}"')
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and e.keys() >= keys for e in entries):
+            raise InputError(f'{path}: must have a list "{name}" of objects with {" and ".join(sorted(keys))}')
     return graph
 
 
 def read_weights(path):
-    """name -> float32 array of an .npz file; InputError if it is none."""
+    """name -> array of numbers of an .npz file; InputError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: is not a readable .npz file ({error})") from error
+            weights = dict(file)
+    except Exception as error:  # what a damaged file raises is anybody's guess
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    for name, array in weights.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError(f"{path}: {name} must be finite numbers, is {array.dtype} {array.shape}")
+    return weights
 
 
 def check_operations(operations, weights):
@@ -307,10 +312,8 @@ def check_operations(operations, weights):
     """
     known = {*weights, "data", "im_info"}
     for number, operation in enumerate(operations):
-        if operation["op"] not in OPERATIONS:
+        if operation["op"] not in list(OPERATIONS):
             raise InputError(f"{place(number, operation)}: must be one of {', '.join(OPERATIONS)}")
-        if "out" not in operation:
-            raise InputError(f'{place(number, operation)}: has no "out"')
         names = {name: name for name in known}
         try:
             inspect.signature(OPERATIONS[operation["op"]]).bind(**arguments(operation, names))
@@ -329,7 +332,7 @@ def check_operations(operations, weights):
 
 def place(number, operation):
     """Where in the graph an operation stands, for messages."""
-    return f"{GRAPH}, operation {number} ({operation['op']}, out {operation.get('out')!r})"
+    return f"{GRAPH}, operation {number} ({operation['op']}, out {operation['out']!r})"
 
 
 def arguments(operation, values):
@@ -340,7 +343,7 @@ def arguments(operation, values):
     for name in found.keys() & ARRAYS:
         if isinstance(found[name], list):
             found[name] = [values[one] for one in found[name]]
-        elif found[name] is not None:
+        elif name != "b" or found[name] is not None:  # a layer may have no bias
             found[name] = values[found[name]]
     return found
 
@@ -352,11 +355,11 @@ def turn_weights(operations, weights):
         axes = AXES.get(operation["op"])
         if axes is None:
             continue
-        w = weights[operation["w"]]
-        if w.ndim != len(axes):
-            raise InputError(f"{place(number, operation)}: {operation['w']} must have {len(axes)} axes, got {w.shape}")
-        w = w.transpose(axes)
+        name = operation["w"]
+        if name not in list(weights) or weights[name].ndim != len(axes):
+            raise InputError(f"{place(number, operation)}: w must be a weight with {len(axes)} axes, is {name!r}")
+        w = weights[name].transpose(axes)
         if operation["x"] == "data":
             w = w[:, :, ::-1]  # (kh, kw, BGR, out) -> (kh, kw, RGB, out)
-        turned[operation["w"]] = np.ascontiguousarray(w, np.float32)
+        turned[name] = np.ascontiguousarray(w, np.float32)
     return turned

@@ -266,7 +266,11 @@ def test_resized_sizes_are_rounded():
         (0, {"dilation": 2}, "operation 0 (conv, out 'stem'): got an unexpected keyword argument 'dilation'"),
         (0, {"kernel": 7}, "operation 0 (conv, out 'stem'): kernel is 7, but the weights' is 8 x 8"),
         (1, {"groups": 3}, "operation 1 (conv, out 'deep'): conv2d: x must be (N, H, W, Cin = 3), got shape"),
-        (4, {"w": "deltas_b"}, "operation 4 (conv, out 'logits'): deltas_b must have 4 axes, got (8,)"),
+        (4, {"w": "deltas_b"}, "operation 4 (conv, out 'logits'): w must be a weight with 4 axes, is 'deltas_b'"),
+        (1, {"w": "stem"}, "operation 1 (conv, out 'deep'): w must be a weight with 4 axes, is 'stem'"),
+        (1, {"x": ["stem", "stem"]}, "operation 1 (conv, out 'deep'): conv2d: x must be"),
+        (6, {"x": "anchors"}, "operation 6 (sigmoid, out 'scores'): needs 'anchors'"),
+        (3, {"op": ["relu"]}, "operation 3 (['relu'], out 'map'): must be one of"),
         (4, {"b": "deltas_b"}, "operation 4 (conv, out 'logits'): conv2d: b must"),
         (7, {"legacy_plus_one": False}, "operation 7 (generate_proposals, out 'rois'): legacy_plus_one"),
         (7, {"deltas": "logits"}, "operation 7 (generate_proposals, out 'rois')"),
@@ -312,7 +316,11 @@ def test_load_reads_both_files(tmp_path):
 def test_files_that_are_something_else(tmp_path):
     with pytest.raises(InputError, match="graph.json: cannot be read"):
         load(tmp_path)
-    for text, message in (("{", "is not json"), ("[]", 'must have a list "ops"'), ('{"ops": [{}]}', '"ops"')):
+    for text, message in (
+        ("{", "is not json"),
+        ("[]", 'must have a list "ops"'),
+        ('{"ops": [{}]}', "objects with op and out"),
+    ):
         _write(tmp_path, text, small_weights())
         with pytest.raises(InputError, match=message):
             load(tmp_path)
@@ -321,8 +329,19 @@ def test_files_that_are_something_else(tmp_path):
     content = file.read_bytes()
     for damaged in (b"", b"not a zip file", content[: len(content) // 2], content[:200] + b"?" + content[201:]):
         file.write_bytes(damaged)
-        with pytest.raises(InputError, match="maskrcnn2go_float32.npz"):
+        with pytest.raises(InputError, match="maskrcnn2go_float32.npz: cannot be read"):
             load(tmp_path)
+    for bad in ("crab", np.nan):
+        _write(tmp_path, small_graph(), {**small_weights(), "stem_b": np.full(6, bad)})
+        with pytest.raises(InputError, match="stem_b must be finite numbers"):
+            load(tmp_path)
+
+
+def test_it_is_for_inference():
+    model = MaskRCNN2Go(small_graph(), small_weights())
+    assert model.eval() is model and model.train(False) is model and not model.training
+    with pytest.raises(ValueError, match="inference alone"):
+        model.train()
 
 
 # ----------------------------------------------------------------------------------------------------- the real network
@@ -365,7 +384,7 @@ def test_every_stage_of_one_photo(real):
 @needs_network
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_average_precision_and_every_box_of_39_photos(real, tmp_path):
-    """All twelve numbers for boxes; masks lie half a pixel elsewhere than in the original, which costs 0.001 of AP."""
+    """All twelve numbers for boxes; masks lie half a pixel elsewhere than in the original: 0.001 more AP."""
     model, class_names, category_ids = real
     dataset = CocoDataset(PHOTOS / "images", PHOTOS / "instances_val2017.json")
     numbers = evaluate(model, dataset, category_ids=category_ids, progress=False, results_dir=tmp_path)
