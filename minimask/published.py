@@ -192,12 +192,12 @@ def _backbone(source, last_stage):
     groups, group_width = width // per_group, per_group * 64 // channels[0]
     if not bottleneck:
         groups, group_width = 1, 64
-    kind = ("bottleneck" if bottleneck else "basic", layers, groups, group_width)
-    names = [name for name, settings in RESNETS.items() if settings == kind]
+    block, found = "bottleneck" if bottleneck else "basic", (layers, groups, group_width)
+    names = [name for name, settings in RESNETS.items() if settings == (block, *found)]
     name = names[0] if names else ("resnet50" if bottleneck else "resnet18")
-    settings = {} if names else dict(layers=layers, groups=groups, group_width=group_width)
-    if channels != (64, 128, 256, 512):
-        settings["channels"] = channels
+    usual = (*RESNETS[name][1:], (64, 128, 256, 512))
+    keys = ("layers", "groups", "group_width", "channels")
+    settings = {key: value for key, value, other in zip(keys, (*found, channels), usual) if value != other}
     return {"backbone": name, **({"backbone_settings": settings} if settings else {})}
 
 
