@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint
+from minimask import checkpoint, weights
 from minimask.__main__ import main
+from tests.references import tiny
+from tests.test_weights import old_names, plain, small_model, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -67,7 +69,10 @@ def write_coco(folder, count=6, categories=("cell",)):
 # ------------------------------------------------------------------------------------------------------- what they do
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "split", "benchmark", "compile"])
+COMMANDS = ["demo", "train", "evaluate", "predict", "download", "convert", "split", "benchmark", "compile"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -157,6 +162,127 @@ def test_training_imports_nothing_that_it_does_not_need():
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout.strip() == "[]", process.stderr
+
+
+# --------------------------------------------------------------------------------------------------- published weights
+
+
+def published_file(path, num_classes=91, **settings):
+    """A file as torchvision publishes them, with its older names, of a small model that finds things."""
+    model = small_model(num_classes, **settings)
+    state = old_names(weights.to_torchvision(model.state_dict()))
+    if num_classes == 91:
+        state["roi_heads.box_predictor.cls_score.bias"][17] += 6  # cats
+    write(path, state)
+    return path
+
+
+def write_picture(path):
+    Image.fromarray(tiny.pictures()[0][0]).save(path)
+    return path
+
+
+def test_the_same_found_before_and_after_converting(tmp_path, capsys):
+    file = published_file(tmp_path / "small_coco-bf2d0c1e.npz")
+    photo = write_picture(tmp_path / "photo.png")
+    assert main(["convert", str(file), "--output", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "loaded 1" in out and f"weights: {tmp_path / 'run' / 'checkpoint-00000000.npz'}" in out
+    assert main(["convert", str(file), "--output", str(tmp_path / "one.npz")]) == 0
+    # and from our checkpoint back into torchvision's layout
+    back = tmp_path / "back-bf2d0c1e.npz"
+    assert main(["convert", str(tmp_path / "run"), "--output", str(back), "--torchvision"]) == 0
+    for name, source in (("a", file), ("b", tmp_path / "run"), ("c", tmp_path / "one.npz"), ("d", back)):
+        options = ["--weights", str(source), "--output", str(tmp_path / name), "--score", "0.1"]
+        assert main(["predict", str(photo), *options]) == 0
+    found = json.loads((tmp_path / "a" / "photo.json").read_text())["detections"]
+    assert len(found) >= 5 and {"cat"} <= {entry["name"] for entry in found}
+    assert {entry["category_id"] for entry in found if entry["name"] == "cat"} == {17}
+    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b") == snapshot(tmp_path / "c") == snapshot(tmp_path / "d")
+
+
+def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
+    file = published_file(tmp_path / "people.npz", 2, mask_head=None, keypoints=17, keypoint_channels=(8, 8))
+    assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--set", "min_size=96"]) == 0
+    settings = checkpoint.newest_settings(tmp_path / "run")
+    assert settings["class_names"] == ["person"] and settings["keypoint_names"][0] == "nose"
+    assert settings["model"]["min_size"] == 96 and settings["model"]["keypoints"] == 17
+    before = snapshot(tmp_path / "run")
+    assert "holds checkpoints already" in fails(capsys, "convert", file, "--output", tmp_path / "run")
+    one = tmp_path / "run" / "checkpoint-00000000.npz"
+    assert "is there already" in fails(capsys, "convert", file, "--output", one)
+    assert "unknown model setting 'colour'" in fails(
+        capsys, "convert", file, "--output", tmp_path / "run", "--overwrite", "--set", "colour=1"
+    )
+    message = fails(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", "1")
+    assert "holds converted weights, not a run to go on with" in message
+    assert snapshot(tmp_path / "run") == before
+    assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--overwrite"]) == 0
+    assert snapshot(tmp_path / "run") != before
+
+
+def test_training_from_published_weights(tmp_path, capsys):
+    write_coco(tmp_path)
+    file = published_file(tmp_path / "small_coco-bf2d0c1e.npz")
+    data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
+    run = ["--output", str(tmp_path / "run"), "--batch-size", "2", "--threads", "1", "--min-size", "64"]
+    message = fails(capsys, "train", *data, *run, "--weights", file, "--steps", "2")
+    assert "holds weights for 91 classes" in message and "here has 2 classes" in message and "--new-heads" in message
+    assert not (tmp_path / "run").exists()
+    options = [*data, *run, "--weights", str(file), "--new-heads", "--learning-rate", "1e-6"]
+    assert main(["train", *options, "--steps", "2", "--save-every", "1"]) == 0
+    assert "new 6 (not from the file, to be trained): roi_heads.box_predictor" in capsys.readouterr().err
+    settings = checkpoint.newest_settings(tmp_path / "run")
+    model = settings["model"]
+    assert model["preset"] == "resnet50_fpn" and model["backbone"] == "resnet18" and model["num_classes"] == 2
+    assert model["backbone_settings"] == {"channels": [8, 8, 16, 16], "norm_eps": 0.0} and model["min_size"] == 64
+    arrays = checkpoint.part(checkpoint.load_newest(tmp_path / "run")[1], "model")
+    with np.load(file) as theirs:
+        np.testing.assert_array_equal(arrays["backbone.body.bn1.weight"], theirs["backbone.body.bn1.weight"])
+        weight = theirs["rpn.head.conv.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(arrays["rpn.head.conv.0.0.weight"], weight, atol=1e-4)
+
+    # a run goes on without the file
+    (tmp_path / "run" / "checkpoint-00000002.npz").unlink()
+    file.rename(tmp_path / "elsewhere.npz")
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
+    again = checkpoint.part(checkpoint.load_newest(tmp_path / "run")[1], "model")
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+
+
+def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
+    write_coco(tmp_path)
+    file = write(tmp_path / "resnet.npz", plain(small_model()))
+    data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
+    run = ["--batch-size", "2", "--threads", "1", "--min-size", "64", "--steps", "1", "--weights", str(file)]
+    small = ["--set", "fpn_channels=16", "--set", "box_width=32", "--set", "mask_channels=[16]"]
+    assert main(["train", *data, *run, *small, "--output", str(tmp_path / "run")]) == 0
+    assert "skipped 2 (in the file, not in the model): fc.weight, fc.bias" in capsys.readouterr().err
+    model = checkpoint.newest_settings(tmp_path / "run")["model"]
+    assert model["backbone"] == "resnet18" and model["backbone_settings"] == {"channels": [8, 8, 16, 16]}
+    message = fails(capsys, "train", *data, *run, "--preset", "small", "--output", tmp_path / "other")
+    assert "conv1.weight is (8, 3, 7, 7) in the file, (32, 3, 3, 3) in the model" in message
+    message = fails(capsys, "predict", tmp_path / "photos", "--weights", file, "--output", tmp_path / "found")
+    assert "resnet.npz: is a backbone, which finds nothing by itself" in message
+    message = fails(capsys, "train", *data, "--new-heads", "--output", tmp_path / "other")
+    assert "--new-heads needs --weights" in message
+    assert not (tmp_path / "other").exists() and not (tmp_path / "found").exists()
+
+
+def test_evaluating_published_weights_by_the_names_of_the_classes(tmp_path, capsys):
+    """The file's labels are 91; the data has two of them under ids of its own."""
+    write_coco(tmp_path, 2, ("dog", "cat"))
+    Image.fromarray(tiny.pictures()[0][0]).resize((64, 64)).save(tmp_path / "photos" / "photo_0.png")
+    file = published_file(tmp_path / "small_coco-bf2d0c1e.npz")
+    data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
+    assert main(["evaluate", "--weights", str(file), *data]) == 0
+    assert "2 images" in capsys.readouterr().out
+    found = json.loads((tmp_path / "evaluation" / "bbox_results.json").read_text())
+    cats = [entry for entry in found if entry["category_id"] == 11]  # the file's id of "cat"
+    assert len(cats) >= 3 and all(entry["score"] > 0.05 for entry in cats)
+    write_coco(tmp_path, 2, ("cat", "unicorn"))
+    message = fails(capsys, "evaluate", "--weights", file, *data)
+    assert "90 classes of objects (person, bicycle, car, motorcycle, ...), the data has 2 (cat, unicorn)" in message
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -30,7 +30,8 @@ class CocoDataset:
     annotations: path of the json, or its content as a dict.
     image_ids: use only these images. class_names: the labels' order, for a file whose categories have other ids.
     dataset[i] is a Sample. class_names[label - 1] and category_ids[label - 1] are a label's name and COCO id.
-    keypoint_names is None where the categories name no keypoints. coco_dict is the json's content, these images only.
+    keypoint_names is None where the categories name no keypoints. coco_dict is the json's content, these images only,
+    with all class_names as categories.
     Raises InputError.
     """
 
@@ -56,7 +57,7 @@ class CocoDataset:
             if annotation["image_id"] in self._annotations:
                 self._annotations[annotation["image_id"]].append(annotation)
         kept = [annotation for annotations in self._annotations.values() for annotation in annotations]
-        self.coco_dict = {**content, "images": self.images, "annotations": kept}
+        self.coco_dict = {**content, "images": self.images, "annotations": kept, "categories": categories}
 
     def _read_keypoint_names(self, categories):
         named = [category for category in categories if category.get("keypoints")]
