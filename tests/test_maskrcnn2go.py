@@ -12,7 +12,7 @@ from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.image import read_image, resized_size
 from minimask.mask_head import paste_masks
-from minimask.maskrcnn2go import MaskRCNN2Go, box_with_nms_limit, generate_proposals, load
+from minimask.maskrcnn2go import MaskRCNN2Go, bbox_transform, box_with_nms_limit, generate_proposals, load
 from minimask.predict import predict_files
 from minimask.roi_align import roi_align_specification
 
@@ -226,17 +226,43 @@ def test_overlap_counts_pixels():
         assert len(found) == count and set(classes) == {1}
 
 
+def test_small_proposals_are_left_out():
+    """Pixels 3..7 are five: min_size 5 keeps them, 5.1 does not; in a picture at twice its size 2.6 does not."""
+    scores, anchors = np.full((1, 1, 1, 1), 0.9, np.float32), np.array([[3, 3, 7, 7]], np.float32)
+    settings = dict(stride=16, pre_nms_topN=5, post_nms_topN=5, nms_thresh=0.7, **LEGACY)
+    still = np.zeros((1, 1, 1, 4), np.float32)
+    for min_size, scale, count in ((5, 1.0, 1), (5.1, 1.0, 0), (2.4, 2.0, 1), (2.6, 2.0, 0)):
+        found = generate_proposals(scores, still, anchors, (20, 20, scale), min_size=min_size, **settings)
+        assert len(found) == count, (min_size, scale)
+
+
+def test_the_photos_size_is_guessed():
+    """427 x 640 pixels become 320 x 480; divided by the scale again 427 x 640.5, so 641, whose last pixel is 640."""
+    scale = 320 / 427
+    rois, deltas = np.array([[10, 10, 1000, 1000]], np.float32), np.zeros((1, 4), np.float32)
+    found = bbox_transform(rois, deltas, (320, 480, scale), weights=(10, 10, 5, 5), **LEGACY)
+    np.testing.assert_allclose(found / scale, [[10 / scale, 10 / scale, 640, 426]], rtol=1e-6)
+
+
 def test_pictures_of_different_sizes_do_not_disturb_each_other():
-    """Padding is cut off before the network runs; places without a detection are not valid."""
-    model = MaskRCNN2Go(small_graph(), small_weights())
+    """Padding is cut off before the network runs; boxes come out with corners, in pixels of each picture."""
+    graph = small_graph()
+    graph["ops"][7]["post_nms_topN"] = graph["ops"][14]["detections_per_im"] = 100
+    model = MaskRCNN2Go(graph, small_weights())
     rng = np.random.default_rng(5)
-    images = [rng.integers(0, 256, shape, np.uint8) for shape in ((30, 61, 3), (50, 40, 3))]
-    together = model.predict(images)
-    for image, found in zip(images, together):
-        (alone,) = model.predict([image])
-        assert len(found.scores) == len(alone.scores) > 0
-        assert np.array_equal(found.boxes, alone.boxes) and np.array_equal(found.masks, alone.masks)
-        assert found.boxes[:, 2].max() <= image.shape[1] + 1 and found.masks.shape[1:] == image.shape[:2]
+    images = [rng.integers(0, 256, shape, np.uint8) for shape in ((20, 61, 3), (50, 40, 3))]
+    batch = model.transform(images)
+    assert batch.images.shape == (2, 400, 640, 3) and batch.sizes.tolist() == [[210, 640], [400, 320]]
+    predictions = model.predict(images)
+    for image, found, scale in zip(images, predictions, (640 / 61, 320 / 40)):
+        values = model.run(model.transform([image]).images, scale)
+        assert len(values["bbox_nms"]) > 5 and np.array_equal(found.scores, values["score_nms"])
+        corners = values["bbox_nms"] / scale + np.array([0, 0, 1, 1])
+        np.testing.assert_allclose(found.boxes, corners, rtol=0, atol=1e-4)
+        soft = values["mask_fcn_probs"][np.arange(len(corners)), :, :, values["class_nms"]]
+        masks = paste_masks(soft, found.boxes, *image.shape[:2], whole_pixels=False)
+        assert np.array_equal(found.masks, masks) and masks.any()
+    assert len(predictions[0].scores) != len(predictions[1].scores)
 
 
 def test_nothing_found():
