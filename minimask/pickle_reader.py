@@ -58,7 +58,7 @@ class Bytes:
 def show(value):
     """A value out of a file, or its type, short enough for a message."""
     if isinstance(value, Symbol):
-        return value.name.replace(" ", ".")
+        return value.name[:80].replace(" ", ".") + "..." * (len(value.name) > 80)
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     if isinstance(value, (str, bytes)):
@@ -113,8 +113,7 @@ def _run(file, builder):
                 stack.append(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(name[-1])
-                items = tuple(stack.pop() for _ in range(count))
-                stack.append(items[::-1])
+                stack[-count:] = [tuple(stack[-i] for i in range(count, 0, -1))]
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":

@@ -91,8 +91,6 @@ def _read_zip(data):
     if len(pickles) != 1:
         raise InputError("a zip file, but not one of torch.save: it has no NAME/data.pkl, or several")
     folder = pickles[0].removesuffix("data.pkl")
-    if folder + "constants.pkl" in entries:
-        raise InputError("a TorchScript program, not weights; save its state_dict() with torch.save")
     order = b"little"  # what old files, which do not say it, are in
     if folder + "byteorder" in entries:
         start, end = entries[folder + "byteorder"]
@@ -149,7 +147,10 @@ def _zip_entry(data, position):
     if 0xFFFFFFFF in (packed, size, header):
         raise InputError(f"the zip archive's entry {show(name)} is in the format of files beyond 4 GB")
     if method != 0 or flags & 1 or packed != size:
-        raise InputError(f"the zip archive's entry {show(name)} is compressed or encrypted; torch.save does neither")
+        raise InputError(
+            f"the zip archive's entry {show(name)} is compressed or encrypted, as torch.save never does "
+            "(a TorchScript program? Save its state_dict() with torch.save)"
+        )
     local_signature, *_, local_name_size, local_extra_size = _ZIP_LOCAL.unpack_from(data, header)
     if signature != b"PK\x01\x02" or local_signature != b"PK\x03\x04":
         raise InputError(f"the zip archive's entry {show(name)} is damaged")

@@ -57,6 +57,7 @@ class Storage:
     def __init__(self, element, count, start):
         self.element, self.count, self.start = element, count, start
         self.itemsize = _numpy_type(element).itemsize
+        self.elements = None  # flat array, once a tensor needs it
         self.arrays = {}  # (offset, shape, strides) -> array: tied tensors are one array
         self.used = None  # (count,) bool: which elements those have
 
@@ -259,7 +260,7 @@ def _tensor(data, byte_order, tensor):
         raise InputError(f"the tensor's strides are {show(strides)}, they must be one for each side of {shape}")
     if not all(type(number) is int and number >= 0 for number in (offset, *strides)):
         raise InputError("the tensor's offset and strides must be integers from 0 up")
-    if offset + _extent(shape, strides) > window.count:
+    if 0 not in shape and offset + _extent(shape, strides) > window.count:
         raise InputError(
             f"the tensor of shape {shape}, strides {strides} and offset {offset} ends behind its storage "
             f"of {window.count} elements"
@@ -272,12 +273,10 @@ def _tensor(data, byte_order, tensor):
 
 
 def _extent(shape, strides):
-    """Number of elements from the first to the last of a view, both counted; InputError if one is in it twice.
+    """Number of elements from the first to the last of a view with some; InputError if one is in it twice.
 
     From the smallest stride up, a step along a side must lead beyond all that the sides before can reach.
     """
-    if 0 in shape:
-        return 0
     extent = 1
     for stride, side in sorted(zip(strides, shape)):
         if side > 1 and stride < extent:
@@ -300,16 +299,22 @@ def _claim(storage, view):
 
 
 def _view(data, byte_order, storage, view):
-    """The read-only array of a view. A copy if the numbers in the file are not as this machine has them."""
-    offset, shape, strides = view
-    dtype = _numpy_type(storage.element).newbyteorder(byte_order)
-    elements = np.ndarray(storage.count, dtype, data, storage.start)
-    array = _strided(elements, offset, shape, strides)
-    if not (array.flags.aligned and array.dtype.isnative):
-        array = array.astype(dtype.newbyteorder("="))
+    """The read-only array of a view, in the byte order of this machine."""
+    if storage.elements is None:
+        storage.elements = _elements(data, byte_order, storage)
+    array = _strided(storage.elements, *view)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if storage.element == "bfloat16":
-        array = (array.astype(np.uint32) << np.array(16, np.uint32)).view(np.float32)
-    return _finish(np.asarray(array))
+        array = np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return _finish(array)
+
+
+def _elements(data, byte_order, storage):
+    """The storage as a flat array: a view of the file, or a copy if it does not begin at a multiple of an element."""
+    start, size = storage.start, storage.count * storage.itemsize
+    if start % storage.itemsize:
+        data, start = data[start : start + size], 0
+    return np.ndarray(storage.count, _numpy_type(storage.element).newbyteorder(byte_order), data, start)
 
 
 def _strided(elements, offset, shape, strides):

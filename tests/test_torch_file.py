@@ -1,0 +1,1020 @@
+"""Files of PyTorch and pickles of NumPy arrays: right values out of good ones, one message out of all others."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minimask.errors import InputError
+from minimask.torch_file import read
+
+GOLDEN = Path(__file__).parent / "references" / "torch_files"  # made by make_torch_files.py
+GOLDEN_FILES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in (".pth", ".pkl"))
+FORMATS = ["zip", "legacy"]
+KINDS = ["zip", "legacy", "pickle"]
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+# ------------------------------------------------------------------------------- files by hand, one instruction a piece
+
+
+def piece(value):
+    """The instructions that push a plain value."""
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def name(dotted):
+    module, _, last = dotted.rpartition(".")
+    return f"c{module}\n{last}\n".encode()
+
+
+def call(dotted, *arguments):
+    return name(dotted) + b"(" + b"".join(arguments) + b"tR"
+
+
+def storage(key="0", count=12, kind="torch.FloatStorage", view=()):
+    return b"(" + piece("storage") + name(kind) + piece(key) + piece("cpu") + piece(count) + b"".join(view) + b"tQ"
+
+
+def tensor(stored, offset=0, shape=(12,), strides=(1,)):
+    numbers = [piece(number) for number in (offset, shape, strides, False)]
+    return call("torch._utils._rebuild_tensor_v2", stored, *numbers, call("collections.OrderedDict"))
+
+
+def list_of(*values):
+    return b"](" + b"".join(values) + b"e"
+
+
+def write_zip(path, value, storages=None, byteorder=None, folder="archive", **arguments):
+    with zipfile.ZipFile(path, "w", **arguments) as archive:
+        archive.writestr(f"{folder}/data.pkl", b"\x80\x02" + value + b".")
+        if byteorder:
+            archive.writestr(f"{folder}/byteorder", byteorder)
+        for key, data in (storages or {}).items():
+            archive.writestr(f"{folder}/data/{key}", data)
+        archive.writestr(f"{folder}/version", "3\n")
+
+
+def write_legacy(path, value, storages=None, itemsize=4):
+    storages = storages or {}
+    with open(path, "wb") as file:
+        pickle.dump(0x1950A86A20F9469CFC6C, file, protocol=2)
+        pickle.dump(1001, file, protocol=2)
+        pickle.dump({"little_endian": True, "protocol_version": 1001}, file, protocol=2)
+        file.write(b"\x80\x02" + value + b".")
+        pickle.dump(sorted(storages), file, protocol=2)
+        for key in sorted(storages):
+            file.write(struct.pack("<q", len(storages[key]) // itemsize) + storages[key])
+
+
+def write(kind, path, value, storages=None):
+    if kind == "zip":
+        write_zip(path, value, storages)
+    elif kind == "legacy":
+        write_legacy(path, value, storages)
+    else:
+        path.write_bytes(b"\x80\x02" + value + b".")
+
+
+TWELVE = np.arange(12, dtype="<f4").tobytes()
+
+
+def refused(path, message=""):
+    """Reading gives an InputError of one line that begins with the file's name; the rest of it is returned."""
+    with pytest.raises(InputError) as error:
+        read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ") and len(text) < len(str(path)) + 700, text
+    assert message in text, text
+    return text[len(str(path)) + 2 :]
+
+
+def is_plain(value):
+    if isinstance(value, dict):
+        return type(value) is dict and all(is_plain(key) and is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value) in (list, tuple) and all(is_plain(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return not value.flags.writeable and value.flags.aligned and value.dtype.isnative
+    return value is None or type(value) in (str, bytes, bool, int, float)
+
+
+def flatten(value, place, arrays):
+    """Collect the arrays in a nest of containers under the path to them."""
+    if isinstance(value, np.ndarray):
+        arrays[place] = value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            flatten(item, f"{place}/{key}", arrays)
+    return arrays
+
+
+def same(found, expected):
+    """Bit for bit, type and shape too."""
+    return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
+
+
+# ----------------------------------------------------------------------------------------- files of the real torch.save
+
+
+@pytest.mark.parametrize("content", ["tensors", "checkpoint"])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_tensors_of_real_files_bit_for_bit(content, file_format):
+    value = read(GOLDEN / f"{content}-{file_format}.pth")
+    assert is_plain(value)
+    found = flatten(value, content, {})
+    with np.load(GOLDEN / "expected.npz") as file:
+        expected = {key: file[key] for key in file.files if key.startswith(content + "/")}
+    assert sorted(found) == sorted(expected) and len(found) > 10
+    for key, array in found.items():
+        assert same(array, expected[key]), key
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_some_values_by_hand(file_format):
+    value = read(GOLDEN / f"tensors-{file_format}.pth")
+    assert value["part"].tolist() == [[11, 13, 15], [27, 29, 31]]
+    assert value["transposed"].shape == (4, 2, 3) and value["transposed"][3].tolist() == [[3, 7, 11], [15, 19, 23]]
+    assert value["right"].tolist() == [[2, 3, 4], [7, 8, 9], [12, 13, 14], [17, 18, 19]]
+    assert value["bool"].tolist() == [[True, False, True], [False, False, True]]
+    assert value["bfloat16_single"].shape == () and value["bfloat16_single"] == 1.0
+    assert value["bfloat16"].dtype == np.float32 and not (value["bfloat16"].view(np.uint32) & 0xFFFF).any()
+    assert value["float16"].dtype == np.float16 and value["int8"].dtype == np.int8
+    assert value["empty"].shape == (0, 4)
+    assert value["tied"] is value["float32"]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_training_checkpoint_is_plain_containers(file_format):
+    value = read(GOLDEN / f"checkpoint-{file_format}.pth")
+    assert list(value) == ["model", "optimizer", "lr_scheduler", "epoch", "args", "size"]
+    assert value["epoch"] == 3 and value["size"] == (2, 3)
+    assert value["args"] == {"lr": 0.02, "dataset": "coco", "output": None}
+    assert value["lr_scheduler"]["milestones"] == {2: 1, 8: 2}
+    group = value["optimizer"]["param_groups"][0]
+    assert group["lr"] == pytest.approx(0.002) and group["momentum"] == 0.9 and group["params"] == [0, 1, 2, 3, 4, 5]
+    assert "_metadata" not in value["model"] and value["model"]["1.num_batches_tracked"] == 3
+
+
+def test_a_pickle_of_python_2():
+    value = read(GOLDEN / "python2.pkl")
+    assert is_plain(value)
+    arrays = value["blobs"]
+    assert list(arrays) == ["conv1_w", "conv1_b", "long", "fortran", "empty", "flag"]
+    assert same(arrays["conv1_w"], np.arange(-6, 6, dtype=np.float32).reshape(2, 2, 3))
+    assert same(arrays["conv1_b"], np.array([0.1, -0.2]))
+    assert same(arrays["long"], np.arange(100, dtype=np.float32) * np.float32(2.5))
+    assert same(arrays["fortran"], np.arange(6).reshape(2, 3))
+    assert same(arrays["empty"], np.zeros((0, 4), np.float32))
+    assert arrays["flag"].tolist() == [True, False]
+    assert value["cfg"] == "NUM_CLASSES: 81\n" * 40 and value["name"] == "caf\xe9"
+    assert value["lr"] == 0.5 and value["steps"] == 2**40
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_random_state_dicts_come_back_as_torch_saved_them(torch, file_format, tmp_path):
+    rng = np.random.default_rng(7)
+    types = [torch.float32, torch.float16, torch.float64, torch.int64, torch.int16, torch.uint8, torch.bfloat16]
+    for trial in range(15):
+        state = OrderedDict()
+        for index in range(rng.integers(1, 12)):
+            shape = tuple(int(side) for side in rng.integers(0, 5, rng.integers(0, 5)))
+            values = torch.tensor(rng.standard_normal(shape) * 50).abs().to(types[rng.integers(len(types))])
+            if rng.random() < 0.5 and values.ndim:
+                values = values.permute(*(int(side) for side in rng.permutation(len(shape))))
+            if rng.random() < 0.3 and values.ndim:
+                values = values[values.shape[0] // 2 :]
+            state[f"layer{index}.weight"] = torch.nn.Parameter(values, requires_grad=False)
+        path = tmp_path / f"{trial}.pth"
+        torch.save(state, path, _use_new_zipfile_serialization=file_format == "zip", pickle_protocol=2 + trial % 4)
+        found = read(path)
+        assert list(found) == list(state)
+        for key, value in state.items():
+            value = value.detach()
+            expected = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+            assert same(found[key], expected), (trial, key)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda torch: torch.ones(2, dtype=torch.complex64), "torch.ComplexFloatStorage"),
+        (lambda torch: torch.ones(2, dtype=torch.float8_e4m3fn), "torch._utils._rebuild_tensor_v3"),
+        (lambda torch: torch.ones(2, dtype=torch.uint16), "torch._utils._rebuild_tensor_v3"),
+        (lambda torch: torch.eye(2).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+        (lambda torch: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "torch._utils._rebuild_qtensor"),
+        (lambda torch: torch._neg_view(torch.ones(2)), "_rebuild_tensor_v2 with"),
+        (lambda torch: torch.float32, "torch.float32"),
+        (lambda torch: torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (lambda torch: torch.ones(3).expand(2, 3), "elements overlap"),
+        (lambda torch: torch.arange(10).unfold(0, 3, 1), "elements overlap"),
+        (lambda torch: (lambda x: [x, x[2:]])(torch.ones(9)), "shares elements"),
+        (lambda torch: (lambda x: [x, x.t()])(torch.ones(2, 3)), "shares elements"),
+    ],
+)
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.filterwarnings("ignore")
+def test_other_tensors_are_refused_by_name(torch, file_format, make, message, tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"a": make(torch)}, path, _use_new_zipfile_serialization=file_format == "zip")
+    refused(path, message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_program_is_refused(torch, tmp_path):
+    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "x.pt"))
+    refused(tmp_path / "x.pt", "TorchScript")
+
+
+# ---------------------------------------------------------------------------------------------------- pickles of arrays
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("numpy", ["numpy.core", "numpy._core"])
+def test_detectron2s_pickles(protocol, numpy, tmp_path):
+    rng = np.random.default_rng(protocol)
+    arrays = {
+        f"{code}{shape}": np.array(rng.standard_normal(shape) * 9).astype(code)
+        for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", ">f4", ">i8")
+        for shape in ((), (3,), (2, 0), (4, 3, 2))
+    }
+    arrays["fortran"] = np.asfortranarray(rng.standard_normal((3, 4)).astype(np.float32))
+    arrays["view"] = rng.standard_normal((6, 8)).astype(np.float32)[::2, 1:5]
+    arrays["read-only"] = np.arange(3.0)
+    arrays["read-only"].flags.writeable = False
+    value = {"model": arrays, "__author__": "third party", "rate": np.float32(0.25), "step": np.int64(7), "on": True}
+    data = pickle.dumps(value, protocol)
+    for module in (b"numpy._core", b"numpy.core"):  # as both NumPy 2 and NumPy 1 name it
+        for tail in (b".multiarray", b".numeric"):
+            new = numpy.encode() + tail
+            data = data.replace(b"c" + module + tail, b"c" + new)
+            old = module + tail
+            data = data.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new)
+    if protocol > 3:  # the length of the frame, which is no longer right, is not used
+        assert data[2] == 0x95
+    path = tmp_path / "model.pkl"
+    path.write_bytes(data)
+    found = read(path)
+    assert is_plain(found)
+    assert found["__author__"] == "third party" and found["on"] is True
+    assert (found["rate"], type(found["rate"]), found["step"], type(found["step"])) == (0.25, float, 7, int)
+    assert list(found["model"]) == list(arrays)
+    for key, array in arrays.items():
+        assert same(found["model"][key], array.astype(array.dtype.newbyteorder("="))), key
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([1, "a", None], object), np.array(["text"]), np.array([b"text"]), np.ones(2, complex),
+        np.zeros(2, [("a", "f4")]), np.array(["2020-01-01"], "M8[D]"), np.ones(2, np.uint16),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_other_types_are_refused(array, protocol, tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"model": array}, protocol))
+    refused(path, "an array of NumPy's type")
+    refused(path, repr(array.dtype.str[1:3])[:-1])
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (lambda kind: (1, (3,), kind, False, b"1234"), "shape (3,)"),
+        (lambda kind: (1, (-1,), kind, False, b""), "tuple of integers from 0 up"),
+        (lambda kind: (1, (2**62,), kind, False, b""), "too large"),
+        (lambda kind: (1, (1,) * 33, kind, False, b"1234"), "33 sides"),
+        (lambda kind: (1, [1], kind, False, b"1234"), "must be a tuple"),
+        (lambda kind: (1, (1,), kind, False, 7), "filled with 7"),
+        (lambda kind: (1, (1,), "f4", False, b"1234"), "cannot be filled"),
+    ],
+)
+def test_arrays_that_are_not_what_they_say(state, message, tmp_path):
+    array = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), piece((0,)), piece("b"))
+    kind = call("numpy.dtype", piece("f4"), piece(False), piece(True))
+    pieces = [
+        kind if part == "KIND" else b"C" + bytes([len(part)]) + part if isinstance(part, bytes) else piece(part)
+        for part in state("KIND")
+    ]
+    path = tmp_path / "x.pkl"
+    write("pickle", path, array + b"(" + b"".join(pieces) + b"tb")
+    refused(path, message)
+    write("pickle", path, array)
+    refused(path, "NumpyArray")  # made and never filled
+    whole = b"(" + piece(1) + piece((1,)) + kind + piece(False) + b"C\x04" + struct.pack("<f", 0.5) + b"tb"
+    write("pickle", path, array + whole)
+    assert read(path).tolist() == [0.5]
+    write("pickle", path, array + whole + whole)
+    refused(path, "cannot be filled")
+
+
+# ------------------------------------------------------------------------------------------- tensors and their storages
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    "offset, shape, strides, expected",
+    [
+        (0, (12,), (1,), list(range(12))),
+        (2, (2, 3), (4, 1), [[2, 3, 4], [6, 7, 8]]),
+        (1, (3, 2), (1, 6), [[1, 7], [2, 8], [3, 9]]),
+        (11, (), (), 11),
+        (11, (1, 1), (999, 999), [[11]]),  # the stride of a side of 1 is never stepped
+        (12, (0, 5), (5, 1), []),
+        (99, (1, 0), (1, 1), [[]]),  # PyTorch leaves any offset in a view without elements
+        (0, (13,), (1,), "ends behind its storage"),
+        (1, (12,), (1,), "ends behind its storage"),
+        (12, (), (), "ends behind its storage"),
+        (0, (2,), (12,), "ends behind its storage"),
+        (2**62, (1,), (1,), "ends behind its storage"),
+        (0, (2,), (2**63 - 1,), "ends behind its storage"),
+        (0, (2**40,), (1,), "ends behind its storage"),
+        (0, (2**60, 2**60), (1, 1), "too large"),
+        (0, (3, 4), (0, 1), "elements overlap"),
+        (0, (3,), (0,), "elements overlap"),
+        (0, (2**47,), (0,), "elements overlap"),
+        (0, (3, 3), (2, 1), "elements overlap"),
+        (0, (2, 2), (3, 3), "elements overlap"),
+        (11, (3,), (-1,), "from 0 up"),
+        (-1, (3,), (1,), "from 0 up"),
+        (0, (-3,), (1,), "tuple of integers from 0 up"),
+        (0, (-1, -12), (1, 1), "tuple of integers from 0 up"),
+        (0, (3,), (1, 1), "one for each side"),
+        (0, (3, 2), (1,), "one for each side"),
+        (0.0, (3,), (1,), "from 0 up"),
+        (0, (3.0,), (1,), "tuple of integers"),
+        (0, ("3",), (1,), "tuple of integers"),
+        (0, [3], (1,), "tuple of integers"),
+        (0, (3,), None, "one for each side"),
+        (None, (3,), (1,), "from 0 up"),
+        (True, (3,), (1,), "from 0 up"),
+        (0, (1,) * 33, (1,) * 33, "33 sides"),
+    ],
+)
+def test_views_of_a_storage(file_format, offset, shape, strides, expected, tmp_path):
+    path = tmp_path / "x.pth"
+    write(file_format, path, b"}" + piece("w") + tensor(storage(), offset, shape, strides) + b"s", {"0": TWELVE})
+    if isinstance(expected, str):
+        refused(path, expected)
+        refused(path, "['w']: ")
+    else:
+        found = read(path)["w"]
+        assert found.tolist() == expected and found.shape == shape and found.dtype == np.float32
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    "second, together",
+    [
+        ((0, (12,), (1,)), False),
+        ((5, (1,), (1,)), False),
+        ((0, (3, 2), (4, 1)), True),
+        ((2, (3, 2), (4, 1)), None),
+        ((0, (2, 3), (1, 4)), False),
+        ((3, (3,), (4,)), None),
+        ((1, (3,), (4,)), False),
+        ((11, (), ()), None),
+        ((6, (0,), (1,)), None),
+    ],
+)
+def test_two_tensors_of_a_storage(file_format, second, together, tmp_path):
+    """The first has the elements 0, 1, 4, 5, 8, 9. None: both are read; True: they are the same; False: refused."""
+    path = tmp_path / "x.pth"
+    write(file_format, path, list_of(tensor(storage(), 0, (3, 2), (4, 1)), tensor(storage(), *second)), {"0": TWELVE})
+    if together is False:
+        refused(path, "[1]: the tensor shares elements with another")
+        return
+    first, other = read(path)
+    assert first.tolist() == [[0, 1], [4, 5], [8, 9]]
+    assert (first is other) == bool(together)
+    if other.ndim == 1 and other.size:
+        assert other.tolist() == [3, 7, 11]
+
+
+@pytest.mark.parametrize(
+    "stored, message",
+    [
+        (storage(count=13), "expect"),
+        (storage(count=11), "expect"),
+        (storage(count=-1), "not to a tensor's storage"),
+        (storage(count=2**61), "expect"),
+        (storage(kind="torch.DoubleStorage"), ""),
+        (storage(kind="torch.QInt8Storage"), "torch.QInt8Storage"),
+        (storage(kind="torch.Size"), "not to a tensor's storage"),
+        (storage(key="1"), ""),
+        (storage(key="../0"), ""),
+        (storage(key=0), "not to a tensor's storage"),
+        (storage(count=12.0), "not to a tensor's storage"),
+        (piece("storage") + b"Q", "not to a tensor's storage"),
+        (piece(("module", "x", "y", "z")) + b"Q", "not to a tensor's storage"),
+        (storage() + b"0" + storage(count=6), ""),  # POP is no instruction that is needed
+        (b"(" + storage() + storage(count=6) + b"t", "described in two ways"),
+        (b"(" + storage() + storage(kind="torch.IntStorage") + b"t", "described in two ways"),
+        (storage(view=[piece(("v", 4, 9))]), "view beyond"),
+        (storage(view=[piece(("v", -1, 3))]), "view beyond"),
+        (storage(view=[piece(("v", 0, -3))]), "view beyond"),
+        (storage(view=[piece(("v", 0))]), "view beyond"),
+    ],
+)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_storages_that_are_not_what_they_say(file_format, stored, message, tmp_path):
+    path = tmp_path / "x.pth"
+    write(file_format, path, tensor(stored), {"0": TWELVE})
+    refused(path, message)
+
+
+def test_a_storage_seen_through_a_view(tmp_path):
+    """As PyTorch 0.x saved storages that are parts of others."""
+    path = tmp_path / "x.pth"
+    stored = storage(view=[piece(("v", 4, 6))])
+    write_legacy(path, tensor(stored, 1, (2, 2), (2, 1)), {"0": TWELVE})
+    assert read(path).tolist() == [[5, 6], [7, 8]]
+    write_legacy(path, tensor(stored, 1, (3, 2), (2, 1)), {"0": TWELVE})
+    refused(path, "ends behind its storage of 6 elements")
+
+
+@pytest.mark.parametrize(
+    "kind, code", [("Float", "f4"), ("Double", "f8"), ("Half", "f2"), ("Long", "i8"), ("Short", "i2")]
+)
+def test_big_endian_files(kind, code, tmp_path):
+    numbers = np.array([1, -2, 300, 12000])
+    for order, byteorder in ((">", "big"), ("<", "little"), ("<", None)):
+        stored = storage(count=4, kind=f"torch.{kind}Storage")
+        write_zip(tmp_path / "x", tensor(stored, 0, (4,)), {"0": numbers.astype(order + code).tobytes()}, byteorder)
+        assert same(read(tmp_path / "x"), numbers.astype(code))
+    halves = storage(count=2, kind="torch.BFloat16Storage")
+    write_zip(tmp_path / "x", tensor(halves, 0, (2,)), {"0": b"\x3f\x80\xc0\x40"}, "big")
+    assert same(read(tmp_path / "x"), np.array([1, -3], np.float32))
+    write_zip(tmp_path / "x", tensor(stored, 0, (4,)), {"0": numbers.astype(code).tobytes()}, "middle")
+    refused(tmp_path / "x", "byte order b'middle'")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_booleans_are_0_or_1(file_format, tmp_path):
+    stored = storage(count=3, kind="torch.BoolStorage")
+    for data, message in ((b"\1\0\1", None), (b"\1\2\0", "other bytes than 0 and 1")):
+        if file_format == "zip":
+            write_zip(tmp_path / "x", tensor(stored, 0, (3,)), {"0": data})
+        else:
+            write_legacy(tmp_path / "x", tensor(stored, 0, (3,)), {"0": data}, itemsize=1)
+        if message:
+            refused(tmp_path / "x", message)
+        else:
+            assert read(tmp_path / "x").tolist() == [True, False, True]
+
+
+def test_memory(tmp_path):
+    """A view of the file where it can be, one copy where not: a file of 178 MB must not be held twice."""
+    data = np.arange(1_000_000, dtype=np.float32)
+    value = tensor(storage(count=data.size), 0, data.shape)
+    peaks = []
+    for length in (1, 2, 3, 4):  # of a text, which moves what is behind it
+        path = tmp_path / f"{length}"
+        write_zip(path, list_of(piece("a" * length), value), {"0": data.tobytes()})
+        peaks.append(peak_of_reading(path, data))
+    assert sorted(peaks)[0] < 200_000  # one of the four is at a multiple of 4 bytes
+    assert sorted(peaks)[1] > 4_000_000 and sorted(peaks)[3] < 4_200_000
+    write_legacy(tmp_path / "x", value, {"0": data.tobytes()})
+    assert peak_of_reading(tmp_path / "x", data) < 4_200_000
+    for protocol in (3, 4):
+        (tmp_path / "x").write_bytes(pickle.dumps(data, protocol))
+        assert peak_of_reading(tmp_path / "x", data) < 4_200_000
+    (tmp_path / "x").write_bytes(pickle.dumps(data, 5))
+    assert peak_of_reading(tmp_path / "x", data) < 12_200_000  # a byte array is copied twice before it is an array
+
+
+def peak_of_reading(path, expected):
+    tracemalloc.start()
+    found = read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found[-1] if isinstance(found, list) else found, expected)
+    return peak
+
+
+# --------------------------------------------------------------------------------------------- nothing in a file is run
+
+
+class Evil:
+    """A pickle of it calls a function when `pickle.load` reads it."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def attacks(marker):
+    """Bodies of pickles that make the file `marker`, by calls of many kinds, or that would make foreign objects."""
+    command = f"touch {marker}"
+    program = f"open({str(marker)!r}, 'w').close()"
+    evil = [
+        Evil(os.system, command),
+        Evil(subprocess.check_call, ["touch", str(marker)]),
+        Evil(subprocess.Popen, ["touch", str(marker)]),
+        Evil(eval, program),
+        Evil(exec, program),
+        Evil(__import__, "os"),
+        Evil(getattr, "x", "upper"),
+        Evil(open, str(marker), "w"),
+        Evil(Path, str(marker)),
+        Evil(pickle.loads, pickle.dumps(Evil(os.system, command))),
+        Evil(np.load, str(marker)),
+        Evil(np.ones, (3,)),
+        Evil(bytearray, b"x"),
+        {"model": OrderedDict(a=Evil(os.system, command))},
+        Counter,
+        np.float32,
+        {1, 2},
+        frozenset([1]),
+        range(3),
+        1 + 2j,
+        Ellipsis,
+        slice(3),
+        np.random.default_rng(0),
+        np.ma.array([1]),
+    ]
+    bodies = [pickle.dumps(value, protocol)[2:-1] for value in evil for protocol in (2, 3, 4, 5)]
+    system, text = name("os.system"), piece(command)
+    bodies += [
+        name("posix.system") + b"(" + text + b"tR",
+        name("nt.system") + b"(" + text + b"tR",
+        name("builtins.eval") + b"(" + piece(program) + b"tR",
+        name("__builtin__.eval") + b"(" + piece(program) + b"tR",
+        b"(" + text + b"ios\nsystem\n",  # INST
+        b"(" + system + text + b"o",  # OBJ
+        system + b"(" + text + b"t\x81",  # NEWOBJ
+        system + b"(" + text + b"t}\x92",  # NEWOBJ_EX
+        name("copyreg._reconstructor") + b"(" + name("os._wrap_close") + name("builtins.object") + b"NtR",
+        piece("os") + piece("system") + b"\x93(" + text + b"tR",  # STACK_GLOBAL
+        piece("torch._utils _rebuild_tensor_v2") + piece("x") + b"\x93)R",
+        piece("os") + text + b"0" + piece(1),
+        b"\x82\x01)R",  # EXT1
+        b"\x97",  # NEXT_BUFFER
+        system,
+        b"}" + system + text + b"s",
+        b"}" + text + system + b"s",
+        text + text + b"tR",
+        text + b"(" + text + b"tR",  # a text is called
+        piece(7) + b")R",
+        piece([]) + b")R",
+        name("collections.OrderedDict") + text + b"R",
+        name("collections.OrderedDict") + b"(" + system + b"tR",
+        call("collections.OrderedDict") + system + b"b",
+        piece([]) + piece({"append": 1}) + b"b",
+        piece({}) + piece({"x": 1}) + b"b",
+        name("torch.Size") + piece({"x": 1}) + b"b",
+        call("torch._utils._rebuild_parameter", text, piece(True), piece({})),
+        call("numpy.core.multiarray._reconstruct", name("os.system"), piece((0,)), piece("b")),
+        call("numpy.core.multiarray._reconstruct", name("numpy.dtype"), piece((0,)), piece("b")),
+        call("numpy.core.multiarray.scalar", call("numpy.dtype", piece("O8"), piece(False), piece(True)), text),
+        call("_codecs.encode", text, piece("rot13")),
+        call("_codecs.encode", text, piece("idna")),
+        call("_codecs.decode", text, piece("hex")),
+        call("torch.load", text),
+        call("torch.storage._load_from_bytes", text),
+        call("torch.hub.load", text),
+        call("torch._utils._rebuild_tensor_v2.__globals__.get", text),
+        call("collections.OrderedDict.fromkeys", text),
+        call("numpy.ndarray", piece((3,))),
+        call("numpy.core.multiarray.fromfile", text),
+        text + b"Q",
+        b"P" + command.encode() + b"\n",  # PERSID
+    ]
+    return bodies
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_are_refused_and_not_made(kind, tmp_path):
+    marker = tmp_path / "marker"
+    bodies = attacks(marker)
+    assert len(bodies) > 120
+    for body in bodies:
+        write(kind, tmp_path / "x", body)
+        refused(tmp_path / "x")
+        assert not marker.exists(), body
+
+
+def test_what_is_refused_is_named(tmp_path):
+    write("pickle", tmp_path / "x", piece(Evil(os.system, "true")))
+    refused(tmp_path / "x", f"asks for {os.name}.system, which is not among the few names that weights need")
+    write("zip", tmp_path / "x", b"(" + piece("true") + b"ios\nsystem\n")
+    refused(tmp_path / "x", "instruction INST")
+    write("legacy", tmp_path / "x", call("_codecs.encode", piece("a"), piece("rot13")))
+    refused(tmp_path / "x", "a call of _codecs.encode with ('a', 'rot13') is not read")
+
+
+WATCH = """
+import json, sys
+from pathlib import Path
+from minimask.errors import InputError
+from minimask.torch_file import read
+read(sys.argv[1])  # once, so that all is imported
+events = []
+sys.addaudithook(lambda event, arguments: events.append(event) if events is not None else None)
+for path in sorted(Path(sys.argv[2]).iterdir()):
+    try:
+        read(path)
+        raise SystemExit(f"{path} was read")
+    except InputError:
+        pass
+found, events = sorted(set(events)), None
+print(json.dumps(found))
+"""
+
+
+def test_python_sees_nothing_but_the_reading_of_a_file(tmp_path):
+    """By Python's audit events, of which imports, calls of the system and `pickle.find_class` are some."""
+    (tmp_path / "files").mkdir()
+    for index, body in enumerate(attacks(tmp_path / "marker")):
+        write(KINDS[index % 3], tmp_path / "files" / f"{index:03d}", body)
+    arguments = [sys.executable, "-c", WATCH, GOLDEN / "tensors-zip.pth", tmp_path / "files"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert set(json.loads(result.stdout)) <= {"open", "mmap.__new__", "os.listdir", "os.scandir"}
+    assert not (tmp_path / "marker").exists()
+
+
+# --------------------------------------------------------------------------------------- files made to use up a machine
+
+
+def bombs():
+    laughs = piece([0] * 10) + b"q\0"
+    for level in range(1, 30):
+        laughs += b"](" + b"h" + bytes([level - 1])
+        laughs += (b"h" + bytes([level - 1])) * 9 + b"eq" + bytes([level])
+    big = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000 + b"q\x63"
+    kind = call("numpy.dtype", piece("u1"), piece(False), piece(True)) + b"q\x64"
+    array = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), piece((0,)), piece("b"))
+    return {
+        "lists in lists": (b"]" * 100_000 + b"a" * 99_999, "more than 100 deep"),
+        "tuples in tuples": (b")" + b"\x85" * 100_000, "more than 100 deep"),
+        "dicts in dicts": (b"}" + b"K\1}" * 20_000 + b"s" * 20_000, "more than 100 deep"),
+        "a list in itself": (b"]q\0h\0a", "contains itself"),
+        "a dict in itself": (b"}q\0K\1h\0s", "contains itself"),
+        "a list twice in itself": (b"]q\0(h\0h\0e", "contains itself"),
+        "ten to the thirty": (laughs, "values"),
+        "a deep key": (b"}" + b")" + b"\x85" * 100_000 + b"K\1s", "dict's key"),
+        "a list as key": (b"}]K\1s", "dict's key"),
+        "marks": (b"(" * 250_000, "lacks"),
+        "many dicts": (b"}" * 1_010_000, "instructions"),
+        "a memo far away": (b"Nr\xff\xff\xff\xff" * 3 + b"\x87", None),
+        "a memo of a large number": (b"Np" + b"9" * 200 + b"\n", ""),
+        "a memo unset": (b"h\7", "lacks"),
+        "memoized twice": (b"N\x94q\0\x94q\1h\0\x86", None),
+        "a long integer": (b"\x8b" + struct.pack("<i", 500_000) + b"\x7f" * 500_000, "LONG4"),
+        "a longer integer": (b"\x8a\xff" + b"\x7f" * 255, "an integer of 2039 bits"),
+        "an integer as text": (b"I" + b"9" * 1_000_000 + b"\n", "has no end"),
+        "a shorter integer as text": (b"I" + b"9" * 200 + b"\n", "bits"),
+        "a long as text": (b"L" + b"9" * 1_000_000 + b"L\n", "has no end"),
+        "a long name": (b"cos" + b"a" * 1_000_000 + b"\nsystem\n", "has no end"),
+        "a long name on the stack": (big + piece("x") + b"\x93", "asks for"),
+        "a text of 2**60 bytes": (b"\x8d" + struct.pack("<Q", 2**60) + b"abc", ""),
+        "bytes of 2**63 bytes": (b"\x8e" + struct.pack("<Q", 2**63) + b"abc", ""),
+        "a byte array of 2**60 bytes": (b"\x96" + struct.pack("<Q", 2**60) + b"abc", ""),
+        "a negative length": (b"T" + struct.pack("<i", -5) + b"abc", ""),
+        "no UTF-8": (b"X\2\0\0\0\xff\xff", "damaged"),
+        "one text encoded often": (
+            big + call("_codecs.encode", b"h\x63", piece("latin1")) * 1000 + b"\x87", "larger than the file"
+        ),
+        "one text in many arrays": (
+            big + kind + (array + b"(K\1J" + struct.pack("<i", 1_000_000) + b"\x85h\x64\x89h\x63tb") * 1000 + b"\x87",
+            "larger than the file",
+        ),
+        "one text many times": (big + b"0".join([b"h\x63"] * 3), "POP"),
+        "an empty stack": (b"R", "lacks"),
+        "an empty stack at the end": (b"", "lacks"),
+        "no mark": (b"NNt", "lacks"),
+        "an odd number of items": (b"}(NNNu", "lacks"),
+        "items for a text": (piece("x") + b"(NNu", "is no dict"),
+        "items for a tuple": (b")(Ne", "is no list"),
+        "too much on the stack": (b"NN", "left over"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("index, bomb", list(enumerate(bombs())))
+def test_bombs(index, bomb, tmp_path):
+    body, message = bombs()[bomb]
+    path = tmp_path / "x"
+    write(KINDS[index % 3], path, body)
+    if message is None:
+        read(path)
+    else:
+        refused(path, message)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "ten to the thirty", "a list twice in itself", "a memo far away", "a long name on the stack", "lists in lists",
+        "a text of 2**60 bytes", "a byte array of 2**60 bytes", "one text encoded often", "one text in many arrays",
+    ],
+)  # fmt: skip
+def test_bombs_take_little_memory(bomb, tmp_path):
+    path = tmp_path / "x"
+    write("pickle", path, bombs()[bomb][0])
+    tracemalloc.start()
+    try:
+        read(path)
+    except InputError:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (100_000_000 if bomb == "ten to the thirty" else 12_000_000)
+
+
+# --------------------------------------------------------------------------------------------------------- zip archives
+
+
+def plain_zip(path, **arguments):
+    write_zip(path, tensor(storage()), {"0": TWELVE}, **arguments)
+    return bytearray(path.read_bytes())
+
+
+def entry(data, file_name):
+    """(position in the table of contents, position of the header) of an entry."""
+    position = 0
+    while (position := data.find(b"PK\1\2", position)) >= 0:
+        size = struct.unpack_from("<H", data, position + 28)[0]
+        if data[position + 46 : position + 46 + size] == file_name:
+            return position, struct.unpack_from("<I", data, position + 42)[0]
+        position += 4
+    raise KeyError(file_name)
+
+
+def test_the_zip_by_hand_is_read(tmp_path):
+    plain_zip(tmp_path / "x")
+    assert read(tmp_path / "x").tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_entries_are_refused(method, tmp_path):
+    path = tmp_path / "x"
+    write_zip(path, tensor(storage(count=8_000_000), 0, (8_000_000,)), {"0": bytes(32_000_000)}, compression=method)
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    refused(path, "is compressed or encrypted")
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "field, code, value, message",
+    [
+        (8, "<H", 1, "compressed or encrypted"),
+        (10, "<H", 8, "compressed or encrypted"),
+        (20, "<I", 47, "compressed or encrypted"),  # bytes in the archive, bytes in all
+        (16, "<I", 0x12345678, "checksum"),
+        (24, "<II", (10**6, 10**6), None),
+        (20, "<II", (10**9, 10**9), "overlaps another, or ends behind"),
+        (20, "<II", (0xFFFFFFFF, 0xFFFFFFFF), "4 GB"),
+        (20, "<II", (44, 44), ""),
+        (42, "<I", 10**6, "damaged"),
+        (42, "<I", 0, ""),
+        (42, "<I", 0xFFFFFFFF, "4 GB"),
+        (28, "<H", 60_000, "damaged"),
+        (30, "<H", 60_000, "damaged"),
+        (0, "<I", 0, "damaged"),
+    ],
+)
+def test_damaged_tables_of_contents(field, code, value, message, tmp_path):
+    data = plain_zip(tmp_path / "x")
+    position, _ = entry(data, b"archive/data/0")
+    struct.pack_into(code, data, position + field, *(value if isinstance(value, tuple) else (value,)))
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x", message or "")
+
+
+@pytest.mark.parametrize(
+    "field, code, value", [(8, "<HH", (65000, 65000)), (10, "<H", 4), (12, "<I", 10**7), (16, "<I", 10**7)]
+)
+def test_damaged_ends_of_archives(field, code, value, tmp_path):
+    data = plain_zip(tmp_path / "x")
+    struct.pack_into(code, data, len(data) - 22 + field, *(value if isinstance(value, tuple) else (value,)))
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x")
+
+
+def test_entries_that_are_one_in_another_are_refused(tmp_path):
+    """A kilobyte whose thousand entries are all the same bytes would else be a thousand kilobytes."""
+    data = plain_zip(tmp_path / "x")
+    first, _ = entry(data, b"archive/data/0")
+    second, _ = entry(data, b"archive/version")
+    data[second + 16 : second + 28] = data[first + 16 : first + 28]
+    data[second + 42 : second + 46] = data[first + 42 : first + 46]
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x", "overlaps")
+
+
+def test_one_bit_of_a_tensor_wrong_is_found(tmp_path):
+    data = plain_zip(tmp_path / "x")
+    data[data.find(TWELVE) + 5] ^= 1
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x", "'archive/data/0' is damaged (its checksum is wrong)")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_files_of_other_things(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.ones(3))
+    refused(path, "not one of torch.save")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+        archive.writestr("b/data.pkl", b"\x80\x02N.")
+    refused(path, "or several")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+    refused(path, "two entries 'a/data.pkl'")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+        archive.comment = b"a comment"
+    refused(path, "cut off")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.rest")
+    refused(path, "4 bytes follow")
+
+
+# ---------------------------------------------------------------------------------------------------------- other files
+
+
+def test_what_is_no_file_of_weights(tmp_path):
+    refused(tmp_path / "missing.pth", "No such file")
+    refused(tmp_path, "not a file")
+    path = tmp_path / "x.pth"
+    for data, message in (
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\x00", "neither a PyTorch file nor a pickle"),
+        (b"<html>", "it begins with b'<html>'"),
+        (b"(dp0\n.", "neither"),  # protocol 0
+        (b"\x80", "cut off"),
+        (b"\x80\x02", "cut off"),
+        (b"\x80\x02\xffN.", "damaged"),
+        (b"\x80\x02N.N.", "2 bytes follow"),
+        (b"storages" + bytes(249) + b"ustar" + bytes(300), "TAR format of PyTorch before 2017"),
+    ):
+        path.write_bytes(data)
+        refused(path, message)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs permissions that bind")
+def test_a_file_that_may_not_be_read(tmp_path):
+    (tmp_path / "x").write_bytes(b"\x80\x02N.")
+    (tmp_path / "x").chmod(0)
+    refused(tmp_path / "x", "cannot be read")
+
+
+def test_parts_of_the_legacy_format(tmp_path):
+    path = tmp_path / "x"
+    for parts, message in (
+        ([1000], "version 1000"),
+        ([1001, {}], "cut off"),
+        ([1001, {}, {"a": 1}], "cut off"),
+        ([1001, {}, {"a": 1}, "0"], "list of storages is damaged"),
+        ([1001, {}, {"a": 1}, [0]], "list of storages is damaged"),
+        ([1001, {}, {"a": 1}, ["0"]], "not those of the tensors"),
+        ([1001, {}, {"a": 1}, []], None),
+    ):
+        path.write_bytes(LEGACY_START + b"".join(pickle.dumps(part, 2) for part in parts))
+        if message:
+            refused(path, message)
+        else:
+            assert read(path) == {"a": 1}
+    write_legacy(path, tensor(storage()), {"0": TWELVE, "1": TWELVE})
+    refused(path, "not those of the tensors")
+    write_legacy(path, tensor(storage()), {"0": TWELVE[:-4]})
+    refused(path, "has 11 elements, its tensors expect 12")
+    write_legacy(path, tensor(storage()), {"0": TWELVE})
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x")
+    refused(path, "1 bytes follow")
+    path.write_bytes(whole[:-1])
+    refused(path, "cut off")
+
+
+@pytest.mark.parametrize("file", GOLDEN_FILES)
+def test_cut_off_files(file, tmp_path):
+    data = (GOLDEN / file).read_bytes()
+    path = tmp_path / "x"
+    ends = set(range(0, len(data), 29)) | set(range(40)) | set(range(len(data) - 40, len(data)))
+    for end in sorted(ends):
+        path.write_bytes(data[:end])
+        refused(path)
+
+
+# --------------------------------------------------------------------------------------------------------- random files
+
+def examples(count):
+    """Settings of hypothesis: the same examples in each run."""
+    ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=ignored)
+
+
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+FRAGMENTS = [
+    *(bytes([code]) for code in b"N\x88\x89]})(t\x85\x86\x87aesuRbQ\x81\x93\x9402"), b"q\0", b"q\1", b"h\0", b"h\1",
+    b"K\0", b"K\3", b"J\xff\xff\xff\xff", b"I01\n",
+    piece("storage"), piece("0"), piece("cpu"), piece("f4"), piece("latin1"), piece("\xe9"), piece((3,)), piece((1,)),
+    piece((0,)), piece(2**40), piece(-(2**62)), piece(1.5), b"C\x0c" + TWELVE[:12], b"U\4abcd", b"\x95" + bytes(8),
+    name("torch.FloatStorage"), name("torch.BoolStorage"), name("torch._utils._rebuild_tensor_v2"), name("os.system"),
+    name("torch._utils._rebuild_tensor"), name("torch._utils._rebuild_parameter"), name("collections.OrderedDict"),
+    name("collections.Counter"), name("argparse.Namespace"), name("torch.Size"), name("_codecs.encode"),
+    name("numpy.dtype"), name("numpy.ndarray"), name("numpy.core.multiarray._reconstruct"), name("builtins.bytes"),
+    name("numpy.core.multiarray.scalar"), name("numpy.core.numeric._frombuffer"), storage(), tensor(storage()),
+    call("numpy.dtype", piece("f4"), piece(False), piece(True)), call("collections.OrderedDict"),
+    call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), piece((0,)), piece("b")),
+]  # fmt: skip
+
+
+def read_or_refuse(path):
+    """The only two ways out."""
+    try:
+        value = read(path)
+    except InputError as error:
+        assert str(error).startswith(f"{path}: ")
+        return False
+    assert is_plain(value)
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_instructions(kind, tmp_path):
+    @examples(300)
+    @given(st.lists(st.sampled_from(FRAGMENTS), max_size=30))
+    def check(fragments):
+        write(kind, tmp_path / "x", b"".join(fragments), {"0": TWELVE} if tensor(storage()) in fragments else None)
+        read_or_refuse(tmp_path / "x")
+
+    check()
+
+
+def test_random_bytes(tmp_path):
+    @examples(300)
+    @given(st.sampled_from([b"\x80\x02", b"\x80\x04\x95", b"PK\3\4", LEGACY_START]), st.binary())
+    def check(start, data):
+        (tmp_path / "x").write_bytes(start + data)
+        read_or_refuse(tmp_path / "x")
+
+    check()
+
+
+@pytest.mark.parametrize("file", GOLDEN_FILES)
+def test_changed_bytes(file, tmp_path):
+    """Up to four bytes of a real file are others. A zip file's checksums are taken out of the way."""
+    original = bytearray((GOLDEN / file).read_bytes())
+    if original.startswith(b"PK"):
+        position = 0
+        while (position := original.find(b"PK\1\2", position)) >= 0:
+            original[position + 16 : position + 20] = bytes(4)
+            position += 4
+    outcomes = Counter()
+
+    @examples(150)
+    @given(st.lists(st.tuples(st.integers(0, len(original) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+    def check(changes):
+        data = bytearray(original)
+        for position, byte in changes:
+            data[position] = byte
+        (tmp_path / "x").write_bytes(data)
+        outcomes[read_or_refuse(tmp_path / "x")] += 1
+
+    check()
+    assert outcomes[True] > 5 and outcomes[False] > 5  # both happen
+
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text(), st.binary(),
+    st.builds(np.full, st.tuples(st.integers(0, 3), st.integers(0, 3)), st.integers(0, 1), st.sampled_from("fl?eb")),
+)  # fmt: skip
+
+
+def nest(inner):
+    return st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner)
+
+
+def test_random_nests_of_arrays(tmp_path):
+    @examples(100)
+    @given(st.recursive(PLAIN, nest, max_leaves=20), st.integers(2, 5))
+    def check(value, protocol):
+        (tmp_path / "x").write_bytes(pickle.dumps(value, protocol))
+        found = read(tmp_path / "x")
+        assert is_plain(found)
+        np.testing.assert_equal(found, value)
+
+    check()
