@@ -225,17 +225,11 @@ def newest_settings(folder):
     return load_newest(folder)[2]
 
 
-def load_weights(model, path):
-    """Copy the weights of the checkpoint at `path` (a file, or the folder of a run) into `model`.
-
-    Raises InputError, with the model unchanged, if they are for another number of classes or another model.
-    """
-    path = find(path)
-    arrays, settings = read(path)
-    copy_weights(model, path, arrays, settings)
-
-
 def copy_weights(model, path, arrays, settings):
+    """Copy what `read` made of the checkpoint at `path` into `model`.
+
+    Raises InputError, with the model unchanged, if it is for another number of classes or another model.
+    """
     theirs, ours = settings["model"].get("num_classes"), model.settings.get("num_classes")
     if theirs != ours:
         raise InputError(
