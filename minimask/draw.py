@@ -41,6 +41,7 @@ READABLE_SIDE = 1024  # pixels: a photo is enlarged while its longer side times 
 LARGEST_SIDE = 4000  # ... and reduced where it is longer than this
 CROWD = np.array([190, 190, 190], dtype=np.uint8)
 FILL = 0.33  # how much of the colour a mask adds to the photo
+SURE = 2.0  # the logit above which a found keypoint is drawn, as in Detectron: the network places absent ones too
 DARK, LIGHT = (20, 20, 20), (255, 255, 255)
 
 
@@ -55,7 +56,8 @@ def draw_prediction(
 
     image: (H, W, 3) uint8, RGB, or (H, W) grey. prediction: a Prediction in pixels of `image`.
     class_names: name of label 1, of label 2, ... (the background, label 0, has none).
-    score_threshold: what scores lower is left out. skeleton: pairs of keypoint numbers (from 0) to join by lines.
+    score_threshold: what scores lower is left out. skeleton: pairs of keypoint numbers (from 0) to join by lines;
+    of the keypoints those are drawn whose score, a logit, is above SURE.
     side: a small photo is enlarged by a whole number while its longer side stays within so many pixels.
     Returns (H', W', 3) uint8. Raises ValueError for shapes that do not fit.
     """
@@ -63,6 +65,10 @@ def draw_prediction(
     shown = shown[np.argsort(-np.asarray(prediction.scores)[shown], kind="stable")]
     names = [class_name(class_names, label) for label in prediction.labels[shown]]
     scores = [f"{score:.2f}" for score in prediction.scores[shown]]
+    keypoints = None
+    if prediction.keypoints is not None:
+        keypoints = np.array(prediction.keypoints[shown])  # (D, K, 3)
+        keypoints[..., 2] = np.where(keypoints[..., 2] > SURE, 2, 0)  # visible or missing
     return _draw_objects(
         image,
         boxes=prediction.boxes[shown],
@@ -70,7 +76,7 @@ def draw_prediction(
         names=names,
         texts=[(f"{name} {score}", score) for name, score in zip(names, scores)],
         masks=None if prediction.masks is None else prediction.masks[shown],
-        keypoints=None if prediction.keypoints is None else prediction.keypoints[shown],
+        keypoints=keypoints,
         skeleton=skeleton,
         title=title,
         caption=f"found above {score_threshold:.2f}:" if caption else None,
@@ -333,16 +339,17 @@ class _Pen:
     def keypoints(self, points, colour, width, skeleton=()):
         """Points (K, 3): x, y, and visibility or score; hidden ones (1) hollow, missing ones (0 and less) left out.
 
-        They are smaller on small objects, so that two eyes stay two points.
+        Both points and lines are finer on small objects, so that two eyes stay two points.
         """
         seen = points[:, 2] > 0
         if not seen.any():
             return
+        extent = np.ptp(points[seen, :2], axis=0).max()
+        thick = round(np.clip(extent / 80, width, 2 * width))
         for a, b in skeleton:
             if seen[a] and seen[b]:
-                self.line(points[a, :2], points[b, :2], colour, width)
-        extent = np.ptp(points[seen, :2], axis=0).max()
-        radius = np.clip(extent / 24, 1.5 * width, 3 * width)
+                self.line(points[a, :2], points[b, :2], colour, thick)
+        radius = np.clip(extent / 28, 1.5 * width, 4 * width)
         ink, edge = tuple(int(c) for c in colour), _contrast(colour)
         for x, y, visibility in points[seen]:
             rings = [(radius + 1, edge), (radius, ink)]

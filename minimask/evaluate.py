@@ -310,20 +310,23 @@ def format_table(numbers):
     rows = list(dict.fromkeys(name for column in numbers.values() for name in column))
     lines = [" " * 38 + "".join(f"{TITLES.get(kind, kind):>10}" for kind in numbers)]
     for name in rows:
-        text = explained.get(name) or _explain_recall(name, "AR" in rows)
+        text = explained.get(name) or _explain_recall(name, [kind for kind in numbers if name in numbers[kind]])
         cells = "".join(f"{_cell(column.get(name, -1)):>10}" for column in numbers.values())
         lines.append(f"{name:<7}{text:<31}{cells}")
+    if "keypoints" in numbers:
+        lines.append("keypoints: OKS (likeness by distance) in place of IoU; at most 20 an image")
     return "\n".join(lines)
 
 
-def _explain_recall(name, keypoints):
-    sizes = {"s": "recall, small objects", "m": "recall, medium objects", "l": "recall, large objects"}
+def _explain_recall(name, kinds):
+    sizes = {"s": "recall, small objects", "m": "recall, medium objects", "l": "recall, large objects", "": "recall"}
     rest = name.removeprefix("AR")
     if rest in sizes:
         return sizes[rest]
-    if keypoints:  # AR50 is a threshold there, not a number of detections
-        return f"recall, threshold 0.{rest}" if rest else "recall"
-    return f"recall, at most {rest} an image"
+    if "keypoints" not in kinds:
+        return f"recall, at most {rest} an image"
+    # There AR50 is a threshold, not a number of detections; in a table with others it may be both.
+    return f"recall, OKS 0.{rest}" if len(kinds) == 1 else f"recall, at most {rest}; OKS 0.{rest}"
 
 
 def _cell(value):

@@ -222,6 +222,17 @@ def test_ground_truth_with_crowds_and_keypoints():
     assert 0.2 < (hatch == GREY).all(-1).mean() < 0.8
 
 
+def test_found_keypoints_are_drawn_where_they_are_sure():
+    found = _prediction([(10, 10, 110, 80)])
+    without = draw.draw_prediction(_image(), found, NAMES)
+    found.keypoints = np.array([[[30, 30, 2.1], [60, 50, 1], [90, 30, 40]]], np.float32)  # logits, not visibilities
+    picture = draw.draw_prediction(_image(), found, NAMES, skeleton=[(0, 1), (0, 2)])
+    assert picture.shape == without.shape  # there are no hidden ones that the caption would explain
+    changed = (picture != without).any(-1)
+    assert changed[8 * 30, 8 * 30] and changed[8 * 30, 8 * 60] and changed[8 * 30, 8 * 90]
+    assert not changed[8 * 35 :].any() and found.keypoints[0, 0, 2] == np.float32(2.1)
+
+
 def test_class_names():
     assert draw.class_name(NAMES, 1) == "cat" and draw.class_name(NAMES, 3) == "duck"
     assert draw.class_name(NAMES, 4) == "class 4" and draw.class_name((), np.int64(1)) == "class 1"

@@ -636,6 +636,18 @@ def test_table():
     assert max(map(len, lines)) <= 79
 
 
+def test_table_with_keypoints():
+    scenes = PosedScenes(2)
+    for most, text in ((10, "recall, OKS 0.50"), (50, "recall, at most 50; OKS 0.50")):
+        numbers = evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False, max_detections=(1, most))
+        lines = format_table(numbers).splitlines()
+        assert lines[0].split() == ["boxes", "masks", "keypoints"] and max(map(len, lines)) <= 79
+        rows = {line.split()[0]: line for line in lines[1:-1]}
+        assert text in rows["AR50"] and "recall, at most 1 an image" in rows["AR1"] and "OKS 0.75" in rows["AR75"]
+        assert rows["AR75"].split()[-3:] == ["-", "-", "1.000"] and rows["AP50"].split()[-3:] == ["1.000"] * 3
+        assert lines[-1].startswith("keypoints: OKS")
+
+
 def test_nothing_is_printed(capsys):
     coco_average_precision(_truth(), [_result(7, 3, 0.9, bbox=[10, 10, 40, 40])], "bbox")
     assert capsys.readouterr() == ("", "")
