@@ -39,7 +39,7 @@ def message(function, which=HALVES):
 def test_right(capsys):
     HALVES(lambda x, s: s * x)
     printed = capsys.readouterr().out
-    assert printed == "scaled: right. 3 cases and 20 random ones agree (lists, tables and nothing).\n"
+    assert printed == "scaled: right, in 3 cases and 20 random ones (lists, tables and nothing).\n"
 
 
 def test_rounding_is_right():

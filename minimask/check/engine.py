@@ -86,7 +86,7 @@ class Check:
                 raise
         randoms = f" and {self.rounds} random ones" if self.random else ""
         covered = f" ({self.covers})" if self.covers else ""
-        return f"{self.name}: right. {_count(len(self.cases), 'case')}{randoms} agree{covered}."
+        return f"{self.name}: right, in {_count(len(self.cases), 'case')}{randoms}{covered}."
 
     def all_cases(self):
         """Pairs of a description and the arguments: the chosen cases, then the random ones, always the same."""

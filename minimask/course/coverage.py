@@ -1,0 +1,52 @@
+"""Which section of which notebook teaches which slide of the two talks; notebooks/slides.json names the slides."""
+
+import json
+import re
+from pathlib import Path
+
+from minimask import course
+from minimask.course import notebooks
+
+
+def slide_titles(folder=course.FOLDER):
+    """Dict from a slide's id (T: the authors' talk, L: the lecture) to its title."""
+    return json.loads(Path(folder, "slides.json").read_text(encoding="utf-8"))
+
+
+def sections(folder=course.FOLDER):
+    """Triples of a slide's id, the notebook's name and the heading of the section that teaches it."""
+    found = []
+    for path in notebooks.sources(folder):
+        for cell in notebooks.read_source(path).cells:
+            heading = re.search(r"^#+ +(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
+            found += [(i, path.stem, heading[1].strip() if heading else "") for i in cell.metadata.get("slides", [])]
+    return found
+
+
+def problems(folder=course.FOLDER):
+    """What is wrong with the ids, one sentence each: unknown, without a section, or not named in the heading."""
+    titles, found = slide_titles(folder), sections(folder)
+    unknown = [f"{name}: slide {i} is not in slides.json" for i, name, _ in found if i not in titles]
+    unnamed = [f"{name}: no heading with {i} in it: {text!r}" for i, name, text in found if not _names(text, i)]
+    taught = {i for i, _, _ in found}
+    return unknown + unnamed + [f"no section teaches {i} ({title})" for i, title in titles.items() if i not in taught]
+
+
+def _names(heading, slide):
+    """Whether a heading names a slide: "L13" alone, or within "L12-L14"."""
+    for first, last in re.findall(r"\b([A-Z]\d\d)(?: ?[-–] ?([A-Z]?\d\d))?\b", heading):
+        if first == slide or last and first[0] == slide[0] and int(first[1:]) <= int(slide[1:]) <= int(last[-2:]):
+            return True
+    return False
+
+
+def print_table(folder=course.FOLDER):
+    """Print slide, title, notebook and section, then what is wrong; returns the exit status."""
+    found = sections(folder)
+    for slide, title in slide_titles(folder).items():
+        places = [(name, heading) for i, name, heading in found if i == slide] or [("-", "")]
+        for name, heading in places:
+            print(f"{slide}  {title[:52]:<52}  {name:<28}  {heading}")
+    wrong = problems(folder)
+    print("\n" + "\n".join(wrong) if wrong else f"\nall {len(slide_titles(folder))} slides have a section")
+    return 1 if wrong else 0

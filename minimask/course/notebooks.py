@@ -1,0 +1,250 @@
+"""From the source of a notebook, notebooks/NN_name.py, to the notebook with its outputs beside it.
+
+The source is a Python file in Jupytext's percent format. Metadata of a cell that this course gives a meaning to:
+
+    slides=["L13"]                          what the section that begins here teaches; also named in its heading
+    slideshow={"slide_type": "slide"}       on a slide ("slide", "subslide", "fragment"), or its "notes"
+    exercise="iou"                          the student writes what stands between ### BEGIN and ### END SOLUTION
+    check="iou"                             the cell after it, which checks what the student wrote
+    tags=["show-input"]                     on a slide, a cell with a figure shows its code too
+
+and of a whole notebook, in the header of the source: `minutes` of the lecture, `time_limit` in seconds to run it.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbformat.v4 import new_markdown_cell
+from nbgrader.nbgraderformat import MetadataValidator
+
+from minimask import course
+from minimask.errors import InputError
+from minimask.files import write_files
+
+NAME = re.compile(r"(\d\d)_\w+\.py")
+TIME_LIMIT = 120  # seconds, unless the notebook's header says otherwise
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+# What the kernel is started with, so that the same source gives the same output on every machine: matplotlib's pictures
+# have one size and no version number in them, and the user's own IPython settings do not count.
+IPYTHON = """
+c.InlineBackend.figure_formats = {"png"}
+c.InlineBackend.rc = {"figure.dpi": 100}
+c.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Software": None}}
+c.HistoryManager.enabled = False
+"""
+
+
+def sources(folder=course.FOLDER, numbers=()):
+    """The sources NN_name.py in a folder by number, or those with these numbers ("08" or "8"); InputError if none."""
+    folder = Path(folder)
+    found = {m[1]: path for path in sorted(folder.glob("*.py")) if (m := NAME.fullmatch(path.name))}
+    if not found:
+        raise InputError(f"{folder}: holds no notebook (NN_name.py)")
+    if not numbers:
+        return list(found.values())
+    missing = [n for n in numbers if n.zfill(2) not in found]
+    if missing:
+        raise InputError(f"{folder}: has no notebook {', '.join(missing)}; there are {', '.join(found)}")
+    return [found[n.zfill(2)] for n in numbers]
+
+
+def read_source(path):
+    """The notebook of a source, without outputs. Raises InputError for cells that contradict each other."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata.pop("jupytext", None)
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    if course.REPOSITORY:
+        notebook.cells.insert(0, _badges(Path(path).stem))
+    ids = set()
+    for i, cell in enumerate(notebook.cells):
+        _add_nbgrader(notebook.cells, i, path)
+        digest = hashlib.sha256(cell.source.encode()).hexdigest()
+        cell["id"] = next(new for j in range(len(digest)) if (new := digest[j : j + 8]) not in ids)
+        ids.add(cell["id"])
+        if cell.cell_type == "code":
+            cell.execution_count, cell.outputs = None, []
+    try:
+        nbformat.validate(notebook)
+        MetadataValidator().validate_nb(notebook)
+    except Exception as error:  # each library has several kinds
+        raise InputError(f"{path}: {error}") from error
+    return notebook
+
+
+def _badges(stem):
+    repository = course.REPOSITORY.rstrip("/").removeprefix("https://github.com/")
+    links = {
+        "Open in Colab": f"https://colab.research.google.com/github/{repository}/blob/HEAD/notebooks/{stem}.ipynb",
+        "Open in Binder": f"https://mybinder.org/v2/gh/{repository}/HEAD?labpath=notebooks/{stem}.ipynb",
+    }
+    text = " | ".join(f"[{name}]({link})" for name, link in links.items())
+    return new_markdown_cell(f"{text} (there, first run `%pip install git+{course.REPOSITORY}`)")
+
+
+def _add_nbgrader(cells, i, path):
+    """Turn the tags of an exercise and of its check into nbgrader's metadata."""
+    cell = cells[i]
+    exercise, check = cell.metadata.get("exercise"), cell.metadata.get("check")
+    begins, ends = (len(re.findall(rf"^ *### {word} SOLUTION$", cell.source, re.M)) for word in ("BEGIN", "END"))
+    where = f"{path}: exercise {exercise or check!r}"
+    if exercise:
+        after = cells[i + 1].metadata.get("check") if i + 1 < len(cells) else None
+        if after != exercise:
+            raise InputError(f"{where}: the next cell must carry check={exercise!r}")
+        if not begins or begins != ends:
+            raise InputError(f"{where}: needs ### BEGIN SOLUTION and ### END SOLUTION, alone on their lines")
+        cell.metadata["nbgrader"] = _nbgrader(exercise, solution=True)
+    elif check:
+        if not i or cells[i - 1].metadata.get("exercise") != check:
+            raise InputError(f"{where}: the cell before the check must carry exercise={check!r}")
+        cell.metadata["nbgrader"] = _nbgrader(f"{check}_check", grade=True, locked=True, points=1)
+    elif begins or ends:
+        raise InputError(f"{path}: a cell with a solution has no exercise=NAME: {cell.source.splitlines()[0]}")
+
+
+def _nbgrader(grade_id, solution=False, grade=False, locked=False, **more):
+    return dict(grade_id=grade_id, solution=solution, grade=grade, locked=locked, task=False, schema_version=3, **more)
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def execute(notebook, folder, limit=None):
+    """Run all cells in a fresh kernel that stands in `folder`, and put the outputs in the notebook.
+
+    limit: seconds for all cells together; by default the notebook's own. Cells tagged "raises-exception" may fail.
+    Raises InputError that names the cell that failed or was too slow.
+    """
+    limit = limit or notebook.metadata.get("time_limit", TIME_LIMIT)
+    end = time.monotonic() + limit
+    with tempfile.TemporaryDirectory(prefix="minimask_ipython_") as settings:
+        profile = Path(settings, "profile_default")
+        profile.mkdir()
+        (profile / "ipython_kernel_config.py").write_text(IPYTHON)
+        paths = [str(course.FOLDER.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ, "IPYTHONDIR": settings, "PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }  # fmt: skip
+        client = NotebookClient(
+            notebook, timeout_func=lambda cell: max(1, int(end - time.monotonic())), kernel_name="python3",
+            record_timing=False, store_widget_state=False, coalesce_streams=True,
+            resources={"metadata": {"path": str(folder)}},
+        )  # fmt: skip
+        try:
+            client.execute(env=environment)
+        except CellExecutionError as error:
+            raise InputError(str(error).rstrip()) from None
+        except CellTimeoutError as error:
+            raise InputError(f"not done after {limit} seconds: {str(error).splitlines()[0]}") from None
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_settled(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.metadata.pop("execution", None)
+    notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    notebook.metadata.pop("widgets", None)
+
+
+def _settled(output):
+    """An output without what differs from run to run: addresses of objects in memory."""
+    data = output.get("data", {})
+    if "text/plain" in data:
+        data["text/plain"] = re.sub(r" at 0x[0-9a-f]{6,}", "", data["text/plain"])
+    return output
+
+
+def build(paths):
+    """Convert and execute each source, and write the notebook beside it."""
+    for path in paths:
+        start = time.monotonic()
+        print(f"{path.name} ...", end=" ", flush=True)
+        notebook = read_source(path)
+        try:
+            execute(notebook, path.parent)
+        except InputError as error:
+            print("failed")
+            raise InputError(f"{path}: {error}") from None
+        target = path.with_suffix(".ipynb")
+        write_files({target: (nbformat.writes(notebook) + "\n").encode()})
+        print(f"{target.name} ({target.stat().st_size / 1e6:.1f} MB) in {time.monotonic() - start:.0f} s")
+
+
+# ----------------------------------------------------------------------------------------------------------- comparing
+
+
+def differences(path):
+    """Where a source and the notebook beside it disagree, one sentence each; outputs must only be there."""
+    target = path.with_suffix(".ipynb")
+    if not target.exists():
+        return [f"{target.name} is missing"]
+    ours, theirs = read_source(path), nbformat.read(target, as_version=4)
+    found = []
+    if ours.metadata != theirs.metadata:
+        found.append(f"{target.name}: the notebook's metadata differ")
+    if len(ours.cells) != len(theirs.cells):
+        found.append(f"{target.name}: has {len(theirs.cells)} cells, {path.name} has {len(ours.cells)}")
+    for i, (a, b) in enumerate(zip(ours.cells, theirs.cells)):
+        what = [key for key in ("cell_type", "source", "metadata", "id") if a[key] != b.get(key)]
+        if what:
+            found.append(f"{target.name}: cell {i} differs in its {' and '.join(what)}: {_first_line(a)}")
+            break  # after an inserted cell all others differ too
+        if b.cell_type == "code" and b.source.strip():
+            errors = [o for o in b.outputs if o.output_type == "error"]
+            if b.execution_count is None or errors and "raises-exception" not in b.metadata.get("tags", []):
+                found.append(f"{target.name}: cell {i} {'failed' if errors else 'was not run'}: {_first_line(b)}")
+    return found
+
+
+def _first_line(cell):
+    return cell.source.strip().partition("\n")[0]
+
+
+def title(notebook):
+    """The first heading."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^# +(.+)$", cell.source, re.M)):
+            return found[1].strip()
+    return "untitled"
+
+
+def slide_count(notebook):
+    """How many slides a notebook has."""
+    types = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in notebook.cells]
+    return sum(kind in ("slide", "subslide") for kind in types)
+
+
+def minutes(notebook):
+    """How long the lecture takes: what the notebook's header says, or two minutes a slide."""
+    return notebook.metadata.get("minutes") or 2 * slide_count(notebook)
+
+
+def read_built(folder=course.FOLDER, numbers=()):
+    """Dict from the name (NN_name) to the notebook with outputs, of each source. InputError if one is old."""
+    found = {}
+    for path in sources(folder, numbers):
+        problems = differences(path)
+        if problems:
+            raise InputError(f"{problems[0]}; build it with: python -m minimask notebooks {path.name[:2]}")
+        found[path.stem] = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    return found
+
+
+def check(paths):
+    """Print where notebooks disagree with their sources; returns the exit status."""
+    problems = [problem for path in paths for problem in differences(path)]
+    for problem in problems:
+        print(problem)
+    if problems:
+        print("build them again with: python -m minimask notebooks", file=sys.stderr)
+    return 1 if problems else 0
