@@ -212,10 +212,10 @@ roi_align = Check(
     reference=_forward,
     cases={
         "a ramp, f(y, x) = x: each bin is the x of its centre": dict(
-            feature=_RAMP, box=np.array([4.0, 4.0, 16.0, 12.0]), scale=0.25, size=2, samples=2, aligned=True
+            feature=_RAMP, box=np.array([4.0, 4.0, 16.8, 12.0]), scale=0.25, size=2, samples=2, aligned=True
         ),
         "the same box, not aligned: half a cell further": dict(
-            feature=_RAMP, box=np.array([4.0, 4.0, 16.0, 12.0]), scale=0.25, size=2, samples=2, aligned=False
+            feature=_RAMP, box=np.array([4.0, 4.0, 16.8, 12.0]), scale=0.25, size=2, samples=2, aligned=False
         ),
         **_box_cases(lambda: dict(feature=_NOISE)),
         "three bins and three samples": dict(
