@@ -22,7 +22,7 @@ from minimask.evaluate import (
     write_results,
     xywh,
 )
-from minimask.image import ImageTransform
+from minimask.image import ImageTransform, resize_keypoints
 from minimask.structures import Detections, Prediction, Sample
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -419,6 +419,7 @@ class Oracle:
         self.truth = {sample.image_id: sample for sample in dataset}
         self.transform = ImageTransform(min_size=64, max_size=128)
         self.blind, self.masks, self.training, self.modes, self.off = blind, masks, True, [], off
+        self.points = None  # (G, K, 3) to be found in each picture, in its own pixels
 
     def eval(self):
         self.training = False
@@ -444,6 +445,9 @@ class Oracle:
                 found.keypoints = np.full((n, d, 2, 3), -3, np.float32)  # a score may be any number
                 scale = batch.sizes[i] / batch.original_sizes[i]
                 found.keypoints[i, :g, :, :2] = batch.keypoints[i, :g, :, :2] + np.array(self.off) * scale[::-1]
+            if self.points is not None:
+                found.keypoints = np.zeros((n, d, *self.points.shape[1:]), np.float32)
+                found.keypoints[i, :g] = resize_keypoints(self.points, batch.original_sizes[i], batch.sizes[i])[:g]
         return found
 
 
@@ -526,6 +530,23 @@ def test_how_exact_keypoints_must_be():
         d = 2 * sigma * np.sqrt(2 * np.log(1 / 0.72) * scenes[1].masks.sum())
         numbers = evaluate(Oracle(scenes, off=(0, d)), scenes, progress=False)
         assert numbers["keypoints"]["AP"] == pytest.approx(0.5)
+
+
+def test_seventeen_keypoints_are_taken_for_a_persons():
+    scenes = PosedScenes(2)
+    scenes.keypoint_names = tuple("abcdefghijklmnopq")
+    scenes[1].keypoints = np.concatenate([scenes[1].keypoints[:, :1]] * 17, axis=1)
+    nose, hip = scenes[1].keypoints.copy(), scenes[1].keypoints.copy()
+    for points, k in ((nose, 0), (hip, 11)):  # all but one are unlabelled
+        points[:, np.arange(17) != k] = 0
+    oracle = Oracle(scenes)
+    area = scenes[1].masks.sum()
+    for points, sigma in ((nose, 0.026), (hip, 0.107)):
+        scenes[1].keypoints = points
+        found = points.copy()
+        found[..., 1] += 2 * sigma * np.sqrt(2 * np.log(1 / 0.72) * area)  # OKS 0.72, as above
+        oracle.points = found
+        assert evaluate(oracle, scenes, progress=False)["keypoints"]["AP"] == pytest.approx(0.5)
 
 
 def test_keypoints_are_compared_with_those_of_the_data():

@@ -266,6 +266,10 @@ def test_decode_worked_numbers():
     # Of equal logits the first counts: rows before columns.
     flat = decode_keypoints(np.ones((1, 56, 56, 2), np.float32), np.array([[4, 4, 60, 60]], np.float32))
     np.testing.assert_allclose(flat[0], [[4.5, 4.5, 1]] * 2)
+    twice = np.full((1, 56, 56, 1), -1, np.float32)
+    twice[0, [5, 30], [40, 10], 0] = 3
+    for decode in (decode_keypoints, decode_keypoints_specification):
+        np.testing.assert_allclose(decode(twice, np.array([[0, 0, 56, 56]], np.float32)), [[[40.5, 5.5, 3]]])
     # 2.5 pixels are 3 of 2.5 / 3, and a map that peaks in the middle gives the middle one.
     peak = -abs(np.arange(56) - 27.5).astype(np.float32)
     middle = decode_keypoints((peak[:, None] + peak)[None, :, :, None], np.array([[10, 0, 12.5, 1]], np.float32))
