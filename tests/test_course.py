@@ -206,7 +206,7 @@ def test_students_stubs_fail_and_solutions_pass(course):
     master = notebooks.read_source(course / "03_halves.py")
     students = exercises.student_copy(master)
     names, without_solution = {}, {}
-    for cell, stub in zip(master.cells, students.cells):
+    for cell, stub in zip([c for c in master.cells if notebooks.slide_type(c) != "notes"], students.cells, strict=True):
         if cell.cell_type != "code" or "raises-exception" in cell.metadata.get("tags", []):
             continue
         if "check" in cell.metadata:
@@ -353,7 +353,7 @@ def test_slides_show_what_is_marked(lectures):
     text = (lectures / "03_halves.html").read_text()
     assert "this is not on a slide" not in text and "Now you" not in text
     assert "np.arange(3)" in re.sub("<[^>]*>", "", text)  # code ...
-    assert "plt.subplots" not in re.sub("<[^>]*>", "", text)  # ... but not that of a figure
+    assert "plt.subplots" not in re.sub("<[^>]*>", "", text) and "&lt;Axes" not in text  # ... but not that of a figure
     assert "7 min" in (lectures / "index.html").read_text()
 
 
@@ -365,6 +365,27 @@ def test_slides_in_a_browser(lectures):
         assert [slide.figures for slide in slides] == [0, 0, 1]
         assert [slide.formulas for slide in slides] == [2, 0, 0]
         assert slides[0].notes == "Ask the room first."
+
+
+def test_speaker_notes_open_in_a_window(lectures):
+    with browser.open_browser() as opened:
+        page = opened.go((lectures / "03_halves.html").as_uri())
+        page.wait_for_function("window.Reveal && Reveal.isReady()")
+        with page.expect_popup() as popup:
+            page.keyboard.press("s")
+        popup.value.get_by_text("Ask the room first.").wait_for()
+
+
+def test_a_figure_below_many_lines_becomes_smaller(course, tmp_path):
+    lines = "\n".join(f"# - line {i}" for i in range(6))
+    changed(course, tmp_path, "# ## A picture", f"# ## A picture\n#\n{lines}")
+    run("notebooks", "--notebooks", tmp_path)
+    run("slides", tmp_path / "out", "--notebooks", tmp_path)
+    with browser.open_browser() as opened:
+        slide = browser.look_at_slides(opened, (tmp_path / "out" / "03_halves.html").as_uri())[2]
+        assert slide.title == "A picture" and slide.problems == []
+        height, natural = opened.page.evaluate("[...document.images].map(i => [i.offsetHeight, i.naturalHeight])[0]")
+        assert 0.75 * natural <= height < natural
 
 
 def test_a_slide_that_is_too_full_is_found(lectures, tmp_path):
@@ -392,6 +413,7 @@ def test_book_in_a_browser(pages):
         page = opened.go(f"{address}/03_halves.html")
         assert page.locator("article h1").inner_text().startswith("Halves (L13)")
         assert page.locator("mjx-container svg").count() == 2
+        assert page.get_by_text("Ask the room first").count() == 0
         assert page.locator("nav.bd-links a", has_text="Halves").count() == 1
         assert browser.broken_images(page) == []
         page = opened.go(f"{address}/search.html?q=halving")

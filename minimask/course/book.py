@@ -16,10 +16,10 @@ from minimask.course import notebooks, slides
 from minimask.errors import InputError
 
 TITLE = "Mask R-CNN from scratch"
-# Jupyter Book's usual extensions, without Thebe and comments, which would load scripts from the network.
+# Jupyter Book's usual extensions, without Thebe, which would load scripts from the network.
 EXTENSIONS = [
-    "sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_external_toc", "sphinx_design",
-    "sphinx_book_theme", "sphinx.ext.mathjax",
+    "sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_comments", "sphinx_external_toc",
+    "sphinx_design", "sphinx_book_theme", "sphinx.ext.mathjax",
 ]  # fmt: skip
 SETTINGS = {
     "title": TITLE,
@@ -34,6 +34,7 @@ SETTINGS = {
             "mathjax_path": "tex-svg-full.js",
             "html_static_path": ["_math"],
             "html_context": {"default_mode": "light"},
+            "html_theme_options": {"navbar_persistent": []},
             "nb_ipywidgets_js": {},
             "html_show_copyright": False,
         }
@@ -48,9 +49,10 @@ def write(folder, source=notebooks.course.FOLDER, numbers=()):
     with tempfile.TemporaryDirectory(prefix="minimask_book_") as place:
         place = Path(place)
         for name, notebook in built.items():
+            notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) != "notes"]
             for cell in notebook.cells:
                 if "exercise" in cell.metadata:  # its solution is folded
-                    cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
+                    cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
             nbformat.write(notebook, place / f"{name}.ipynb")
         (place / "_math").mkdir()
         (place / "_math" / "tex-svg-full.js").write_bytes(slides.mathjax())

@@ -19,8 +19,9 @@ STEPS = (
 
 
 def student_copy(notebook):
-    """The notebook as students get it: solutions are stubs that raise NotImplementedError, no outputs."""
+    """The notebook as students get it: stubs that raise NotImplementedError, no outputs, no notes for the speaker."""
     notebook, resources = copy.deepcopy(notebook), {}
+    notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) != "notes"]
     for step in STEPS:
         notebook, resources = step().preprocess(notebook, resources)
     return notebook

@@ -41,6 +41,7 @@ c.InlineBackend.figure_formats = {"png"}
 c.InlineBackend.rc = {"figure.dpi": 100}
 c.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Software": None}}
 c.HistoryManager.enabled = False
+c.IPKernelApp.log_level = 40
 """
 
 
@@ -139,7 +140,7 @@ def execute(notebook, folder, limit=None):
         }  # fmt: skip
         client = NotebookClient(
             notebook, timeout_func=lambda cell: max(1, int(end - time.monotonic())), kernel_name="python3",
-            record_timing=False, store_widget_state=False, coalesce_streams=True,
+            record_timing=False, coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
         )  # fmt: skip
         try:
@@ -220,8 +221,12 @@ def title(notebook):
 
 def slide_count(notebook):
     """How many slides a notebook has."""
-    types = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in notebook.cells]
-    return sum(kind in ("slide", "subslide") for kind in types)
+    return sum(slide_type(cell) in ("slide", "subslide") for cell in notebook.cells)
+
+
+def slide_type(cell):
+    """ "slide", "subslide", "fragment", "notes", or None for a cell that is in the notebook only."""
+    return cell.metadata.get("slideshow", {}).get("slide_type")
 
 
 def minutes(notebook):

@@ -47,12 +47,13 @@ def page(notebook, name):
     """The slides of one notebook, as HTML."""
     notebook = copy.deepcopy(notebook)
     notebook.metadata["title"] = notebooks.title(notebook)
-    notebook.cells = [cell for cell in notebook.cells if _slide_type(cell) in ON_SLIDES]
+    notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) in ON_SLIDES]
     for cell in notebook.cells:
-        figure = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        tags = cell.metadata.setdefault("tags", [])
-        if figure and "show-input" not in tags:
-            tags.append("hide-input")
+        figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        tags = cell.metadata.get("tags", [])
+        if figures and "show-input" not in tags:
+            cell.metadata["tags"] = sorted({*tags, "hide-input"})
+            cell.outputs = figures
     remove = dict(enabled=True, remove_input_tags={"hide-input"}, remove_all_outputs_tags={"hide-output"})
     exporter = SlidesExporter(
         template_name="slides",
@@ -65,10 +66,6 @@ def page(notebook, name):
         config=Config(TagRemovePreprocessor=remove),
     )
     return exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})[0]
-
-
-def _slide_type(cell):
-    return cell.metadata.get("slideshow", {}).get("slide_type")
 
 
 def write(folder, source=notebooks.course.FOLDER, numbers=()):

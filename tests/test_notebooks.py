@@ -1,0 +1,122 @@
+"""The course itself: each notebook runs from a clean kernel, is what its source says, and its pages can be read.
+
+A notebook is run once, in its own time limit, as students meet it: before each exercise's solution its stub is run and
+checked, and must be told to be not written yet. (`pytest --nbmake notebooks` would run them too, but with a time limit
+a cell, not a notebook, and without the stubs.)
+"""
+
+import copy
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+for package in ("jupytext", "nbclient", "nbgrader", "nbconvert", "ipykernel"):
+    pytest.importorskip(package, reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+
+from minimask import course  # noqa: E402
+from minimask.course import book, coverage, exercises, notebooks, slides  # noqa: E402
+from tests import browser  # noqa: E402
+
+NAMES = """
+00_start_here 01_tensors_and_autograd 02_convolution 03_backbone 04_feature_pyramid 05_anchors_and_boxes 06_rpn
+07_matching_and_sampling 08_roi_align 09_box_head_and_nms 10_mask_head 11_losses 12_training 13_from_28x28_to_the_mask
+14_measuring 15_keypoints 16_kernels 17_your_own_data 18_published_weights
+""".split()
+SOURCES = sorted(course.FOLDER.glob("[0-9]*.py"))
+MISSING = sorted(set(NAMES) - {path.stem for path in SOURCES})
+NOT_YET = f"not written yet: {', '.join(MISSING)}"
+LONGEST = 240  # seconds, for the notebooks that train
+
+each_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+
+
+@each_notebook
+def test_notebook_is_what_its_source_says(path):
+    assert path.stem in NAMES
+    assert notebooks.differences(path) == []
+
+
+@each_notebook
+def test_notebook_runs_and_its_stubs_are_told_apart(path):
+    notebook = notebooks.read_source(path)
+    limit = notebook.metadata.get("time_limit", notebooks.TIME_LIMIT)
+    assert limit <= LONGEST
+    students = copy.deepcopy(notebook)
+    for step in exercises.STEPS[:1]:
+        students, _ = step().preprocess(students, {})
+    cells, tried = [], []
+    for cell, stub in zip(notebook.cells, students.cells):
+        if "exercise" in cell.metadata:
+            tried.append(copy.deepcopy(notebook.cells[notebook.cells.index(cell) + 1]))
+            tried[-1].metadata["tags"] = ["raises-exception"]
+            cells += [stub, tried[-1]]
+        cells.append(cell)
+    notebook.cells = cells
+    notebooks.execute(notebook, path.parent, limit)
+    for cell in tried:
+        said = [output.evalue for output in cell.outputs if output.output_type == "error"]
+        assert len(said) == 1 and "not written yet" in said[0], f"the check of the stub of {cell.source} says {said}"
+
+
+@each_notebook
+def test_notebook_has_exercises(path):
+    found = [cell for cell in notebooks.read_source(path).cells if "exercise" in cell.metadata]
+    assert len(found) >= 3
+
+
+@pytest.mark.skipif(bool(MISSING), reason=NOT_YET)
+def test_every_slide_of_the_talks_has_a_section():
+    assert coverage.problems() == []
+
+
+def test_sections_name_their_slides():
+    if not SOURCES:
+        pytest.skip(NOT_YET)
+    assert [problem for problem in coverage.problems() if "no section teaches" not in problem] == []
+
+
+@pytest.fixture(scope="module")
+def lectures(tmp_path_factory):
+    """The folder of the slides."""
+    if not SOURCES:
+        pytest.skip(NOT_YET)
+    folder = tmp_path_factory.mktemp("lectures")
+    slides.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The folder of the book."""
+    if not SOURCES:
+        pytest.skip(NOT_YET)
+    pytest.importorskip("jupyter_book", reason="jupyter-book is not installed: pip install -e '.[notebooks]'")
+    folder = tmp_path_factory.mktemp("book") / "pages"
+    book.write(folder)
+    return folder
+
+
+@each_notebook
+def test_slides_fit_and_show_their_figures(path, lectures):
+    built = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    with browser.open_browser() as opened:
+        seen = browser.look_at_slides(opened, (lectures / f"{path.stem}.html").as_uri())
+    problems = [f"slide {i + 1} ({slide.title}): {text}" for i, slide in enumerate(seen) for text in slide.problems]
+    assert not problems, "\n".join(problems)
+    assert len(seen) == notebooks.slide_count(built)
+    assert sum(slide.figures for slide in seen) == sum(map(figures_on_slides, built.cells))
+
+
+def figures_on_slides(cell):
+    """How many figures of a cell are on a slide."""
+    shown = notebooks.slide_type(cell) in slides.ON_SLIDES and "hide-output" not in cell.metadata.get("tags", [])
+    return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", [])) if shown else 0
+
+
+@each_notebook
+def test_pages_of_the_book_show_their_figures(path, pages):
+    with browser.serve(pages) as address, browser.open_browser() as opened:
+        page = opened.go(f"{address}/{path.stem}.html")
+        assert browser.broken_images(page) == []
+        assert page.locator("article h1").count() >= 1
+        assert page.locator(".merror, [data-mml-node=merror]").count() == 0  # formulas that MathJax cannot read
