@@ -26,6 +26,7 @@ from tests.references.operation_inputs import (
     normal,
     roi_boxes,
 )
+from tests.references.stages import gradient_errors
 
 FOLDER = Path(__file__).parent / "references"
 
@@ -132,6 +133,7 @@ def samples(images, truths, labels=None):
         Sample(
             image=image, boxes=truth["boxes"], labels=truth.get("labels", np.ones(len(truth["boxes"]), np.int64)),
             masks=truth["masks"], crowd=np.zeros(len(truth["boxes"]), bool), image_id=i, name=f"picture {i}",
+            keypoints=truth.get("keypoints"),
         )
         for i, (image, truth) in enumerate(zip(images, truths))
     ]  # fmt: skip
@@ -166,29 +168,25 @@ def check_detections(expected, dtype, seed=tiny.SEED):
         np.testing.assert_allclose(prediction.scores, expected[f"scores{i}"], atol=1e-4)
         np.testing.assert_allclose(prediction.boxes, expected[f"boxes{i}"], atol=1e-4 * max(image.shape))
         np.testing.assert_allclose(prediction.soft_masks, expected[f"probabilities{i}"], atol=1e-4)
+        places, scores = expected[f"keypoints{i}"][..., :2], expected[f"keypoints{i}"][..., 2]
+        np.testing.assert_allclose(prediction.keypoints[..., :2], places, atol=1e-4 * max(image.shape))
+        np.testing.assert_allclose(prediction.keypoints[..., 2], scores, atol=1e-4 * np.abs(scores).max())
         count = len(prediction.labels) * image.shape[0] * image.shape[1]
         masks = np.unpackbits(expected[f"masks{i}"], count=count).reshape(prediction.masks.shape)
         assert (prediction.masks != masks).mean() < 1e-4  # a pixel at exactly 1/2 may fall on either side
 
 
-def training_results(dtype, seed=tiny.SEED):
-    """Losses, and gradients by torchvision's names in torchvision's layout."""
-    model = tiny_model(dtype, seed).train()
-    batch = model.transform(samples(*tiny.pictures(seed)))
-    losses = model(batch, rng=generator(0))
-    sum(losses.values()).backward()
-    return losses, to_torchvision({name: p.grad for name, p in model.named_parameters()})
-
-
 def check_training(expected, dtype, seed=tiny.SEED):
-    losses, gradients = training_results(dtype, seed)
+    """Losses to a relative 1e-5, gradients to 1e-3 (see `gradient_errors`)."""
+    model = tiny_model(dtype, seed).train()
+    losses = model(model.transform(samples(*tiny.pictures(seed))), rng=generator(0))
+    sum(losses.values()).backward()
     for name, loss in losses.items():
         assert loss.data == pytest.approx(expected[name], rel=1e-5), name
-    names = {key.removeprefix("gradient ") for key in expected if key.startswith("gradient ")}
-    assert set(gradients) == names
-    for name, gradient in gradients.items():
-        theirs = expected[f"gradient {name}"]
-        assert np.abs(gradient - theirs).max() <= 1e-3 * np.abs(theirs).max(), name
+    start = "gradient "
+    gradients = {key.removeprefix(start): value for key, value in expected.items() if key.startswith(start)}
+    for name, error in gradient_errors(model, gradients).items():
+        assert error < 1e-3, name
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -237,42 +235,3 @@ def test_golden_files_are_what_torchvision_computes(make_golden):
 def test_other_weights_and_pictures(make_golden, seed):
     check_detections(make_golden.detections(seed), np.float64, seed)
     check_training(make_golden.training(seed), np.float64, seed)
-
-
-def check_same_set(found, expected, tolerance):
-    """Each of theirs is one of ours: two scores that differ by rounding alone may stand in another order."""
-    assert len(found.labels) == len(expected["labels"]) >= 50
-    left = set(range(len(found.labels)))
-    for label, score, box, mask in zip(*(expected[key] for key in ("labels", "scores", "boxes", "masks"))):
-        same = [
-            i for i in left
-            if found.labels[i] == label and abs(found.scores[i] - score) < tolerance
-            and np.abs(found.boxes[i] - box).max() < tolerance * max(mask.shape)
-        ]  # fmt: skip
-        assert same, f"no detection of label {label} with score {score:.4f} at {box}"
-        left.remove(same[0])
-        assert (found.masks[same[0]] != (mask[0] > 0.5)).mean() < 10 * tolerance
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-3), (np.float64, 1e-4)])
-def test_resnet50_fpn_finds_what_torchvision_finds(make_golden, dtype, tolerance):
-    """The published architecture: same boxes, labels, scores, masks.
-
-    Untrained, its 50 layers magnify rounding: torchvision's scores in float32 are 2e-4 from its own in float64.
-    """
-    import torch
-
-    from minimask.benchmark.ours import blurred_noise, scaled_resnet50_state
-    from minimask.benchmark.reference import load_weights, resnet50_mask_rcnn
-
-    settings = dict(min_size=192)
-    image = blurred_noise(120, 160)
-    state = scaled_resnet50_state(image, **settings)
-    model = build("resnet50_fpn", num_classes=91, **settings)
-    model.load_state_dict(state)
-    theirs = load_weights(resnet50_mask_rcnn(**settings), to_torchvision(state)).eval()
-    theirs.to(getattr(torch, np.dtype(dtype).name))
-    with torch.inference_mode():
-        expected = theirs([make_golden.to_chw(image).to(next(theirs.parameters()).dtype)])[0]
-    found = model.to(dtype).predict([image])[0]
-    check_same_set(found, {name: tensor.numpy() for name, tensor in expected.items()}, tolerance)

@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
@@ -84,13 +85,14 @@ class SmallBackbone(nn.Module):
 
 def small_mask_rcnn(
     widths, blocks, strides, width, classes, rpn_first_level, anchor_sizes, ratios, canonical, box_width, mask_layers,
-    **settings,
+    keypoints=0, keypoint_layers=(), **settings,
 ):
     """torchvision's MaskRCNN around a small ResNet-FPN like our preset "toy" (see ours.torchvision_settings).
 
     widths, blocks, strides: channels, number of blocks and stride of the four stages; width: of the pyramid, the mask
     head's too. rpn_first_level: the RPN leaves out the finer levels.
-    canonical: side of a RoI that is pooled from the level of stride 16. settings: MaskRCNN's own keywords.
+    canonical: side of a RoI that is pooled from the level of stride 16. keypoints: how many, with a keypoint branch of
+    keypoint_layers channels. settings: MaskRCNN's own keywords.
     """
     model = MaskRCNN(
         SmallBackbone(widths, blocks, strides, width),
@@ -103,6 +105,11 @@ def small_mask_rcnn(
         mask_predictor=MaskRCNNPredictor(width, width, classes),
         **settings,
     )
+    if keypoints:
+        heads = model.roi_heads
+        heads.keypoint_roi_pool = MultiScaleRoIAlign(LEVELS, 14, 2, canonical_scale=canonical)
+        heads.keypoint_head = KeypointRCNNHeads(width, keypoint_layers)
+        heads.keypoint_predictor = KeypointRCNNPredictor(keypoint_layers[-1], keypoints)
     propose = model.rpn.forward
     model.rpn.forward = lambda images, features, targets=None: propose(
         images, dict(list(features.items())[rpn_first_level:]), targets

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from minimask.benchmark.reference import load_weights, small_mask_rcnn
-from tests.references import tiny
+from minimask.benchmark.reference import load_weights, resnet50_mask_rcnn, small_mask_rcnn
+from tests.references import live, tiny
+from tests.references.live import nhwc, to_chw
 from tests.references.operation_inputs import (
     CONVOLUTIONS,
     POOLS,
@@ -25,16 +26,13 @@ from tests.references.operation_inputs import (
     normal,
     roi_boxes,
 )
+from tests.references.stages import digests
 
 FOLDER = Path(__file__).parent
 
 
 def nchw(x):
     return torch.from_numpy(x).permute(0, 3, 1, 2)
-
-
-def nhwc(x):
-    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------- operations
@@ -125,10 +123,6 @@ def transform():
     return golden
 
 
-def to_chw(image):
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
-
-
 # --------------------------------------------------------------------------------------------------------------- model
 
 
@@ -147,6 +141,8 @@ def tiny_model(seed=tiny.SEED):
         canonical=settings["roi_canonical_size"],
         box_width=settings["box_width"],
         mask_layers=len(settings["mask_channels"]),
+        keypoints=settings["keypoints"],
+        keypoint_layers=settings["keypoint_channels"],
         min_size=settings["min_size"],
         max_size=settings["max_size"],
         rpn_pre_nms_top_n_train=settings["rpn"]["pre_nms"][0],
@@ -164,7 +160,9 @@ def tiny_model(seed=tiny.SEED):
 
 
 def detections(seed=tiny.SEED):
-    """What the tiny model finds: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits), boxes1..."""
+    """What the tiny model finds: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits), keypoints0
+    (x, y, score), boxes1...
+    """
     model = tiny_model(seed).eval()
     images, _ = tiny.pictures(seed)
     soft = []  # the mask head's logits, one mask for each class
@@ -177,12 +175,13 @@ def detections(seed=tiny.SEED):
     for i, (f, p) in enumerate(zip(found, probabilities.split(counts))):
         golden |= {f"{key}{i}": f[key].numpy() for key in ("boxes", "labels", "scores")}
         golden[f"probabilities{i}"] = p.numpy()
+        golden[f"keypoints{i}"] = torch.cat([f["keypoints"][..., :2], f["keypoints_scores"][..., None]], dim=2).numpy()
         golden[f"masks{i}"] = np.packbits(f["masks"][:, 0].numpy() > 0.5)
     return golden
 
 
 def training(seed=tiny.SEED):
-    """The five losses of the two pictures and the gradient of every parameter (torchvision's names and layouts)."""
+    """The six losses of the two pictures and the gradient of every parameter (torchvision's names and layouts)."""
     model = tiny_model(seed).train()
     images, truths = tiny.pictures(seed)
     targets = [{key: torch.from_numpy(value) for key, value in truth.items()} for truth in truths]
@@ -195,9 +194,25 @@ def training(seed=tiny.SEED):
     return golden
 
 
+def resnet50():
+    """Digests of the stages of torchvision's published architecture, with weights of `tiny.state`, in float64."""
+    settings = tiny.RESNET50
+    model = resnet50_mask_rcnn(
+        min_size=settings["min_size"],
+        max_size=settings["max_size"],
+        rpn_pre_nms_top_n_test=settings["rpn"]["pre_nms"][1],
+        rpn_post_nms_top_n_test=settings["rpn"]["post_nms"][1],
+        box_detections_per_img=settings["detection"]["most"],
+    )
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model = load_weights(model, tiny.state(shapes)).double().eval()
+    return digests(live.theirs(model, tiny.pictures()[0]))
+
+
 FILES = dict(
-    operations=operations, suppression=suppression, transform=transform, detections=detections, training=training
-)
+    operations=operations, suppression=suppression, transform=transform, detections=detections, training=training,
+    resnet50=resnet50,
+)  # fmt: skip
 
 
 def main():

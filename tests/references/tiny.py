@@ -22,6 +22,8 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
     box_width=24,
     mask_channels=(16, 16),
     mask_width=16,
+    keypoints=3,
+    keypoint_channels=(16, 16),
     detection=dict(most=12),
     min_size=96,
     max_size=128,
@@ -35,6 +37,10 @@ SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are
     "roi_heads.box_predictor.cls_score.weight": 0.5,
     "roi_heads.box_predictor.bbox_pred.weight": 0.15,
 }
+
+RESNET50 = dict(  # of build("resnet50_fpn", num_classes=91, **RESNET50)
+    rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)), detection=dict(most=10), min_size=128, max_size=192
+)
 
 
 def state(shapes, seed=SEED):
@@ -58,7 +64,7 @@ def _array(name, shape, seed):
 
 
 def pictures(seed=SEED):
-    """Two (H, W, 3) uint8 images of different sizes and their objects: dicts of boxes, labels, masks."""
+    """Two (H, W, 3) uint8 images of different sizes and their objects: dicts of boxes, labels, masks, keypoints."""
     rng = np.random.RandomState(seed)
     images, truths = [], []
     for height, width, count in ((64, 80, 3), (70, 56, 2)):
@@ -77,6 +83,15 @@ def pictures(seed=SEED):
                 boxes=np.array(boxes, np.float32),
                 labels=rng.randint(1, CLASSES, count).astype(np.int64),
                 masks=np.array(masks).astype(np.uint8),
+                keypoints=_keypoints(np.array(boxes, np.float32), seed),
             )
         )
     return images, truths
+
+
+def _keypoints(boxes, seed):
+    """Three points anywhere in each box (G, 3, 3): visible, absent, hidden."""
+    shares = np.random.RandomState(seed).uniform(0, 1, (len(boxes), 3, 2))
+    places = boxes[:, None, :2] + shares * (boxes[:, None, 2:] - boxes[:, None, :2])
+    visibility = np.broadcast_to(np.array([[2], [0], [1]]), (len(boxes), 3, 1))
+    return np.concatenate([places, visibility], axis=2).astype(np.float32)

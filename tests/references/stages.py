@@ -1,0 +1,245 @@
+"""What each stage of minimask's model computes, for comparison with torchvision stage by stage; needs no torch.
+
+Stages are a dict of arrays under the names of minimask.trace. What belongs to RoIs or detections has one row for each
+of all images, one image after the other; `proposal_image` and `detected_image` say whose each row is.
+"""
+
+import numpy as np
+
+from minimask.box_head import detect
+from minimask.image import restore
+from minimask.keypoint_head import decode_keypoints
+from minimask.mask_head import mask_probabilities, paste_masks
+from minimask.mask_rcnn import BOX_WEIGHTS
+from minimask.rpn import logits_and_deltas
+from minimask.structures import Detections
+from minimask.tensor import Tensor, no_grad
+from minimask.trace import Trace
+from minimask.weights import to_torchvision
+
+PYRAMID = ("P2", "P3", "P4", "P5", "P6")
+
+# ---------------------------------------------------------------------------------------------------------- our stages
+
+
+def ours(model, images):
+    """The same of our model, each stage fed with our own previous one."""
+    batch = model.transform(images)
+    with Trace() as trace:
+        found = model.detect(batch)
+    stages = dict(trace)
+    real, detected = stages.pop("proposal_valid"), stages.pop("detected_valid")
+    for names, valid in (
+        (("proposals", "proposal_scores", "box_features", "class_logits", "box_deltas"), real),
+        (("detected_boxes", "detected_labels", "detected_scores", "mask_features", "mask_logits"), detected),
+        (("mask_probabilities", "keypoint_features", "keypoint_logits", "keypoints"), detected),
+    ):
+        for name in names:
+            if name in stages:
+                stages[name] = _valid_rows(stages[name], valid)
+    stages["proposal_image"], stages["detected_image"] = np.nonzero(real)[0], np.nonzero(detected)[0]
+    if "mask_logits" in stages:
+        stages["mask_logits"] = stages["mask_logits"].reshape(stages["mask_probabilities"].shape)
+    return stages | _our_final(found, batch)
+
+
+def _valid_rows(x, valid):
+    """(N, R, ...) or one row for each valid place -> one row for each valid place."""
+    x = x[valid] if x.shape[: valid.ndim] == valid.shape else x
+    return x[: valid.sum()]  # where nothing is valid the heads compute one row all the same
+
+
+def _our_final(found, batch):
+    predictions = restore(found, batch)
+    stages = dict(sizes=batch.sizes, original_sizes=batch.original_sizes)
+    stages["final_boxes"] = np.concatenate([p.boxes for p in predictions])
+    for i, p in enumerate(predictions):
+        if p.soft_masks is not None:
+            h, w = batch.original_sizes[i]
+            stages[f"pasted_masks{i}"] = paste_masks(p.soft_masks, p.boxes, h, w, threshold=None)
+            assert ((stages[f"pasted_masks{i}"] >= 0.5) == p.masks).all()
+    if found.keypoints is not None:
+        stages["final_keypoints"] = np.concatenate([p.keypoints[..., :2] for p in predictions])
+    return stages
+
+
+def fed_with(model, images, t):
+    """The same, each stage fed with the stages `t` that torchvision computed before it."""
+    with no_grad():
+        batch = model.transform(images)
+        stages = dict(images=batch.images)
+        body = model.backbone.body(Tensor(t["images"]))
+        stages |= {f"C{i}": x.data for i, x in enumerate(body, 2)}
+        pyramid = model.backbone.fpn([Tensor(t[f"C{i}"]) for i in (2, 3, 4, 5)])
+        stages |= {name: x.data for name, x in zip(PYRAMID, pyramid)}
+        features = [Tensor(t[name]) for name in PYRAMID]
+        predictions, anchors = model.rpn(features, t["images"].shape[1:3])
+        stages["objectness"], stages["rpn_deltas"] = logits_and_deltas(predictions.data)
+        stages["anchors"] = np.concatenate(anchors)
+
+        found = model.rpn.proposals(_predictions(t, model.rpn.anchor_generator.per_location[0]), anchors, t["sizes"])
+        proposals, scores, valid = found
+        stages |= dict(proposals=proposals[valid], proposal_scores=scores[valid], proposal_image=np.nonzero(valid)[0])
+
+        rois, image = t["proposals"], t["proposal_image"]
+        stages["box_features"] = model.pool(features, rois, image, model.box_pool_size, "box").data
+        logits, deltas = model.box_branch(Tensor(t["box_features"]))
+        stages |= dict(class_logits=logits.data, box_deltas=deltas.data)
+        n = len(images)
+        (logits, deltas, rois), valid = _padded(n, image, t["class_logits"], t["box_deltas"], t["proposals"])
+        found = detect(logits, deltas, rois, valid, t["sizes"], BOX_WEIGHTS, **model.detection)
+        valid = found.valid
+        stages |= {f"detected_{key}": getattr(found, key)[valid] for key in ("boxes", "labels", "scores")}
+        stages["detected_image"] = np.nonzero(valid)[0]
+
+        boxes, labels, image = (t[f"detected_{key}"] for key in ("boxes", "labels", "image"))
+        (boxes_, labels_, scores_), valid = _padded(n, image, boxes, labels, t["detected_scores"])
+        found = Detections(boxes_, labels_, scores_, valid)
+        if "mask_logits" in t and len(boxes):
+            stages["mask_features"] = model.pool(features, boxes, image, model.mask_pool_size, "mask").data
+            stages["mask_logits"] = model.mask_branch(Tensor(t["mask_features"]), labels).data[..., 0]
+            stages["mask_probabilities"] = mask_probabilities(t["mask_logits"][..., None], labels)
+            (found.masks,), _ = _padded(n, image, t["mask_probabilities"])
+        if "keypoint_logits" in t and len(boxes):
+            stages["keypoint_features"] = model.pool(features, boxes, image, model.keypoint_pool_size, "keypoint").data
+            stages["keypoint_logits"] = model.keypoint_branch(Tensor(t["keypoint_features"])).data
+            stages["keypoints"] = decode_keypoints(t["keypoint_logits"], boxes)
+            (found.keypoints,), _ = _padded(n, image, t["keypoints"])
+        return stages | _our_final(found, batch)
+
+
+def _predictions(t, p):
+    """objectness (N, A) and rpn_deltas (N, A, 4) -> what our RPN head returns, (N, places, 5 P)."""
+    n = len(t["objectness"])
+    return np.concatenate([t["objectness"].reshape(n, -1, p), t["rpn_deltas"].reshape(n, -1, 4 * p)], axis=2)
+
+
+def _padded(n, image, *rows):
+    """Rows of all images -> arrays (N, most rows of an image, ...) and which of these places are rows."""
+    valid = np.arange(max(np.bincount(image, minlength=n).max(), 1)) < np.bincount(image, minlength=n)[:, None]
+    arrays = [np.zeros((*valid.shape, *x.shape[1:]), x.dtype) for x in rows]
+    for array, x in zip(arrays, rows):
+        array[valid] = x
+    return arrays, valid
+
+
+# ---------------------------------------------------------------------------------------------------------- comparison
+
+NEAR_TIE = 1e-5  # scores nearer than this may stand in another order
+FOUND = ("proposals", "proposal_scores"), ("detected_boxes", "detected_scores", "detected_labels")
+COMPUTED_OF_THEM = (  # row by row
+    ("box_features", "class_logits", "box_deltas"),
+    ("mask_features", "mask_logits", "mask_probabilities", "keypoint_features", "keypoint_logits", "keypoints",
+     "final_boxes", "final_keypoints"),
+)  # fmt: skip
+SIZES = ("sizes", "original_sizes")
+
+
+def errors(found, expected, fed=False):
+    """Name -> relative error of each stage: the largest difference, over the largest of the expected values.
+
+    Of boxes and the places of keypoints: over the longer side of the padded batch, or of the largest photo.
+    Proposals and detections must be the same sets in the same order, except where scores differ by less than NEAR_TIE;
+    AssertionError if not. What is computed of them is compared with that of the same box. fed: `found` comes from
+    `fed_with`, so that what is computed of boxes is in the expected order already.
+    """
+    for name in SIZES:
+        np.testing.assert_array_equal(found[name], expected[name])
+    side = {False: float(max(expected["images"].shape)), True: float(expected["original_sizes"].max())}
+    found = in_order(found, expected, side[False], fed)
+    result = {}
+    for name, value in expected.items():
+        if name.endswith(("sizes", "_image", "_labels")):
+            continue
+        mine = found.get(name, value[:0])  # of no detections there are no masks
+        assert mine.shape == value.shape, f"{name}: {mine.shape}, expected {value.shape}"
+        if name == "keypoints":
+            result["keypoint_scores"] = relative(mine[..., 2], value[..., 2])
+            mine, value = mine[..., :2], value[..., :2]
+        places = name in ("anchors", "proposals", "keypoints") or name.endswith(("boxes", "final_keypoints"))
+        result[name] = relative(mine, value, side[name.startswith("final")] if places else None)
+    return result
+
+
+SLICE = 48  # numbers kept of a stage in a golden file
+
+
+def digests(stages):
+    """Of each stage some of its numbers, evenly spaced, and the mean of all and of their sizes: name -> (50,) float64.
+
+    Of detections all numbers, and none of pasted masks.
+    """
+    result = {}
+    for name, value in stages.items():
+        flat = value.reshape(-1).astype(np.float64)
+        if name.startswith(("detected", "final")) or name.endswith("sizes"):
+            result[name] = value
+        elif not name.startswith("pasted") and flat.size:
+            some = flat[np.linspace(0, flat.size - 1, SLICE).astype(np.int64)]
+            result[name] = np.concatenate([[flat.mean(), np.abs(flat).mean()], some])
+    return result
+
+
+def relative(found, expected, scale=None):
+    """The largest difference over `scale`, or over the largest of the expected values."""
+    if not expected.size:
+        return 0.0
+    scale = scale or max(float(np.abs(expected).max()), 1e-30)
+    return float(np.abs(found.astype(np.float64) - expected).max()) / scale
+
+
+def in_order(found, expected, side, fed):
+    """`found` with proposals and detections, and what was computed of them, in the expected order."""
+    found = dict(found)
+    for kind, names, computed in zip(("proposal", "detected"), FOUND, COMPUTED_OF_THEM):
+        order = counterparts(found, expected, kind, *names[:2], side)
+        images = expected[f"{kind}_image"]
+        for name in names if fed else names + computed:
+            if name in found:
+                found[name] = found[name][order]
+    if not fed:
+        for i in np.unique(images):
+            if f"pasted_masks{i}" in found:
+                found[f"pasted_masks{i}"] = found[f"pasted_masks{i}"][order[images == i] - order[images == i].min()]
+    return found
+
+
+def counterparts(found, expected, kind, boxes, scores, side):
+    """For each expected row which row of `found` it is: nearest box (of the same label) of the same image, one to one.
+
+    Raises AssertionError if the numbers differ, if two expected ones have the same counterpart, if one is more than a
+    thousandth of the image away, or if the order differs where scores do.
+    """
+    order = np.zeros(len(expected[boxes]), np.int64)
+    labels = "detected_labels" if kind == "detected" else f"{kind}_image"
+    for i in np.unique(np.concatenate([expected[f"{kind}_image"], found[f"{kind}_image"]])):
+        rows, candidates = (np.flatnonzero(s[f"{kind}_image"] == i) for s in (expected, found))
+        assert len(rows) == len(candidates), f"image {i}: {len(candidates)} {boxes}, expected {len(rows)}"
+        distance = np.abs(found[boxes][candidates] - expected[boxes][rows][:, None]).max(axis=2) / side
+        distance += 9 * (found[labels][candidates] != expected[labels][rows][:, None])
+        distance += np.abs(found[scores][candidates] - expected[scores][rows][:, None])  # tells equal boxes apart
+        order[rows] = candidates[distance.argmin(axis=1)]
+        far = distance.min(axis=1) > 1e-3
+        assert not far.any(), f"image {i}: no counterpart of {boxes} {expected[boxes][rows][far][0]}"
+        assert len(np.unique(order[rows])) == len(rows), f"image {i}: two {boxes} have one counterpart"
+        in_our_order = expected[scores][rows][np.argsort(order[rows])]
+        rises = in_our_order - np.minimum.accumulate(in_our_order)
+        assert rises.max(initial=0) <= NEAR_TIE, f"image {i}: {boxes} in another order"
+    return order
+
+
+CONSTANT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"  # the softmax over places does not see it: gradient 0
+
+
+def gradient_errors(model, expected):
+    """Name -> relative error of the gradient of each parameter of `model` (which must have been through `backward`).
+
+    expected: name -> gradient, torchvision's names and layouts. As for stages: the largest difference over the largest
+    value; but of the one that is 0 but for rounding, over that of its layer's weight.
+    """
+    mine = to_torchvision({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert mine.keys() == expected.keys()
+    scales = {name: float(np.abs(value).max()) for name, value in expected.items()}
+    if CONSTANT in scales:
+        scales[CONSTANT] = scales[CONSTANT.replace("bias", "weight")]
+    return {name: relative(mine[name], value, scales[name]) for name, value in expected.items()}
