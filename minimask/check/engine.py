@@ -188,8 +188,7 @@ class Check:
         kinds = found.dtype.kind.replace("u", "i"), expected.dtype.kind.replace("u", "i")
         if found.dtype.kind not in KINDS:
             return CheckFailed(f"{_capital(where)} holds {found.dtype}, expected {expected.dtype}.")
-        close = np.isclose(found, expected, self.rtol, self.atol, equal_nan=True) if "f" in kinds else found == expected
-        wrong = np.argwhere(~close)
+        wrong = np.argwhere(~_close(found, expected, self.rtol, self.atol))
         if kinds[0] != kinds[1] and not (kinds == ("i", "f") and not len(wrong) and not found.ndim):
             lost = ""
             if kinds == ("i", "f"):
@@ -231,10 +230,11 @@ class Check:
         if failure.index is None:
             return
         if in_notebook():
-            draw = self.draw or (lambda found, expected, index, _: draw_grid(found, expected, index, self.grid))
+            draw = self.draw or (lambda *shown: draw_grid(*shown[:3], self.grid, self.rtol, self.atol))
             _display(draw(failure.found, failure.expected, failure.index, arguments))
         elif failure.index:
-            failure.args = (f"{failure}\n\n{text_grid(failure.found, failure.expected, failure.index, self.grid)}",)
+            shown = text_grid(failure.found, failure.expected, failure.index, self.grid, self.rtol, self.atol)
+            failure.args = (f"{failure}\n\n{shown}",)
 
 
 def _relation(found, expected):
@@ -292,17 +292,17 @@ def _planes(found, expected, index, grid):
     return planes[0][window], planes[1][window], tuple(place), tuple(start)
 
 
-def _wrong(found, expected):
-    """Where two planes differ, as (h, w) booleans; rounding aside."""
+def _close(found, expected, rtol, atol):
+    """Where two arrays agree: numbers with a point within the tolerance, others exactly."""
     if found.dtype.kind == "f" or expected.dtype.kind == "f":
-        return ~np.isclose(found, expected, rtol=1e-6, atol=1e-8, equal_nan=True)
-    return found != expected
+        return np.isclose(found, expected, rtol, atol, equal_nan=True)
+    return found == expected
 
 
-def text_grid(found, expected, index, grid=(-2, -1)):
+def text_grid(found, expected, index, grid=(-2, -1), rtol=1e-6, atol=1e-8):
     """The numbers around the first wrong element, found and expected, as lines of text; wrong ones have a star."""
     found, expected, (row, column), (top, left) = _planes(found, expected, index, grid)
-    wrong = _wrong(found, expected)
+    wrong = ~_close(found, expected, rtol, atol)
     lines = []
     for title, plane in (("found (* is wrong)", found), ("expected", expected)):
         cells = [[_short(value) for value in line] for line in plane]
@@ -314,13 +314,13 @@ def text_grid(found, expected, index, grid=(-2, -1)):
     return "\n".join(lines)
 
 
-def draw_grid(found, expected, index, grid=(-2, -1)):
+def draw_grid(found, expected, index, grid=(-2, -1), rtol=1e-6, atol=1e-8):
     """A Matplotlib figure: the cells around the first wrong one, found beside expected; wrong ones are framed."""
     from matplotlib.figure import Figure
 
     whole = found.shape
     found, expected, (row, column), (top, left) = _planes(found, expected, index, grid)
-    wrong = _wrong(found, expected)
+    wrong = ~_close(found, expected, rtol, atol)
     finite = np.concatenate([found[np.isfinite(found)], expected[np.isfinite(expected)]]).astype(float)
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     figure = Figure(figsize=(9, 1.6 + 4.2 * min(1.0, found.shape[0] / found.shape[1])), layout="constrained")
@@ -404,7 +404,10 @@ def _number(value):
 
 
 def _short(value):
-    return f"{value:.4g}" if value.dtype.kind == "f" else str(value)
+    """A number for a narrow cell: 0.0145, 12.3, 1066.5, 1e+07."""
+    if value.dtype.kind != "f":
+        return str(value)
+    return f"{value:.1f}".removesuffix(".0") if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _count(n, what):
