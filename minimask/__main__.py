@@ -387,11 +387,13 @@ def command_convert(args):
     if weights.is_graph(args.weights):
         weights.read(args.weights)  # says that it cannot be converted
     opened = weights.open_file(args.weights, **args.set)
+    if theirs and args.small:
+        raise InputError("convert: --small is for a checkpoint of minimask, not for torchvision's layout")
     if theirs:
         weights.save(output, opened.model)
     else:
         meanings = {name: value for name, value in opened.settings.items() if name in LABELS}
-        checkpoint.write_model(output, opened.model, meanings)
+        checkpoint.write_model(output, opened.model, meanings, args.small)
     if opened.report:
         print(opened.report)
     print(f"weights: {output}")
@@ -704,6 +706,7 @@ def _add_convert(commands):
         help="a folder or FILE.npz for a checkpoint of minimask; FILE.safetensors for torchvision's names and layout",
     )  # fmt: skip
     parser.add_argument("--torchvision", action="store_true", help="torchvision's names and layout in a FILE.npz too")
+    parser.add_argument("--small", action="store_true", help="a checkpoint of a quarter of the size, to be passed on")
     parser.add_argument(
         "--set", type=_setting, action=_Collect, default={}, metavar="NAME=VALUE",
         help="any setting of MaskRCNN that the weights do not tell; may be repeated",

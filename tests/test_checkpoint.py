@@ -10,6 +10,7 @@ import pytest
 
 from minimask import checkpoint
 from minimask.errors import InputError
+from minimask.mask_rcnn import build
 
 
 class Model:
@@ -227,3 +228,20 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="could not be saved"):
         save(tmp_path / "file" / "run", 1)
+
+
+def test_a_small_model_is_a_quarter_and_off_by_a_254th_of_its_channel(tmp_path):
+    model = build("toy", box_width=64)
+    checkpoint.write_model(tmp_path / "full.npz", model, {"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3]})
+    checkpoint.write_model(
+        tmp_path / "small.npz", model, {"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3]}, small=True
+    )
+    sizes = [(tmp_path / f"{name}.npz").stat().st_size for name in ("small", "full")]
+    assert sizes[0] < 0.3 * sizes[1]
+    again, class_names, _ = checkpoint.load_model(tmp_path / "small.npz")
+    assert class_names == ["a", "b", "c"]
+    for (name, array), other in zip(model.state_dict().items(), again.state_dict().values()):
+        limit = abs(array).max(axis=tuple(range(array.ndim - 1))) / 253 if array.ndim > 1 else 0
+        assert (abs(array - other) <= limit).all(), name
+        assert other.dtype == np.float32
+    assert np.abs(again.state_dict()["rpn.head.conv.0.0.weight"] - model.state_dict()["rpn.head.conv.0.0.weight"]).max()
