@@ -9,6 +9,9 @@
     split       divide a COCO file into one for training and one for validation
     benchmark   time and memory on this machine
     compile     compile the kernels now, not at the first use
+    check       check functions of your own that solve the course's exercises
+    notebooks, exercises, slides, book, coverage
+                make the course's notebooks from their sources, and what is made of them
 
 Each command imports what it needs when it runs, so that the first training step comes soon.
 """
@@ -536,6 +539,7 @@ def make_parser():
     _add_split(commands)
     _add_benchmark(commands)
     _add_compile(commands)
+    _add_course(commands)
     return parser
 
 
@@ -745,6 +749,13 @@ def _add_compile(commands):
         "  python -m minimask compile\n",
     )  # fmt: skip
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_course(commands):
+    from minimask.course.commands import COMMANDS
+
+    for name, (text, examples, add_arguments, run) in COMMANDS.items():
+        add_arguments(_command(commands, name, run, text, examples))
 
 
 def _say(text):
