@@ -15,3 +15,21 @@ FOLDER = Path(__file__).resolve().parents[2] / "notebooks"  # the sources, in a 
 
 # Where the project is public, "https://github.com/OWNER/NAME": then notebooks open with links to Colab and Binder.
 REPOSITORY = ""
+
+TOY_WEIGHTS = FOLDER.parent / "data" / "toy_weights.npz"
+HOW_TOY_WEIGHTS_ARE_MADE = """python -m minimask train --keypoints --steps 4000 --learning-rate 0.0015 --output runs/toy
+python -m minimask convert runs/toy --small --output data/toy_weights.npz"""
+
+
+def toy_model():
+    """(model, class_names): a small Mask R-CNN trained on drawn scenes, with masks and keypoints, ready to predict.
+
+    Raises InputError with the commands that make the file where it is missing.
+    """
+    from minimask import checkpoint
+    from minimask.errors import InputError
+
+    if not TOY_WEIGHTS.exists():
+        raise InputError(f"{TOY_WEIGHTS}: is not there; it is made in 20 minutes by\n{HOW_TOY_WEIGHTS_ARE_MADE}")
+    model, class_names, _ = checkpoint.load_model(TOY_WEIGHTS)
+    return model, class_names
