@@ -18,7 +18,7 @@ binary_mask_targets: a cell of the 28 x 28 target that is covered to 40 % by the
 whole_pixels: a mask in a box from 10.9 to 26.9 is pasted from pixel 10, or exactly where the box lies.
 
 "torchvision" and "detectron2" are what these libraries compute; "paper" is the authors' first release (Detectron).
-They also resize photos differently (Detectron2 with Pillow's smoothing); here it is always torchvision's way.
+They also resize photos differently (Detectron2 with Pillow's smoothing); `MaskRCNN` always does it torchvision's way.
 """
 
 from minimask.errors import InputError
