@@ -1,0 +1,234 @@
+"""Checks of notebook 06: the RPN's outputs in order, the best anchors, one round of suppression, proposals, recall.
+
+One image, one level: anchors (A, 4), one logit and four deltas for each.
+"""
+
+import numpy as np
+
+from minimask import boxes as box_functions
+from minimask import rpn as library
+from minimask.check.engine import Check
+from minimask.functional import sigmoid_array
+
+
+def _outputs(logits, deltas):
+    predictions = np.concatenate([logits, deltas], axis=2)
+    h, w, numbers = predictions.shape
+    logits, deltas = library.logits_and_deltas(predictions.reshape(1, h * w, numbers))
+    return logits[0], deltas[0]
+
+
+def _best(scores, count):
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def _suppressed(box, others, threshold, compare=np.greater):
+    return compare(box_functions.iou(box[None], others)[0], threshold)
+
+
+def _proposals(anchors, logits, deltas, image_size, before, threshold, after, skip=(), move=box_functions.decode):
+    """What `RPN.proposals` does for one image and one level, with mistakes: skip names steps that are left out."""
+    best = _best(logits, len(logits) if "top" in skip else before)
+    boxes, scores = move(deltas[best], anchors[best]), sigmoid_array(logits[best])
+    if "clip" not in skip:
+        boxes = box_functions.clip(boxes, np.array(image_size))
+    if "nms" in skip:
+        return boxes[:after], scores[:after]
+    valid = box_functions.large_enough(boxes, 1e-3 if "size" not in skip else -np.inf)
+    looked_at = anchors[best] if "moved" in skip else boxes
+    kept, real = box_functions.nms_specification(looked_at[None], scores[None], valid[None], threshold, after)
+    kept = kept[0][real[0]]
+    return boxes[kept], scores[kept]
+
+
+def _cut_before(anchors, logits, deltas, image_size, before, threshold, after):
+    """As many as may be left are taken before the suppression already."""
+    return _proposals(anchors, logits, deltas, image_size, min(before, after), threshold, after)
+
+
+def _raw_scores(anchors, logits, *rest):
+    boxes, scores = _proposals(anchors, logits, *rest)
+    return boxes, np.log(scores / (1 - scores))
+
+
+def _clipped_sideways(anchors, logits, deltas, image_size, *rest):
+    return _proposals(anchors, logits, deltas, image_size[::-1], *rest)
+
+
+def _found(proposals, truth, threshold, compare=np.greater_equal):
+    """Whether a proposal fits each object: (G,) bool."""
+    return compare(box_functions.iou(truth, proposals).max(axis=1, initial=0.0), threshold)
+
+
+def _precision(proposals, truth, threshold):
+    return float((box_functions.iou(proposals, truth) >= threshold).any(axis=1).mean())
+
+
+# --------------------------------------------------------------------------------------------------------------- cases
+
+
+def _boxes(*rows):
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)
+
+
+_NUMBERS = np.arange(1.0, 61.0).reshape(2, 2, 15)  # (h, w, 5 P): every number is another one
+
+
+def _random_level(rng):
+    low = rng.uniform(0, 80, (40, 2))
+    return dict(
+        anchors=np.concatenate([low, low + rng.uniform(10, 40, (40, 2))], axis=1),
+        logits=rng.normal(0, 2, 40), deltas=rng.normal(0, 0.2, (40, 4)), image_size=(90, 100),
+        before=int(rng.integers(10, 40)), threshold=0.5, after=int(rng.integers(3, 12)),
+    )  # fmt: skip
+
+
+_LEVEL = dict(
+    anchors=_boxes((10, 10, 30, 30), (50, 20, 80, 40), (12, 10, 32, 30), (90, 60, 110, 80), (40, 40, 60, 60)),
+    logits=np.array([1.0, 0.0, 2.0, -1.0, -3.0]),
+    deltas=_boxes((0.1, 0, 0, 0), (0, 0, 0.2, -0.1), (0, 0, 0, 0), (0.3, 0, 0, 0), (0, 0, 0, 0)),
+    image_size=(70, 100),
+)
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+rpn_outputs = Check(
+    reference=_outputs,
+    results=("logits", "deltas"),
+    cases={
+        "2 x 2 places, 3 anchors each": dict(logits=_NUMBERS[..., :3], deltas=_NUMBERS[..., 3:]),
+        "1 x 3 places, 2 anchors each": dict(
+            logits=np.arange(6.0).reshape(1, 3, 2), deltas=np.arange(24.0).reshape(1, 3, 8)
+        ),
+        "one anchor a place": dict(logits=np.arange(4.0).reshape(2, 2, 1), deltas=np.arange(16.0).reshape(2, 2, 4)),
+    },
+    random=lambda rng: dict(logits=rng.standard_normal((3, 4, 3)), deltas=rng.standard_normal((3, 4, 12))),
+    covers="several places, one and several anchors a place",
+    view_allowed=True,
+    mistakes={
+        "all places of the first anchor first; the order is row, column, anchor": lambda l, d: (
+            np.moveaxis(l, 2, 0).reshape(-1), np.moveaxis(d.reshape(*l.shape, 4), 2, 0).reshape(-1, 4)
+        ),
+        "columns first; the order is row, column, anchor": lambda l, d: (
+            l.transpose(1, 0, 2).reshape(-1), d.transpose(1, 0, 2).reshape(-1, 4)
+        ),
+        "all dx of a place first; the four numbers of an anchor stand together": lambda l, d: (
+            l.reshape(-1), d.reshape(*l.shape[:2], 4, -1).swapaxes(2, 3).reshape(-1, 4)
+        ),
+    },
+)  # fmt: skip
+
+best_anchors = Check(
+    reference=_best,
+    cases={
+        "the best three of five": dict(scores=np.array([0.7, 0.1, 0.9, 0.3, 0.8]), count=3),
+        "equal scores: the lower index first": dict(scores=np.array([0.5, 0.9, 0.5, 0.9, 0.1]), count=3),
+        "negative ones (logits)": dict(scores=np.array([-3.0, -1.0, -2.0]), count=2),
+        "more wanted than there are": dict(scores=np.array([0.2, 0.4]), count=5),
+    },
+    random=lambda rng: dict(scores=rng.integers(0, 9, 30) / 8.0, count=int(rng.integers(1, 30))),
+    covers="ties, negative scores, more wanted than there are",
+    mistakes={
+        "the worst: np.argsort sorts by rising score": lambda s, n: np.argsort(s, kind="stable")[:n],
+        "the best, but by rising score": lambda s, n: _best(s, n)[::-1],
+        "the scores themselves, where their indices are wanted": lambda s, n: s[_best(s, n)],
+        "of equal scores the higher index first: sort -scores, and do not turn around": lambda s, n: np.argsort(
+            s, kind="stable"
+        )[::-1][:n],
+        "by index: np.argpartition finds the best but does not sort them": lambda s, n: np.sort(_best(s, n)),
+    },
+)
+
+suppressed = Check(
+    reference=_suppressed,
+    cases={
+        "one near, one far": dict(
+            box=np.array([0.0, 0, 10, 10]), others=_boxes((1, 0, 11, 10), (30, 30, 40, 40)), threshold=0.7
+        ),
+        "a small box inside a large one: little is shared": dict(
+            box=np.array([0.0, 0, 100, 100]), others=_boxes((10, 10, 30, 30), (1, 1, 99, 99)), threshold=0.3
+        ),
+        "IoU of exactly the threshold stays": dict(
+            box=np.array([0.0, 0, 10, 10]), others=_boxes((0, 0, 5, 10), (0, 0, 6, 10)), threshold=0.5
+        ),
+        "no others": dict(box=np.array([0.0, 0, 10, 10]), others=_boxes(), threshold=0.5),
+    },
+    random=lambda rng: dict(
+        box=np.array([20.0, 20, 60, 60]), others=np.array([20.0, 20, 60, 60]) + rng.normal(0, 8, (8, 4)), threshold=0.6
+    ),
+    covers="near and far boxes, the threshold itself, nested boxes, none",
+    mistakes={
+        "those that stay; asked for are those that go": lambda b, o, t: ~_suppressed(b, o, t),
+        "`>=` for `>`: an IoU of exactly the threshold stays": lambda b, o, t: _suppressed(b, o, t, np.greater_equal),
+        "the part of the other box that is covered, in place of IoU": lambda b, o, t: (
+            box_functions.area(np.concatenate([np.maximum(b[:2], o[:, :2]), np.minimum(b[2:], o[:, 2:])], axis=1))
+            > t * box_functions.area(o)
+        ),
+    },
+)
+
+level_proposals = Check(
+    reference=_proposals,
+    results=("boxes", "scores"),
+    cases={
+        "five anchors": dict(**_LEVEL, before=5, threshold=0.5, after=5),
+        "the worst is left out before the suppression": dict(**_LEVEL, before=4, threshold=0.5, after=5),
+        "two that share more than 0.5; one of them goes": dict(**_LEVEL, before=5, threshold=0.7, after=2),
+        "a box outside of the picture has no size once it is cut": dict(
+            anchors=_boxes((10, 10, 30, 30), (120, 10, 140, 30), (11, 10, 31, 30)), logits=np.array([0.0, 3.0, -1.0]),
+            deltas=np.zeros((3, 4)), image_size=(70, 100), before=3, threshold=0.7, after=3,
+        ),
+    },
+    random=_random_level,
+    covers="order, cutting at the border, boxes without size, suppression, fewer than wanted",
+    mistakes={
+        "logits for scores: the sigmoid is missing": _raw_scores,
+        "deltas that are not used: the anchors themselves": lambda *a: _proposals(*a, move=lambda d, anchors: anchors),
+        "boxes that are not cut at the picture's border": lambda *a: _proposals(*a, skip=("clip",)),
+        "height and width exchanged: image_size is (height, width)": _clipped_sideways,
+        "no suppression": lambda *a: _proposals(*a, skip=("nms",)),
+        "suppression of the anchors; compare the boxes that came out of them": lambda *a: _proposals(
+            *a, skip=("moved",)
+        ),
+        "all anchors take part in the suppression; only the best `before` may": lambda *a: _proposals(
+            *a, skip=("top",)
+        ),
+        "only the best `after` take part in the suppression; those are counted after it": _cut_before,
+        "boxes without size that are not dropped": lambda *a: _proposals(*a, skip=("size",)),
+    },
+)  # fmt: skip
+
+proposal_recall = Check(
+    reference=lambda proposals, truth, threshold: float(_found(proposals, truth, threshold).mean()),
+    cases={
+        "one of three objects is found, by two of four proposals": dict(
+            proposals=_boxes((0, 0, 10, 10), (1, 0, 11, 10), (30, 30, 40, 34), (70, 70, 80, 80)),
+            truth=_boxes((0, 0, 10, 10), (30, 30, 40, 40), (50, 50, 60, 60)), threshold=0.5,
+        ),
+        "an IoU of exactly the threshold counts": dict(
+            proposals=_boxes((0, 0, 5, 10)), truth=_boxes((0, 0, 10, 10)), threshold=0.5
+        ),
+        "one proposal for two objects in one place": dict(
+            proposals=_boxes((0, 0, 10, 10)), truth=_boxes((0, 0, 10, 10), (0, 0, 10, 9), (50, 0, 60, 9)), threshold=0.5
+        ),
+        "no proposals: nothing is found": dict(proposals=_boxes(), truth=_boxes((0, 0, 10, 10)), threshold=0.5),
+    },
+    random=lambda rng: dict(
+        proposals=np.array([20.0, 20, 60, 60]) + rng.normal(0, 12, (3, 4)),
+        truth=np.array([20.0, 20, 60, 60]) + rng.normal(0, 12, (5, 4)), threshold=0.6,
+    ),
+    covers="found, missed, found twice, the threshold itself, no proposals",
+    mistakes={
+        "precision: the share of the proposals that fit; asked for is the share of the objects": _precision,
+        "the number of objects found, not their share": lambda p, t, threshold: float(_found(p, t, threshold).sum()),
+        "every pair counted: an object that two proposals fit is found once": lambda p, t, threshold: float(
+            (box_functions.iou(t, p) >= threshold).sum() / len(t)
+        ),
+        "the average of the best IoU; an object is found or it is not": lambda p, t, threshold: float(
+            box_functions.iou(t, p).max(axis=1, initial=0.0).mean()
+        ),
+        "`>` for `>=`: an IoU of exactly the threshold counts": lambda p, t, threshold: float(
+            _found(p, t, threshold, np.greater).mean()
+        ),
+    },
+)  # fmt: skip

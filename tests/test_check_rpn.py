@@ -1,0 +1,125 @@
+"""Checks of notebook 06: typical wrong answers are named, right ones pass."""
+
+import re
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+from tests.test_check_boxes import box_area, decode, iou
+
+
+def rpn_outputs(logits, deltas):
+    return logits.reshape(-1), deltas.reshape(-1, 4)
+
+
+def best_anchors(scores, count):
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def suppressed(box, others, threshold):
+    return iou(box[None], others)[0] > threshold
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def suppress(boxes, threshold):
+    """The boxes that stay, (K,) indices; the first is the best."""
+    left, kept = list(range(len(boxes))), []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        left = [i for i in left if not suppressed(boxes[best], boxes[[i]], threshold)[0]]
+    return np.array(kept, dtype=int)
+
+
+def level_proposals(
+    anchors, logits, deltas, image_size, before, threshold, after, score=sigmoid, clip=True, smallest=1e-3
+):
+    best = best_anchors(logits, before)
+    boxes, scores = decode(deltas[best], anchors[best], (1, 1, 1, 1)), score(logits[best])
+    if clip:
+        height, width = image_size
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+    large = (boxes[:, 2:] - boxes[:, :2] >= smallest).all(axis=1)
+    boxes, scores = boxes[large], scores[large]
+    kept = suppress(boxes, threshold)[:after]
+    return boxes[kept], scores[kept]
+
+
+def proposal_recall(proposals, truth, threshold):
+    return float(np.mean([(iou(t[None], proposals) >= threshold).any() for t in truth]))
+
+
+RIGHT = dict(
+    rpn_outputs=rpn_outputs, best_anchors=best_anchors, suppressed=suppressed, level_proposals=level_proposals,
+    proposal_recall=proposal_recall,
+)  # fmt: skip
+
+
+def covered(box, others, threshold):
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    return np.maximum(high - low, 0).prod(axis=1) / box_area(others) > threshold
+
+
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("rpn_outputs", lambda l, d: (l.transpose(2, 0, 1).reshape(-1), d.reshape(-1, 4)), "2 x 2 places",
+     "Result 1 (logits) at [1] is 16, expected 2."),
+    ("rpn_outputs", lambda l, d: (l.reshape(-1), d.reshape(-1, 4, l.shape[2]).swapaxes(1, 2).reshape(-1, 4)),
+     "2 x 2 places", "the four numbers of an anchor stand together"),
+    ("rpn_outputs", lambda l, d: l.reshape(-1), "2 x 2 places", "expected 2 results (logits, deltas)"),
+    ("best_anchors", lambda s, n: np.argsort(s)[:n], "the best three of five", "sorts by rising score"),
+    ("best_anchors", lambda s, n: np.sort(s)[::-1][:n], "the best three of five", "holds numbers with a point"),
+    ("best_anchors", lambda s, n: np.argsort(s, kind="stable")[::-1][:n], "equal scores: the lower index first",
+     "of equal scores the higher index first"),
+    ("best_anchors", lambda s, n: np.argpartition(-s, n - 1)[:n], "more wanted than there are", "ValueError"),
+    ("suppressed", lambda b, o, t: iou(b[None], o)[0] >= t, "IoU of exactly the threshold stays", "`>=` for `>`"),
+    ("suppressed", lambda b, o, t: ~suppressed(b, o, t), "one near, one far", "asked for are those that go"),
+    ("suppressed", covered, "a small box inside a large one", "the part of the other box that is covered"),
+    ("level_proposals", lambda *a: level_proposals(*a, score=lambda x: x), "five anchors", "the sigmoid is missing"),
+    ("level_proposals", lambda *a: level_proposals(*a, clip=False), "five anchors", "not cut at the picture's border"),
+    ("level_proposals", lambda a, l, d, size, *rest: level_proposals(a, l, d, size[::-1], *rest), "five anchors",
+     "image_size is (height, width)"),
+    ("level_proposals", lambda *a: level_proposals(*a[:5], 1.0, a[6]), "five anchors", "no suppression"),
+    ("level_proposals", lambda *a: level_proposals(*a, smallest=0.0), "a box outside of the picture",
+     "boxes without size that are not dropped"),
+    ("level_proposals", lambda *a: level_proposals(*a[:4], min(a[4], a[6]), *a[5:]), "two that share more",
+     "those are counted after it"),
+    ("proposal_recall", lambda p, t, threshold: float(np.mean([(iou(b[None], t) >= threshold).any() for b in p])),
+     "one of three objects", "precision"),
+    ("proposal_recall", lambda p, t, threshold: float((iou(t, p) > threshold).any(axis=1).mean()),
+     "an IoU of exactly the threshold counts", "`>` for `>=`"),
+    ("proposal_recall", lambda p, t, threshold: float((iou(t, p) >= threshold).any(axis=1).sum()),
+     "one of three objects", "the number of objects found"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_written_yet(name):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
+        CHECKS[name](stub)
