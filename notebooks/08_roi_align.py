@@ -8,8 +8,8 @@
 # - Mask R-CNN = Faster R-CNN + a mask branch + *RoIAlign* in place of RoIPool (L05).
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Ask the room before you show the next picture: the box is 0.7 cells wide, so is the answer no cell, one, or two? Let
-# them vote. Any whole number is wrong, and that is the point of the lecture. Notebook 06 made the boxes; notebook 10
+# *For the lecture:* ask the room before you show the next picture. The box is 0.7 cells wide, so is the answer no cell,
+# one, or two? Let them vote. Any whole number is wrong, and that is the point. Notebook 06 made the boxes; notebook 10
 # is the mask branch, which suffers most from a wrong answer here.
 
 # %%
@@ -148,12 +148,10 @@ assert median[sides < 12].max() < 0.5 and 0.8 < median[-1] < 0.95  # even a box 
 plt.show()
 
 # %% [markdown] slides=["L08"] slideshow={"slide_type": "slide"}
-# ## 2 "Mask accuracy improves by 10 % to 50 %": what is meant? (L08)
+# ## 2 "Mask accuracy improves by 10 % to 50 %" (L08)
 #
-# - Interpolation in place of quantisation keeps exact positions.
-# - The numbers are *relative* gains of RoIAlign over RoIPool in the paper's table 2.
-# - AP, *average precision* (notebook 14): 0 to 100, more is better. AP50 counts masks that fit roughly
-#   (IoU with the truth of 0.5 or more), AP75 those that fit closely.
+# Interpolation in place of quantisation. The lecture's numbers are *relative* gains of RoIAlign over RoIPool in AP,
+# *average precision* (0 to 100). AP50 counts masks that fit roughly, AP75 those that fit closely.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 # He et al. 2017, tables 2c and 2d, ResNet-50 on COCO: AP50, AP, AP75 of masks. C4: stride 16, C5: stride 32.
@@ -181,6 +179,8 @@ axes.legend(loc="upper center")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
+# AP is explained in notebook 14; a mask counts for AP50 if its IoU with the truth is at least 0.5, for AP75 0.75.
+#
 # Two trends. The stricter the measure, the more is gained: rounding spoils the place, not the class. And the coarser
 # the map, the more is gained: at stride 32 an edge moves by up to 16 pixels. Only AP50 at stride 16 stays below the
 # lecture's 10 %. RoIWarp interpolates too, but in a rounded box, and gains next to nothing (27.1 after 26.9): the
@@ -189,10 +189,14 @@ plt.show()
 # %% [markdown] slides=["L07", "L09", "L10", "L11"] slideshow={"slide_type": "slide"}
 # ## 3 What goes in, what comes out (L07, L09, L10, L11)
 #
-# - **Purpose (L07):** crop the feature map inside each RoI; bring all crops to one size. The next layer is a matrix
-#   product (notebook 09), and a matrix has a fixed number of rows.
-# - **In:** a feature map `(H, W, C)` of a ResNet (L09); RoIs `(R, 4)` of the RPN (L10).
+# - **Purpose (L07):** crop the feature map inside each RoI, all crops to one size.
+# - **In:** a feature map `(H, W, C)` of a ResNet (L09); RoIs `(R, 4)` of the RPN (L10), here
+#   (112, 45)-(219, 213), (268, 44)-(361, 280) and (67, 106)-(177, 195).
 # - **Out:** `(R, k, k, C)`, whatever the sizes of the RoIs (L11).
+
+# %% [markdown]
+# Why one size? What comes next is a matrix product (notebook 09), and a matrix has a fixed number of rows. These are
+# the lecture's three RoIs, on a picture that we make for them, and the feature map of a small ResNet (notebook 03).
 
 # %%
 ROIS = np.array([[112, 45, 219, 213], [268, 44, 361, 280], [67, 106, 177, 195]], float)  # L10
@@ -257,19 +261,20 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # L10's three boxes are 107 x 168, 93 x 236 and 110 x 89 pixels; on the map 6.7 x 10.5, 5.8 x 14.8 and 6.9 x 5.6 cells.
-# None is a whole number. The three crops on the right have one size. The network's weights are random here, which
-# changes what the numbers mean, but nothing about how they are read.
+# Few of these are whole numbers. The three crops on the right have one size. The network's weights are random here,
+# which changes what the numbers mean, but nothing about how they are read.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 RoIPool, and RoIWarp
 #
-# **Round once:** `first = round(x1 / 16)`, `last = round(x2 / 16)`, `n = last - first + 1` cells.
+# **RoIPool** rounds the RoI to whole cells, then its bins, outwards. Of each bin it takes the largest value.
 #
-# **Round again:** bin `b` of `k` has the cells from `first + floor(b n / k)` up to `first + ceil((b + 1) n / k)`.
-#
-# **Take the largest** value, channel by channel. RoIWarp rounds once, then interpolates.
+# **RoIWarp** rounds the RoI too, but then interpolates.
 
 # %% [markdown]
+# In formulas, along x: `first = round(x1 / 16)`, `last = round(x2 / 16)`, `n = last - first + 1` cells. Bin `b` of `k`
+# has the cells from `first + floor(b n / k)` up to, not including, `first + ceil((b + 1) n / k)`.
+#
 # **By hand.** The first RoI, (112, 45)-(219, 213): 112/16 = 7.0, 45/16 = 2.8, 219/16 = 13.7, 213/16 = 13.3. Rounded:
 # cells 7 to 14 and 3 to 13, that is 8 x 11 cells or 128 x 176 pixels, for a box of 107 x 168.
 #
@@ -292,7 +297,7 @@ rounded = np.array([[7, 3, 14 + 1, 13 + 1.0]]) * STRIDE
 np.testing.assert_allclose(pooled(features, ROIS[:1], operation=roi_warp), pooled(features, rounded))
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(9, 4.5), sharey=True)
 exact = ROIS[0] * SCALE
 bin_size = (exact[2:] - exact[:2]) / 3
 for axes in panels:
@@ -338,12 +343,13 @@ plt.show()
 # %% [markdown] slides=["L13", "L14"] slideshow={"slide_type": "slide"}
 # ## 6 Steps 1 and 2: map and divide (L13, L14)
 #
-# **Map (L13).** 107 x 168 pixels, times 1/16: 6.7 x 10.5 cells.
-#
-# **Divide (L14).** k = 3: a bin is 6.7 / 3 = 2.2 cells wide and 10.5 / 3 = 3.5 cells high.
-#
-# Edges are at 112/16 = 7.0 cells from the left of the map. But `features[row, 7]` describes pixels 112 to 128: its
-# middle is **7.5** cells from the left. To count in array entries, subtract half a cell (`aligned=True`).
+# **Map (L13):** 107 x 168 pixels, times 1/16, are 6.7 x 10.5 cells.
+# **Divide (L14):** k = 3, so a bin has 6.7 / 3 = 2.2 by 10.5 / 3 = 3.5 cells.
+
+# %% [markdown]
+# **Half a cell.** The RoI begins at 112/16 = 7.0 cells from the left of the map. But `features[row, 7]` describes
+# pixels 112 to 128: its middle is **7.5** cells from the left. To count in entries of the array, whose entry 7 *is*
+# at 7.0, subtract half a cell. In the library that is `aligned=True`.
 
 # %%
 corner, extent = map_boxes(ROIS[0], SCALE)
@@ -354,6 +360,25 @@ assert (extent / 3).round(1).tolist() == [2.2, 3.5]  # L14
 corner_in_entries, same_extent = map_boxes(ROIS[0], SCALE, aligned=True)
 assert corner_in_entries.tolist() == [7.0 - 0.5, 2.8125 - 0.5] and (same_extent == extent).all()
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
+left.imshow(picture)
+outline(left, ROIS[0], ORANGE)
+left.set(xlim=(64, 288), ylim=(240, 16), xticks=[112, 219], yticks=[45, 213], title="107 x 168 pixels")
+for b in range(4):
+    across, down = corner + b * extent / 3
+    right.plot([across, across], [corner[1], corner[1] + extent[1]], color=ORANGE, linewidth=4)
+    right.plot([corner[0], corner[0] + extent[0]], [down, down], color=ORANGE, linewidth=4)
+right.imshow(features[:, :, channel], cmap="cividis", extent=(0, 32, 24, 0), alpha=0.5)
+arrow = dict(arrowstyle="<|-|>", linewidth=2, shrinkA=0, shrinkB=0)
+right.annotate("", corner + [0, -0.6], corner + [extent[0] / 3, -0.6], arrowprops=arrow)
+right.annotate("", corner + [-0.6, 0], corner + [-0.6, extent[1] / 3], arrowprops=arrow)
+right.text(*corner + [extent[0] / 6, -1.2], f"{extent[0] / 3:.1f}", ha="center", fontsize=16)
+right.text(*corner + [-1, extent[1] / 6], f"{extent[1] / 3:.1f}", ha="right", va="center", fontsize=16)
+right.set(xlim=(4, 18), ylim=(15, 0), xticks=[7, 13.7], yticks=[2.8, 13.3])
+right.set_title(f"{extent[0]:.1f} x {extent[1]:.1f} cells")
+plt.show()
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Sizes are not touched by the half cell, so the lecture's 6.7 x 10.5 and 2.2 x 3.5 hold either way. The first
 # implementations forgot the half cell, and torchvision's Mask R-CNN does to this day (aligned=False). Section 12 shows
@@ -362,13 +387,13 @@ assert corner_in_entries.tolist() == [7.0 - 0.5, 2.8125 - 0.5] and (same_extent 
 # %% [markdown] slides=["L15", "L16"] slideshow={"slide_type": "slide"}
 # ## 7 Step 3: sample and interpolate (L15, L16)
 #
-# **Sample (L15).** Cut a bin into `s x s` equal parts, s = 2, and take their middles.
-#
-# **Interpolate (L16).** A sample lies between four cells. It is `u` of the way right and `v` of the way down:
+# **Sample (L15)** the middles of `s x s` equal parts of each bin, s = 2. **Interpolate (L16)** between the four cells:
 #
 # $$f(p) = (1-u)(1-v)\, f_{00} + u(1-v)\, f_{01} + (1-u)v\, f_{10} + uv\, f_{11}$$
-#
-# The nearer a cell, the greater its weight; the four weights add up to 1.
+
+# %% [markdown]
+# `u` says how far the sample is on its way from the left cells to the right ones, from 0 to 1, and `v` how far from
+# the upper to the lower ones. The nearer a cell, the greater its weight; the four weights add up to 1.
 
 # %%
 points = sampling_points(ROIS[0], SCALE, size=3, sampling_ratio=2, aligned=True)
@@ -386,7 +411,7 @@ print(f"sample at x = {x:.2f}, y = {y:.2f}: between columns {column}, {column + 
 print("weights", weights.round(2))
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, (axes, zoom) = plt.subplots(1, 2, figsize=(10.5, 5.4), width_ratios=[1, 1.1])
+figure, (axes, zoom) = plt.subplots(1, 2, figsize=(10, 4.5), width_ratios=[1, 1.1])
 axes.imshow(features[:, :, channel], cmap="cividis", alpha=0.5)
 for i in range(4):
     across, down = corner_in_entries + i * extent / 3
@@ -423,12 +448,10 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### One number by hand: a map that is a ruler
 #
-# Let every cell hold **the x of its own middle, in pixels**: 8, 24, 40, ... A *ramp*.
-# On a ramp bilinear interpolation is exact. So the answer must be the x of the bin's middle:
+# Each cell holds **the x of its own middle, in pixels**: 8, 24, 40, ... (a *ramp*, where interpolation is exact).
 #
-# - First bin of the first RoI: its middle is at 112 + 107/6 = **129.83** pixels.
-# - That is entry 129.83/16 - 0.5 = 7.615, between cell 7 (holds 120) and cell 8 (holds 136).
-# - 0.385 · 120 + 0.615 · 136 = **129.83**. A ruler shows where a RoI was really read.
+# - The middle of the first bin is at 112 + 107/6 = **129.83** pixels, which is entry 129.83/16 - 0.5 = 7.615.
+# - Cell 7 holds 120, cell 8 holds 136: 0.385 · 120 + 0.615 · 136 = **129.83**.
 
 # %%
 RULER = np.broadcast_to(STRIDE * (np.arange(32) + 0.5), (24, 32))[:, :, None]  # (24, 32, 1)
@@ -441,10 +464,36 @@ answer = pooled(RULER, ROIS[:1])[0, :, :, 0]
 print("middles of the bins:", middles.round(2), "\nRoIAlign of the ruler:", answer[0].round(2))
 np.testing.assert_allclose(answer, np.broadcast_to(middles, (3, 3)))
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(9, 3.2))
+axes.plot(np.arange(32), RULER[0, :, 0], "o-", color="grey", markersize=12)
+for b, (middle, colour) in enumerate(zip(middles, (ORANGE, SKY, RED))):
+    start, stop = (112 + 107 * np.array([b, b + 1]) / 3) / STRIDE - 0.5
+    axes.axvspan(start, stop, color=colour, alpha=0.4)
+    axes.plot(middle / STRIDE - 0.5, middle, "k*", markersize=18)
+    axes.text(middle / STRIDE - 0.4, middle - 16, f"{middle:.2f}", fontsize=16)
+axes.set(xlim=(5.5, 14.5), ylim=(90, 240), xticks=range(6, 15), yticks=RULER[0, 6:15:2, 0])
+axes.set(xlabel="cell (its entry in the array)", ylabel="it holds")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# The ruler is the one tool of this lecture: whatever is read from it is a place in the picture, in pixels. So it shows
+# where an operation really looks. Each of the three bins answers with its own middle.
+
 # %% [markdown]
 # With 2 x 2 samples it is the same number: samples lie symmetrically around the bin's middle, and on a ramp their
-# average is the value in the middle. We will use the ruler again and again: it says in pixels what went wrong.
+# average is the value in the middle. We will use the ruler again and again: it says in pixels where a RoI was read.
 #
+# The package draws the samples of any box on any map, with one sample's weights. Here the third RoI:
+
+# %%
+corner3, extent3 = map_boxes(ROIS[2], SCALE, aligned=True)
+points3 = sampling_points(ROIS[2], SCALE, size=3, sampling_ratio=2, aligned=True)
+box3 = np.concatenate([corner3, corner3 + extent3])
+window = features[5:14, 2:13, channel]  # so the box moves by (2, 5)
+Image.fromarray(draw.draw_sampling_points(window, box3 - [2, 5, 2, 5], points3 - [2, 5], chosen=(1, 1, 0, 1)))
+
+# %% [markdown]
 # ### Exercise 1: bilinear weights
 #
 # Write the weight of **every** cell for one point: an array `(height, width)` that is 0 but for at most four cells.
@@ -471,6 +520,16 @@ def my_bilinear_weights(x, y, height, width):
 
 # %% check="bilinear_weights"
 check.bilinear_weights(my_bilinear_weights)
+
+# %% [markdown]
+# A wrong answer is told the case, the place, and, if the mistake is a known one, its name. Somebody who took x for the
+# row would read this:
+
+# %%
+try:
+    check.bilinear_weights(lambda x, y, height, width: my_bilinear_weights(y, x, height, width))
+except check.CheckFailed as failure:
+    print(failure)
 
 # %% [markdown] slides=["L17"] slideshow={"slide_type": "slide"}
 # ## 8 Step 4: pool the samples of a bin (L17)
@@ -590,13 +649,15 @@ for aligned, theirs in TORCHVISION.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 Backward: every bin scatters its gradient
 #
-# Forward a bin **gathers**: $y = \sum_n w_n f_n$. So $\partial y / \partial f_n = w_n$, and backward it **scatters**:
+# Forward a bin **gathers**, $y = \sum_n w_n f_n$. Backward it **scatters** with the same weights:
+# $g_n \mathrel{+}= w_n\, g_y$.
 #
-# $$g_n \mathrel{+}= w_n\, g_y$$
-#
-# - The same weights. They depend on the box alone, not on the features.
-# - `+=`, not `=`: bins share cells.
-# - The weights of a bin add up to 1: a bin hands on exactly what it gets.
+# `+=`, not `=`, for bins share cells. The weights add up to 1: a bin hands on exactly what it gets.
+
+# %% [markdown]
+# Why: $\partial y / \partial f_n = w_n$, and the chain rule (notebook 01) multiplies it by $g_y$, the gradient that
+# comes back to the bin. The weights depend on the box alone, not on the features. We give the middle bin of the first
+# RoI a gradient of 1 and look where it arrives:
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 sent = {"RoIPool": roi_pool, "RoIAlign, maximum": roi_align, "RoIAlign, average": roi_align}
@@ -611,7 +672,7 @@ for name, operation in sent.items():
     gradients[name] = leaf.grad[0, :, :, 0]
 
 middle_bin = corner_in_entries + extent / 3
-figure, panels = plt.subplots(1, 3, figsize=(10.5, 4.8), sharey=True)
+figure, panels = plt.subplots(1, 3, figsize=(10, 4.5), sharey=True)
 for axes, (name, gradient) in zip(panels, gradients.items()):
     axes.imshow(gradient, cmap="Oranges", vmin=0, vmax=0.8)
     for (i, j), value in np.ndenumerate(gradient):
@@ -674,6 +735,8 @@ gy = np.zeros((3, 3, 1))
 gy[1, 1] = 1.0
 mine = my_roi_align_backward(gy, (24, 32, 1), ROIS[0], SCALE, 3, 2, True)
 np.testing.assert_allclose(mine[:, :, 0], gradients["RoIAlign, average"], atol=1e-12)
+
+np.testing.assert_allclose(2 * my_bilinear_weights(7.615, 0, 1, 32)[0, 7:9], [0.77, 1.23])  # the number by hand
 
 little = np.zeros((24, 32, 1))
 little[8, 10] = 1e-6
@@ -801,10 +864,10 @@ print("crop and resize", resized.round(2), "\nRoIAlign       ", aligned_answer.r
 np.testing.assert_allclose(resized - aligned_answer, [-107 / 6, 0, 107 / 6])  # half a bin outwards: 17.8 pixels
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ### "The half pixel is optional" (12, misconceptions)
+# ### A misconception: "The half pixel is optional"
 #
 # `aligned=False` leaves out the half cell. On a map of stride 16 everything is read **8 pixels** too far right and too
-# far down.
+# far down. (A cell is a pixel of the map, hence the name.)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 without = pooled(RULER, ROIS[:1], aligned=False)[0, 0, :, 0]
@@ -863,7 +926,7 @@ error = {
     for name, operation in {"RoIWarp": roi_warp, "RoIAlign": roi_align}.items()
 }
 for name, e in error.items():
-    print(f"{name:8} off by {e.min():6.2f} to {e.max():5.2f} pixels, {e.mean():5.2f} in the mean")
+    print(f"{name:8} off by {abs(e).mean():.2f} pixels in the mean, {abs(e).max():.2f} at most")
 assert abs(error["RoIAlign"]).max() < 1e-9
 assert 7 < error["RoIWarp"].mean() < 9 and error["RoIWarp"].max() > 14
 assert PAPER["RoIWarp C4"][1] - PAPER["RoIPool C4"][1] < 0.3  # and the paper: 27.1 after 26.9, where RoIAlign has 30.3
@@ -914,6 +977,8 @@ rows = {
     "kernel, Numba, cold": first_call,
     "kernel, Numba, warm": seconds(roi_align, *call),
 }
+copied = np.zeros(moved_bytes // 2, np.uint8)
+rows["to copy as much"] = seconds(np.copyto, np.empty_like(copied), copied)
 if device.gpu_available():
     on_card = [device.to_gpu(big)], *map(device.to_gpu, call[1:4]), *call[4:]
 
@@ -932,11 +997,15 @@ for name, t in rows.items():
 assert rows["kernel, Numba, warm"] < rows["specification, NumPy"]
 np.testing.assert_allclose(roi_align(*call).data, roi_align_specification(*call), atol=1e-4)
 
+# %% [markdown]
+# The kernel can be faster than copying as many bytes in memory: neighbouring samples read the same cells, and find them
+# in the processor's cache. The NumPy version writes every intermediate result to memory and reads it back.
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 What does a trained network see of it?
 #
-# A small Mask R-CNN, trained with RoIAlign on drawn animals. We give it the true boxes and exchange the pooling under
-# its mask branch. Same weights, same boxes: only the place where features are read is different.
+# A small Mask R-CNN was trained with RoIAlign on drawn animals. We give it the true boxes and exchange the pooling
+# under its mask branch: same weights, same boxes.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 weights_file = Path(minimask.__file__).parents[1] / "data" / "toy_weights.npz"
@@ -979,18 +1048,17 @@ if weights_file.exists():
         key=lambda place: scenes[place[0]].masks[place[1]].sum(),  # the largest animal
     )
     x1, y1, x2, y2 = scenes[n].boxes[g]
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8))
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.5))
     for axes, pooling, name in zip(panels, ("roi_pool", "roi_align"), ("RoIPool", "RoIAlign")):
         axes.imshow(scenes[n].image)
         axes.contour(scenes[n].masks[g], [0.5], colors="white", linewidths=3)
         axes.contour(examples[pooling][n][g], [0.5], colors=[RED], linewidths=3, linestyles="--")
         axes.set(xlim=(max(x1 - 5, 0), min(x2 + 5, 127)), ylim=(min(y2 + 5, 127), max(y1 - 5, 0)), xticks=[], yticks=[])
-        axes.set_title(f"{name}: {errors[pooling]:.2f} pixels off")
+        axes.set_title(f"{name}: {errors[pooling]:.1f} pixels off in the mean")
     plt.show()
 else:
-    print("There are no trained weights in data/toy_weights.npz, so this section stays empty. To make them (minutes):")
-    print("    python -m minimask demo")
-    print("and copy the newest checkpoint of the run it names to data/toy_weights.npz.")
+    print("There are no trained weights, data/toy_weights.npz, so this section stays empty.")
+    print("To make them: python -m minimask demo (5 minutes), and copy the newest file of runs/demo there.")
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # White is the truth, red what is drawn; the number is the mean over the animals of 30 scenes. Be fair to RoIPool: this
