@@ -199,6 +199,14 @@ def test_no_such_notebook(course):
         run("notebooks", "7", "--notebooks", course)
 
 
+def test_links_to_hosted_notebooks(course, monkeypatch):
+    assert "colab" not in notebooks.read_source(course / "03_halves.py").cells[0].source
+    monkeypatch.setattr(notebooks.course, "REPOSITORY", "https://github.com/somebody/something")
+    first = notebooks.read_source(course / "03_halves.py").cells[0].source
+    assert "https://colab.research.google.com/github/somebody/something/blob/HEAD/notebooks/03_halves.ipynb" in first
+    assert "https://mybinder.org/v2/gh/somebody/something/HEAD?labpath=notebooks/03_halves.ipynb" in first
+
+
 # ------------------------------------------------------------------------------------------------------ the exercises
 
 
