@@ -102,7 +102,7 @@ deconvolution = Check(
     },
 )  # fmt: skip
 
-# ------------------------------------------------------------------------------------------- the mask of the right class
+# ----------------------------------------------------------------------------------------- the mask of the right class
 
 
 def _softmax(logits, labels):
@@ -185,8 +185,8 @@ mask_target = Check(
         "the same, not aligned": dict(
             mask=_HALF, box=np.array([0.0, 0, 8, 8]), size=4, samples=2, aligned=False, binary=False
         ),
-        "the right part of it, binary; the middle cell is exactly 0.5, which is 1": dict(
-            mask=_HALF, box=np.array([1.0, 0, 7, 6]), size=3, samples=2, aligned=True, binary=True
+        "in 3 x 3 cells, binary: the middle ones are exactly 0.5, which is 1": dict(
+            mask=_HALF, box=np.array([0.5, 0.5, 6.5, 6.5]), size=3, samples=2, aligned=False, binary=True
         ),
         **{
             f"{name}, aligned={aligned}, binary={binary}": dict(
