@@ -69,7 +69,10 @@ def write_coco(folder, count=6, categories=("cell",)):
 # ------------------------------------------------------------------------------------------------------- what they do
 
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "download", "convert", "split", "benchmark", "compile"]
+COMMANDS = [
+    "demo", "train", "evaluate", "predict", "download", "convert", "split", "benchmark", "compile",
+    "check", "notebooks", "exercises", "slides", "book", "coverage",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
