@@ -1,0 +1,146 @@
+"""Checks of notebook 11: typical wrong answers are named, right ones pass; torch's numbers in its text."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "11_losses.py"
+
+
+def bce(p, t):
+    with np.errstate(divide="ignore"):
+        yes, no = np.maximum(np.log(p), -100), np.maximum(np.log(1 - p), -100)
+    return -(t * yes + (1 - t) * no).mean()
+
+
+def bce_with_logits(z, t):
+    return (np.maximum(z, 0) - z * t + np.log1p(np.exp(-abs(z)))).mean()
+
+
+def sigmoid(z):
+    e = np.exp(-abs(z))
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def bce_gradient(z, t):
+    return (sigmoid(z) - t) / z.size
+
+
+def mask_loss(logits, labels, targets, valid):
+    losses = [bce_with_logits(z[:, :, c], t) for z, c, t, v in zip(logits, labels, targets, valid) if v]
+    return sum(losses) / max(len(losses), 1)
+
+
+def class_loss(logits, labels, sampled):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    each = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return (each * sampled).sum() / max(sampled.sum(), 1)
+
+
+def box_loss(deltas, targets, positive, sampled, beta):
+    size = abs(deltas - targets)
+    each = np.where(size < beta, size**2 / (2 * beta), size - beta / 2).sum(axis=1)
+    return (each * positive).sum() / max(sampled.sum(), 1)
+
+
+RIGHT = dict(
+    bce=bce, bce_with_logits=bce_with_logits, bce_gradient=bce_gradient, mask_loss=mask_loss, class_loss=class_loss,
+    box_loss=box_loss,
+)  # fmt: skip
+
+FOUR, TWO = '"the lecture\'s four points"', '"one object and one background: d = 0.1 and d = 1"'
+
+
+def in_place(z, t):
+    z -= t
+    return z / z.size
+
+
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("bce", lambda p, t: bce(p, t) * p.size, FOUR, "the sum over all points"),
+    ("bce", lambda p, t: bce(np.clip(t, 1e-300, 1), p), FOUR, "target and prediction exchanged"),
+    ("bce", lambda p, t: -bce(p, t), FOUR, "the wrong sign"),
+    ("bce", lambda p, t: -(t * np.log2(p) + (1 - t) * np.log2(1 - p)).mean(), FOUR, "to the base 2"),
+    ("bce", lambda p, t: -(t * np.log10(p) + (1 - t) * np.log10(1 - p)).mean(), FOUR, "to the base 10"),
+    ("bce", lambda p, t: -(t * np.log(p)).mean(), FOUR, "background (t = 0) counts too"),
+    ("bce", lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(), "sure and right", "ln 0, which is minus"),
+    ("bce", lambda p, t: bce(np.clip(p, 1e-7, 1 - 1e-7), t), "sure and right", "The result is 1e-07, expected"),
+    ("bce", lambda p, t: ((p - t) ** 2).mean(), FOUR, "The result is 0.0975, expected 0.344581."),
+    ("bce", lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)), FOUR, "has shape (4,), expected ()"),
+    ("bce_with_logits", lambda z, t: (np.log(1 + np.exp(z)) - z * t).mean(), "a logit of 1000", "e^z of a large z"),
+    ("bce_with_logits", lambda z, t: bce(z, t), FOUR, "The result is nan"),
+    ("bce_with_logits", lambda z, t: bce(sigmoid(z), t), "a logit of 1000", "ended at -100"),
+    ("bce_with_logits", lambda z, t: bce_with_logits(t, z), FOUR, "target and prediction exchanged"),
+    ("bce_with_logits", lambda z, t: bce_with_logits(z, t) * z.size, FOUR, "the sum over all points"),
+    ("bce_gradient", lambda z, t: (t - sigmoid(z)) / z.size, FOUR, "t - p: the gradient points"),
+    ("bce_gradient", lambda z, t: sigmoid(z) - t, FOUR, "not divided by N"),
+    ("bce_gradient", in_place, FOUR, "It changes its argument 'z' in place"),
+    ("mask_loss", lambda z, c, t, v: mask_loss(z, c - 1, t, v), "three boxes", "channel 0 is the background"),
+    ("mask_loss", lambda z, c, t, v: mask_loss(z, c, t, v | True), "three boxes", "that do not count are counted"),
+    ("mask_loss", lambda z, c, t, v: bce_with_logits(z, t[..., None]), "three boxes", "The result is"),
+    ("class_loss", lambda z, c, s: class_loss(z, c, s) * s.sum(), "four RoIs", "the sum over the RoIs"),
+    ("class_loss", lambda z, c, s: -np.log(np.exp(z) / np.exp(z).sum(1, keepdims=True))[range(len(c)), c][s].mean(),
+     "a logit of 1000", "The result is nan"),
+    ("class_loss", lambda z, c, s: class_loss(z, np.maximum(c, 1), s), "four RoIs", "The result is"),
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, p, b), TWO, "by the number of sampled RoIs"),
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, s, s, b), TWO, "background is counted"),
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, s, 1.0), TWO, "beta = 1, whatever beta is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_written_yet(name):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
+        CHECKS[name](stub)
+
+
+def constant(name):
+    """The literal that the notebook assigns to a name."""
+    for line in ast.parse(NOTEBOOK.read_text(encoding="utf-8")).body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == name:
+            return ast.literal_eval(line.value)
+    raise AssertionError(f"{NOTEBOOK.name} has no constant {name}")
+
+
+def test_the_notebook_shows_what_torch_gives():
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    z, t, deltas, labels = (torch.tensor(constant(name)) for name in ("LOGITS", "WANTED", "ERRORS", "LABELS"))
+    rows = torch.tensor(constant("LOGITS")).reshape(2, 4)
+    shown = constant("TORCH")
+    found = dict(
+        binary_cross_entropy_with_logits=F.binary_cross_entropy_with_logits(z, t),
+        cross_entropy=F.cross_entropy(rows, labels),
+        smooth_l1_loss=F.smooth_l1_loss(deltas, 0 * deltas, beta=1 / 9, reduction="sum"),
+    )
+    assert shown.keys() == found.keys()
+    for name, value in found.items():
+        assert value.item() == pytest.approx(shown[name], abs=5e-7), name
