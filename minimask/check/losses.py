@@ -26,6 +26,10 @@ def _map(rng, height, width):
     return dict(p=rng.uniform(0.01, 0.99, (height, width)), t=rng.integers(0, 2, (height, width)).astype(float))
 
 
+def _no_picture(*shown):
+    """A loss is one number: there is no grid on which a wrong cell could be shown."""
+
+
 _rng = np.random.default_rng(11)
 SUM = "the sum over all points in place of their average"
 SIGN = "the wrong sign: a logarithm of a probability is negative, so there must be a minus"
@@ -33,6 +37,7 @@ SWAPPED = "target and prediction exchanged: the logarithms are those of the pred
 
 bce = Check(
     reference=_bce,
+    draw=_no_picture,
     cases={
         "the lecture's four points": dict(p=np.array([0.1, 0.7, 0.5, 0.8]), t=np.array([0.0, 1.0, 1.0, 1.0])),
         "one point of background": dict(p=np.array([[0.1]]), t=np.array([[0.0]])),
@@ -79,6 +84,7 @@ _SURE = dict(z=np.array([1000.0, -1000.0, 40.0, 3.0]), t=np.array([0.0, 1.0, 1.0
 
 bce_with_logits = Check(
     reference=_bce_with_logits,
+    draw=_no_picture,
     cases={
         "the lecture's four points": _FOUR,
         "a logit of 0: ln 2, whatever the target": dict(z=np.zeros(2), t=np.array([0.0, 1.0])),
@@ -159,6 +165,7 @@ _ONE = dict(
 
 mask_loss = Check(
     reference=_mask_loss,
+    draw=_no_picture,
     cases={
         "three boxes of which two count": _masks(_rng, 3, 4, 4),
         "one cell with a logit of 0: ln 2": _ONE,
@@ -211,6 +218,7 @@ def _unshifted(logits, labels, sampled):
 
 class_loss = Check(
     reference=_class_loss,
+    draw=_no_picture,
     cases={
         "four RoIs of which three are sampled": _classes(_rng, 4, 4),
         "equal logits: ln 4": dict(
@@ -272,6 +280,7 @@ _TWO = dict(
 
 box_loss = Check(
     reference=_box_loss,
+    draw=_no_picture,
     cases={
         "one object and one background: d = 0.1 and d = 1": _TWO,
         "six RoIs of which five are sampled and three are objects": _deltas(_rng, 6),
