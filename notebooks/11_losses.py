@@ -197,7 +197,7 @@ for t, p in zip(LECTURE_GT, LECTURE_PRED):
 assert np.round(terms, 3).tolist() == [-0.105, -0.357, -0.693, -0.223]
 assert round(-sum(terms), 3) == 1.378 and round(-np.mean(terms), 3) == 0.345  # their sum; their average
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # ### All 784 points
 #
 # Where the lecture has dots, let every other point of the object be predicted as 0.8 and of the background as 0.1.
@@ -367,20 +367,28 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 Logits: the formula that does not break
 #
-# As the lecture writes it, the formula fails for large logits: $e^{1000}$ is infinite, and so is $\ln 0$.
+# As the lecture writes it, it fails: $e^{1000}$ is infinite, and in float32 $\sigma(17)$ *is* 1, so $\ln(1 - p)$ is
+# $-\infty$. With the sigmoid put into the formula, and simplified:
+#
+# $$-t \ln p - (1-t)\ln(1-p) \;=\; \max(z, 0) - zt + \ln(1 + e^{-|z|})$$
+#
+# **By hand,** z = 1000, t = 0: 1000 - 0 + ln(1 + 0) = **1000**.
 
-# %% slideshow={"slide_type": "fragment"}
+# %% [markdown]
+# First the failure, for logits of 1000, -1000 and 20:
+
+# %%
 z = np.float32([1000, -1000, 20])
 with np.errstate(all="ignore"):
     print("e^z / (1 + e^z)             ", np.exp(z) / (1 + np.exp(z)))
     rounded = 1 / (1 + np.exp(-z))
     print("ln(1 - p), p = 1 / (1+e^-z) ", np.log(1 - rounded))
-assert rounded[2] == 1  # the sigmoid of 20 is 0.999999998; in float32, rounded, it is 1
+assert rounded[2] == 1  # the sigmoid of 20 is 0.999999998; rounded to float32 it is 1
 
 # %% [markdown]
-# (The two lines above: `nan`, not a number, is infinity divided by infinity; the true values are 1, 0 and 1. And the
-# true logarithms are -1000, 0 and -20, not minus infinity.) In float32, which networks compute in, it needs no 1000:
-# from a logit of 17 on the sigmoid *is* 1. Do such logits occur? These are the trained model's mask logits:
+# `nan`, not a number, is infinity divided by infinity; the true values of the first line are 1, 0 and 1. And the true
+# logarithms are -1000, 0 and -20, not minus infinity. In float32, which networks compute in, it needs no 1000: from a
+# logit of 17 on the sigmoid *is* 1. Do such logits occur? These are the trained model's mask logits:
 
 # %%
 mask_logits = stages["mask_logits"]
@@ -389,14 +397,14 @@ print(f"from {mask_logits.min():.1f} to {mask_logits.max():.1f}; beyond 17: {100
 assert 1 / (1 + np.exp(-np.float32(17))) == 1 > 1 / (1 + np.exp(-np.float32(16)))
 assert abs(mask_logits).max() > 10
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# ### The way out: put the sigmoid into the formula, then simplify
+# %% [markdown]
+# Now the way out. With $p = 1/(1 + e^{-z})$ the two logarithms are $-\ln p = \ln(1 + e^{-z})$ and
+# $-\ln(1-p) = z + \ln(1 + e^{-z})$. Together:
 #
-# With $p = 1/(1 + e^{-z})$: $\;-\ln p = \ln(1 + e^{-z})\;$ and $\;-\ln(1-p) = z + \ln(1 + e^{-z})$. Together:
+# $$-t \ln p - (1-t)\ln(1-p) \;=\; z - zt + \ln(1 + e^{-z})$$
 #
-# $$-t \ln p - (1-t)\ln(1-p) \;=\; z - zt + \ln(1 + e^{-z}) \;=\; \max(z, 0) - zt + \ln(1 + e^{-|z|})$$
-#
-# The last form has only $e^{-|z|}$, between 0 and 1. **By hand,** z = 1000, t = 0: 1000 - 0 + ln(1 + 0) = **1000**.
+# For positive z that is fine. For negative z take $e^{-z}$ out of the logarithm:
+# $z + \ln(1 + e^{-z}) = \ln(1 + e^{z})$. Both cases in one: $\max(z, 0) - zt + \ln(1 + e^{-|z|})$, where $e^{-|z|}$ is never above 1.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 z = np.linspace(-30, 30, 601).astype(np.float32)
@@ -414,7 +422,7 @@ assert 16 < first_infinite < 17.5 and np.isfinite(stable).all()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Where z is negative, z + ln(1 + e^-z) = ln(1 + e^z): that is where the maximum and the absolute value come from. The
+# The derivation is in the notebook; the last form has only e^-|z|, which lies between 0 and 1 for any z. The
 # red line is inexact long before it breaks, for of 1 - p only a few digits are left. On paper it is the same formula;
 # in a computer one of them trains and the other one ends a training with NaN after hours. Every library has a function
 # for this, called "with logits".
@@ -533,7 +541,7 @@ panels[0].imshow(SQUARE_GT, cmap="gray")
 panels[0].set_title("target")
 for c, (axes, name) in enumerate(zip(panels[1:], ["background", *class_names])):
     axes.imshow(784 * leaf.grad[0, :, :, c], cmap="RdBu_r", vmin=-0.7, vmax=0.7)
-    axes.set_title(name + (" *" if c == 1 else ""))
+    axes.set_title(name + (" (true)" if c == 1 else ""))
 for axes in panels:
     axes.set(xticks=[], yticks=[])
 panels[2].set_xlabel("inside: -0.5\noutside: +0.5")
@@ -684,7 +692,7 @@ plt.show()
 # The square alone pulls the harder the larger the error, without an end: one box that is far off, perhaps wrongly
 # labelled, would outshout all others. The absolute value alone pulls with 1 even for the smallest error, so it shakes
 # around the right value. Smooth L1 takes the good half of both. Beta says where they meet: with 1/9 nearly everything
-# is L1. The loss has a slope without a jump, and its gradient is p - t once more, cut off at 1.
+# is L1. Its gradient is the error once more, said minus wanted, here times 9, and cut off at 1.
 
 # %% [markdown]
 # The gradient by hand: d = 0.1 gives 0.1 · 9 = 0.9, d = 1 gives 1, d = -0.05 gives -0.45.
@@ -941,7 +949,7 @@ assert slope[0] == 0 and np.isclose(my_bce_gradient(z, 0 * z)[0], 1)
 # 1. L = Lcls + Lreg + Lmask (+ the RPN's two): one number that every nudge changes.
 # 2. The mask loss is the average binary cross-entropy over 28 x 28 points of the box's own class.
 # 3. Compute it from logits: max(z, 0) - zt + ln(1 + e^-|z|). From probabilities it breaks at z = 17.
-# 4. Its gradient is p - t; so is that of the class loss, and that of smooth L1, cut off at 1.
+# 4. Its gradient is p - t, as is the class loss's. Smooth L1's is the error too: times 9, cut off at 1.
 # 5. The last column matters: sampled anchors, sampled RoIs, positive RoIs x 784.
 
 # %% [markdown]
