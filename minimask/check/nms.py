@@ -60,18 +60,19 @@ def _iou_plus_one(a, b):
     return box_functions.iou(a + [0, 0, 1, 1], b + [0, 0, 1, 1])
 
 
-def _corners(a, b):
-    return np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+def _shared(a, b, least=0):
+    """The area that each box of `a` shares with each of `b`; least: what a side is at least."""
+    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+    return np.maximum(sides, least).prod(axis=2)
 
 
 def _iou_without_clamp(a, b):
-    shared = _corners(a, b).prod(axis=2)
+    shared = _shared(a, b, -np.inf)
     return shared / (box_functions.area(a)[:, None] + box_functions.area(b) - shared)
 
 
 def _part_of_the_smaller(a, b):
-    smaller = np.minimum(box_functions.area(a)[:, None], box_functions.area(b))
-    return np.maximum(_corners(a, b), 0).prod(axis=2) / smaller
+    return _shared(a, b) / np.minimum(box_functions.area(a)[:, None], box_functions.area(b))
 
 
 def _by_class(boxes, scores, labels, threshold):
@@ -230,8 +231,10 @@ nms = Check(
             scores=np.array([0.2, 0.9, 0.5]),
             threshold=0.3,
         ),
-        "a small box inside a large one: an IoU of 0.04": dict(
-            boxes=_boxes([10, 10, 20, 20], [0, 0, 50, 50]), scores=np.array([0.6, 0.7]), threshold=0.5
+        "small boxes inside large ones: IoUs of 0.04 and 0.03": dict(
+            boxes=_boxes([10, 10, 20, 20], [0, 0, 50, 50], [100, 0, 110, 10], [90, 0, 150, 50]),
+            scores=np.array([0.6, 0.7, 0.9, 0.5]),
+            threshold=0.5,
         ),
         "an IoU of exactly the threshold is not greater": dict(
             boxes=_boxes([0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 6]), scores=np.array([0.9, 0.8, 0.7]), threshold=0.5
@@ -263,6 +266,9 @@ nms = Check(
         "the intersection divided by the smaller box, not by the union": lambda b, s, t: _swept(
             b, s, t, overlap=_part_of_the_smaller
         ),
+        "the intersection divided by the better box, not by the union": lambda b, s, t: _swept(
+            b, s, t, overlap=lambda one, others: _shared(one, others) / box_functions.area(others)
+        ),
         "of equal scores the higher index first: sort -scores, stable": lambda b, s, t: _swept(
             b, s, t, order=np.argsort(s, kind="stable")[::-1]
         ),
@@ -276,7 +282,7 @@ nms_of_classes = Check(
     cases={
         "classes 1 and 9 in one place, and another of class 1 there": dict(
             boxes=_boxes([0, 0, 10, 10], [1, 0, 11, 10], [0, 1, 10, 11], [40, 0, 50, 10]),
-            scores=np.array([0.6, 0.9, 0.8, 0.7]), labels=np.array([1, 9, 1, 1]), threshold=0.5,
+            scores=np.array([0.6, 0.8, 0.7, 0.9]), labels=np.array([1, 9, 1, 1]), threshold=0.5,
         ),
         "large boxes, high labels": dict(
             boxes=_boxes([0, 0, 300, 300], [3, 3, 303, 303], [2, 2, 302, 302], [92, 2, 392, 302]),
@@ -308,7 +314,7 @@ detections = Check(
             rois=_boxes([10, 10, 30, 30], [10, 11, 30, 31], [50, 10, 70, 40]).astype(np.float32),
             height=60, width=90, score_threshold=0.05, nms_threshold=0.5, most=5,
         ),
-        "boxes that reach beyond the picture": _random_detections(_rng, count=6),
+        "boxes that reach beyond the picture": {**_random_detections(_rng, count=6), "height": 40, "width": 36},
     },
     random=_random_detections,
     rtol=1e-5,

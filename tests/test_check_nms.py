@@ -1,0 +1,159 @@
+"""Checks of notebook 09: typical wrong answers are named, right ones pass; torchvision's boxes in its text."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask import boxes as box_functions
+from minimask.check import CHECKS, CheckFailed
+from tests.references import operation_inputs
+
+ROOT = Path(__file__).parents[1]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def box_head(x, w6, b6, w7, b7):
+    x = x.reshape(len(x), -1)
+    return np.maximum(np.maximum(x @ w6 + b6, 0) @ w7 + b7, 0)
+
+
+def class_boxes(deltas, rois, weights=(10, 10, 5, 5)):
+    return box_functions.decode(deltas.reshape(len(rois), -1, 4), rois[:, None], weights)
+
+
+def overlap(a, b, extra=0.0):
+    """IoU of one box with one other, sides counted with `extra`."""
+    width = min(a[2], b[2]) - max(a[0], b[0]) + extra
+    height = min(a[3], b[3]) - max(a[1], b[1]) + extra
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0] + extra) * (box[3] - box[1] + extra) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def nms(boxes, scores, threshold, extra=0.0, drops=lambda iou, t: iou > t):
+    """Loops over the boxes, as a student would write it."""
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        if not any(drops(overlap(boxes[i], boxes[j], extra), threshold) for j in kept):
+            kept.append(i)
+    return np.array(kept, int)
+
+
+def nms_of_classes(boxes, scores, labels, threshold):
+    kept = [np.flatnonzero(labels == c)[nms(boxes[labels == c], scores[labels == c], threshold)] for c in set(labels)]
+    kept = np.concatenate(kept) if kept else np.zeros(0, int)
+    return kept[np.argsort(-scores[kept], kind="stable")]
+
+
+def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, most, first=1, size=None):
+    scores = softmax(logits)[:, first:]
+    boxes = box_functions.clip(class_boxes(deltas, rois)[:, first:], size or (height, width)).astype(np.float32)
+    labels = np.broadcast_to(np.arange(first, logits.shape[1]), scores.shape)
+    good = (scores > score_threshold) & box_functions.large_enough(boxes, 0.01)
+    boxes, labels, scores = boxes[good], labels[good], scores[good]
+    kept = nms_of_classes(boxes, scores, labels, nms_threshold)[:most]
+    return boxes[kept], labels[kept], scores[kept]
+
+
+RIGHT = dict(box_head=box_head, class_boxes=class_boxes, nms=nms, nms_of_classes=nms_of_classes, detections=detections)
+
+
+def unsorted(boxes, scores, threshold):
+    return nms(boxes, -np.arange(len(boxes)), threshold)
+
+
+def suppressed_suppress(boxes, scores, threshold):
+    order = np.argsort(-scores, kind="stable")
+    better = [order[:place] for place in range(len(order))]
+    return np.array(
+        [i for i, js in zip(order, better) if all(overlap(boxes[i], boxes[j]) <= threshold for j in js)], int
+    )
+
+
+def of_the_first(boxes, scores, threshold):
+    """The part of the better box that is covered, in place of IoU."""
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        sides = [np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2]) for j in kept]
+        parts = [max(w, 0) * max(h, 0) / box_functions.area(boxes[j]) for (w, h), j in zip(sides, kept)]
+        if not any(part > threshold for part in parts):
+            kept.append(i)
+    return np.array(kept, int)
+
+
+FIVE = '"five boxes in a row, the best is the fourth"'
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("box_head", lambda x, *w: box_head(x.transpose(0, 3, 1, 2), *w), "two RoIs of 2 x 2 bins", "channels before bins"),
+    ("box_head", lambda x, w6, b6, w7, b7: np.maximum(x.reshape(len(x), -1) @ w6 + b6, 0) @ w7 + b7,
+     "two RoIs of 2 x 2 bins", "no ReLU at the end"),
+    ("box_head", lambda x, w6, b6, w7, b7: np.maximum((x.reshape(len(x), -1) @ w6 + b6) @ w7 + b7, 0),
+     "two RoIs of 2 x 2 bins", "no ReLU between the layers"),
+    ("class_boxes", lambda deltas, rois: class_boxes(deltas, rois, (1, 1, 1, 1)), "class 1 moves right",
+     "not divided by the weights 10, 10, 5, 5"),
+    ("class_boxes", lambda deltas, rois: class_boxes(deltas, rois).reshape(len(rois), -1), "no deltas",
+     "has shape (2, 12), expected (2, 3, 4)"),
+    ("nms", lambda *a: nms(*a, drops=lambda iou, t: iou >= t), "an IoU of exactly the threshold", "`>=` for `>`"),
+    ("nms", unsorted, FIVE, "boxes gone through as they come: they must be sorted by score"),
+    ("nms", lambda b, s, t: nms(b, -s, t), FIVE, "boxes gone through by rising score: the worst is kept"),
+    ("nms", lambda *a: np.sort(nms(*a)), FIVE, "the right boxes, by index: they must come by falling score"),
+    ("nms", suppressed_suppress, "a chain", "boxes that are suppressed but still suppress others"),
+    ("nms", lambda *a: nms(*a, extra=1.0), "small boxes, where + 1", "widths and heights with + 1"),
+    ("nms", of_the_first, "small boxes inside large ones", "divided by the better box, not by the union"),
+    ("nms", lambda b, s, t: np.isin(np.arange(len(b)), nms(b, s, t)), FIVE, "has shape (5,), expected (3,)"),
+    ("nms", lambda b, s, t: b[nms(b, s, t)], FIVE, "has shape (3, 4), expected (3,)"),
+    ("nms", lambda b, s, t: nms(b, s, t).tolist(), FIVE, "a list of length 3, expected an array"),
+    ("nms_of_classes", lambda b, s, labels, t: nms(b, s, t), "classes 1 and 9", "NMS across the classes"),
+    ("nms_of_classes", lambda b, s, labels, t: nms(b + labels[:, None], s, t), "large boxes, high labels",
+     "boxes moved by their label alone"),
+    ("nms_of_classes", lambda b, s, labels, t: np.sort(nms_of_classes(b, s, labels, t)), "classes 1 and 9",
+     "The result at [0] is"),
+    ("detections", lambda *a: detections(*a, first=0), "two RoIs in one place", "the background as a class"),
+    ("detections", lambda *a: detections(*a, size=(10**6, 10**6)), "boxes that reach beyond the picture",
+     "boxes not cut at the picture's border"),
+    ("detections", lambda *a: detections(*a)[:2], "two RoIs in one place",
+     "expected 3 results (boxes, labels, scores)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+def test_the_notebook_shows_what_torchvision_keeps():
+    source = ast.parse((ROOT / "notebooks" / "09_box_head_and_nms.py").read_text(encoding="utf-8"))
+    shown = next(
+        ast.literal_eval(line.value)
+        for line in source.body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
+    )
+    with np.load(ROOT / "tests" / "references" / "suppression.npz") as golden:
+        assert golden["nms_0.3"].tolist() == shown
+    function = next(f for f in source.body if isinstance(f, ast.FunctionDef) and f.name == "crowded_boxes")
+    names = {"np": np}
+    exec(ast.unparse(function), names)
+    for ours, theirs in zip(names["crowded_boxes"](), operation_inputs.crowded_boxes()):
+        np.testing.assert_array_equal(ours, theirs)
