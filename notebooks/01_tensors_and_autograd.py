@@ -937,7 +937,7 @@ def valley_way(momentum, lr=0.045, steps=30):
     return np.array(way)
 
 
-def noisy_way(size, lr=0.15, steps=40):
+def noisy_way(size, lr=0.1, steps=60):
     """Gradient descent on the line where each step sees `size` of the twenty points."""
     rng = np.random.default_rng(6)
     w, b = Parameter(np.array(-1.0)), Parameter(np.array(2.0))

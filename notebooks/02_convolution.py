@@ -100,8 +100,8 @@ draw_numbers(axes, ACROSS, 5.5, 0.5, "kernel w", [[ORANGE] * 3] * 3)
 draw_numbers(axes, result, 10, 1, "result y", [[ORANGE, "white"], ["white", "white"]])
 axes.text(4.75, 2, "*", ha="center", va="center", fontsize=30)
 axes.text(9.25, 2, "=", ha="center", va="center", fontsize=30)
-axes.text(7, 4.3, "0·(-1) + 2·1 + 4·(-1) + 6·1 + 8·(-1) + 10·1 = 6", ha="center", fontsize=16)
-no_frame(axes, 12.2, 4.6)
+axes.text(8.6, 4.55, "0·(-1) + 2·1 + 4·(-1) + 6·1 + 8·(-1) + 10·1 = 6", ha="center", fontsize=16)
+no_frame(axes, 12.2, 4.8)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -167,13 +167,13 @@ check.conv2d(my_conv2d)
 
 # %% tags=["show-input"] slideshow={"slide_type": "fragment"}
 def conv2d_specification(x, w, stride=1, padding=0):
-    kh, kw, _, outer = w.shape
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    oh, ow = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    (kh, kw, _, outer), s, p = w.shape, stride, padding
+    x = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+    oh, ow = (x.shape[1] - kh) // s + 1, (x.shape[2] - kw) // s + 1
     y = np.zeros((len(x), oh, ow, outer))
     for i in range(kh):
         for j in range(kw):
-            y += x[:, i : i + stride * oh : stride, j : j + stride * ow : stride] @ w[i, j]
+            y += x[:, i : i + s * oh : s, j : j + s * ow : s] @ w[i, j]
     return y
 
 
@@ -226,7 +226,7 @@ def draw_windows(axes, size, kernel, stride, padding, dilation, at=(0, 1)):
     for ox, colour, inset in zip(at, (ORANGE, BLUE), (0.1, 0.28)):
         for i, j in np.ndindex(kernel, kernel):
             corner = ox * stride - padding + j * dilation + inset, -padding + i * dilation + inset
-            axes.add_patch(Rectangle(corner, 1 - 2 * inset, 1 - 2 * inset, fill=False, edgecolor=colour, linewidth=4))
+            axes.add_patch(Rectangle(corner, 1 - 2 * inset, 1 - 2 * inset, fill=False, edgecolor=colour, linewidth=3))
     axes.set(xlim=(-1.1, 7.1), ylim=(7.1, -1.1), aspect="equal")
     axes.axis("off")
 
@@ -384,7 +384,8 @@ print("the same with a stride of 2 in every fifth", my_receptive_field([3] * 20,
 
 # %%
 scene = ToyScenes("test", size=256)[5]
-grey = scene.image.mean(axis=2)[None, :, :, None] / 255  # (1, 256, 256, 1)
+picture = scene.image[20:236, 76:256]
+grey = picture.mean(axis=2)[None, :, :, None] / 255  # (1, 216, 180, 1)
 FILTERS = {
     "right minus left": ACROSS / 6,
     "below minus above": ACROSS.T / 6,
@@ -401,8 +402,8 @@ for name, kernel in FILTERS.items():
     np.testing.assert_allclose(answer, 0.7 if name.startswith("average") else 0, atol=1e-12)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, panels = plt.subplots(1, 5, figsize=(13, 3.3))
-panels[0].imshow(scene.image)
+figure, panels = plt.subplots(1, 5, figsize=(13, 3.8))
+panels[0].imshow(picture)
 panels[0].set_title("picture")
 for axes, (name, response) in zip(panels[1:], seen.items()):
     edge = not name.startswith("average")
@@ -429,20 +430,31 @@ plt.show()
 names = list(FILTERS)[:3]
 bank = np.stack([FILTERS[name] for name in names], axis=-1)[:, :, None]  # (3, 3, 1, 3)
 features = conv2d(grey, bank, padding=1).data[0]
-assert features.shape == (256, 256, 3)
+assert features.shape == (216, 180, 3)
 np.testing.assert_allclose(features[:, :, 1], seen["below minus above"])
 
-steepest = [np.unravel_index(abs(features[8:-8, 8:-8, c]).argmax(), (240, 240)) for c in (0, 1)]
-PIXELS = {"A": tuple(np.add(steepest[0], 8)), "B": tuple(np.add(steepest[1], 8)), "C": (20, 120)}
+
+def strongest(c, top, left, size=90):
+    """The pixel with the strongest answer in channel c in a part of the map."""
+    part = abs(features[top : top + size, left : left + size, c])
+    y, x = np.unravel_index(part.argmax(), part.shape)
+    return int(top + y), int(left + x)
+
+
+PIXELS = {
+    "A": strongest(0, 110, 40),
+    "B": strongest(1, 20, 60),
+    "C": (140, 20),
+}  # on the cat, on the duck, on the ground
 across, down, _ = np.array([features[pixel] for pixel in PIXELS.values()]).T
 assert abs(across[0]) > 0.1 and abs(down[1]) > 0.1 and max(abs(features[PIXELS["C"]])) < 0.05
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), width_ratios=[1, 1.5])
-left.imshow(scene.image)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), width_ratios=[1, 1.6])
+left.imshow(picture)
 for (name, (y, x)), colour in zip(PIXELS.items(), (ORANGE, BLUE, RED)):
-    left.plot(x, y, "o", markersize=16, markeredgecolor="black", color=colour)
-    left.text(x + 8, y - 6, name, fontsize=22, color="white", weight="bold", path_effects=None)
+    left.plot(x, y, "o", markersize=14, markeredgecolor="black", color=colour)
+    left.text(x + 9, y - 9, name, fontsize=20, bbox=dict(facecolor="white", alpha=0.8, linewidth=0, pad=2))
 left.set(xticks=[], yticks=[])
 for k, ((name, pixel), colour) in enumerate(zip(PIXELS.items(), (ORANGE, BLUE, RED))):
     right.bar(np.arange(3) + 0.27 * k - 0.27, features[pixel], 0.26, color=colour, edgecolor="black", label=name)
@@ -692,8 +704,218 @@ plt.show()
 negative = np.full((1, 4, 4, 1), -5.0)
 assert (max_pool2d(negative, 3, stride=2, padding=1).data == -5).all()  # with zeros as padding it would be 0
 
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 11 Advanced: from nine lines to the speed of the machine
+#
+# The same convolution, seven ways: 56 x 56 pixels, 64 to 64 channels, 3 x 3: 231 million operations (*flops*).
+#
+# GFLOP/s are billions of them a second. The dashed line: what the processor can do at all.
+
 # %% [markdown]
-# ## 11 Common misconceptions
+# Each multiplication and each addition counts as one operation. So
+#
+# $$2 \cdot k_h k_w \cdot C_{in} C_{out} \cdot H W = 2 \cdot 9 \cdot 64^2 \cdot 56^2 = 231 \text{ million}$$
+#
+# **How fast can this machine be?** The inner part of the library's kernel is `multiply`: a block of results stays in
+# the processor's registers (its fastest memory, a few dozen vectors of numbers), and vectors of numbers are multiplied
+# and added at once. We run it on numbers that stay in the first-level cache, on all threads: that is as good as it
+# gets.
+
+# %%
+SIZE, CHANNELS = 56, 64
+FLOPS = 2 * 9 * CHANNELS * CHANNELS * SIZE * SIZE
+assert FLOPS == 231_211_008
+x = rng.standard_normal((1, SIZE, SIZE, CHANNELS)).astype(np.float32)
+w = rng.standard_normal((3, 3, CHANNELS, CHANNELS)).astype(np.float32)
+
+
+def seconds(functions, rounds=60):
+    """Dict like `functions`: the shortest of several calls of each. All take turns, for other programs run here too."""
+    shortest = dict.fromkeys(functions, np.inf)
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            shortest[name] = min(shortest[name], time.perf_counter() - start)
+    return shortest
+
+
+DEPTH, TIMES = 128, 400  # a block of ROWS x WIDTH results, each a sum of DEPTH products; how often it is computed
+
+
+@njit
+def peak_part(t, parts, arrays, numbers):
+    """Thread t's share: the same block again and again, from numbers of its own."""
+    a, b, c = arrays[:3]
+    depth, times, rows, width = numbers[:4]
+    for _ in range(times):
+        multiply(a, t * rows * depth, depth, 1, b, t * depth * width, c, t * rows * width, width, rows, width, depth, 1)
+
+
+blocks = [np.zeros(threads() * n, np.float32) for n in (ROWS * DEPTH, DEPTH * WIDTH, ROWS * WIDTH)]
+print(f"a block of {ROWS} x {WIDTH} results in registers, on {threads()} threads")
+
+
+def peak_run():
+    run(peak_part, blocks, (DEPTH, TIMES, ROWS, WIDTH))
+
+
+peak_run()  # the first call compiles it
+
+# %% [markdown]
+# **Step 0: number by number in Python.** One output pixel is 36,864 products; we time one, not all 3136.
+#
+# **Step 1: pixel by pixel**, exercise 2. **Step 2: the nine lines.**
+#
+# **Step 3: one matrix product** (*im2col*). Write the numbers under each window in a row: a matrix (3136, 576). The
+# weights are a matrix (576, 64). One product, by the fast routine that NumPy calls. But the matrix is nine times the
+# map, and writing and reading it takes time.
+#
+# **Step 4: in tiles.** The same for 112 pixels at a time. A tile's rows, 112 · 576 numbers, are a quarter of a
+# megabyte, and stay in the second-level cache. In Python that is a loop of 28 turns, which costs about what the cache
+# saves; the library's kernel does it without Python.
+
+
+# %%
+def number_by_number():
+    """One number after the other, for one output pixel."""
+    for o in range(CHANNELS):
+        total = 0.0
+        for i in range(3):
+            for j in range(3):
+                for c in range(CHANNELS):
+                    total += x_list[i][j][c] * w_list[i][j][c][o]
+
+
+def rows_of_windows(padded):
+    """(1, H + 2, W + 2, C) -> (H W, 9 C): the numbers under each window in a row."""
+    windows = np.lib.stride_tricks.sliding_window_view(padded[0], (3, 3), axis=(0, 1))  # (H, W, C, 3, 3), no copy
+    return windows.transpose(0, 1, 3, 4, 2).reshape(-1, 9 * CHANNELS)
+
+
+def one_product():
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return (rows_of_windows(padded) @ w.reshape(-1, CHANNELS)).reshape(1, SIZE, SIZE, CHANNELS)
+
+
+def in_tiles(rows=2):
+    """Two rows of the map, 112 pixels, at a time."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    matrix, y = w.reshape(-1, CHANNELS), np.empty((SIZE, SIZE, CHANNELS), np.float32)
+    for top in range(0, SIZE, rows):
+        y[top : top + rows] = (rows_of_windows(padded[:, top : top + rows + 2]) @ matrix).reshape(rows, SIZE, CHANNELS)
+    return y[None]
+
+
+def library(fast=True):
+    """The library's kernel, with or without Winograd's identity."""
+    before, convolution.winograd = convolution.winograd, fast
+    try:
+        return conv2d(x, w, padding=1).data
+    finally:
+        convolution.winograd = before
+
+
+x_list, w_list = x[0].tolist(), w.tolist()
+expected = conv2d_specification(x.astype(float), w.astype(float), padding=1)
+for function in (one_product, in_tiles, library, lambda: library(False)):
+    np.testing.assert_allclose(function(), expected, atol=2e-3)  # sums of 576 numbers, in float32
+
+slow = {"number by number\nin Python": number_by_number, "pixel by pixel": lambda: my_conv2d(x[0], w, 1, 1)}
+fast = {
+    "nine lines": lambda: conv2d_specification(x, w, padding=1),
+    "one matrix product": one_product,
+    "in tiles": in_tiles,
+    "the library's kernel": lambda: library(False),
+    "with Winograd": library,
+    "peak": peak_run,
+}
+work = {"number by number\nin Python": FLOPS / SIZE**2, "peak": 2 * threads() * TIMES * ROWS * WIDTH * DEPTH}
+rates = {name: work.get(name, FLOPS) / t / 1e9 for name, t in {**seconds(slow, 2), **seconds(fast)}.items()}
+peak = rates.pop("peak")
+print(f"peak {peak:.0f} GFLOP/s")
+for name, rate in rates.items():
+    print(f"{name.replace(chr(10), ' '):30} {rate:9.3f} GFLOP/s {100 * rate / peak:7.2f} % of the peak")
+number, pixel, *_, kernel_rate, winograd_rate = rates.values()
+assert number < pixel < kernel_rate and rates["nine lines"] < max(kernel_rate, winograd_rate)
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(11, 4.4))
+colours = [SKY] * 5 + [ORANGE] * 2
+bars = axes.barh(range(len(rates)), rates.values(), color=colours, edgecolor="black")
+axes.bar_label(bars, [f"{rate:.0f}" if rate > 10 else f"{rate:.2g}" for rate in rates.values()], padding=6)
+axes.axvline(peak, color=RED, linewidth=3, linestyle="--")
+axes.text(peak * 0.9, -0.35, f"peak {peak:.0f}", color=RED, ha="right", va="center")
+axes.set_yticks(range(len(rates)), rates)
+axes.set_xscale("log")
+axes.set(xlabel="GFLOP/s (a step is a factor of 10)", xlim=(0.005, 4 * max(peak, *rates.values())))
+axes.invert_yaxis()
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# The axis is logarithmic: from the first bar to the last it is nearly four orders of magnitude. The numbers are of the
+# machine that ran this notebook, whatever else it did; run it yourself. What each step gains: no interpreter for each
+# number; no interpreter for each pixel; one large product in place of nine; nothing large written to memory; results
+# that stay in registers. The last bar may go beyond the peak: it does the same convolution with fewer multiplications.
+
+# %% [markdown]
+# **Step 5: the library's kernel** (`kernels/conv.py`, with the block of results from `kernels/simd.py`). Each thread
+# takes tiles: *gather* the rows of a tile, *multiply* them by the weights with a block of results in registers,
+# *finish*: bias, the other map, ReLU, while all that is still in the cache. The matrix product itself is the
+# micro-kernel whose peak was measured above: what is missing to the peak is gathering, writing, and blocks at the
+# border that are not full.
+#
+# How large is a block? A fused multiply-add takes a vector of `b`, a number of `a`, and a vector of results. With one
+# vector of results, two loads would be needed for each multiply-add. With a block of ROWS x WIDTH results, ROWS numbers
+# and WIDTH / lanes vectors are loaded for ROWS · WIDTH / lanes multiply-adds:
+
+# %%
+loads, multiply_adds = ROWS + WIDTH // LANES, ROWS * WIDTH // LANES  # LANES: numbers in a vector
+print(f"{loads} loads for {multiply_adds} multiply-adds of vectors: {loads / multiply_adds:.2f} a piece")
+assert loads < multiply_adds
+
+# %% [markdown]
+# **Step 6: Winograd's identity** (`kernels/winograd.py`), fewer multiplications. In one dimension: two outputs of a
+# kernel of three need 2 · 3 = 6 products. With some sums before and after, **four** are enough:
+#
+# $$ m_1 = (d_0 - d_2)\, g_0, \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2}, \quad
+# m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 + g_2}{2}, \quad m_4 = (d_1 - d_3)\, g_2 $$
+#
+# $$ y_0 = m_1 + m_2 + m_3, \qquad y_1 = m_2 - m_3 - m_4 $$
+#
+# **By hand.** d = (1, 2, 3, 4), g = (1, 1, 1): $m$ = (-2, 7.5, 0.5, -2), so $y_0$ = 6 = 1 + 2 + 3 and $y_1$ = 9 = 2 + 3
+# + 4.
+
+# %%
+d, g = np.array([1.0, 2, 3, 4]), np.array([1.0, 1, 1])
+m = np.array([
+    (d[0] - d[2]) * g[0], (d[1] + d[2]) * g.sum() / 2, (d[2] - d[1]) * (g[0] - g[1] + g[2]) / 2, (d[1] - d[3]) * g[2]
+])  # fmt: skip
+assert m.tolist() == [-2, 7.5, 0.5, -2]
+assert [m[0] + m[1] + m[2], m[1] - m[2] - m[3]] == [1 + 2 + 3, 2 + 3 + 4]
+
+# %% [markdown]
+# The library's is larger and two-dimensional: 4 x 4 outputs of a 3 x 3 kernel, 36 products in place of 144. The sums
+# are three small constant matrices, `B_T` for the map, `G` for the weights, `A_T` for the result:
+
+# %%
+B_T, G, A_T = (np.array(matrix, float) for matrix in (winograd.B_T, winograd.G, winograd.A_T))
+patch, kernel = rng.standard_normal((6, 6)), rng.standard_normal((3, 3))
+products = (B_T @ patch @ B_T.T) * (G @ kernel @ G.T)  # (6, 6): 36 multiplications
+direct = conv2d(patch[None, :, :, None], kernel[:, :, None, None]).data[0, :, :, 0]  # (4, 4): 16 times 9
+np.testing.assert_allclose(A_T @ products @ A_T.T, direct, atol=1e-12)
+assert products.size * 4 == 16 * 9
+
+error = {fast: abs(library(fast) - expected).max() / abs(expected).mean() for fast in (False, True)}
+print(f"largest error in float32: direct {error[False]:.1e}, Winograd {error[True]:.1e} of the typical number")
+assert error[True] < 1e-3
+
+# %% [markdown]
+# The price: rounding errors five to ten times as large, because sums of large numbers must cancel. For a network that
+# is nothing. How the kernels are built, and the same on a graphics card, is the subject of notebook 16.
+
+# %% [markdown]
+# ## 12 Common misconceptions
 #
 # ### "Deconvolution undoes convolution"
 #
@@ -763,205 +985,6 @@ np.testing.assert_allclose(conv2d(conv2d(x, first), second).data, conv2d(x, both
 # 3. Padding keeps the size, stride divides it; the receptive field grows by (kernel - 1) · jump a layer.
 # 4. Backward: windows weighted with gy for the weights, kernels stamped for the map.
 # 5. Stamping forward is the transposed convolution: 14 x 14 -> 28 x 28.
-
-# %% [markdown] slideshow={"slide_type": "slide"}
-# ## Advanced: from nine lines to the speed of the machine
-#
-# The same convolution, seven ways: 56 x 56 pixels, 64 to 64 channels, 3 x 3: 231 million operations (*flops*).
-#
-# GFLOP/s are billions of them a second. The dashed line: what the processor can do at all.
-
-# %% [markdown]
-# Each multiplication and each addition counts as one operation. So
-#
-# $$2 \cdot k_h k_w \cdot C_{in} C_{out} \cdot H W = 2 \cdot 9 \cdot 64^2 \cdot 56^2 = 231 \text{ million}$$
-#
-# **How fast can this machine be?** The inner part of the library's kernel is `multiply`: a block of results stays in
-# the processor's registers (its fastest memory, a few dozen vectors of numbers), and vectors of numbers are multiplied
-# and added at once. We run it on numbers that stay in the first-level cache, on all threads: that is as good as it
-# gets.
-
-# %%
-SIZE, CHANNELS = 56, 64
-FLOPS = 2 * 9 * CHANNELS * CHANNELS * SIZE * SIZE
-assert FLOPS == 231_211_008
-x = rng.standard_normal((1, SIZE, SIZE, CHANNELS)).astype(np.float32)
-w = rng.standard_normal((3, 3, CHANNELS, CHANNELS)).astype(np.float32)
-
-
-def seconds(function, repeats=12):
-    """The shortest of several calls: what else the machine did counts least in it."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-DEPTH, TIMES = 128, 400  # a block of ROWS x WIDTH results, each a sum of DEPTH products; how often it is computed
-
-
-@njit
-def peak_part(t, parts, arrays, numbers):
-    """Thread t's share: the same block again and again, from numbers of its own."""
-    a, b, c = arrays[:3]
-    depth, times, rows, width = numbers[:4]
-    for _ in range(times):
-        multiply(a, t * rows * depth, depth, 1, b, t * depth * width, c, t * rows * width, width, rows, width, depth, 1)
-
-
-blocks = [np.zeros(threads() * n, np.float32) for n in (ROWS * DEPTH, DEPTH * WIDTH, ROWS * WIDTH)]
-work = 2 * threads() * TIMES * ROWS * WIDTH * DEPTH
-peak = work / seconds(lambda: run(peak_part, blocks, (DEPTH, TIMES, ROWS, WIDTH)), 30) / 1e9
-print(f"a block of {ROWS} x {WIDTH} results in registers, {threads()} threads: {peak:.0f} GFLOP/s")
-
-# %% [markdown]
-# **Step 0: number by number in Python.** One output pixel is 36,864 products; we time one, not all 3136.
-#
-# **Step 1: pixel by pixel**, exercise 2. **Step 2: the nine lines.**
-#
-# **Step 3: one matrix product** (*im2col*). Write the numbers under each window in a row: a matrix (3136, 576). The
-# weights are a matrix (576, 64). One product, by the fast routine that NumPy calls. But the matrix is nine times the
-# map, and writing and reading it takes time.
-#
-# **Step 4: in tiles.** The same for 112 pixels at a time. A tile's rows, 112 · 576 numbers, are a quarter of a
-# megabyte, and stay in the second-level cache. In Python that is a loop of 28 turns; the library's kernel does it
-# without Python.
-
-
-# %%
-def number_by_number():
-    """One number after the other, for one output pixel."""
-    for o in range(CHANNELS):
-        total = 0.0
-        for i in range(3):
-            for j in range(3):
-                for c in range(CHANNELS):
-                    total += x_list[i][j][c] * w_list[i][j][c][o]
-
-
-def rows_of_windows(padded):
-    """(1, H + 2, W + 2, C) -> (H W, 9 C): the numbers under each window in a row."""
-    windows = np.lib.stride_tricks.sliding_window_view(padded[0], (3, 3), axis=(0, 1))  # (H, W, C, 3, 3), no copy
-    return windows.transpose(0, 1, 3, 4, 2).reshape(-1, 9 * CHANNELS)
-
-
-def one_product():
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return (rows_of_windows(padded) @ w.reshape(-1, CHANNELS)).reshape(1, SIZE, SIZE, CHANNELS)
-
-
-def in_tiles(rows=2):
-    """Two rows of the map, 112 pixels, at a time."""
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    matrix, y = w.reshape(-1, CHANNELS), np.empty((SIZE, SIZE, CHANNELS), np.float32)
-    for top in range(0, SIZE, rows):
-        y[top : top + rows] = (rows_of_windows(padded[:, top : top + rows + 2]) @ matrix).reshape(rows, SIZE, CHANNELS)
-    return y[None]
-
-
-def library(fast=True):
-    """The library's kernel, with or without Winograd's identity."""
-    before, convolution.winograd = convolution.winograd, fast
-    try:
-        return conv2d(x, w, padding=1).data
-    finally:
-        convolution.winograd = before
-
-
-x_list, w_list = x[0].tolist(), w.tolist()
-expected = conv2d_specification(x.astype(float), w.astype(float), padding=1)
-for function in (one_product, in_tiles, library, lambda: library(False)):
-    np.testing.assert_allclose(function(), expected, atol=2e-3)  # sums of 576 numbers, in float32
-
-rates = {
-    "number by number\nin Python": FLOPS / SIZE**2 / seconds(number_by_number, 3) / 1e9,
-    "pixel by pixel": FLOPS / seconds(lambda: my_conv2d(x[0], w, 1, 1), 2) / 1e9,
-    "nine lines": FLOPS / seconds(lambda: conv2d_specification(x, w, padding=1)) / 1e9,
-    "one matrix product": FLOPS / seconds(one_product) / 1e9,
-    "in tiles": FLOPS / seconds(in_tiles) / 1e9,
-    "the library's kernel": FLOPS / seconds(lambda: library(False), 30) / 1e9,
-    "with Winograd": FLOPS / seconds(library, 30) / 1e9,
-}
-for name, rate in rates.items():
-    print(f"{name.replace(chr(10), ' '):30} {rate:9.3f} GFLOP/s {100 * rate / peak:7.2f} % of the peak")
-assert rates["number by number\nin Python"] < rates["pixel by pixel"] < rates["the library's kernel"]
-assert rates["nine lines"] < rates["the library's kernel"]
-
-# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, axes = plt.subplots(figsize=(11, 4.4))
-colours = [SKY] * 5 + [ORANGE] * 2
-bars = axes.barh(range(len(rates)), rates.values(), color=colours, edgecolor="black")
-axes.bar_label(bars, [f"{rate:.2g}" for rate in rates.values()], padding=6)
-axes.axvline(peak, color=RED, linewidth=3, linestyle="--")
-axes.text(peak * 0.9, -0.35, f"peak {peak:.0f}", color=RED, ha="right", va="center")
-axes.set_yticks(range(len(rates)), rates)
-axes.set_xscale("log")
-axes.set(xlabel="GFLOP/s (a step is a factor of 10)", xlim=(0.005, 2 * max(peak, *rates.values())))
-axes.invert_yaxis()
-plt.show()
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# The axis is logarithmic: from the first bar to the last it is nearly four orders of magnitude. The numbers are of the
-# machine that ran this notebook, whatever else it did; run it yourself. What each step gains: no interpreter for each
-# number; no interpreter for each pixel; one large product in place of nine; nothing large written to memory; results
-# that stay in registers. The last bar may go beyond the peak: it does the same convolution with fewer multiplications.
-
-# %% [markdown]
-# **Step 5: the library's kernel.** Each thread takes tiles: *gather* the rows of a tile, *multiply* them by the weights
-# with a block of results in registers, *finish*: bias, the other map, ReLU, while all that is still in the cache. The
-# matrix product itself is the micro-kernel whose peak was measured above: what is missing to the peak is gathering,
-# writing, and blocks at the border that are not full.
-#
-# How large is a block? A fused multiply-add takes a vector of `b`, a number of `a`, and a vector of results. With one
-# vector of results, two loads would be needed for each multiply-add. With a block of ROWS x WIDTH results, ROWS numbers
-# and WIDTH / lanes vectors are loaded for ROWS · WIDTH / lanes multiply-adds:
-
-# %%
-loads, multiply_adds = ROWS + WIDTH // LANES, ROWS * WIDTH // LANES  # LANES: numbers in a vector
-print(f"{loads} loads for {multiply_adds} multiply-adds of vectors: {loads / multiply_adds:.2f} a piece")
-assert loads < multiply_adds
-
-# %% [markdown]
-# **Step 6: Winograd's identity**, fewer multiplications. In one dimension: two outputs of a kernel of three need 2 · 3
-# = 6 products. With some sums before and after, **four** are enough:
-#
-# $$ m_1 = (d_0 - d_2)\, g_0, \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2}, \quad
-# m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 + g_2}{2}, \quad m_4 = (d_1 - d_3)\, g_2 $$
-#
-# $$ y_0 = m_1 + m_2 + m_3, \qquad y_1 = m_2 - m_3 - m_4 $$
-#
-# **By hand.** d = (1, 2, 3, 4), g = (1, 1, 1): $m$ = (-2, 7.5, 0.5, -2), so $y_0$ = 6 = 1 + 2 + 3 and $y_1$ = 9 = 2 + 3
-# + 4.
-
-# %%
-d, g = np.array([1.0, 2, 3, 4]), np.array([1.0, 1, 1])
-m = np.array([
-    (d[0] - d[2]) * g[0], (d[1] + d[2]) * g.sum() / 2, (d[2] - d[1]) * (g[0] - g[1] + g[2]) / 2, (d[1] - d[3]) * g[2]
-])  # fmt: skip
-assert m.tolist() == [-2, 7.5, 0.5, -2]
-assert [m[0] + m[1] + m[2], m[1] - m[2] - m[3]] == [1 + 2 + 3, 2 + 3 + 4]
-
-# %% [markdown]
-# The library's is larger and two-dimensional: 4 x 4 outputs of a 3 x 3 kernel, 36 products in place of 144. The sums
-# are three small constant matrices, `B_T` for the map, `G` for the weights, `A_T` for the result:
-
-# %%
-B_T, G, A_T = (np.array(matrix, float) for matrix in (winograd.B_T, winograd.G, winograd.A_T))
-patch, kernel = rng.standard_normal((6, 6)), rng.standard_normal((3, 3))
-products = (B_T @ patch @ B_T.T) * (G @ kernel @ G.T)  # (6, 6): 36 multiplications
-direct = conv2d(patch[None, :, :, None], kernel[:, :, None, None]).data[0, :, :, 0]  # (4, 4): 16 times 9
-np.testing.assert_allclose(A_T @ products @ A_T.T, direct, atol=1e-12)
-assert products.size * 4 == 16 * 9
-
-error = {fast: abs(library(fast) - expected).max() / abs(expected).mean() for fast in (False, True)}
-print(f"largest error in float32: direct {error[False]:.1e}, Winograd {error[True]:.1e} of the typical number")
-assert error[True] < 1e-3
-
-# %% [markdown]
-# The price: rounding errors five to ten times as large, because sums of large numbers must cancel. For a network that
-# is nothing. How the kernels are built, and the same on a graphics card, is the subject of notebook 16.
 
 # %% [markdown]
 # ## Quiz
