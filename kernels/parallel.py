@@ -48,20 +48,6 @@ def flat(x):
     return (x if x.flags.writeable else x.copy()).reshape(-1)
 
 
-def elements(x):
-    """x, which may be mirrored or transposed, for a part that takes any strides: no copy of it is made.
-
-    Returns (memory, start, steps): x[i, j, ...] is memory[start + i steps[0] + j steps[1] + ...].
-    """
-    if not x.flags.writeable or any(step % x.itemsize for step in x.strides):
-        x = x.copy()
-    upright = x[tuple(slice(None, None, -1 if step < 0 else 1) for step in x.strides)]  # begins at the lowest address
-    steps = tuple(step // x.itemsize for step in x.strides)
-    last = sum((n - 1) * abs(step) for n, step in zip(x.shape, steps))
-    start = sum((n - 1) * -step for n, step in zip(x.shape, steps) if step < 0)
-    return np.lib.stride_tricks.as_strided(upright, (last + 1,), (x.itemsize,)), start, steps
-
-
 @njit(parallel=True, cache=True, nogil=True)  # other Python threads, which load data, go on meanwhile
 def _run(address, parts, arrays, numbers):
     for t in prange(parts):

@@ -1,0 +1,132 @@
+"""The gradient of a convolution's weights on the CPU, float32.
+
+The gathered tile of the convolution itself (see `conv`), transposed, is multiplied with the gradient of the result:
+
+    gw[(i, j, c), o] = sum over pixels p of rows[p, (i, j, c)] gy[p, o]
+
+Each thread adds up its own tiles; then the sums are added in the order of the threads: same input, same thread count,
+same bits. Moves x (kh * kw times from cache) and gy once.
+"""
+
+import numpy as np
+from numba import njit
+
+from minimask.device import threads
+from minimask.kernels import depthwise
+from minimask.kernels.conv_tiles import (
+    FIELDS,
+    TILE_NUMBERS,
+    TILE_ROWS,
+    Geometry,
+    gather,
+    geometry,
+    mergeable,
+    rows_as_they_are,
+)
+from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply
+
+
+@njit(cache=True)
+def add_product(rows, rows0, panels, panel0, sums, to, g, n, add):
+    """sums (panels, tall, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
+    depth = g.kernel_y * g.kernel_x * g.inner
+    tall = (depth + ROWS - 1) // ROWS * ROWS
+    for m in range(0, depth, ROWS):  # these columns of the rows stay in the nearest cache for all panels
+        for r in range((g.outer + WIDTH - 1) // WIDTH):
+            panel, of = panel0 + r * g.tile * WIDTH, to + (r * tall + m) * WIDTH
+            multiply(rows, rows0 + m, 1, depth, panels, panel, sums, of, WIDTH, ROWS, g.outer - r * WIDTH, n, add)
+
+
+@njit(cache=True)
+def weights_part(t, parts, arrays, numbers):
+    """sums[t] (groups, panels, tall, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
+    x, gy, sums = arrays[:3]
+    g = Geometry(*numbers[:FIELDS])
+    depth = g.kernel_y * g.kernel_x * g.inner
+    count = (g.outer + WIDTH - 1) // WIDTH
+    tall = (depth + ROWS - 1) // ROWS * ROWS  # the last block reaches beyond the depth
+    pixels = g.images * g.rows * g.columns
+    tiles = (pixels + g.tile - 1) // g.tile
+    as_is = rows_as_they_are(g)
+    buffer = np.zeros((1 if as_is else g.tile) * depth + ROWS + LANES, np.float32)
+    panels = np.zeros(count * g.tile * WIDTH, np.float32)
+    begin, end = t * tiles // parts, (t + 1) * tiles // parts
+    if begin == end:
+        sums[t * g.groups * count * tall * WIDTH : (t + 1) * g.groups * count * tall * WIDTH] = 0
+    for q in range(begin, end):
+        first = q * g.tile
+        n = min(g.tile, pixels - first)
+        for group in range(g.groups):
+            for r in range(count):
+                columns = min(WIDTH, g.outer - r * WIDTH)
+                for p in range(n):
+                    of = ((first + p) * g.groups + group) * g.outer + r * WIDTH
+                    copy(panels, (r * g.tile + p) * WIDTH, gy, of, columns)
+            to = (t * g.groups + group) * count * tall * WIDTH
+            if as_is:  # but of the very last pixel, the last block would reach beyond the map
+                last = 1 if first + n == pixels else 0
+                add_product(x, first * depth, panels, 0, sums, to, g, n - last, q > begin)
+                if last:
+                    gather(x, g, group, pixels - 1, 1, buffer)
+                    add_product(buffer, 0, panels, (n - 1) * WIDTH, sums, to, g, 1, q > begin or n > 1)
+            else:
+                gather(x, g, group, first, n, buffer)
+                add_product(buffer, 0, panels, 0, sums, to, g, n, q > begin)
+
+
+@njit(cache=True)
+def total_part(t, parts, arrays, numbers):
+    """gw (taps, inner, all output channels): the sums of all threads, and of merged groups only the weights of friends.
+
+    inner, outer: channels of one of the convolution's own groups, `merged` of which were multiplied as one.
+    """
+    sums, gw = arrays[:2]
+    taps, groups, inner, outer, merged = numbers[:5]
+    count = (merged * outer + WIDTH - 1) // WIDTH
+    tall = (taps * merged * inner + ROWS - 1) // ROWS * ROWS
+    step = groups * count * tall * WIDTH  # from one thread's sums to the next
+    for row in range(t * taps * inner // parts, (t + 1) * taps * inner // parts):
+        for group in range(groups * merged):
+            member = group % merged
+            line = (row // inner * merged + member) * inner + row % inner
+            for r in range(count):
+                here = min(WIDTH - member * outer, outer - r * WIDTH)
+                of = ((group // merged * count + r) * tall + line) * WIDTH + member * outer
+                to = (row * groups * merged + group) * outer + r * WIDTH
+                total = gw[to : to + here]
+                copy(gw, to, sums, of, here)
+                for other in range(1, parts):
+                    values = sums[of + other * step : of + other * step + here]
+                    for o in range(here):
+                        total[o] += values[o]
+
+
+def convolve_backward_weights(x, gy, window):
+    """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
+    groups, channels = window.groups, gy.shape[3]
+    inner, outer = x.shape[3] // groups, channels // groups
+    if depthwise.fits(inner, outer, groups):
+        return depthwise.backward_weights(x, gy, window)
+    merged = mergeable(groups, outer)
+    start = tuple(-p for p in window.padding)
+    shape = groups // merged, merged * inner, merged * outer
+    settings = window.kernel, window.stride, window.dilation, start, gy.shape[1:3], (0, 0, 0, 0)
+    taps = window.kernel[0] * window.kernel[1]
+    panels = -(-merged * outer // WIDTH)
+    tile = TILE_NUMBERS // (panels * WIDTH) if taps == 1 else min(TILE_ROWS, TILE_NUMBERS // (taps * merged * inner))
+    g = geometry(x.shape, *shape, *settings, tile, threads())
+    tall = -(-taps * g.inner // ROWS) * ROWS
+    sums = np.empty(threads() * g.groups * panels * tall * WIDTH, np.float32)
+    run(weights_part, (flat(x), flat(gy), sums), g)
+    gw = np.empty((*window.kernel, inner, channels), np.float32)
+    run(total_part, (sums, flat(gw)), (taps, g.groups, inner, outer, merged))
+    return gw
+
+
+def warm_up():
+    """Compile the kernels (or load them from the cache)."""
+    from minimask.convolution import Window
+
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    convolve_backward_weights(x, x, Window("warm_up", np.zeros((3, 3, 1, 1)), padding=1))

@@ -1,0 +1,130 @@
+"""What Winograd's convolution and its gradient share: the matrices, tiles of pixels transformed. See `winograd`."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from numba import njit
+
+from minimask.kernels.simd import LANES, ROWS, copy, linear_map
+
+B_T = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+G = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+A_T = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
+
+times_b_t = linear_map(B_T)
+
+FEWEST_TILES = 32  # below, transforming the weights costs more than it saves
+MOST_CHANNELS = 256  # above, the 36 matrices of weights do not stay in the cache
+BLOCK_NUMBERS = 131072  # transformed pixels and products of a block of tiles: half a megabyte
+
+
+class Tiling(NamedTuple):
+    """What is read and written: ints only, so that a kernel can take them."""
+
+    images: int
+    height: int  # of the map that is read
+    width: int
+    inner: int  # its channels
+    outer: int  # channels of the result
+    start_y: int  # row of the map that the window's first row meets at row 0 of the result: -padding
+    start_x: int
+    rows: int  # of the result
+    columns: int
+    down: int  # tiles of an image
+    across: int
+    block: int  # tiles transformed at a time: a multiple of ROWS
+
+
+FIELDS = len(Tiling._fields)
+
+
+# -------------------------------------------------------------------------------------------- of one thread
+
+
+@njit(cache=True)
+def apart(size):
+    """Numbers from one of 36 matrices of `size` numbers to the next: not a power of two, whose multiples all fall into
+    the same few places of a cache and drive each other out.
+    """
+    return size + LANES
+
+
+@njit(cache=True)
+def patch(x, height, width, channels, image, top, left, size, buffer):
+    """buffer (size, size, channels) = the pixels of the map from (top, left) on; 0 outside."""
+    for i in range(size):
+        for j in range(size):
+            y, z, to = top + i, left + j, (i * size + j) * channels
+            if 0 <= y < height and 0 <= z < width:
+                copy(buffer, to, x, ((image * height + y) * width + z) * channels, channels)
+            else:
+                buffer[to : to + channels] = 0
+
+
+@njit(cache=True)
+def place(g, tile):
+    """Image, row and column of the first pixel of a tile in the result."""
+    return tile // (g.down * g.across), tile // g.across % g.down * 4, tile % g.across * 4
+
+
+@njit(cache=True)
+def transform_pixels(x, g, first, count, buffer, scratch, pixels):
+    """pixels (36, block, inner) = B^T d B for the 6x6 patches d of the tiles first .. first + count - 1."""
+    inner, matrix = g.inner, apart(g.block * g.inner)
+    for k in range(count):
+        image, row, column = place(g, first + k)
+        top, left = row + g.start_y, column + g.start_x
+        if top < 0 or left < 0 or top + 6 > g.height or left + 6 > g.width:
+            patch(x, g.height, g.width, inner, image, top, left, 6, buffer)
+            source, at, line = buffer, 0, 6 * inner
+        else:
+            source, at, line = x, ((image * g.height + top) * g.width + left) * inner, g.width * inner
+        for c in range(0, inner, LANES):
+            for j in range(6):
+                times_b_t(source, at + j * inner + c, line, scratch, j * LANES, 6 * LANES)  # columns of B^T d
+            for i in range(6):
+                to = i * 6 * matrix + k * inner + c
+                times_b_t(scratch, i * 6 * LANES, LANES, pixels, to, matrix)  # rows of B^T d B
+
+
+# -------------------------------------------------------------------------------------------- on shapes
+
+
+def fits(images, inner, outer, window, result):
+    """Whether this convolution of `images` maps with this result (height, width) can be done so, and is faster so."""
+    if window.kernel != (3, 3) or window.stride != (1, 1) or window.dilation != (1, 1) or window.groups != 1:
+        return False
+    tiles = images * -(-result[0] // 4) * -(-result[1] // 4)
+    wasted = tiles * 16 > 2 * images * result[0] * result[1]  # tiles that reach over the border of small maps
+    channels = inner % 16 == 0 and outer % 16 == 0 and max(inner, outer) <= MOST_CHANNELS
+    return channels and tiles >= FEWEST_TILES and not wasted
+
+
+@lru_cache(maxsize=1024)
+def tiling(shape, outer, padding, size, parts):
+    """The Tiling of a convolution of a map of `shape`, with blocks that give each of the threads as many blocks."""
+    down, across = -(-size[0] // 4), -(-size[1] // 4)
+    tiles = shape[0] * down * across
+    largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (shape[3] + outer)) // ROWS * ROWS)
+    rounds = -(-tiles // (largest * parts))
+    block = -(-tiles // (rounds * parts * ROWS)) * ROWS
+    return Tiling(*shape, outer, -padding[0], -padding[1], *size, down, across, block)

@@ -1,0 +1,107 @@
+"""The gradient of a convolution's weights by Winograd's identity, float32: see `winograd`.
+
+    gw = G^T [ sum over tiles of (B^T d B) * (A gY A^T) ] G
+
+Each thread sums up its own tiles; then the sums are added in the order of the threads and transformed.
+"""
+
+import numpy as np
+from numba import njit
+
+from minimask.device import threads
+from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import LANES, ROWS, WIDTH, linear_map, multiply
+from minimask.kernels.winograd_tiles import A_T, FIELDS, G, Tiling, apart, patch, place, tiling, transform_pixels
+
+times_a = linear_map(tuple(zip(*A_T)))
+times_g_t = linear_map(tuple(zip(*G)))
+
+
+@njit(cache=True)
+def transform_gradient(gy, g, first, count, buffer, scratch, gradients):
+    """gradients (36, panels, block, WIDTH) = A gY A^T for the tiles first .. first + count - 1."""
+    outer = g.outer
+    matrix = apart((outer + WIDTH - 1) // WIDTH * g.block * WIDTH)
+    for k in range(count):
+        image, top, left = place(g, first + k)
+        if top + 4 > g.rows or left + 4 > g.columns:
+            patch(gy, g.rows, g.columns, outer, image, top, left, 4, buffer)
+            source, at, line = buffer, 0, 4 * outer
+        else:
+            source, at, line = gy, ((image * g.rows + top) * g.columns + left) * outer, g.columns * outer
+        for c in range(0, outer, LANES):
+            for j in range(4):
+                times_a(source, at + j * outer + c, line, scratch, j * LANES, 4 * LANES)  # (6, 4)
+            to = (c // WIDTH * g.block + k) * WIDTH + c % WIDTH
+            for i in range(6):
+                times_a(scratch, i * 4 * LANES, LANES, gradients, i * 6 * matrix + to, matrix)  # (6, 6)
+
+
+@njit(cache=True)
+def weights_part(t, parts, arrays, numbers):
+    """sums[t] (36, panels, tall, WIDTH): what the tiles of thread t add to the gradient of the transformed weights."""
+    x, gy, sums = arrays[:3]
+    g = Tiling(*numbers[:FIELDS])
+    inner, outer, block = g.inner, g.outer, g.block
+    tiles = g.images * g.down * g.across
+    blocks = (tiles + block - 1) // block
+    count = (outer + WIDTH - 1) // WIDTH
+    tall = (inner + ROWS - 1) // ROWS * ROWS
+    matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * tall * WIDTH)  # of what is multiplied
+    pixels, gradients = np.zeros(36 * matrices[0] + ROWS, np.float32), np.zeros(36 * matrices[1], np.float32)
+    buffer, scratch = np.empty(36 * max(inner, outer), np.float32), np.empty(36 * LANES, np.float32)
+    begin, end = t * blocks // parts, (t + 1) * blocks // parts
+    if begin == end:
+        sums[t * 36 * matrices[2] : (t + 1) * 36 * matrices[2]] = 0
+    for q in range(begin, end):
+        first = q * block
+        n = min(block, tiles - first)
+        transform_pixels(x, g, first, n, buffer, scratch, pixels)
+        transform_gradient(gy, g, first, n, buffer, scratch, gradients)
+        for e in range(36):
+            for r in range(count):
+                of, panel = e * matrices[0], e * matrices[1] + r * block * WIDTH
+                to, wide = (t * 36 + e) * matrices[2] + r * tall * WIDTH, outer - r * WIDTH
+                multiply(pixels, of, 1, inner, gradients, panel, sums, to, WIDTH, inner, wide, n, q > begin)
+
+
+@njit(cache=True)
+def total_part(t, parts, arrays, numbers):
+    """gw (3, 3, inner, outer) = G^T (sum of all threads' sums) G, for the input channels of thread t."""
+    sums, gw = arrays[:2]
+    inner, outer = numbers[:2]
+    count, tall = (outer + WIDTH - 1) // WIDTH, (inner + ROWS - 1) // ROWS * ROWS
+    matrix = apart(count * tall * WIDTH)
+    total, half = np.empty(36 * LANES, np.float32), np.empty(18 * LANES, np.float32)
+    for c in range(t * inner // parts, (t + 1) * inner // parts):
+        for o in range(0, outer, LANES):
+            at = (o // WIDTH * tall + c) * WIDTH + o % WIDTH
+            total[:] = 0
+            for e in range(36 * parts):
+                own = total[e % 36 * LANES : (e % 36 + 1) * LANES]
+                values = sums[e * matrix + at : e * matrix + at + LANES]
+                for lane in range(LANES):
+                    own[lane] += values[lane]
+            for j in range(6):
+                times_g_t(total, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)  # (3, 6)
+            for i in range(3):
+                times_g_t(half, i * 6 * LANES, LANES, gw, (i * 3 * inner + c) * outer + o, inner * outer)  # (3, 3)
+
+
+def convolve_backward_weights(x, gy, window):
+    """See `minimask.convolution.convolve_backward_weights`; where `winograd_tiles.fits` says so."""
+    inner, outer = x.shape[3], gy.shape[3]
+    tall, panels = -(-inner // ROWS) * ROWS, -(-outer // WIDTH)
+    sums = np.empty(threads() * 36 * (panels * tall * WIDTH + LANES), np.float32)
+    run(weights_part, (flat(x), flat(gy), sums), tiling(x.shape, outer, window.padding, gy.shape[1:3], threads()))
+    gw = np.empty((3, 3, inner, outer), np.float32)
+    run(total_part, (sums, flat(gw)), (inner, outer))
+    return gw
+
+
+def warm_up():
+    """Compile the kernels (or load them from the cache)."""
+    from minimask.convolution import Window
+
+    x = np.zeros((1, 4, 4, 16), np.float32)
+    convolve_backward_weights(x, x, Window("warm_up", np.zeros((3, 3, 16, 16)), padding=1))
