@@ -6,6 +6,7 @@ The source is a Python file in Jupytext's percent format. Metadata of a cell tha
     slideshow={"slide_type": "slide"}       on a slide ("slide", "subslide", "fragment"), or its "notes"
     exercise="iou"                          the student writes what stands between ### BEGIN and ### END SOLUTION
     check="iou"                             the cell after it, which checks what the student wrote
+    widget=True                             interactive; kept without output, for its static twin follows
     tags=["show-input"]                     on a slide, a cell with a figure shows its code too
 
 and of a whole notebook, in the header of the source: `minutes` of the lecture, `time_limit` in seconds to run it.
@@ -143,6 +144,9 @@ def execute(notebook, folder, limit=None):
             record_timing=False, coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
         )  # fmt: skip
+        # nbclient plays the part of a notebook's output widget, and now and then waits for it forever. Without it the
+        # figure of an interactive cell becomes an ordinary output, which is dropped below: a static twin follows.
+        client.widget_registry = {}
         try:
             client.execute(env=environment)
         except CellExecutionError as error:
@@ -151,7 +155,8 @@ def execute(notebook, folder, limit=None):
             raise InputError(f"not done after {limit} seconds: {str(error).splitlines()[0]}") from None
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [_settled(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
+            shown = [] if cell.metadata.get("widget") else cell.outputs
+            cell.outputs = [_settled(output) for output in shown if WIDGET not in output.get("data", {})]
             cell.metadata.pop("execution", None)
     notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     notebook.metadata.pop("widgets", None)
