@@ -60,11 +60,12 @@ def moments_part(t, parts, arrays, numbers):
 @njit(cache=True)
 def affine_part(t, parts, arrays, numbers):
     """y = relu(x scale + shift + residual) for the rows of thread t."""
-    x, scale, shift, residual, y = arrays[:5]
+    x, channels, residual, y = arrays[:4]
     segments, rows, width, relu = numbers[:4]
+    size = segments * width
     for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
         at = r // rows * width
-        a, b = scale[at : at + width], shift[at : at + width]
+        a, b = channels[at : at + width], channels[size + at : size + at + width]  # scale, shift
         values, result = x[r * width : (r + 1) * width], y[r * width : (r + 1) * width]
         for c in range(width):
             result[c] = values[c] * a[c] + b[c]
@@ -79,7 +80,10 @@ def affine_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def gradient_sums_part(t, parts, arrays, numbers):
-    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t."""
+    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t.
+
+    x empty: the second sum is left out.
+    """
     gy, y, x, mean, g, sums = arrays[:6]
     segments, rows, width = numbers[:3]
     total, product = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -91,15 +95,19 @@ def gradient_sums_part(t, parts, arrays, numbers):
         total[:] = 0
         product[:] = 0
         for r in range(row, stop):
-            values, gradient = x[r * width : (r + 1) * width], gy[r * width : (r + 1) * width]
+            gradient = gy[r * width : (r + 1) * width]
             if y.size > 0:
                 result, masked = y[r * width : (r + 1) * width], g[r * width : (r + 1) * width]
                 for c in range(width):
                     masked[c] = gradient[c] if result[c] > 0 else np.float32(0)
                 gradient = masked
-            for c in range(width):
-                total[c] += gradient[c]
-                product[c] += gradient[c] * (values[c] - middle[c])
+            if x.size > 0:
+                values = x[r * width : (r + 1) * width]
+                for c in range(width):
+                    total[c] += gradient[c]
+                    product[c] += gradient[c] * (values[c] - middle[c])
+            else:
+                add_up(gradient, total, 0)
         add_up(total, sums, (t * segments + segment) * 2 * width)
         add_up(product, sums, (t * segments + segment) * 2 * width + width)
         row = stop
@@ -108,12 +116,13 @@ def gradient_sums_part(t, parts, arrays, numbers):
 @njit(cache=True)
 def gradient_part(t, parts, arrays, numbers):
     """gx = a g + b (x - mean) + c for the rows of thread t."""
-    g, x, mean, a, b, c, gx = arrays[:7]
+    g, x, channels, gx = arrays[:4]
     segments, rows, width = numbers[:3]
+    size = segments * width
     for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
         at = r // rows * width
-        middle = mean[at : at + width]
-        of_g, of_x, constant = a[at : at + width], b[at : at + width], c[at : at + width]
+        middle, of_g = channels[at : at + width], channels[size + at : size + at + width]  # mean, a
+        of_x, constant = channels[2 * size + at :][:width], channels[3 * size + at :][:width]  # b, c
         gradient, values = g[r * width : (r + 1) * width], x[r * width : (r + 1) * width]
         result = gx[r * width : (r + 1) * width]
         for i in range(width):
@@ -131,17 +140,21 @@ def _widen(x):
     return times
 
 
-def _repeat(a, times):
-    """(segments, channels) -> flat, each segment's channels repeated `times` times."""
-    return flat(np.tile(a, (1, times)))
+def _repeat(times, *arrays):
+    """Some (segments, channels) -> one flat array of all, each segment's channels repeated `times` times."""
+    segments, channels = arrays[0].shape
+    result = np.empty((len(arrays), segments, times, channels), np.float32)
+    for i, a in enumerate(arrays):
+        result[i] = a[:, None]
+    return result.reshape(-1)
 
 
-def _sums(part, x, before, after, times):
+def _sums(part, shape, arrays, times):
     """Run a part that fills sums (parts, segments, 2, width); returns them as two (segments, channels) in float64."""
-    segments, pixels, channels = x.shape
-    sums = np.zeros((threads(), segments, 2, times * channels), np.float32)
-    run(part, (*before, *after, flat(sums)), (segments, pixels // times, times * channels))
-    sums = sums.sum(axis=0, dtype=np.float64).reshape(segments, 2, times, channels).sum(axis=2)
+    segments, pixels, channels = shape
+    sums = np.zeros((threads(), segments, 2, times, channels), np.float32)
+    run(part, (*arrays, flat(sums)), (segments, pixels // times, times * channels))
+    sums = sums.sum(axis=(0, 3), dtype=np.float64)  # (segments, 2, channels)
     return sums[:, 0], sums[:, 1]
 
 
@@ -149,7 +162,7 @@ def moments(x):
     """Mean and variance over the pixels of x (segments, pixels, channels): two arrays (segments, channels)."""
     times = _widen(x)
     shift = x[:, 0]  # any number near the mean keeps the difference below from losing digits
-    total, square = _sums(moments_part, x, (flat(x), _repeat(shift, times)), (), times)
+    total, square = _sums(moments_part, x.shape, (flat(x), _repeat(times, shift)), times)
     mean = total / x.shape[1]
     variance = np.maximum(square / x.shape[1] - mean * mean, 0)
     return (mean + shift).astype(np.float32), variance.astype(np.float32)
@@ -159,17 +172,21 @@ def affine(x, scale, shift, residual, relu):
     """relu(x scale + shift + residual): x, residual (segments, pixels, channels), scale, shift (segments, channels)."""
     times = _widen(x)
     y = np.empty(x.shape, np.float32)
-    arrays = flat(x), _repeat(scale, times), _repeat(shift, times), flat(residual), flat(y)
+    arrays = flat(x), _repeat(times, scale, shift), flat(residual), flat(y)
     run(affine_part, arrays, (x.shape[0], x.shape[1] // times, times * x.shape[2], relu))
     return y
 
 
-def gradient_sums(gy, y, x, mean):
-    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each."""
-    times = _widen(x)
+def gradient_sums(gy, y, x=None, mean=None):
+    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
+
+    x None: the second sum is 0.
+    """
+    times = _widen(gy)
     g = gy if y is None else np.empty(gy.shape, np.float32)
-    before = flat(gy), flat(y), flat(x), _repeat(mean, times)
-    total, product = _sums(gradient_sums_part, x, before, (flat(None if y is None else g),), times)
+    mean = _repeat(times, gy[:, 0] if mean is None else mean)
+    arrays = flat(gy), flat(y), flat(x), mean, flat(None if y is None else g)
+    total, product = _sums(gradient_sums_part, gy.shape, arrays, times)
     return g, total.astype(np.float32), product.astype(np.float32)
 
 
@@ -177,7 +194,7 @@ def gradient(g, x, mean, a, b, c):
     """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels)."""
     times = _widen(x)
     gx = np.empty(x.shape, np.float32)
-    arrays = flat(g), flat(x), *(_repeat(v, times) for v in (mean, a, b, c)), flat(gx)
+    arrays = flat(g), flat(x), _repeat(times, mean, a, b, c), flat(gx)
     run(gradient_part, arrays, (x.shape[0], x.shape[1] // times, times * x.shape[2]))
     return gx
 

@@ -22,9 +22,7 @@ from minimask.tensor import Function
 # -------------------------------------------------------------------------------------------- public operations
 
 
-def batch_norm(
-    x, gamma, beta, running_mean, running_var, training, momentum=0.1, eps=1e-5, residual=None, relu=False
-):
+def batch_norm(x, gamma, beta, running_mean, running_var, training, momentum=0.1, eps=1e-5, residual=None, relu=False):
     """relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), channel by channel.
 
     x: (..., C), usually (N, H, W, C).  gamma, beta: (C,).  running_mean, running_var: raw arrays (C,).
@@ -91,6 +89,7 @@ class NormalizationFunction(Function):
     def normalize(self, x, gamma, beta, residual, segments):
         xp = array_module(x)
         self.shape, self.gamma, self.has_residual = x.shape, gamma, residual is not None
+        self.fresh = self.relu or not self.has_residual  # else the residual's gradient is gy itself
         self.x = x.reshape(segments, x.size // max(1, segments * x.shape[-1]), x.shape[-1])  # (S, P, C)
         self.mean, var = self.statistics(self.x)
         self.inverse = 1 / xp.sqrt(var + x.dtype.type(self.eps))
@@ -183,8 +182,11 @@ def affine(x, scale, shift, residual, relu):
     return _passes(x, residual).affine(x, scale, shift, residual, relu)
 
 
-def gradient_sums(gy, y, x, mean):
-    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each."""
+def gradient_sums(gy, y, x=None, mean=None):
+    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
+
+    Without x and mean the second sum means nothing.
+    """
     return _passes(gy, y, x).gradient_sums(gy, y, x, mean)
 
 
@@ -207,9 +209,9 @@ class _Specification:
         return array_module(x).maximum(y, 0) if relu else y
 
     @staticmethod
-    def gradient_sums(gy, y, x, mean):
+    def gradient_sums(gy, y, x=None, mean=None):
         g = gy if y is None else gy * (y > 0)
-        return g, g.sum(1), (g * (x - mean[:, None])).sum(1)
+        return g, g.sum(1), None if x is None else (g * (x - mean[:, None])).sum(1)
 
     @staticmethod
     def gradient(g, x, mean, a, b, c):

@@ -179,6 +179,8 @@ class RoIAlign(Function):
     around p.  gfeature[n] = sum over p of weight_n(p) gy / samples;  gposition(p) = sum_n dweight_n(p) feature[n] gy.
     """
 
+    fresh = True
+
     def __init__(self, image_index, levels, scales, size, sampling_ratio, aligned, maximum):
         self.image_index, self.levels, self.scales = image_index, levels, scales
         self.size, self.sampling_ratio = size, sampling_ratio

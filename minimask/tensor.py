@@ -19,6 +19,7 @@ of the output and returns one raw gradient for each input. The formula of the le
 
 import heapq
 import itertools
+import operator
 from contextlib import contextmanager
 
 import numpy as np
@@ -104,14 +105,14 @@ class Tensor:
 
         # Inputs are older than outputs, so the youngest tensor first is a topological order: no recursion needed.
         gradients = {self.birth: gradient}
-        owned = set()  # gradients that are sums made here, and may be added to in place
+        owned = set()  # gradients that nobody else holds: they may be added to in place, and kept
         heap = [(-self.birth, self)]
         while heap:
             _, tensor = heapq.heappop(heap)
             gy = gradients.pop(tensor.birth)
-            owned.discard(tensor.birth)
             if tensor.maker is None:
-                tensor.grad = gy.copy() if tensor.grad is None else tensor.grad + gy
+                own = gy if tensor.birth in owned else gy.copy()
+                tensor.grad = own if tensor.grad is None else tensor.grad + gy
                 continue
             maker = tensor.maker
             if maker.inputs is None:
@@ -120,6 +121,7 @@ class Tensor:
             input_gradients = maker.backward(gy)
             if not isinstance(input_gradients, tuple) or len(input_gradients) != len(inputs):
                 raise TypeError(f"{type(maker).__name__}.backward must return a tuple of {len(inputs)} gradients")
+            fresh = maker.fresh
             maker.__dict__.clear()  # frees the activations it kept; `inputs` is None again
             for source, gx in zip(inputs, input_gradients):
                 if gx is None or not source.requires_grad:
@@ -132,11 +134,22 @@ class Tensor:
                 if source.birth not in gradients:
                     gradients[source.birth] = gx
                     heapq.heappush(heap, (-source.birth, source))
-                elif source.birth in owned:
-                    gradients[source.birth] += gx
+                    if fresh:
+                        owned.add(source.birth)
                 else:
-                    gradients[source.birth] = gradients[source.birth] + gx
+                    gradients[source.birth] = _add(gradients[source.birth], gx, source.birth in owned)
                     owned.add(source.birth)
+
+
+def _add(a, b, in_place):
+    """a + b; in_place: written to a."""
+    from minimask.kernels import add as kernel
+
+    if not kernel.fits(a, b):
+        return operator.iadd(a, b) if in_place else a + b
+    total = a if in_place else np.empty_like(a)
+    kernel.add(a, b, total)
+    return total
 
 
 class Parameter(Tensor):
@@ -156,6 +169,7 @@ class Function:
     """
 
     inputs = None
+    fresh = False  # True promises: the gradients that backward returns are new arrays, which nobody else holds
 
     class _All:
         def __getitem__(self, i):

@@ -450,3 +450,15 @@ X, W = np.ones((1, 4, 4, 6), np.float32), np.ones((3, 3, 6, 4), np.float32)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_gradients_are_not_shared():
+    """What is added up on the way back, in place where nobody else holds it, must not change another's gradient."""
+    x, w, residual = (
+        Tensor(random(*s, dtype=np.float32), requires_grad=True) for s in ((1, 4, 4, 2), (1, 1, 2, 2), (1, 4, 4, 2))
+    )
+    y = conv2d(x, w, residual=residual)
+    (y + x).backward(np.ones(y.shape, np.float32))
+    assert not np.shares_memory(x.grad, residual.grad)
+    np.testing.assert_array_equal(residual.grad, np.ones(y.shape))
+    np.testing.assert_allclose(x.grad, 1 + np.ones(y.shape) @ w.data[0, 0].T, rtol=1e-6)
