@@ -647,7 +647,7 @@ plt.show()
 # overlap an object by half. With the ground truth added, every picture has at least as many positives as objects, and
 # perfect ones. Dots: the trained network, where the ground truth boxes drown among dozens of good proposals.
 #
-# Why a quarter and not a half? Fast R-CNN found that enough; and a RoI costs far more than an anchor.
+# A quarter is Fast R-CNN's choice. Half could seldom be had: 256 good RoIs in a picture are many.
 
 # %% [markdown]
 # ### Exercise 5: RoIs and their classes
@@ -672,13 +672,17 @@ check.label_rois(my_label_rois)
 # %% [markdown]
 # The low-quality rule would change nothing: the best RoI of each object is its ground truth box itself, with an IoU of
 # 1.
-#
-# What the model sampled in one picture, 64 RoIs for the toy model (512 would be most of what there is):
 
-# %% tags=["hide-input"] slideshow={"slide_type": "subslide"}
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### What the box head learns from
+#
+# The RoIs that were sampled in one picture: 64 for the toy model, a quarter of them positive. (512 would be more than
+# there are.)
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 n = 3
 rois, roi_labels, valid = (after[name][n] for name in ("rois", "roi_labels", "roi_valid"))
-figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.8))
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.4))
 for axes, positive in zip(panels, (True, False)):
     show_scene(axes, training_scenes[n])
     chosen = np.flatnonzero(valid & ((roi_labels > 0) == positive))
@@ -686,8 +690,12 @@ for axes, positive in zip(panels, (True, False)):
         outline(axes, rois[i], *LABELS[int(positive)][1:], width=2)
     axes.set_title(f"{len(chosen)} " + ("positives" if positive else "background"))
 assert (roi_labels > 0).sum() == 16 == model.roi_samples * model.roi_positive_fraction
-figure.suptitle("What the box head learns from: RoIs sampled in one picture")
 plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# Left: the positives, which overlap their animal by half or more. Some show half an animal and still count. Right:
+# background, most of it near the animals, because a trained RPN proposes nothing else. So these are hard examples, and
+# nobody had to look for them.
 
 # %% [markdown] slides=["T04"] slideshow={"slide_type": "slide"}
 # ## 11 The targets: a class, and four numbers (T04)
