@@ -1,0 +1,133 @@
+"""Checks of notebook 14: typical wrong answers are named, right ones pass and give pycocotools' AP."""
+
+import re
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+from minimask.evaluate import coco_average_precision
+
+
+def mask_iou(a, b):
+    result = np.zeros((len(a), len(b)))
+    for i, j in np.ndindex(result.shape):
+        union = (a[i] | b[j]).sum()
+        result[i, j] = (a[i] & b[j]).sum() / union if union else 0
+    return result
+
+
+def match_detections(overlaps, threshold, near=np.greater_equal):
+    matches, free = np.full(len(overlaps), -1), list(range(overlaps.shape[1]))
+    for d in range(len(overlaps)):
+        reached = [g for g in free if near(overlaps[d, g], threshold)]
+        if reached:
+            matches[d] = max(reached, key=lambda g: overlaps[d, g])
+            free.remove(matches[d])
+    return matches
+
+
+def precision_recall(hits, objects):
+    found = np.array([hits[: n + 1].sum() for n in range(len(hits))], dtype=float)
+    return found / (1 + np.arange(len(hits))), found / objects
+
+
+def average_precision(precision, recall, points=101, best=max):
+    recalls = np.arange(points) / (points - 1)
+    return sum(best(precision[recall >= r], default=0.0) for r in recalls) / len(recalls)
+
+
+def no_doubles_checked(overlaps, threshold):
+    if not overlaps.size:
+        return np.full(len(overlaps), -1)
+    return np.where(overlaps.max(axis=1) >= threshold, overlaps.argmax(axis=1), -1)
+
+
+def iou_plus_epsilon(a, b):
+    return np.array([[(x & y).sum() / ((x | y).sum() + 0.01) for y in b] for x in a]).reshape(len(a), len(b))
+
+
+RIGHT = dict(
+    mask_iou=mask_iou, match_detections=match_detections, precision_recall=precision_recall,
+    average_precision=average_precision,
+)  # fmt: skip
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("mask_iou", lambda a, b: np.array([[(x & y).sum() / x.sum() for y in b] for x in a]), "12 pixels and 9",
+     "divided by the first mask alone"),
+    ("mask_iou", lambda a, b: 2 * mask_iou(a, b) / (1 + mask_iou(a, b)), "12 pixels and 9", "Dice's measure"),
+    ("mask_iou", lambda a, b: np.array([[(x & y).sum() / (x | y).sum() for y in b] for x in a]), "two empty masks",
+     "is nan, expected 0"),
+    ("mask_iou", iou_plus_epsilon, "12 pixels and 9", "The result at [0, 0] is 0.39973"),
+    ("mask_iou", lambda a, b: mask_iou(b, a), "the same, apart", "It looks transposed"),
+    ("match_detections", lambda o, t: match_detections(o, t, np.greater), "exactly the threshold", "`>` for `>=`"),
+    ("match_detections", no_doubles_checked, "found twice", "an object that is found twice"),
+    ("match_detections", lambda o, t: np.array([next((g for g, v in enumerate(row) if v >= t), -1) for row in o]),
+     "found twice", "an object that is found twice"),
+    ("match_detections", lambda o, t: match_detections(o, t) >= 0, "two found, one not", "holds truth values"),
+    ("precision_recall", lambda hits, objects: precision_recall(hits, len(hits)), "right, right, wrong",
+     "recall divided by the number of detections"),
+    ("precision_recall", lambda hits, objects: hits.sum() / len(hits), "right, right, wrong", "expected 2 results"),
+    ("precision_recall", lambda hits, objects: precision_recall(hits, objects)[::-1], "right, right, wrong",
+     "precision and recall exchanged"),
+    ("average_precision", lambda p, r: average_precision(p, r, best=lambda x, default: x[0] if len(x) else default),
+     "a dip", "not the best from there on"),
+    ("average_precision", lambda p, r: average_precision(p, r, 11), "(67 + 34 x 0.6) / 101",
+     "11 recalls"),
+    ("average_precision", lambda p, r: float(p.mean()) if len(p) else 0.0, "(67 + 34 x 0.6) / 101",
+     "the mean of the precisions"),
+    ("average_precision", lambda p, r: average_precision(p, r - 1e-9), "(67 + 34 x 0.6) / 101",
+     "a recall that is just reached counts"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_written_yet(name):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
+        CHECKS[name](stub)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_checked_functions_together_are_pycocotools_ap(seed):
+    pycocotools = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(seed)
+    truth, found = (rng.random((count, 12, 12)) < 0.5 for count in (5, 9))
+    found[:5] = truth ^ (rng.random(truth.shape) < rng.uniform(0, 0.3, (5, 1, 1)))  # some fit well, some do not
+    scores = rng.permutation(9) / 9
+
+    def coco(mask, **more):
+        code = pycocotools.encode(np.asfortranarray(mask, dtype=np.uint8))
+        code["counts"] = code["counts"].decode("ascii")
+        return dict(image_id=1, category_id=1, segmentation=code, **more)
+
+    image = dict(id=1, height=12, width=12)
+    annotations = [coco(mask, id=i) for i, mask in enumerate(truth, start=1)]
+    dataset = dict(images=[image], categories=[dict(id=1)], annotations=annotations)
+    expected = coco_average_precision(dataset, [coco(m, score=float(s)) for m, s in zip(found, scores)], "segm")["AP"]
+
+    overlaps = CHECKS["mask_iou"].reference(found[np.argsort(-scores)], truth)
+    steps = [CHECKS[name].reference for name in ("match_detections", "precision_recall", "average_precision")]
+    ap = [steps[2](*steps[1](steps[0](overlaps, t) >= 0, len(truth))) for t in np.linspace(0.5, 0.95, 10)]
+    assert np.mean(ap) == pytest.approx(expected, abs=1e-9)

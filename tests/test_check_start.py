@@ -1,0 +1,84 @@
+"""Checks of notebook 00: typical wrong answers are named, right ones pass."""
+
+import re
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+
+
+def mask_areas(masks):
+    return np.array([int(mask.sum()) for mask in masks], dtype=int)
+
+
+def box_of_mask(mask):
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=float)
+
+
+def semantic_map(masks, labels):
+    classes = np.zeros(masks.shape[1:], dtype=int)
+    for mask, label in zip(masks, labels):
+        classes[mask & (classes == 0)] = label
+    return classes
+
+
+def last_on_top(masks, labels):
+    classes = np.zeros(masks.shape[1:], dtype=int)
+    for mask, label in zip(masks, labels):
+        classes[mask] = label
+    return classes
+
+
+def area_of_box(masks):
+    return np.array([int(mask.any(axis=0).sum() * mask.any(axis=1).sum()) for mask in masks], dtype=int)
+
+
+RIGHT = dict(mask_areas=mask_areas, box_of_mask=box_of_mask, semantic_map=semantic_map)
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("mask_areas", lambda masks: masks.sum(), "3 x 2 and 1 x 4 pixels", "The result is the number 10, expected an array of shape (2,)."),
+    ("mask_areas", area_of_box, "a ring", "the area of the box around each mask"),
+    ("mask_areas", lambda masks: masks.mean(axis=(1, 2)), "3 x 2 and 1 x 4", "holds numbers with a point"),
+    ("mask_areas", lambda masks: [mask.sum() for mask in masks], "3 x 2 and 1 x 4", "The result is a list"),
+    ("box_of_mask", lambda mask: box_of_mask(mask) - [0, 0, 1, 1], "columns 2 to 4", "pixel 3 ends at 4"),
+    ("box_of_mask", lambda mask: box_of_mask(mask)[[1, 0, 3, 2]], "columns 2 to 4", "x and y exchanged"),
+    ("box_of_mask", lambda mask: box_of_mask(mask) - np.append([0, 0], box_of_mask(mask)[:2]), "columns 2 to 4",
+     "width and height"),
+    ("box_of_mask", lambda mask: box_of_mask(mask).astype(int), "columns 2 to 4", "holds whole numbers"),
+    ("semantic_map", last_on_top, "the first counts", "the last object painted over the first"),
+    ("semantic_map", lambda masks, labels: semantic_map(masks, 1 + np.arange(len(labels))), "a cat (1) and a duck (3)",
+     "the numbers of the objects"),
+    ("semantic_map", lambda masks, labels: semantic_map(masks, labels > 0), "a cat (1) and a duck (3)",
+     "object or not (0 or 1)"),
+    ("semantic_map", lambda masks, labels: semantic_map(masks, labels).T, "a cat (1)", "It looks transposed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_written_yet(name):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
+        CHECKS[name](stub)
