@@ -102,7 +102,7 @@ for i, (name, does, result, colour) in enumerate(PARTS):
     axes.text(2.3 * i + 0.9, 2.7, name, ha="center", fontsize=16, weight="bold")
     axes.text(2.3 * i + 0.9, 0.85, result, ha="center", va="top", fontsize=15)
     if i == 0:
-        axes.imshow(SCENES[8].image, extent=(0, 1.8, 1, 2.6), aspect="auto")
+        axes.imshow(SCENES[8].image, extent=(0, 1.8, 1, 2.6), aspect="auto", zorder=3)
     else:
         axes.annotate("", (2.3 * i, 1.8), (2.3 * i - 0.5, 1.8), arrowprops=dict(arrowstyle="-|>", linewidth=3))
 axes.annotate("", (7.8, 3.1), (7.8, 3.65), arrowprops=dict(arrowstyle="-|>", linewidth=3))
@@ -450,7 +450,7 @@ plt.show()
 # %%
 middle = LEVELS[1].reshape(16, 16, 6, 4)
 at_three = draw.draw_anchors(SCENES[8].image, middle[[3, 5, 10], [11, 8, 7]], "six anchors at three places")
-Image.fromarray(at_three[::2, ::2])  # half as large
+Image.fromarray(at_three).quantize(64)  # fewer colours make a smaller file
 
 # %% [markdown]
 # ### Exercise 4: the anchors of a level
@@ -781,7 +781,7 @@ for row in range(13):
     axes.plot([64 * row, 61 * row], [0.88, 0.12], color="grey", zorder=0)
 axes.axvline(800, color="black", linewidth=4)
 axes.text(808, 0.5, "end of\nthe photo", va="center")
-axes.set(yticks=[0, 1], yticklabels=["anchors, stride 61", "features, stride 64"], ylim=(-0.55, 1.6), xlim=(-20, 900))
+axes.set(yticks=[0, 1], yticklabels=["anchors, stride 61", "features, stride 64"], ylim=(-0.55, 1.6), xlim=(-20, 930))
 axes.text(768, 1.25, "768", ha="center")
 axes.text(732, -0.4, "732", ha="center")
 axes.set(xlabel="pixels from the top")

@@ -157,6 +157,22 @@ def test_a_stub_is_not_written_yet(name):
         CHECKS[name](stub)
 
 
+def test_wrong_boxes_are_drawn():
+    pair = CHECKS["iou"].cases["each of two with each of three"]
+    found, expected = iou_of_first(**pair), iou(**pair)
+    figure = CHECKS["iou"].draw(found, expected, (0, 1), pair)
+    assert figure.axes[0].get_title() == "pair [0, 1]: found 0.25, expected 0.1429"
+    assert len(figure.axes[0].patches) == 3  # both, and what they share
+    figure.canvas.draw()
+    apart = CHECKS["iou"].draw(found, expected, (0, 2), pair)
+    assert len(apart.axes[0].patches) == 2
+    for name in ("cell_anchors", "grid_anchors", "decode"):
+        labels = CHECKS[name].draw(found=np.eye(4), expected=np.ones((4, 4)), index=(2, 1), arguments={})
+        assert [text.get_text() for text in labels.axes[0].get_legend().texts] == [
+            "expected: 1, 1, 1, 1", "found: 0, 0, 1, 0"
+        ]  # fmt: skip
+
+
 def test_the_notebook_shows_what_torchvision_gives():
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")

@@ -8,6 +8,7 @@ import numpy as np
 from minimask import anchors as anchors_module
 from minimask import boxes as library
 from minimask.check.engine import Check
+from minimask.draw import COLOURS
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 PLUS_ONE = "one pixel too many a side: the width is x2 - x1, without + 1"
@@ -84,6 +85,45 @@ def _grid(cell, shape, stride, offset=0.0, axes=(0, 1, 2), swap=False):
     return moved.transpose(*axes, 3).reshape(-1, 4)
 
 
+# ------------------------------------------------------------------------------------------- what a notebook then shows
+
+
+def draw_pair(found, expected, index, arguments):
+    """A Matplotlib figure of the two boxes whose overlap is wrong, with what they share filled."""
+    a, b = (boxes[i] for boxes, i in zip(arguments.values(), index))
+    shared = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
+    title = f"pair {list(index)}: found {found[index]:.4g}, expected {expected[index]:.4g}"
+    filled = {"what they share": shared} if (shared[2:] > shared[:2]).all() else {}
+    return _figure(title, {f"a[{index[0]}]": a, f"b[{index[1]}]": b}, filled)
+
+
+def draw_row(found, expected, index, arguments):
+    """A Matplotlib figure of the first box that is wrong, found and expected."""
+    return _figure(f"box {index[0]}", {"expected": expected[index[0]], "found": found[index[0]]})
+
+
+def _figure(title, outlines, filled=()):
+    """Boxes by their names: the first solid and blue, the second dashed and vermillion."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (x1, y1, x2, y2) in dict(filled).items():
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=COLOURS[1] / 255, alpha=0.5, label=name))
+    for (name, (x1, y1, x2, y2)), colour, style in zip(outlines.items(), COLOURS[[4, 2]] / 255, ("-", "--")):
+        label = f"{name}: {x1:.4g}, {y1:.4g}, {x2:.4g}, {y2:.4g}"
+        look = dict(fill=False, edgecolor=colour, linestyle=style, linewidth=4, label=label)
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
+    axes.autoscale()
+    axes.margins(0.1)
+    axes.invert_yaxis()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_title(title, fontsize=14)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=12)
+    return figure
+
+
 # --------------------------------------------------------------------------------------------------------------- cases
 
 
@@ -138,6 +178,7 @@ iou = Check(
     },
     random=lambda rng: dict(a=_random_boxes(rng, 5), b=_random_boxes(rng, 4)),
     covers="equal, disjoint, nested, touching and empty boxes",
+    draw=draw_pair,
     mistakes={
         "0 divided by 0 where neither box has an area": _iou_nan,
         PLUS_ONE: lambda a, b: _iou(a, b, plus=1.0),
@@ -165,6 +206,7 @@ cell_anchors = Check(
     random=lambda rng: dict(size=float(rng.uniform(8, 512)), ratios=rng.uniform(0.2, 5.0, 3)),
     rtol=1e-5,
     covers="one and several ratios, squares, long ones",
+    draw=draw_row,
     mistakes={
         "the ratio taken for width / height; it is height / width": lambda s, r: _cell(s, 1 / r),
         "no square root: with height = size * ratio the areas differ": lambda s, r: _cell(
@@ -191,6 +233,7 @@ grid_anchors = Check(
         shape=(int(rng.integers(2, 5)), int(rng.integers(2, 5))), stride=int(rng.choice([4, 8, 16])),
     ),
     covers="wide and high maps, one and several anchors a place",
+    draw=draw_row,
     mistakes={
         "x and y exchanged: the column counts along x": lambda *a: _grid(*a, swap=True),
         "all places of the first anchor first; the order is row, column, anchor": lambda *a: _grid(*a, axes=(2, 0, 1)),
@@ -261,6 +304,7 @@ decode = Check(
         deltas=rng.normal(0, 1, (4, 4)), anchors=_random_boxes(rng, 4), weights=(1.0, 1.0, 1.0, 1.0)
     ),
     covers="moved and stretched anchors, weights, deltas that are too large",
+    draw=draw_row,
     mistakes={
         "the move in pixels: it counts in sides of the anchor": lambda d, a, w: _decode(d, a, w, unit=1.0),
         "sides multiplied by the delta itself, not by its exponential": lambda d, a, w: _decode(
