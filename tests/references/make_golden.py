@@ -128,14 +128,20 @@ def transform():
 
 def tiny_model(seed=tiny.SEED):
     """torchvision's Mask R-CNN with the architecture and weights of `tiny`, in float64."""
-    settings = tiny.SETTINGS
-    model = small_mask_rcnn(
+    model = small_model(tiny.SETTINGS, tiny.CLASSES)
+    shapes = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    return load_weights(model, tiny.state(shapes, seed)).double()
+
+
+def small_model(settings, classes):
+    """torchvision's Mask R-CNN with the architecture of `build("toy", classes, **settings)`, settings as in `tiny`."""
+    return small_mask_rcnn(
         widths=settings["backbone_settings"]["channels"],
         blocks=(2, 2, 2, 2),
         strides=(2, 2, 2, 2),
         rpn_first_level=settings["rpn_first_level"],
         width=settings["fpn_channels"],
-        classes=tiny.CLASSES,
+        classes=classes,
         anchor_sizes=settings["anchor_sizes"],
         ratios=(0.5, 1.0, 2.0),
         canonical=settings["roi_canonical_size"],
@@ -155,8 +161,6 @@ def tiny_model(seed=tiny.SEED):
         box_positive_fraction=settings["roi_positive_fraction"],
         box_detections_per_img=settings["detection"]["most"],
     )
-    shapes = {k: v.shape for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    return load_weights(model, tiny.state(shapes, seed)).double()
 
 
 def detections(seed=tiny.SEED):
