@@ -37,7 +37,7 @@ def area_of_box(masks):
 
 RIGHT = dict(mask_areas=mask_areas, box_of_mask=box_of_mask, semantic_map=semantic_map)
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("mask_areas", lambda masks: masks.sum(), "3 x 2 and 1 x 4 pixels", "The result is the number 10, expected an array of shape (2,)."),
+    ("mask_areas", lambda masks: masks.sum(), "3 x 2 and 1 x 4 pixels", "The result is the number 10"),
     ("mask_areas", area_of_box, "a ring", "the area of the box around each mask"),
     ("mask_areas", lambda masks: masks.mean(axis=(1, 2)), "3 x 2 and 1 x 4", "holds numbers with a point"),
     ("mask_areas", lambda masks: [mask.sum() for mask in masks], "3 x 2 and 1 x 4", "The result is a list"),
