@@ -105,9 +105,10 @@ for name, side, channels, colour in shown:
     for layer in range(sheets := max(1, channels // 128)):  # one sheet stands for 128 channels
         place = left + 4 * (sheets - 1 - layer), -side / 2 + 4 * (sheets - 1 - layer)
         axes.add_patch(Rectangle(place, side, side, facecolor=colour, edgecolor="black"))
-    axes.text(left + side / 2, -125, f"{name}\n{side} x {side}\nx {channels}", ha="center", va="top")
-    left += max(side + 4 * sheets, 105) + 55
-axes.set(xlim=(-5, left), ylim=(-185, 125), aspect="equal")
+    text = f"{name}\n{side} x {side}\nx {channels}"
+    axes.text(left + side / 2, -122, text, ha="center", va="top", fontsize=16)
+    left += max(side + 4 * sheets, 80) + 50
+axes.set(xlim=(-5, left), ylim=(-200, 115), aspect="equal")
 axes.axis("off")
 plt.show()
 
@@ -370,7 +371,7 @@ np.testing.assert_allclose(block(Tensor(x[None])).data[0], mine, atol=1e-12)
 print(inspect.getsource(BasicBlock.forward))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 4 The bottleneck: the same reach, a seventeenth of the weights
+# ## 4 The bottleneck: a seventeenth of the weights
 #
 # A map with 256 channels. **Two 3 x 3:** 2 · 9 · 256 · 256 = **1,179,648** weights.
 #
@@ -406,8 +407,8 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The expensive 3 x 3 works on a quarter of the channels. The bottleneck has one 3 x 3 where the other has two, so it
-# reaches less far, but for the price of one plain block one gets seventeen of these. ResNet-18 and -34 have plain
-# blocks, ResNet-50, -101 and -152 bottlenecks; their deepest maps have four times as many channels.
+# reaches less far, but for the price of one wide block one gets seventeen of these. ResNet-18 and -34 have blocks of
+# two 3 x 3 convolutions, ResNet-50, -101 and -152 bottlenecks; their deepest maps have four times as many channels.
 
 # %% [markdown]
 # ### Exercise 2: what a convolution costs
@@ -681,15 +682,15 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Batch norm, and why detectors freeze it
 #
-# **Batch norm:** each channel minus its mean, over its deviation, then times γ plus β (learnt). The mean is taken over
-# all cells of all pictures of the *batch*, those that are trained on at once.
+# **Batch norm:** each channel minus its mean, over its deviation; then times γ plus β, which are learnt. The mean is
+# that of all cells of all pictures of the *batch*, those that are trained on at once.
 #
 # **Frozen:** mean and variance become constants. Then it is $a x + b$, which fits *into* the convolution before it:
-# with mean 3, variance 4, γ = 2, β = 1: $a = 2/\sqrt 4 = 1$ and $b = 1 - 3 \cdot 1 = -2$.
+# with mean 3, variance 4, γ = 4, β = 1: $a = 4/\sqrt 4 = 2$ and $b = 1 - 3 \cdot 2 = -5$.
 
 # %% [markdown]
 # **By hand.** A channel with the four cells 1, 3, 5, 7 has the mean 4 and the variance (9 + 1 + 1 + 9) / 4 = 5. So the
-# norm in training makes of 7: (7 - 4) / √5 = 1.34, if γ = 1 and β = 0. The frozen one above makes of 7: 7 - 2 = 5,
+# norm in training makes of 7: (7 - 4) / √5 = 1.34, if γ = 1 and β = 0. The frozen one above makes of 7: 2 · 7 - 5 = 9,
 # whatever the other cells are. (A small `eps` is added to the variance, so that nobody divides by 0.)
 
 # %%
@@ -700,9 +701,9 @@ assert cells.mean() == 4 and cells.var() == 5
 assert np.isclose(in_training.data[0, 1, 1, 0], (7 - 4) / np.sqrt(5)) and round((7 - 4) / np.sqrt(5), 2) == 1.34
 
 frozen = nn.FrozenBatchNorm2d(1, eps=0.0).to(np.float64)
-frozen.weight[:], frozen.bias[:], frozen.running_mean[:], frozen.running_var[:] = 2, 1, 3, 4
-assert frozen(Tensor(cells)).data.ravel().tolist() == [-1, 1, 3, 5]
-assert [float(v[0]) for v in frozen.scale_and_shift()] == [1, -2]
+frozen.weight[:], frozen.bias[:], frozen.running_mean[:], frozen.running_var[:] = 4, 1, 3, 4
+assert frozen(Tensor(cells)).data.ravel().tolist() == [-3, 1, 5, 9]
+assert [float(v[0]) for v in frozen.scale_and_shift()] == [2, -5]
 
 # %% [markdown]
 # ### Why frozen?
@@ -1027,7 +1028,7 @@ assert scores[3][tuple(SAME[0] // 4)] > scores[3][tuple(SAME[1] // 4)] + 0.1
 # ## 12 A meta-algorithm: exchange the backbone (T13)
 #
 # Mask R-CNN asks one thing of its backbone: feature maps with known strides. So ResNet, ResNeXt, and FPN (notebook 04)
-# can be exchanged like lenses, and each new backbone makes it better.
+# can be exchanged like lenses.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(10.5, 3.9))
@@ -1140,7 +1141,7 @@ assert abs(resnext_weights / resnet_weights - 1) < 0.03 and abs(resnext_work / r
 # ## Recap
 #
 # 1. A backbone turns a picture into maps C2 to C5: coarser and coarser, with more and more channels.
-# 2. Plain stacks lose the gradient with depth; `x + F(x)` hands it back unchanged.
+# 2. Plain stacks lose the gradient with depth, or blow it up; `x + F(x)` hands it back as it is.
 # 3. Bottlenecks and groups buy depth and width for the same weights: ResNet-50 has 25.6 M, ResNeXt-50 25.0 M.
 # 4. A frozen batch norm is a scale and a shift, and disappears in the convolution before it.
 # 5. Better features help everything behind them: +1.4 mask AP and +1.6 box AP for ResNeXt.

@@ -199,7 +199,7 @@ fold_batch_norm = Check(
     reference=fold,
     cases={
         "the numbers by hand": dict(
-            w=np.full((1, 1, 1, 1), 0.5), gamma=np.array([2.0]), beta=np.array([1.0]), mean=np.array([3.0]),
+            w=np.full((1, 1, 1, 1), 0.5), gamma=np.array([4.0]), beta=np.array([1.0]), mean=np.array([3.0]),
             var=np.array([4.0]), eps=0.0,
         ),
         "two channels, each has its own numbers": dict(

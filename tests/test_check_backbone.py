@@ -1,0 +1,127 @@
+"""Checks of notebook 03: typical wrong answers are named, right ones pass; torchvision's numbers in its text."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+
+ROOT = Path(__file__).parents[1]
+
+
+def conv(x, w):
+    y = np.zeros((*x.shape[:2], w.shape[3]))
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    for i, j in np.ndindex(3, 3):
+        y += padded[i : i + x.shape[0], j : j + x.shape[1]] @ w[i, j]
+    return y
+
+
+def relu(x):
+    return np.maximum(0, x)
+
+
+def residual_block(x, w1, w2):
+    return relu(x + conv(relu(conv(x, w1)), w2))
+
+
+def convolution_cost(height, width, kernel, channels_in, channels_out, stride, groups):
+    parameters = kernel * kernel * channels_in // groups * channels_out
+    return parameters, parameters * -(-height // stride) * -(-width // stride)
+
+
+def dense_weights(w, groups):
+    kh, kw, inputs, out = w.shape
+    dense = np.zeros((kh, kw, inputs * groups, out))
+    for o in range(out):
+        first = o // (out // groups) * inputs
+        dense[:, :, first : first + inputs, o] = w[..., o]
+    return dense
+
+
+def fold_batch_norm(w, gamma, beta, mean, var, eps):
+    scale = gamma / np.sqrt(var + eps)
+    return w * scale, beta - mean * scale
+
+
+RIGHT = dict(
+    residual_block=residual_block, convolution_cost=convolution_cost, dense_weights=dense_weights,
+    fold_batch_norm=fold_batch_norm,
+)  # fmt: skip
+
+
+def in_place(x, w1, w2):
+    x += conv(relu(conv(x, w1)), w2)
+    return relu(x)
+
+
+def floor_cost(height, width, kernel, channels_in, channels_out, stride, groups):
+    return convolution_cost(height // stride, width // stride, kernel, channels_in, channels_out, 1, groups)
+
+
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("residual_block", lambda x, w1, w2: relu(conv(relu(conv(x, w1)), w2)), "the number by hand", "no shortcut"),
+    ("residual_block", lambda x, w1, w2: x + relu(conv(relu(conv(x, w1)), w2)), "a map of one channel",
+     "the ReLU before the addition"),
+    ("residual_block", lambda x, w1, w2: x + conv(relu(conv(x, w1)), w2), "a map of one channel",
+     "no ReLU after the addition"),
+    ("residual_block", lambda x, w1, w2: relu(x + conv(conv(x, w1), w2)), "a map of one channel",
+     "two of them in a row are one"),
+    ("residual_block", lambda x, w1, w2: relu(x), "the number by hand", "is 2, expected 2.2"),
+    ("residual_block", in_place, "the number by hand", "changes its argument 'x' in place"),
+    ("convolution_cost", lambda h, w, k, i, o, s, g: convolution_cost(h, w, k, i, o, s, 1), "32 groups",
+     "groups that are ignored"),
+    ("convolution_cost", lambda h, w, k, *a: tuple(n // k for n in convolution_cost(h, w, k, *a)),
+     "the 3 x 3 of a bottleneck", "kernel x kernel places"),
+    ("convolution_cost", lambda h, w, k, i, o, s, g: convolution_cost(h, w, k, i, o, 1, g), '"stride 2"',
+     "a stride that is ignored"),
+    ("convolution_cost", floor_cost, "stride 2 on an odd number of rows", "Result 2 (multiply-adds)"),
+    ("convolution_cost", lambda *a: convolution_cost(*a)[0], "a bottleneck", "expected 2 results (parameters,"),
+    ("dense_weights", lambda w, groups: np.tile(w, (1, 1, groups, 1)), "two groups", "has the weight 0"),
+    ("dense_weights", lambda w, groups: dense_weights(w, groups)[:, :, ::-1], "two groups", "reverse order"),
+    ("dense_weights", lambda w, groups: w, "two groups", "has shape (1, 1, 2, 4), expected (1, 1, 4, 4)."),
+    ("fold_batch_norm", lambda w, g, b, m, v, eps: (w * g / (v + eps), b - m * g / (v + eps)), "the numbers by hand",
+     "divided by the variance"),
+    ("fold_batch_norm", lambda w, g, b, m, v, eps: (w * g / np.sqrt(v + eps), b - m), "the numbers by hand",
+     "the mean not scaled"),
+    ("fold_batch_norm", lambda w, g, b, m, v, eps: fold_batch_norm(w, g, b, m, v, 0.0), "two channels",
+     "eps left out"),
+    ("fold_batch_norm", lambda w, g, b, m, v, eps: fold_batch_norm(w, g, b, m, v, eps)[0], "the numbers by hand",
+     "expected 2 results (weights, bias)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+def test_the_notebook_counts_as_torchvision_does():
+    torchvision = pytest.importorskip("torchvision")
+    source = ast.parse((ROOT / "notebooks" / "03_backbone.py").read_text(encoding="utf-8"))
+    shown = next(
+        ast.literal_eval(line.value)
+        for line in source.body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
+    )
+    weights = torchvision.models.get_model_weights
+    for name, count in shown.items():
+        assert {entry.meta["num_params"] for entry in weights(name)} == {count}
