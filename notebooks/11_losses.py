@@ -404,7 +404,8 @@ assert abs(mask_logits).max() > 10
 # $$-t \ln p - (1-t)\ln(1-p) \;=\; z - zt + \ln(1 + e^{-z})$$
 #
 # For positive z that is fine. For negative z take $e^{-z}$ out of the logarithm:
-# $z + \ln(1 + e^{-z}) = \ln(1 + e^{z})$. Both cases in one: $\max(z, 0) - zt + \ln(1 + e^{-|z|})$, where $e^{-|z|}$ is never above 1.
+# $z + \ln(1 + e^{-z}) = \ln(1 + e^{z})$. Both cases in one: $\max(z, 0) - zt + \ln(1 + e^{-|z|})$, where
+# $e^{-|z|}$ is never above 1.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 z = np.linspace(-30, 30, 601).astype(np.float32)

@@ -1,0 +1,130 @@
+"""Checks of notebook 12: typical wrong answers are named, right ones pass; the talk's numbers in its text."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask.check import CHECKS, CheckFailed
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "12_training.py"
+
+
+def fit(x, t, w, rate, steps):
+    for _ in range(steps):
+        w = w - rate * x.T @ (x @ w - t) / len(x)
+    return w.copy()
+
+
+def rate_at(step, steps, rate, warm_up, milestones):
+    factor = 0.001 + 0.999 * step / warm_up if step < warm_up else 1.0
+    for part in milestones:
+        if step >= part * steps:
+            factor *= 0.1
+    return rate * factor
+
+
+def clip_gradients(gradients, most):
+    length = np.sqrt(sum((g**2).sum() for g in gradients))
+    return [g * min(1.0, most / (length + 1e-6)) for g in gradients]
+
+
+def adamw_step(p, g, m, v, t, rate, beta1, beta2, eps, decay):
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    move = (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return p - rate * decay * p - rate * move, m, v
+
+
+def batch_places(step, batch_size, count):
+    row = step * batch_size + np.arange(batch_size)
+    return np.stack([row // count, row % count], axis=1)
+
+
+RIGHT = dict(
+    fit=fit, rate_at=rate_at, clip_gradients=clip_gradients, adamw_step=adamw_step, batch_places=batch_places
+)  # fmt: skip
+
+
+def adding_up(x, t, w, rate, steps):
+    gradient = 0
+    for _ in range(steps):
+        gradient = gradient + x.T @ (x @ w - t) / len(x)
+        w = w - rate * gradient
+    return w.copy()
+
+
+def in_place(x, t, w, rate, steps):
+    for _ in range(steps):
+        w -= rate * x.T @ (x @ w - t) / len(x)
+    return w.copy()
+
+
+def uncorrected(p, g, m, v, t, rate, beta1, beta2, eps, decay):
+    return adamw_step(p, g, m, v, 10**9, rate, beta1, beta2, eps, decay)
+
+
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("fit", adding_up, "three steps", "each step begins with none (zero_grad)"),
+    ("fit", in_place, "three steps", "It changes its argument 'w' in place"),
+    ("fit", lambda x, t, w, rate, n: fit(x, t, w, -rate, n), "three steps", "go against the gradient"),
+    ("fit", lambda x, t, w, rate, n: fit(x, t, w, rate * len(x), n), "three steps", "the loss is the mean"),
+    ("rate_at", lambda s, n, r, w, m: rate_at(s, n, r, 0, m), "the first step", "without a warm-up"),
+    ("rate_at", lambda s, n, r, w, m: rate_at(s, 1, r, w, m), "half-way through", "they are parts of the run"),
+    ("rate_at", lambda s, n, r, w, m: rate_at(s, n, r, w, m[:1]), "after both", "only the first milestone"),
+    ("rate_at", lambda s, n, r, w, m: r * s / w if s < w else rate_at(s, n, r, 0, m), "the first step", "begins at 0"),
+    ("clip_gradients", lambda g, most: [clip_gradients([a], most)[0] for a in g], "two arrays", "clipped by itself"),
+    ("clip_gradients", lambda g, most: [np.clip(a, -most, most) for a in g], "two arrays", "each number clipped"),
+    ("clip_gradients", lambda g, most: [a * most / 13 for a in g], "short enough", "short ones stay as they are"),
+    ("clip_gradients", lambda g, most: g[0] * most, "two arrays", "expected 2 results"),
+    ("adamw_step", uncorrected, "the tenth step", "averages without their correction"),
+    ("adamw_step", lambda p, g, *a: adamw_step(p, g + a[-1] * p, *a[:-1], 0.0), "the tenth step", "Adam with L2"),
+    ("adamw_step", lambda *a: adamw_step(*a[:-1], 0.0), "the tenth step", "no weight decay"),
+    ("adamw_step", lambda *a: adamw_step(*a)[0], "the tenth step", "expected 3 results (p, m, v)"),
+    ("batch_places", lambda s, n, count: batch_places(s, n, count)[:, ::-1].copy(), "10 samples", "epoch stands first"),
+    ("batch_places", lambda s, n, count: batch_places(s, n, count).astype(float), "10 samples", "holds numbers with a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
+            CHECKS[name](mistake)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_written_yet(name):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
+        CHECKS[name](stub)
+
+
+def test_the_notebook_has_the_talks_numbers():
+    shown = next(
+        ast.literal_eval(line.value)
+        for line in ast.parse(NOTEBOOK.read_text(encoding="utf-8")).body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TALK"
+    )
+    assert shown == {  # slides T16 and T17: box AP and AP50 on COCO, ResNet-101-FPN
+        "Faster R-CNN w FPN": (36.2, 59.1),
+        "Faster R-CNN, RoIAlign": (37.3, 59.6),
+        "Mask R-CNN": (38.2, 60.3),
+    }
