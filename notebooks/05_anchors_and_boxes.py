@@ -40,7 +40,7 @@ def outline(axes, box, colour, style="-", label=None, width=3):
 
 def show_picture(axes, image, **settings):
     """A picture whose axes count pixels from corner to corner: pixel 0 covers 0 to 1."""
-    axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+    axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     axes.set(xticks=[], yticks=[], **settings)
 
 
@@ -150,6 +150,10 @@ plt.show()
 row = np.zeros((1, 10), bool)
 row[0, 3:8] = True  # pixels 3, 4, 5, 6, 7
 assert row.sum() == 8 - 3 == 5
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# Ask: how wide is a box from pixel 3 to pixel 7? Half the room says 4, half says 5. Both confuse pixels with the lines
+# between them. With lines there is nothing to remember: subtract. Section 10 shows what the "+ 1" of old code spoils.
 
 # %% [markdown]
 # The true boxes of our scenes are tight around the pixels of each animal in that sense:
@@ -570,6 +574,11 @@ axes.text(10.2, 4, "10 pixels = 1 width", ha="center")
 axes.set(xlim=(-1, 38), ylim=(11, -1), aspect="equal", xticks=range(0, 26, 5), yticks=[0, 5, 10])
 axes.legend(loc="center right")
 plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# The network will put out these four numbers for each anchor. Two are for the way from centre to centre, in widths and
+# heights of the anchor; two for the change of size, as logarithms. All four are 0 if the anchor fits already. Let them
+# compute the way back: x = 5 + 1 * 10, w = 10 * exp(0.693).
 
 # %%
 anchor, box = np.array([[0.0, 0, 10, 10]]), np.array([[5.0, 0, 25, 10]])

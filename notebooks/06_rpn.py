@@ -39,7 +39,7 @@ def outline(axes, box, colour, style="-", label=None, width=3):
 
 def show_boxes(axes, image, some, colour=ORANGE, style="-", width=1.5, **settings):
     """A picture with boxes (R, 4); its axes count pixels from corner to corner."""
-    axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+    axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     for box in some:
         outline(axes, box, colour, style, width=width)
     axes.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), **settings)
@@ -134,6 +134,11 @@ for start, end in (((2.2, 1.75), (3, 1.75)), ((5.2, 1.95), (6, 2.75)), ((5.2, 1.
 axes.set(xlim=(-0.1, 11.3), ylim=(-0.1, 3.6))
 axes.axis("off")
 plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# Why 3 x 3 first? So that a place sees its neighbours before it decides. Why 1 x 1 then? Each place decides for itself.
+# A convolution is a small network that slides over the map: Faster R-CNN's paper calls it a sliding window. The same
+# weights on every level, because a duck 20 pixels long looks on the fine level like one of 80 on the coarse level.
 
 # %%
 assert round(1 / (1 + np.exp(-2.2)), 2) == 0.90
@@ -602,6 +607,10 @@ for axes, k in zip(panels, (3, 10, 50)):
     draw_kept(axes, 19, k)
 plt.show()
 
+# %% [markdown] slideshow={"slide_type": "notes"}
+# With three proposals at most three of six animals can be found, so recall is at most 50 %. With ten all of them are.
+# Fifty add nothing here; they are for the scenes where an animal is hidden or looks like the meadow.
+
 # %% [markdown] slides=["L10"] slideshow={"slide_type": "slide"}
 # ## 7 What goes on to RoIAlign: a list of boxes (L10)
 #
@@ -621,7 +630,7 @@ for k, (place, colour, style) in enumerate(zip(np.sort(first_fit), (ORANGE, SKY,
     right.add_patch(
         Rectangle((0, 0.76 - 0.34 * k), 0.1, 0.12, fill=False, edgecolor=colour, linestyle=style, linewidth=5)
     )
-    text = f"({x1:.1f}, {y1:.1f})-({x2:.1f}, {y2:.1f})\nscore {my_scores[place]:.4f}, place {place + 1} of {len(mine)}"
+    text = f"({x1:.1f}, {y1:.1f})-({x2:.1f}, {y2:.1f})\nscore {my_scores[place]:.2f}, place {place + 1} of {len(mine)}"
     right.text(0.16, 0.82 - 0.34 * k, text, va="center", fontsize=18)
 plt.show()
 
