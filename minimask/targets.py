@@ -96,10 +96,17 @@ def _smallest(keys, count):
 
 
 def top_k(scores, count):
-    """Indices (N, count) of the largest of `scores` (N, A), by falling score, equal ones by index."""
+    """Indices (N, count) of the largest of `scores` (N, A), by falling score, equal ones by index, NaN last."""
     xp = array_module(scores)
+    scores = xp.where(scores == scores, scores, -xp.inf)
+    if not on_cpu(scores):  # no size here may depend on values
+        return xp.argsort(-scores, axis=1, kind="stable")[:, :count]
     if count < scores.shape[1]:
-        some = xp.sort(xp.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)  # by index, for the ties
+        last = -xp.partition(-scores, count - 1, axis=1)[:, count - 1 : count]  # (N, 1) the smallest that is taken
+        larger, equal = scores > last, scores == last
+        wanted = count - larger.sum(axis=1, keepdims=True)
+        taken = larger | (equal & (xp.cumsum(equal, axis=1) <= wanted))
+        some = xp.nonzero(taken)[1].reshape(len(scores), count)
     else:
         some = xp.broadcast_to(xp.arange(scores.shape[1]), scores.shape)
     order = xp.argsort(-xp.take_along_axis(scores, some, 1), axis=1, kind="stable")
