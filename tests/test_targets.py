@@ -105,8 +105,8 @@ def test_sample_is_uniform():
 
 def test_top_k_breaks_ties_by_index():
     scores = np.array([[1, 3, 3, 2, 3], [0, 0, 0, 0, 0.0]])
-    np.testing.assert_array_equal(targets.targets.top_k(scores, 5), [[1, 2, 4, 3, 0], [0, 1, 2, 3, 4]])
-    np.testing.assert_array_equal(targets.targets.top_k(scores[:1], 4), [[1, 2, 4, 3]])
+    np.testing.assert_array_equal(targets.top_k(scores, 5), [[1, 2, 4, 3, 0], [0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(targets.top_k(scores[:1], 4), [[1, 2, 4, 3]])
 
 
 def test_shapes_that_do_not_fit():
@@ -118,6 +118,7 @@ def test_top_k_takes_equal_scores_by_index():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 6, (3, 400)).astype(np.float32)  # many equal ones, also at the cut
     for count in (1, 37, 399, 400):
-        np.testing.assert_array_equal(targets.top_k(scores, count), np.argsort(-scores, axis=1, kind="stable")[:, :count])
+        expected = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(targets.top_k(scores, count), expected)
     scores[0, 5] = np.nan
     assert 5 not in targets.top_k(scores, 399)[0]
