@@ -83,8 +83,8 @@ def freeze(model):
 def spread(model, images):
     """Scale the last layers so that what they say of `images` has about the standard deviations below.
 
-    As they are initialised they say 1/2, 1/91 and "stay" of every anchor and RoI. What class scores have in common for all
-    RoIs is taken out, or one class would win everywhere.
+    As they are initialised they say 1/2, 1/91 and "stay" of every anchor and RoI. What class scores have in common for
+    all RoIs is taken out, or one class would win everywhere.
     """
     heads = model.roi_heads
     stages = theirs(model, images)
@@ -113,7 +113,7 @@ def theirs(model, images):
     """The stages of torchvision's `model` (in evaluation) for a list of (H, W, 3) uint8 images.
 
     The norms of a new model let everything through (mean 0, variance 1); calibrated to the images they would magnify
-    rounding from stage to stage, torchvision's own included: 1e-5 in the image becomes 8e-4 in C5 (float32 to float64).
+    rounding from stage to stage, torchvision's own included (of 96 pixels: 1e-5 in the image, 8e-4 in C5).
     """
     stages, handles = {}, []
 
