@@ -127,7 +127,7 @@ figure, axes = plt.subplots(figsize=(10, 4.2))
 
 def block(x, y, text, colour, width=1.75, height=0.9):
     axes.add_patch(Rectangle((x, y - height / 2), width, height, facecolor=colour, edgecolor="black", linewidth=2))
-    axes.text(x + width / 2, y, text, ha="center", va="center", fontsize=13)
+    axes.text(x + width / 2, y, text, ha="center", va="center", fontsize=16)
 
 
 def arrow(start, end):
@@ -138,7 +138,7 @@ block(0, 0, "backbone,\nFPN", "white")
 block(2.3, 0, "RPN:\nRoIs", "white")
 for y, size, head, answer, colour in (
     (1, "7 x 7", "box head", "class\nbox", SKY),
-    (-1, "14 x 14", "mask head", "28 x 28\nfor each class", ORANGE),
+    (-1, "14 x 14", "mask head", "28 x 28 for\neach class", ORANGE),
 ):
     block(4.6, y, f"RoIAlign\n{size}", "white")
     block(6.9, y, head, colour)
@@ -197,11 +197,11 @@ for i, (name, side, channels) in enumerate(stages_of_head):
     colour = ORANGE if i == 6 else "lightgrey" if i == 0 else SKY
     for depth in (0.2, 0.1, 0):
         axes.add_patch(Rectangle((x + depth, -size / 2 - depth), size, size, facecolor=colour, edgecolor="black"))
-    axes.text(x + size / 2, -size / 2 - 0.5, f"{side} x {side}\nx {channels}", ha="center", va="top")
+    axes.text(x + size / 2, -size / 2 - 0.5, f"{side} x {side}\nx {channels}", ha="center", va="top", fontsize=15)
     axes.text(x + size / 2, 0, name, ha="center", va="center")
     if i < 6:
         wide = 2.1 if i == 4 else 0.75
-        axes.text(x + size + 0.15 + wide / 2, 0.25, steps[i], ha="center", fontsize=12)
+        axes.text(x + size + 0.15 + wide / 2, 0.25, steps[i], ha="center", fontsize=14)
         start, end = (x + size + 0.22, 0), (x + size + wide + 0.15, 0)
         axes.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=3))
     x += size + (2.3 if i == 4 else 0.95)
@@ -777,9 +777,10 @@ for kind, expected in (("softmax", softmax), ("sigmoid", sigmoid)):
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 TABLE_2B = {"softmax": (24.8, 44.1, 25.1), "sigmoid": (30.3, 51.2, 31.5)}  # ResNet-50-C4 on COCO: AP, AP50, AP75
 assert np.round(np.subtract(TABLE_2B["sigmoid"], TABLE_2B["softmax"]), 1).tolist() == [5.5, 7.1, 6.4]
+paper = dict(facecolor="white", linewidth=0, pad=1)
 figure, (left, middle_panel, right) = plt.subplots(1, 3, figsize=(11, 4), width_ratios=[1, 1, 1.2])
 for axes, values, kind, colour in ((left, softmax, "softmax", RED), (middle_panel, sigmoid, "sigmoid", BLUE)):
-    axes.bar_label(axes.bar(NAMES, values, color=colour), [f"{v:.2f}" for v in values], padding=6)
+    axes.bar_label(axes.bar(NAMES, values, color=colour), [f"{v:.2f}" for v in values], padding=4, bbox=paper)
     axes.axhline(0.5, color="black", linewidth=2, linestyle="--")
     axes.set(title=f"one cell: {kind}", ylim=(0, 1), yticks=[0, 0.5, 1])
 for i, (kind, colour) in enumerate((("softmax", RED), ("sigmoid", BLUE))):
