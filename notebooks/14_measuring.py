@@ -703,14 +703,14 @@ print(f"AP {with_double:.3f}")
 # %%
 groups = [coco_numbers(pairs[start::5], "segm")["AP"] for start in range(5)]
 print("mask AP of each group:", np.round(groups, 3))
-assert max(groups) - min(groups) > 0.01  # COCO's table rows differ by 0.01 and mean something: on 20000 photos
+assert max(groups) - min(groups) > 0.01  # COCO's table rows differ by 0.01 to 0.02: on about 20,000 photos
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
 # 1. IoU says how well two boxes or masks fit; a threshold makes right or wrong of it.
 # 2. By falling score each detection takes the best free object; a second one of the same object is wrong.
-# 3. Precision over recall, best from there on, mean over 101 recalls. Then the mean over ten thresholds and classes: AP.
+# 3. Precision over recall, best from there on, mean over 101 recalls, then over ten thresholds and the classes: AP.
 # 4. Ignored, neither right nor wrong: other sizes (AP$_S$, AP$_M$, AP$_L$), and what lies in a crowd.
 # 5. Only the order of scores counts; half a pixel costs small objects a lot.
 
