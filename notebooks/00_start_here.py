@@ -66,6 +66,12 @@ masks, labels, boxes = scene.masks[order].astype(bool), scene.labels[order], sce
 assert [names[label - 1] for label in labels] == ["cat", "cat", "dog", "duck"]
 print(f"scene {number}: picture {image.shape}, masks {masks.shape}, labels {labels}")
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(4.2, 4.2))
+axes.imshow(image)
+axes.set(xticks=range(0, 129, 32), yticks=range(0, 129, 32), xlabel="x, pixels", ylabel="y, pixels")
+plt.show()
+
 # %% [markdown] slides=["T02"] slideshow={"slide_type": "slide"}
 # ## 1 Three tasks on one picture (T02)
 #
@@ -203,7 +209,7 @@ np.testing.assert_array_equal(my_semantic_map(masks, labels), classes_of_pixels)
 # %% [markdown] slides=["T03"] slideshow={"slide_type": "slide"}
 # ## 3 The hard one of the three (T03)
 #
-# The talk (2017): on the leaderboards of COCO and of Cityscapes, instance segmentation has the **fewest entries**.
+# The talk (2017): on the leaderboards of COCO and of Cityscapes, instance segmentation has **fewer entries**.
 #
 # Why? Neither of the other two answers contains it. Count objects in 60 crowded scenes:
 
