@@ -69,6 +69,12 @@ def test_every_slide_of_the_talks_has_a_section():
     assert coverage.problems() == []
 
 
+@pytest.mark.skipif(bool(MISSING), reason=NOT_YET)
+def test_readme_lists_the_sections():
+    readme = (course.FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert coverage.markdown() in readme, "python -m minimask coverage --markdown prints the table that is missing"
+
+
 def test_sections_name_their_slides():
     if not SOURCES:
         pytest.skip(NOT_YET)

@@ -61,11 +61,12 @@ def run_book(args):
 def coverage_arguments(parser):
     """The options of `python -m minimask coverage`."""
     _sources(parser)
+    parser.add_argument("--markdown", action="store_true", help="as the table in the README")
 
 
 def run_coverage(args):
     """Print which section teaches which slide; returns the exit status."""
-    return _load("coverage").print_table(args.notebooks)
+    return _load("coverage").print_table(args.notebooks, args.markdown)
 
 
 def check_arguments(parser):

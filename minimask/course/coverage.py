@@ -40,8 +40,11 @@ def _names(heading, slide):
     return False
 
 
-def print_table(folder=course.FOLDER):
+def print_table(folder=course.FOLDER, as_markdown=False):
     """Print slide, title, notebook and section, then what is wrong; returns the exit status."""
+    if as_markdown:
+        print(markdown(folder), end="")
+        return 0
     found = sections(folder)
     for slide, title in slide_titles(folder).items():
         places = [(name, heading) for i, name, heading in found if i == slide] or [("-", "")]
@@ -50,3 +53,13 @@ def print_table(folder=course.FOLDER):
     wrong = problems(folder)
     print("\n" + "\n".join(wrong) if wrong else f"\nall {len(slide_titles(folder))} slides have a section")
     return 1 if wrong else 0
+
+
+def markdown(folder=course.FOLDER):
+    """The same as a table for the README: slide, title, and the notebooks' sections."""
+    found = sections(folder)
+    lines = ["| slide | what it teaches | notebook: section |", "|---|---|---|"]
+    for slide, title in slide_titles(folder).items():
+        places = [f"[{name[:2]}](notebooks/{name}.ipynb): {heading}" for i, name, heading in found if i == slide]
+        lines.append(f"| {slide} | {title} | {'<br>'.join(places)} |")
+    return "\n".join(lines) + "\n"
