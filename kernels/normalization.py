@@ -80,10 +80,7 @@ def affine_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def gradient_sums_part(t, parts, arrays, numbers):
-    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t.
-
-    x empty: the second sum is left out.
-    """
+    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t."""
     gy, y, x, mean, g, sums = arrays[:6]
     segments, rows, width = numbers[:3]
     total, product = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -95,19 +92,15 @@ def gradient_sums_part(t, parts, arrays, numbers):
         total[:] = 0
         product[:] = 0
         for r in range(row, stop):
-            gradient = gy[r * width : (r + 1) * width]
+            values, gradient = x[r * width : (r + 1) * width], gy[r * width : (r + 1) * width]
             if y.size > 0:
                 result, masked = y[r * width : (r + 1) * width], g[r * width : (r + 1) * width]
                 for c in range(width):
                     masked[c] = gradient[c] if result[c] > 0 else np.float32(0)
                 gradient = masked
-            if x.size > 0:
-                values = x[r * width : (r + 1) * width]
-                for c in range(width):
-                    total[c] += gradient[c]
-                    product[c] += gradient[c] * (values[c] - middle[c])
-            else:
-                add_up(gradient, total, 0)
+            for c in range(width):
+                total[c] += gradient[c]
+                product[c] += gradient[c] * (values[c] - middle[c])
         add_up(total, sums, (t * segments + segment) * 2 * width)
         add_up(product, sums, (t * segments + segment) * 2 * width + width)
         row = stop
@@ -180,12 +173,12 @@ def affine(x, scale, shift, residual, relu):
 def gradient_sums(gy, y, x=None, mean=None):
     """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
 
-    x None: the second sum is 0.
+    Without x and mean the second sum means nothing; it costs nothing either, for these loops wait for the memory.
     """
     times = _widen(gy)
     g = gy if y is None else np.empty(gy.shape, np.float32)
     mean = _repeat(times, gy[:, 0] if mean is None else mean)
-    arrays = flat(gy), flat(y), flat(x), mean, flat(None if y is None else g)
+    arrays = flat(gy), flat(y), flat(gy if x is None else x), mean, flat(None if y is None else g)
     total, product = _sums(gradient_sums_part, gy.shape, arrays, times)
     return g, total.astype(np.float32), product.astype(np.float32)
 

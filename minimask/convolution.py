@@ -7,15 +7,25 @@ weights (kh, kw, Cin, Cout) and summed, which gives the Cout numbers of one outp
 
 Three functions do all the work, here and in the kernels: `convolve`, and its two derivatives `convolve_backward_data`
 (the gradient of x) and `convolve_backward_weights` (the gradient of w). A transposed convolution is the second one used
-as a forward operation. Each has a specification in plain array code (`..._specification`, any dtype, NumPy or CuPy) and
-a float32 CPU kernel (`minimask.kernels.conv` or `winograd`), chosen in `_kernels`.
+as a forward operation. Each has a specification in plain array code (`convolution_specification`, any dtype, NumPy or
+CuPy) and a float32 CPU kernel (`minimask.kernels.conv` or `winograd`), chosen in `_kernels`.
 
 Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L21, L23.
 """
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu
+from minimask.convolution_specification import (
+    Window,
+    convolve_backward_data_specification,
+    convolve_backward_weights_specification,
+    convolve_specification,
+    max_pool2d_backward_specification,
+    max_pool2d_specification,
+    pair,
+    pool_window,
+)
+from minimask.device import on_cpu
 from minimask.kernels import conv as direct_kernels
 from minimask.kernels import max_pool as pool_kernels
 from minimask.kernels import winograd as winograd_kernels
@@ -58,7 +68,7 @@ def conv_transpose2d(x, w, b=None, stride=2, padding=0, output_padding=0, dilati
     Raises ValueError where shapes do not fit. Slide L23; He et al. 2017, figure 4 (2x2, stride 2).
     """
     window = Window("conv_transpose2d", w, stride, padding, dilation, groups)
-    extra = _pair("conv_transpose2d", "output_padding", output_padding, 0)
+    extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
     _check_maps("conv_transpose2d", x, "Cin", w.shape[2])
     if w.shape[2] % groups:
         raise ValueError(f"conv_transpose2d: Cin must be a multiple of groups {groups}, got w of shape {w.shape}")
@@ -80,57 +90,13 @@ def max_pool2d(x, size, stride=None, padding=0):
     Returns (N, OH, OW, C) with OH = floor((H + 2 padding - size) / stride) + 1. The gradient goes to the largest value,
     to the first in reading order if several are equal. Raises ValueError where shapes do not fit.
     """
-    size = _pair("max_pool2d", "size", size, 1)
-    stride = size if stride is None else _pair("max_pool2d", "stride", stride, 1)
-    padding = _pair("max_pool2d", "padding", padding, 0)
+    size = pair("max_pool2d", "size", size, 1)
+    stride = size if stride is None else pair("max_pool2d", "stride", stride, 1)
+    padding = pair("max_pool2d", "padding", padding, 0)
     _check_maps("max_pool2d", x, "C", None)
     if any(2 * p > k for p, k in zip(padding, size)):
         raise ValueError(f"max_pool2d: padding must be at most half of size {size}, got {padding}")
     return MaxPool2dFunction(size, stride, padding)(x)
-
-
-class Window:
-    """How a kernel slides: kernel size, stride, padding and dilation as (y, x), groups."""
-
-    def __init__(self, name, w, stride=1, padding=0, dilation=1, groups=1):
-        if w.ndim != 4 or 0 in w.shape:
-            raise ValueError(f"{name}: w must have four axes (kh, kw, in, out), none empty, got shape {w.shape}")
-        if not isinstance(groups, (int, np.integer)) or groups < 1:
-            raise ValueError(f"{name}: groups must be an int >= 1, got {groups!r}")
-        self.name = name
-        self.kernel = tuple(w.shape[:2])
-        self.stride = _pair(name, "stride", stride, 1)
-        self.padding = _pair(name, "padding", padding, 0)
-        self.dilation = _pair(name, "dilation", dilation, 1)
-        self.groups = int(groups)
-
-    def output_size(self, size):
-        """Height and width of the convolution's result for a map of `size`."""
-        return _output_size(self.name, size, self.kernel, self.stride, self.padding, self.dilation)
-
-    def transposed_size(self, size, extra):
-        """Height and width of the transposed convolution's result for a map of `size`."""
-        settings = zip(size, self.kernel, self.stride, self.padding, self.dilation, extra)
-        result = tuple((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in settings)
-        if min(result) < 1 or min(size) < 1:
-            raise ValueError(
-                f"{self.name}: x of height and width {tuple(size)} gives a result of {result}, which is empty, with "
-                f"kernel {self.kernel}, padding {self.padding} and dilation {self.dilation}"
-            )
-        return result
-
-    def taps(self, size):
-        """For each place (i, j) of the kernel: the pixels of the padded map that it meets, for a result of `size`."""
-        for i, j in np.ndindex(*self.kernel):
-            y, x = i * self.dilation[0], j * self.dilation[1]
-            rows = slice(y, y + self.stride[0] * (size[0] - 1) + 1, self.stride[0])
-            columns = slice(x, x + self.stride[1] * (size[1] - 1) + 1, self.stride[1])
-            yield i, j, (slice(None), rows, columns)
-
-    def padded_size(self, size, result):
-        """Height and width of the padded map: all that the taps touch, and the map itself."""
-        settings = zip(size, result, self.kernel, self.stride, self.padding, self.dilation)
-        return tuple(max(n + 2 * p, (r - 1) * s + (k - 1) * d + 1) for n, r, k, s, p, d in settings)
 
 
 # ---------------------------------------------------------------------------- autograd
@@ -198,7 +164,7 @@ class MaxPool2dFunction(Function):
         settings = self.size, self.stride, self.padding
         self.has_kernel = _has_kernel(x) and self.size[0] * self.size[1] <= 256
         if self.has_kernel:
-            _, result = _pool_window(x.shape, *settings)
+            _, result = pool_window(x.shape, *settings)
             y, self.winner = pool_kernels.forward(x, *settings, result)
         else:
             y, self.winner = max_pool2d_specification(x, *settings)
@@ -258,119 +224,7 @@ def epilogue_backward(gy, y, needs_bias):
     return g, g.sum(axis=(0, 1, 2)) if needs_bias else None
 
 
-# ---------------------------------------------------------------------------- specifications
-
-
-def convolve_specification(x, w, window, size, b=None, residual=None, relu=False):
-    """y = sum over the kernel's places of (the pixels there) @ (the weights there), then + b + residual, ReLU."""
-    xp, groups = array_module(x), window.groups
-    x = _pad(x, window, size)
-    y = 0
-    for i, j, at in window.taps(size):
-        y = y + _pixels_by_group(x[at], groups) @ _weights_by_group(w[i, j], groups)  # (G, P, Cout/G)
-    y = y.transpose(1, 0, 2).reshape(len(x), *size, w.shape[3])  # (N, OH, OW, Cout)
-    return _epilogue(xp, y, b, residual, relu)
-
-
-def convolve_backward_data_specification(gy, w, size, window, b=None, relu=False):
-    """gx: each pixel of gy @ the transposed weights of each place, added to the pixels that place had read."""
-    xp, groups = array_module(gy), window.groups
-    result = gy.shape[1:3]
-    height, width = window.padded_size(size, result)
-    channels = w.shape[2] * groups
-    gx = xp.zeros((len(gy), height, width, channels), xp.result_type(gy, w))
-    g = _pixels_by_group(gy, groups)  # (G, P, Cout/G)
-    for i, j, at in window.taps(result):
-        stamp = g @ _weights_by_group(w[i, j], groups).transpose(0, 2, 1)  # (G, P, Cin/G)
-        gx[at] += stamp.transpose(1, 0, 2).reshape(len(gy), *result, channels)  # (N, OH, OW, Cin)
-    top, left = window.padding
-    gx = xp.ascontiguousarray(gx[:, top : top + size[0], left : left + size[1]])
-    return _epilogue(xp, gx, b, None, relu)
-
-
-def convolve_backward_weights_specification(x, gy, window):
-    """gw at a place: the transposed pixels that place had read @ gy."""
-    xp, groups = array_module(x), window.groups
-    result = gy.shape[1:3]
-    g = _pixels_by_group(gy, groups)  # (G, P, Cout/G)
-    inner, outer = x.shape[3] // groups, gy.shape[3]
-    gw = xp.empty((*window.kernel, inner, outer), xp.result_type(x, gy))
-    x = _pad(x, window, result)
-    for i, j, at in window.taps(result):
-        product = _pixels_by_group(x[at], groups).transpose(0, 2, 1) @ g  # (G, Cin/G, Cout/G)
-        gw[i, j] = product.transpose(1, 0, 2).reshape(inner, outer)  # (Cin/G, Cout)
-    return gw
-
-
-def max_pool2d_specification(x, size, stride, padding):
-    """y (N, OH, OW, C) and the winner (same shape): which place i * kw + j of the window holds the maximum."""
-    xp = array_module(x)
-    window, result = _pool_window(x.shape, size, stride, padding)
-    x = _pad(x, window, result, fill=-xp.inf)
-    y = xp.full((len(x), *result, x.shape[3]), -xp.inf, x.dtype)  # (N, OH, OW, C)
-    winner = xp.zeros(y.shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
-    for i, j, at in window.taps(result):
-        better = ~(x[at] <= y)  # larger, or NaN
-        y = xp.where(better, x[at], y)
-        winner[better] = i * size[1] + j
-    return y, winner
-
-
-def max_pool2d_backward_specification(gy, winner, shape, size, stride, padding):
-    """gx (of `shape`): gy of each window, added at its winner."""
-    xp = array_module(gy)
-    window, result = _pool_window(shape, size, stride, padding)
-    height, width = window.padded_size(shape[1:3], result)
-    gx = xp.zeros((shape[0], height, width, shape[3]), gy.dtype)
-    for i, j, at in window.taps(result):
-        gx[at] += gy * (winner == i * size[1] + j)
-    top, left = padding
-    return xp.ascontiguousarray(gx[:, top : top + shape[1], left : left + shape[2]])
-
-
-def _pool_window(shape, size, stride, padding):
-    """The window of a pooling (its weights do not matter, their shape does) and the size of its result."""
-    window = Window("max_pool2d", np.empty((*size, 1, 1)), stride, padding)
-    return window, window.output_size(shape[1:3])
-
-
-def _pad(x, window, result, fill=0):
-    """x with `fill` around it: padding above and left, and as much below and right as the taps touch."""
-    (top, left), (height, width) = window.padding, window.padded_size(x.shape[1:3], result)
-    if (height, width) == x.shape[1:3]:
-        return x
-    padded = array_module(x).full((len(x), height, width, x.shape[3]), fill, x.dtype)
-    padded[:, top : top + x.shape[1], left : left + x.shape[2]] = x
-    return padded
-
-
-def _pixels_by_group(x, groups):
-    """(N, H, W, C) -> (G, P, C/G) with P = N H W: one matrix of pixels for each group."""
-    pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    return x.reshape(pixels, groups, x.shape[3] // groups).transpose(1, 0, 2)
-
-
-def _weights_by_group(w, groups):
-    """(Cin/G, Cout) -> (G, Cin/G, Cout/G)."""
-    return w.reshape(w.shape[0], groups, w.shape[1] // groups).transpose(1, 0, 2)
-
-
-def _epilogue(xp, y, b, residual, relu):
-    """relu(y + b + residual), each only if wanted."""
-    y = y if b is None else y + b
-    y = y if residual is None else y + residual
-    return xp.maximum(y, 0) if relu else y
-
-
 # ---------------------------------------------------------------------------- checks
-
-
-def _pair(name, argument, value, least):
-    """An int or (y, x) as (y, x) of ints, each at least `least`."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least for v in pair):
-        raise ValueError(f"{name}: {argument} must be an int >= {least} or two of them (y, x), got {value!r}")
-    return int(pair[0]), int(pair[1])
 
 
 def _check_maps(name, x, label, channels):
@@ -384,15 +238,3 @@ def _check_shape(name, argument, x, shape):
     """An optional argument must have exactly this shape."""
     if x is not None and tuple(x.shape) != tuple(shape):
         raise ValueError(f"{name}: {argument} must have shape {tuple(shape)}, got {tuple(x.shape)}")
-
-
-def _output_size(name, size, kernel, stride, padding, dilation):
-    """floor((n + 2 padding - dilation (kernel - 1) - 1) / stride) + 1 for height and width."""
-    settings = zip(size, kernel, stride, padding, dilation)
-    result = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings)
-    if min(result) < 1 or min(size) < 1:
-        raise ValueError(
-            f"{name}: x of height and width {tuple(size)} is smaller than the kernel {tuple(kernel)} with padding "
-            f"{tuple(padding)} and dilation {tuple(dilation)}"
-        )
-    return result
