@@ -188,7 +188,7 @@ for p in model.parameters():
 # Four convolutions (L21), one deconvolution (L23), one 1x1 convolution (L25). Nothing else.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, axes = plt.subplots(figsize=(11, 4.2))
+figure, axes = plt.subplots(figsize=(12, 4.2))
 stages_of_head = [("RoI", 14, "C"), *[("", 14, "256")] * 4, ("", 28, "256"), ("logits", 28, "classes")]
 steps = ["3x3\nReLU"] * 4 + ["deconv\n2x2, stride 2\nReLU", "1x1"]
 x = 0.0
@@ -200,11 +200,11 @@ for i, (name, side, channels) in enumerate(stages_of_head):
     axes.text(x + size / 2, -size / 2 - 0.5, f"{side} x {side}\nx {channels}", ha="center", va="top", fontsize=15)
     axes.text(x + size / 2, 0, name, ha="center", va="center")
     if i < 6:
-        wide = 2.1 if i == 4 else 0.75
-        axes.text(x + size + 0.15 + wide / 2, 0.25, steps[i], ha="center", fontsize=14)
+        wide = 2.1 if i == 4 else 0.95
+        axes.text(x + size + 0.18 + wide / 2, 0.25, steps[i], ha="center", fontsize=13)
         start, end = (x + size + 0.22, 0), (x + size + wide + 0.15, 0)
         axes.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=3))
-    x += size + (2.3 if i == 4 else 0.95)
+    x += size + (2.3 if i == 4 else 1.15)
 axes.set(xlim=(-0.1, x - 0.6), ylim=(-2.4, 1.9))
 axes.axis("off")
 plt.show()
@@ -699,7 +699,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Rows are RoIs, columns are the four masks; framed is the one that the class branch chooses. Look at the others: they
-# are not empty, and they need not be. The cat's mask of a dog is often a fine mask. Nobody ever looks at it, neither
+# are not empty, and they need not be: the cat's mask of a dog may be most of the dog. Nobody ever looks at it, neither
 # in training nor afterwards. Column bg is there because labels count from 1, and is never trained.
 
 # %% [markdown]
@@ -719,12 +719,14 @@ for label, row in enumerate(table, start=1):
     print(f"{NAMES[label]:>6}", *[f"{value:6.2f}" for value in row])
 own = np.mean([table[i, i + 1] for i in range(3)])
 others = np.mean([table[i, c + 1] for i in range(3) for c in range(3) if c != i])
-print(f"own class {own:.2f}, another class {others:.2f}")
-assert own > others > 0.3
+alike = (table[0, 2] + table[1, 1]) / 2
+print(f"own class {own:.2f}, cat for dog or dog for cat {alike:.2f}, any other class {others:.2f}")
+assert own > alike > 0.4 and alike > others
 
 # %% [markdown]
-# So a class mistake of the box head does not spoil the mask. The paper goes further: *class-agnostic* masks, one for
-# all classes, have 29.7 AP, one for each class 30.3 (ResNet-50-C4): "which pixels" hardly depends on "what".
+# Cats and dogs are often mistaken for one another, and then the other's mask still serves; a duck's mask of a cat is
+# useless, but that mistake is rare. The paper goes further: with *class-agnostic* masks, one for all classes, trained
+# on all, it has 29.7 AP, with one for each class 30.3 (ResNet-50-C4): "which pixels" hardly depends on "what".
 #
 # ### Exercise 3: the masks that count
 #
@@ -946,7 +948,7 @@ for scene, logits in zip(scenes, every_logits):
     for label, z in zip(scene.labels, logits):
         filled += [(z[:, :, c] >= 0).mean() for c in (1, 2, 3) if c != label]
 print(f"the other classes' masks fill {100 * np.mean(filled):.0f} % of the cells")
-assert np.mean(filled) > 0.1  # far from empty
+assert np.mean(filled) > 0.05  # not empty
 
 # %% [markdown]
 # ### "Channel 0 is the mask of the background"
@@ -1007,8 +1009,8 @@ assert for_masks == positives < for_boxes
 # 5. By 1.5 cells to the left, so that it stays in the picture.
 # 6. 5, 10, 7, 14 in the upper row, 0, -5, 0, -7 in the lower one.
 # 7. The stamps do not overlap: each cell gets exactly one.
-# 8. The cat's mask is taken. It is usually not much worse, since classes do not compete; but the object counts as wrong
-#    in the measurement, for its class is.
+# 8. The cat's mask is taken. It is a little worse, since the classes look alike and do not compete; but the object
+#    counts as wrong in the measurement, for its class is.
 # 9. Softmax: just below 0.5, for two share the 1. Sigmoid: 0.88.
 # 10. Only if the RoIs are equal: the target is what lies in the RoI.
 #
