@@ -1,0 +1,92 @@
+"""Checks of notebook 18: typical wrong answers are named, right ones pass; torchvision's numbers in its text."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimask import weights
+from minimask.check import CHECKS, CheckFailed
+
+ROOT = Path(__file__).parents[1]
+
+
+def what_fits(model, file):
+    counts = np.zeros(4, int)
+    for name, shape in model.items():
+        counts[2 if name not in file else 0 if file[name] == shape else 1] += 1
+    counts[3] = sum(name not in model for name in file)
+    return counts
+
+
+RIGHT = dict(
+    convolution_weights=lambda w: np.moveaxis(w, (0, 1), (3, 2)),
+    fc6_weights=lambda w, channels, side: np.moveaxis(w.reshape(-1, channels, side * side), (0, 1), (2, 1)).reshape(
+        -1, len(w)
+    ),
+    background_first=lambda w: np.concatenate([w[-1:], w[:-1]]),
+    first_layer=lambda w: 255 * np.flip(w, 2),
+    what_fits=what_fits,
+)
+
+OBLONG = '"5 outputs of 4 channels, 2 x 3"'
+WRONG = [  # check, wrong answer, case that shows it, what the message says
+    ("convolution_weights", lambda w: w.reshape(*w.shape[:1:-1], w.shape[1], w.shape[0]), OBLONG, "has shape"),
+    ("convolution_weights", lambda w: w.reshape(*w.shape[2:], w.shape[1], w.shape[0]), OBLONG, "the axes must move"),
+    ("convolution_weights", lambda w: w.transpose(2, 3, 0, 1), OBLONG, "expected (2, 3, 4, 5)"),
+    ("fc6_weights", lambda w, channels, side: w.T, "one output", "still channel by channel"),
+    ("fc6_weights", lambda w, c, s: w.reshape(-1, c, s, s).transpose(3, 2, 1, 0).reshape(-1, len(w)), "one output",
+     "rows and columns of the cells exchanged"),
+    ("fc6_weights", lambda w, c, s: w, "one output", "It looks transposed"),
+    ("background_first", lambda w: w[::-1], "cat, dog, duck", "the objects must keep their order"),
+    ("background_first", lambda w: np.roll(w, 1), "cat, dog, duck", "give np.roll the axis"),
+    ("background_first", lambda w: np.roll(w, -1, 0), "cat, dog, duck", "that is the way back"),
+    ("first_layer", lambda w: w[:, :, ::-1], "a 1 x 1 kernel", "still expect 0 to 255"),
+    ("first_layer", lambda w: w[:, :, ::-1] / 255, "a 1 x 1 kernel", "the weights must grow"),
+    ("first_layer", lambda w: w * 255, "a 1 x 1 kernel", "colours that are not turned"),
+    ("what_fits", lambda m, f: what_fits(m, f)[[0, 1, 3, 2]], '"an empty file"', "missing is what the file lacks"),
+    ("what_fits", lambda m, f: what_fits(dict.fromkeys(m), dict.fromkeys(f)), "one of each kind",
+     "the shapes must be equal too"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name, capsys):
+    CHECKS[name](RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name, function, case, says", WRONG)
+def test_wrong_answers_are_named(name, function, case, says):
+    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
+        CHECKS[name](function)
+    assert case in str(failed.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_each_known_mistake_is_refused(name):
+    for mistake in CHECKS[name].mistakes.values():
+        with pytest.raises(CheckFailed):
+            CHECKS[name](mistake)
+
+
+def test_the_exercise_on_fc6_is_what_the_library_does():
+    state = {
+        "rpn.head.conv.0.0.weight": np.zeros((4, 4, 3, 3)),
+        "roi_heads.box_head.fc6.weight": np.arange(5 * 4 * 9.0).reshape(5, 36),
+    }
+    ours = weights.from_torchvision(state)["roi_heads.box_head.fc6.weight"]
+    np.testing.assert_array_equal(ours, RIGHT["fc6_weights"](state["roi_heads.box_head.fc6.weight"], 4, 3))
+
+
+def test_the_notebook_shows_what_torchvision_gives():
+    source = ast.parse((ROOT / "notebooks" / "18_published_weights.py").read_text(encoding="utf-8"))
+    shown = next(
+        ast.literal_eval(line.value)
+        for line in source.body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
+    )
+    with np.load(ROOT / "tests" / "references" / "operations.npz") as golden:
+        np.testing.assert_allclose(shown, golden["conv_7x7_stride2.y"][0, 0, 0], rtol=1e-15)
