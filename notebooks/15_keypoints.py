@@ -285,19 +285,20 @@ heat = np.exp(logits - logits.max(axis=(0, 1)))
 heat /= heat.sum(axis=(0, 1))  # (56, 56, 8): each map adds up to 1
 assert np.allclose(heat.sum(axis=(0, 1)), 1, atol=1e-4)
 figure, panels = plt.subplots(2, 4, figsize=(10, 5.4))
-figure.suptitle("The trained model's heat maps (square root, so that faint places show)")
+figure.suptitle("The trained model's heat maps, enlarged around the truth (white circle)")
+grey = scene.image[y1:y2, x1:x2].mean(axis=2)
 for k, axes in enumerate(panels.flat):
-    axes.imshow(scene.image[y1:y2, x1:x2], extent=(0, 56, 56, 0), alpha=0.35)
-    axes.imshow(heat[:, :, k] ** 0.5, extent=(0, 56, 56, 0), cmap="inferno", alpha=0.75)
+    axes.imshow(grey, extent=(0, 56, 56, 0), cmap="Greys_r", vmin=-150, vmax=255)
+    axes.imshow(heat[:, :, k], extent=(0, 56, 56, 0), cmap="inferno", alpha=np.minimum(1, 4 * heat[:, :, k] ** 0.5))
     row, column = np.unravel_index(place[0, 0, k], (56, 56))
-    axes.plot(column + 0.5, row + 0.5, "o", fillstyle="none", color="white", markersize=16, markeredgewidth=2)
-    axes.set(xticks=[], yticks=[])
+    axes.plot(column + 0.5, row + 0.5, "o", fillstyle="none", color="white", markersize=34, markeredgewidth=2)
+    axes.set(xticks=[], yticks=[], xlim=(column - 11, column + 12), ylim=(row + 12, row - 11))
     axes.set_title(f"{KEYPOINTS[k]}, p = {heat[:, :, k].max():.2f}", fontsize=13)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# White circles: the truth. p is the highest probability in any one of the 3136 cells; the rest lies in cells beside it.
-# Eyes are sharp, for there is a clear point to see. The back has no exact place, and its map is a blob.
+# A map has 56 x 56 cells; 23 x 23 of them are shown. p is the highest probability in any one of the 3136 cells. What is
+# missing to 1 lies in the cells beside it: the network is a cell or two unsure, not torn between two places.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 Back into the picture
@@ -531,7 +532,7 @@ for axes, sample, title in zip(
         x, y, _ = sample.keypoints[CAT, k]
         axes.plot(x, y, "o", color=colour, markeredgecolor="white", markersize=12, label=name if k < 3 else None)
     left, top, right, bottom = sample.boxes[CAT]
-    axes.set(xlim=(left - 4, right + 4), ylim=(bottom + 4, top - 4), xticks=[], yticks=[], title=title)
+    axes.set(xlim=(max(left - 4, 0), min(right + 4, 128)), ylim=(127, top - 4), xticks=[], yticks=[], title=title)
 panels[0].legend(loc="upper left", fontsize=12)
 plt.show()
 
