@@ -737,9 +737,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# For 32 pictures the mean is nearly right, for one or two it is off by a good part of the deviation, another part in
-# every step. So detectors keep the statistics from ImageNet as constants. Those who train from nothing, as our toy
-# model does on small pictures with larger batches, use batch norm as it is, or group norm, which needs no batch at all.
+# For 32 pictures the mean is nearly right. For one or two it is off, in some channels by half a deviation, and in every
+# step by another amount. So detectors keep the statistics from ImageNet as constants. Those who train from nothing, as
+# our toy model does on small pictures with larger batches, use batch norm as it is, or group norm, which needs no batch
+# at all.
 
 # %% [markdown]
 # ### Exercise 4: fold the norm into the convolution
