@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minimask import benchmark
-from minimask.benchmark import common
+from minimask.benchmark import common, growth
 from minimask.benchmark.cases import Layer, all_cases
 from minimask.errors import InputError
 
@@ -152,6 +152,9 @@ def test_table_against_torch(capsys):
         (["--reference", "/no/such/python"], "cannot run /no/such/python"),
         (["--rounds", "0"], "at least 1"),
         (["--threads", "0"], "at least 1"),
+        (["--threads", "2", "0"], "at least 1"),
+        (["--growth", "/no/such/folder/growth.png"], "its folder does not exist"),
+        (["--growth", "growth.png", "--only", "nothing"], "there are: training step, images, training step, side"),
     ],
 )
 def test_bad_arguments(words, message):
@@ -176,3 +179,60 @@ def test_reference_without_torch_is_named(tmp_path):
     )
     assert "the torch side" in done.stdout and "ended with status 1" in done.stdout
     assert "no torch here" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- growth
+
+
+def test_exponent_of_known_growth():
+    work = [1, 2, 4, 8]
+    assert growth.exponent(work, [0.5 * w**2 for w in work]) == pytest.approx(2)
+    assert growth.exponent(work, [3.0] * 4) == pytest.approx(0)
+    assert growth.exponent(work, [1 + w for w in work]) < 1  # a fixed part flattens the line
+
+
+def test_every_series_is_a_piece_of_our_side():
+    from minimask.benchmark import ours
+
+    series = growth.all_series()
+    assert len({s.title for s in series}) == len(series)
+    for s in series:
+        assert set(inspect.signature(ours.PIECES[s.piece]).parameters) == {*s.settings, s.grows}, s.title
+        assert list(s.sizes) == sorted(s.sizes) and len(s.sizes) >= 4
+    grown = {s.grows: s.sizes for s in series}
+    assert {"images", "side", "objects", "rois"} < set(grown)
+
+
+def test_whole_pieces_of_growth_run():
+    from minimask.benchmark import ours
+
+    loss = ours.step(images=2, side=64, objects=3)()
+    assert np.isfinite(loss.item())
+    assert len(ours.detect(images=1, side=64)()[0]) == 1
+
+
+def test_growth_table_and_picture(capsys, tmp_path):
+    picture, output = tmp_path / "growth.png", tmp_path / "growth.json"
+    words = ["--growth", str(picture), "--only", "paste", "--rounds", "1", "--threads", "1", "--output", str(output)]
+    assert benchmark.main(arguments(*words)) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (row,) = json.loads(output.read_text())["results"]
+    assert row["threads"] == 1 and len(row["seconds"]) == len(row["sizes"]) and 0 < row["exponent"] < 2
+    printed = capsys.readouterr().out
+    assert "1 thread used" in printed and "paste masks, masks" in printed
+
+
+def test_growth_that_is_too_fast_is_named():
+    row = {"name": "x, images", "sizes": [1, 2], "seconds": [1.0, 4.0], "exponent": 2.0, "most": 1.1}
+    assert growth.show_row(row).endswith("grows too fast")
+    assert not growth.show_row({**row, "exponent": 1.0}).endswith("grows too fast")
+
+
+def test_several_thread_counts_in_one_report(capsys, tmp_path):
+    output = tmp_path / "numbers.json"
+    words = ["--only", "nms: 1000", "--rounds", "1", "--no-memory", "--threads", "1", "2", "--output", str(output)]
+    benchmark.main(arguments(*words))
+    report = json.loads(output.read_text())
+    assert [row["threads"] for row in report["results"]] == [1, 2]
+    printed = capsys.readouterr().out
+    assert "1 thread used" in printed and "2 threads used" in printed

@@ -1,10 +1,12 @@
 """Time and peak memory of the model and its kernels on this machine, alone or against torch and torchvision.
 
-    python -m minimask benchmark --reference PYTHON
+    python -m minimask benchmark --reference PYTHON --threads 1 2
+    python -m minimask benchmark --growth growth.png
 
 Each side works in a process of its own (their thread pools must not share one), and only one works at a time: round by
 round they take turns, so that a machine that slows down slows both. A ratio is the median time of ours divided by the
-median time of theirs. Before the timing both do the work once and must come to the same result.
+median time of theirs. Before the timing both do the work once and must come to the same result. `--growth` asks another
+question, of ours alone: how the cost grows with the work (see `growth`).
 """
 
 import json
@@ -17,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from minimask.benchmark import growth
 from minimask.benchmark.cases import all_cases
 from minimask.errors import InputError
 
@@ -27,42 +30,91 @@ def add_arguments(parser):
     """The options of `python -m minimask benchmark`."""
     option = parser.add_argument
     option("--reference", metavar="PYTHON", help="interpreter that has torch and torchvision, to compare with")
-    option("--threads", type=int, default=2, help="threads each side uses (default 2)")
+    option(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[2],
+        metavar="N",
+        help="threads each side uses (default 2); several numbers: everything is measured with each",
+    )
     option("--rounds", type=int, default=5, help="turns of each side at each piece of work (default 5)")
     option("--only", metavar="NAME", help="only pieces whose name contains NAME, e.g. whole or 'conv R50'")
     option("--no-memory", action="store_true", help="leave out peak memory, which takes a fresh process for each piece")
+    option(
+        "--growth",
+        metavar="PNG",
+        help="instead, measure how cost grows with batch, side, objects and RoIs; "
+        "prints the fitted exponents and draws this picture",
+    )
     option("--output", metavar="FILE", help="also write the numbers to this json file")
 
 
 def main(args):
     """Run the benchmark that the parsed `args` ask for, and print its table. Returns the exit status."""
-    if args.threads < 1 or args.rounds < 1:
-        raise InputError(f"benchmark: --threads and --rounds must be at least 1, got {args.threads} and {args.rounds}")
+    if min(args.threads) < 1 or args.rounds < 1:
+        threads = " ".join(map(str, args.threads))
+        raise InputError(f"benchmark: --threads and --rounds must be at least 1, got {threads} and {args.rounds}")
+    for file in filter(None, (args.growth, args.output)):
+        if not Path(file).resolve().parent.is_dir():
+            raise InputError(f"benchmark: {file}: its folder does not exist")
+    run = run_growth if args.growth else run_cases
+    report = {"machine": {}, "results": []}
+    for threads in dict.fromkeys(args.threads):
+        machine, rows = run(args, threads)
+        report["machine"].update(machine)
+        report["results"] += [{**row, "threads": threads} for row in rows]
+    if args.growth:
+        growth.plot([row for row in report["results"] if row["threads"] == args.threads[0]], args.growth)
+        print(f"\ndrawn into {args.growth}")
+    if args.output:
+        Path(args.output).write_text(json.dumps(report, indent=1))
+        print(f"\nwritten to {args.output}")
+    return 0
+
+
+def run_cases(args, threads):
+    """Measure every chosen case with so many threads; prints the table, returns (machine, rows)."""
     with tempfile.TemporaryDirectory(prefix="minimask_benchmark_") as folder:
         cases = choose(all_cases(folder), args.only)
-        sides = start_sides(args.reference, args.threads)
+        sides = start_sides(args.reference, threads)
         try:
-            machine = describe_machine(args.threads, sides)
+            machine = describe_machine(threads, sides)
             print("\n".join(machine.values()), flush=True)
             table = Table(compared=len(sides) == 2, memory=not args.no_memory)
             rows = []
             for case in cases:
                 rows.append(measure(case, sides, args.rounds, memory=not args.no_memory))
                 table.print_row(rows[-1], case.group)
+            print()
         finally:
             for side in sides:
                 side.close()
-    if args.output:
-        Path(args.output).write_text(json.dumps({"machine": machine, "results": rows}, indent=1))
-        print(f"\nwritten to {args.output}")
-    return 0
+    return machine, rows
+
+
+def run_growth(args, threads):
+    """Measure every chosen series of `growth` with so many threads; prints the table, returns (machine, rows)."""
+    chosen = choose(growth.all_series(), args.only)
+    (side,) = start_sides(None, threads)
+    try:
+        machine = describe_machine(threads, [side])
+        print("\n".join(machine.values()), growth.heading(), sep="\n", flush=True)
+        rows = []
+        for series in chosen:
+            rows.append(growth.measure(series, side, args.rounds))
+            print(growth.show_row(rows[-1]), flush=True)
+        print()
+    finally:
+        side.close()
+    return machine, rows
 
 
 def choose(cases, only):
-    """The cases whose title contains `only`; all of them if it is None."""
+    """The cases (or series) whose title contains `only`; all of them if it is None."""
     chosen = [case for case in cases if only is None or only.lower() in case.title.lower()]
     if not chosen:
-        groups = ", ".join(dict.fromkeys(case.group for case in cases))
+        groups = ", ".join(dict.fromkeys(getattr(case, "group", case.title) for case in cases))
         raise InputError(f"benchmark: no piece of work is called {only!r}; there are: {groups}")
     return chosen
 
@@ -234,8 +286,11 @@ def cpu_name():
 def describe_machine(threads, sides):
     """Name -> line: the machine, our side's versions, the reference's."""
     about = [side.ask(about=True)["versions"] for side in sides]
-    cores = f"{os.cpu_count()} cores, {threads} threads used"
-    machine = {"machine": f"{cpu_name()}, {cores}, {platform.system()} {platform.machine()}", "minimask": about[0]}
+    cores = f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)} used"
+    machine = {
+        f"machine, {threads} threads": f"{cpu_name()}, {cores}, {platform.system()} {platform.machine()}",
+        "minimask": about[0],
+    }
     if len(sides) == 2:
         machine["torch"] = about[1]
     return machine

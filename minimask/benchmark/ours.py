@@ -18,6 +18,7 @@ from minimask.mask_head import paste_masks
 from minimask.normalization import batch_norm
 from minimask.roi_align import assign_levels
 from minimask.roi_align import roi_align as align
+from minimask.structures import Sample
 from minimask.tensor import Parameter, Tensor, no_grad
 from minimask.weights import from_torchvision, to_torchvision
 
@@ -94,7 +95,7 @@ def toy_samples():
 def blurred_noise(height, width, seed=0):
     """Coloured clouds with some grain, (height, width, 3) uint8: random numbers on a coarse grid, enlarged smoothly."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
+    coarse = Image.fromarray(rng.integers(0, 256, (-(-height // 40), -(-width // 40), 3), dtype=np.uint8))
     image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
     return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
 
@@ -151,6 +152,50 @@ def inference(folder):
 
     def run():
         found = model.predict([image])[0]
+        return found.boxes, found.labels, found.scores, found.masks
+
+    return run
+
+
+def scene_batch(model, images, side, objects):
+    """A Batch of cloudy images of side x side pixels, each with `objects` objects that fill their boxes."""
+    samples = []
+    for i in range(images):
+        boxes = scattered_boxes(objects, side, side, seed=i)
+        masks = np.zeros((objects, side, side), np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().astype(int)):
+            mask[y1 : y2 + 1, x1 : x2 + 1] = 1
+        image = blurred_noise(side, side, seed=i)
+        samples.append(
+            Sample(image, boxes, np.arange(objects) % 3 + 1, masks, np.zeros(objects, bool), i, f"scene {i}")
+        )
+    return model.transform(samples)
+
+
+def step(images, side, objects):
+    """Forward, backward, optimiser step of the preset "toy", without the resizing before."""
+    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side).train()
+    batch = scene_batch(model, images, side, objects)
+    optimiser = optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    rng = device.generator(0)
+
+    def run():
+        loss = sum(model(batch, rng=rng).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    return run
+
+
+def detect(images, side):
+    """Inference of the preset "toy", from the batch to the detections."""
+    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side).eval()
+    batch = scene_batch(model, images, side, objects=1)
+
+    def run():
+        found = model.detect(batch)
         return found.boxes, found.labels, found.scores, found.masks
 
     return run
@@ -274,7 +319,7 @@ def optimiser(kind, arrays, shape):
 PIECES = dict(
     write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
     conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
-    match=match, paste=paste, optimiser=optimiser,
+    match=match, paste=paste, optimiser=optimiser, step=step, detect=detect,
 )  # fmt: skip
 
 
