@@ -511,7 +511,8 @@ for rate, (name, _, _) in rates.items():
     print(f"spread of the answers {spread:.3f}, features that are 0: {100 * zeros:.0f} %")
 assert look_inside(trials[1e-1])[0] < 1e-2 < 0.1 < look_inside(trials[3e-3])[0]
 assert look_inside(trials[1e-1])[1] > 0.8 > look_inside(trials[3e-3])[1]
-assert logs[1e-1]["loss"].max() > 100 and logs[1e-1]["loss"][-10:].mean() < 3
+assert logs[1e-1]["loss"].max() > 100
+assert logs[1e-1]["loss"][-10:].mean() < logs[3e-3]["loss"][-10:].mean()  # and yet the lowest in the end
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(10, 3.6))
