@@ -383,8 +383,8 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The last bar is the lesson. The drawn animals have random colours, so that the network learnt not to care, and the
-# mistake does not show. On photos it costs several points of AP, little enough to be blamed on anything else. That is
-# why files are compared number by number with the original (section 8), and not by looking at a picture.
+# mistake does not show. On photos, where grass is green, it would, and nobody would know why. That is why files are
+# compared number by number with the original (section 8), and not by looking at a picture.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 Conventions: what no file tells
