@@ -345,7 +345,8 @@ assert rates["Numba, row by row"] < rates["micro-kernel"]
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(10, 3.6))
 bars = axes.barh(list(rates), np.array(list(rates.values())) / 1e9, color=[SKY] * 3 + [ORANGE])
-axes.bar_label(bars, [f"{rate / 1e9:.0f}" if rate > 1e10 else f"{rate / 1e9:.2g}" for rate in rates.values()], padding=5)
+labels = [f"{rate / 1e9:.0f}" if rate > 1e10 else f"{rate / 1e9:.2g}" for rate in rates.values()]
+axes.bar_label(bars, labels, padding=5)
 axes.set_xscale("log")
 axes.invert_yaxis()
 axes.set(xlabel="GFLOP/s on one thread (a step is a factor of 10)")
@@ -399,9 +400,9 @@ axes.legend()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Too narrow, and each vector of b is used, but each number of a for one vector only; too wide, and no rows are left. A
-# processor does about two loads and two multiply-adds a cycle, so that any ratio below 1 keeps it busy. It is lowest
-# for the squarest block, and the library's are near that. ROWS in the library is what the exercise gives, if Numba knows the processor.
+# Too narrow, and each number of a is used for one vector only; too wide, and few rows are left. A processor does about
+# two loads and two multiply-adds a cycle, so that any ratio below 1 keeps it busy. It is lowest for the squarest block,
+# and the library's are near that. ROWS in the library is what the exercise gives, if Numba knows the processor.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 Fewer multiplications: Winograd's F(2, 3)
@@ -421,7 +422,7 @@ plt.show()
 # g_2)$: two products give what four gave. $m_0$ and $m_3$ repair the ends. (Exercise 4.)
 
 
-# %% exercise="winograd_1d" slideshow={"slide_type": "fragment"}
+# %% exercise="winograd_1d"
 def my_winograd_1d(d, u):
     """The two outputs y (2,) for four inputs d (4,) and the transformed kernel u (4,), with four multiplications."""
     ### BEGIN SOLUTION

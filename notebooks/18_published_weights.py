@@ -88,7 +88,7 @@ plt.show()
 # Names have a tree's form: part, block, layer, weight or bias. Two implementations that agree on names can exchange
 # files; ours uses torchvision's. The toy model has 2.7 million numbers, a ResNet-50 Mask R-CNN 44 million: 178 MB.
 
-# %% [markdown] slides=["T13"] slideshow={"slide_type": "slide"}
+# %% [markdown] slides=["T13"]
 # ### Which model is it? (T13)
 #
 # Mask R-CNN works with many backbones: ResNet, ResNeXt, with and without FPN. The shapes tell which one is in a file.
@@ -216,7 +216,7 @@ for name in (
 again = weights.from_torchvision(weights.to_torchvision(ours))
 assert all((again[name] == ours[name]).all() for name in ours)  # there and back: no number changes
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### Exercise 1: a convolution's weights
 #
 # From `(out, in, kh, kw)` to `(kh, kw, in, out)`. One line.
@@ -250,7 +250,7 @@ assert w @ nchw.ravel() == in_our_order @ nhwc.ravel() == 30 + 700  # 1 + 4 + 9 
 assert w @ nhwc.ravel() != 730  # no error message, another number
 
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### Exercise 2: `fc6`
 
 
@@ -270,7 +270,7 @@ check.fc6_weights(my_fc6_weights)
 name = "roi_heads.box_head.fc6.weight"
 assert (my_fc6_weights(theirs[name], 64, 7) == ours[name]).all()  # the library does the same
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### Exercise 3: background, first or last?
 #
 # The class scores have one number more than there are classes: *background*, nothing there. torchvision puts it first,
@@ -523,7 +523,7 @@ assert (state["backbone.body.conv1.weight"] == model.state_dict()["backbone.body
 # know edges, textures, "an object begins here", and that is what one downloads a file for.
 
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### Exercise 5: the report, in numbers
 
 
@@ -546,7 +546,7 @@ shapes = [{name: a.shape for name, a in weights.to_torchvision(m.state_dict()).i
 counts = my_what_fits(*shapes)
 assert counts[0] + counts[1] == len(published) and counts[1] == len([n for n in report.replaced if "keypoint" not in n])
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ## 7 Real files
 #
 #     python -m minimask download                          what there is
@@ -606,7 +606,7 @@ error = abs(single - exact).max() / abs(exact).mean()
 print(f"float64: {abs(exact[0, 0, 0] - TORCHVISION).max():.1e} apart;  float32: {error:.1e} of the typical number")
 assert 1e-8 < error < 1e-5
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### The whole model
 #
 # A tiny Mask R-CNN, weights from a fixed seed, two pictures. torchvision's answer lies in a *golden file*: made once
