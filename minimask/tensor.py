@@ -54,7 +54,7 @@ class Tensor:
     def __init__(self, data, requires_grad=False):
         if isinstance(data, Tensor):
             raise TypeError("Tensor: data must be an array or a number, got a Tensor")
-        if isinstance(data, (int, float, list, tuple)):
+        if isinstance(data, (int, float, list, tuple)) and not isinstance(data, np.generic):  # np.float64 is a float
             data = np.asarray(data, dtype=np.float32)
         if not (hasattr(data, "dtype") and hasattr(data, "shape")):
             raise TypeError(f"Tensor: data must be an array, a number or a list of numbers, got {type(data).__name__}")

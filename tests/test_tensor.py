@@ -157,3 +157,10 @@ def test_large_gradients_are_added_by_the_kernel():
     y = x * 2 + x * 3 + x
     y.backward(gy)
     np.testing.assert_array_equal(x.grad, (gy + gy * np.float32(3)) + gy * np.float32(2))
+
+
+def test_the_sum_of_numbers_keeps_their_precision():
+    a, b = (Tensor(np.asarray(x), requires_grad=True) for x in (1.0, 1e-12))
+    total = a + b
+    assert total.dtype == np.float64 and total.item() == 1.0 + 1e-12
+    assert Tensor(np.float64(1) / 3).item() == 1 / 3

@@ -227,7 +227,7 @@ class Check:
 
     def _show(self, failure, arguments):
         """Draw the first wrong cell in a notebook; elsewhere add a grid of numbers to the message."""
-        if failure.index is None:
+        if failure.index is None or not (failure.index or self.draw):  # one number has no cells
             return
         if in_notebook():
             draw = self.draw or (lambda *shown: draw_grid(*shown[:3], self.grid, self.rtol, self.atol))
