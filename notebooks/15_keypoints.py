@@ -410,7 +410,7 @@ assert sigmas[[1, 4]].tolist() == [0.025, 0.107]  # our eyes and backs have COCO
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 area = float(scene.masks[CAT].sum())
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.4), width_ratios=[1, 1.25])
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.9), width_ratios=[1, 1.25])
 left.imshow(scene.image[y1:y2, x1:x2], extent=(x1, x2, y2, y1), alpha=0.6)
 for k, (x, y, _) in enumerate(scene.keypoints[CAT]):
     radius = 2 * sigmas[k] * np.sqrt(2 * area * np.log(2))  # here exp(...) is 1/2

@@ -84,6 +84,9 @@ for annotation in coco["annotations"]:
 print(len(coco["images"]), "photos,", len(coco["annotations"]), "objects; one of them:")
 print({**coco["annotations"][0], "segmentation": {"size": [128, 128], "counts": "..."}})
 
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### First of all: draw it
+
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 dataset = CocoDataset(FOLDER / "photos", FOLDER / "all.json")
 pictures = [draw.draw_sample(dataset[i], dataset.class_names, caption=False, side=400) for i in (1, 11, 15)]
@@ -205,8 +208,12 @@ plt.show()
 #
 # The whole file is checked when it is opened. The first thing that cannot be used is **named**: file, id, what was
 # found. Better a message now than a model that learns nonsense for an hour.
+#
+# - annotation 1 **has no segmentation**; masks cannot be learned from boxes alone
+# - annotation 1 **has a polygon of 2 points**; it takes at least 3
+# - annotation 1 **is of category 8**, which is not among the categories
 
-# %% slideshow={"slide_type": "fragment"}
+# %%
 breaks = {
     "no outline": lambda c: c["annotations"][0].pop("segmentation"),
     "a polygon of two points": lambda c: c["annotations"][0].update(segmentation=[[5, 5, 9, 9]]),
@@ -473,8 +480,9 @@ assert np.mean(values[-8:]) < np.mean(values[:8])
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# The losses of mask and classifier start high and fall fast: their last layers are the new ones. Objectness was low from
-# the start, for the RPN does not depend on the classes. In a run of your own, a part that does not move tells where to look.
+# The losses of mask and classifier start high and fall fast: their last layers are the new ones. Objectness was low
+# from the start, for the RPN does not depend on the classes. In a run of your own, a part that does not move tells
+# where to look.
 
 # %% [markdown]
 # Are the anchors of the right size? An anchor is a first guess of a box (notebook 05). If your objects are much smaller
