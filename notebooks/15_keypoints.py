@@ -280,12 +280,15 @@ np.testing.assert_allclose(loss, keypoint_loss(Tensor(logits[None]), place[0], v
 print(f"loss on the cat: {loss:.2f}, a mean probability of about {np.exp(-loss):.2f} in the right cell of 3136")
 assert loss < start / 2
 
-# %% tags=["hide-input"] slideshow={"slide_type": "slide"}
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### What the trained model says about the cat
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 heat = np.exp(logits - logits.max(axis=(0, 1)))
 heat /= heat.sum(axis=(0, 1))  # (56, 56, 8): each map adds up to 1
 assert np.allclose(heat.sum(axis=(0, 1)), 1, atol=1e-4)
 figure, panels = plt.subplots(2, 4, figsize=(10, 5.4))
-figure.suptitle("The trained model's heat maps, enlarged around the truth (white circle)")
+figure.suptitle("heat maps, enlarged around the truth (white circle)")
 grey = scene.image[y1:y2, x1:x2].mean(axis=2)
 for k, axes in enumerate(panels.flat):
     axes.imshow(grey, extent=(0, 56, 56, 0), cmap="Greys_r", vmin=-150, vmax=255)

@@ -60,10 +60,11 @@ FOLDER = Path(TEMPORARY.name)
 #
 # ```
 # photos/photo_000.png, photo_001.png, ...
-# all.json   {"images":      [{"id": 0, "file_name": "photo_000.png", "height": 128, "width": 128}, ...],
-#             "categories":  [{"id": 7, "name": "four legs"}, {"id": 9, "name": "bird"}],
-#             "annotations": [{"image_id": 0, "category_id": 7, "bbox": [x, y, width, height],
-#                              "segmentation": ..., "area": ..., "iscrowd": 0}, ...]}
+# all.json
+#   "images":      [{"id": 0, "file_name": "photo_000.png"}, ...]
+#   "categories":  [{"id": 7, "name": "four legs"}, {"id": 9, "name": "bird"}]
+#   "annotations": [{"image_id": 0, "category_id": 7, "iscrowd": 0,
+#                    "bbox": [x, y, width, height], "segmentation": ...}, ...]
 # ```
 #
 # Two new classes: *four legs* (a cat or a dog) and *bird* (a duck). Ids may be any whole numbers.
@@ -343,7 +344,10 @@ for name, values in scores.items():
     print(f"{name.replace(chr(10), ' '):24} AP50 boxes {values[0]:5.1f}, masks {values[1]:5.1f}")
 assert min(scores["40 photos"]) > 50 > 2 * max(scores["40 photos,\nrandom start"])
 
-# %% tags=["hide-input"] slideshow={"slide_type": "slide"}
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### A start from trained weights is worth more than photos
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 4.3))
 for shift, (kind, colour) in enumerate((("boxes", SKY), ("masks", BLUE))):
     values = [pair[shift] for pair in scores.values()]
@@ -432,9 +436,11 @@ plt.show()
 #
 # ```
 # python -m minimask split all.json --every 3
-# python -m minimask train --images photos --annotations all_train.json --weights data/toy_weights.npz \
-#        --new-heads --set keypoints=0 --steps 40 --output runs/mine
-# python -m minimask evaluate --weights runs/mine --images photos --annotations all_val.json
+# python -m minimask train --images photos \
+#     --annotations all_train.json --weights data/toy_weights.npz \
+#     --new-heads --set keypoints=0 --steps 40 --output runs/mine
+# python -m minimask evaluate --weights runs/mine \
+#     --images photos --annotations all_val.json
 # python -m minimask predict holiday.jpg --weights runs/mine
 # ```
 
