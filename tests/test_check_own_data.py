@@ -39,7 +39,12 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("coco_boxes", lambda boxes: boxes + 0, "from 10, 20", "COCO has x, y, width, height"),
     ("coco_boxes", lambda boxes: coco_boxes(boxes) + [0, 0, 1, 1], "from 10, 20", "one added to width and height"),
     ("rle_counts", lambda mask: rle_counts(mask.T), "two pixels below each other", "goes column by column"),
-    ("rle_counts", lambda mask: rle_counts(mask)[int(mask[0, 0]) :], "the first pixel is a one", "whose first count is not 0"),
+    (
+        "rle_counts",
+        lambda mask: rle_counts(mask)[int(mask[0, 0]) :],
+        "the first pixel is a one",
+        "first count is not 0",
+    ),
     ("rle_counts", lambda mask: list(rle_counts(mask)), "two pixels below", "a list of length 3"),
     ("polygon_area", lambda p: 2 * polygon_area(p), "four corners", "the half forgotten"),
     ("polygon_area", lambda p: np.ptp(p[::2]) * np.ptp(p[1::2]), "four corners", "the box around it"),
