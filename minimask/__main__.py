@@ -171,8 +171,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     settings = _train_settings(options, len(dataset))
     changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
     keypoint_names = _keypoint_names(dataset, options)
-    if keypoint_names:
-        changes["keypoints"] = len(keypoint_names)
+    changes["keypoints"] = len(keypoint_names)  # 0: the branch of weights that have one is left out
     architecture = options["architecture"] or {"preset": options["preset"]}
     architecture = merge(architecture, {**changes, **options["set"]})
     model = mask_rcnn.build(num_classes=len(dataset.class_names) + 1, seed=options["seed"], **architecture)

@@ -253,6 +253,16 @@ def test_training_from_published_weights(tmp_path, capsys):
     assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
 
 
+def test_keypoints_of_the_weights_are_left_out_where_nobody_asks_for_them(tmp_path, capsys):
+    write_coco(tmp_path)
+    file = published_file(tmp_path / "people.npz", 2, mask_head=None, keypoints=17, keypoint_channels=(8, 8))
+    data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
+    run = ["--output", str(tmp_path / "run"), "--batch-size", "2", "--threads", "1", "--min-size", "64"]
+    assert main(["train", *data, *run, "--weights", str(file), "--new-heads", "--steps", "1"]) == 0
+    assert "skipped" in capsys.readouterr().err
+    assert checkpoint.newest_settings(tmp_path / "run")["model"]["keypoints"] == 0
+
+
 def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
     write_coco(tmp_path)
     file = write(tmp_path / "resnet.npz", plain(small_model()))
