@@ -31,6 +31,7 @@ from minimask.device import threads
 from minimask.kernels import depthwise
 from minimask.kernels.conv_tiles import (
     FIELDS,
+    MANY_WEIGHTS,
     TILE_NUMBERS,
     TILE_ROWS,
     Geometry,
@@ -46,11 +47,10 @@ from minimask.kernels.conv_tiles import (
 )
 from minimask.kernels.conv_weights import convolve_backward_weights  # noqa: F401  the third of the three functions
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, ROWS, WIDTH, multiply
+from minimask.kernels.simd import LANES, ROWS, WIDTH, multiply, scratch
 
 DEPTH = 576  # rows of a panel of weights that are used at a time: 73 kB
 RESULTS = 65536  # of a tile that are multiplied before they are finished: a quarter of a megabyte
-MANY_WEIGHTS = 1 << 20  # more than stay in any cache: then tiles are large, for each tile reads all weights once
 
 
 # -------------------------------------------------------------------------------------------- shares of one thread
@@ -78,11 +78,21 @@ def finish(result, padded, bias, residual, relu, g, channel, channels, first, co
 
 
 @njit(cache=True)
+def multiply_panels(rows, rows0, depth, panels, panel0, first, last, result, to, step, n, outer):
+    """result (n, step) = the rows of n pixels times the panels first .. last - 1 of weights."""
+    for k in range(0, depth, DEPTH):
+        deep = min(DEPTH, depth - k)
+        for r in range(first, last):
+            panel, at, columns = panel0 + (r * depth + k) * WIDTH, to + (r - first) * WIDTH, outer - r * WIDTH
+            multiply(rows, rows0 + k, depth, 1, panels, panel, result, at, step, n, columns, deep, k)
+
+
+@njit(cache=True)
 def forward_part(t, parts, arrays, numbers):
     """The tiles of thread t. panels: (groups, panels of a group, depth, WIDTH)."""
     x, panels, bias, residual, out = arrays[:5]
     g = Geometry(*numbers[:FIELDS])
-    relu = numbers[FIELDS]
+    relu, straight = numbers[FIELDS], numbers[FIELDS + 1]
     depth = g.kernel_y * g.kernel_x * g.inner
     count = (g.outer + WIDTH - 1) // WIDTH  # panels of a group
     together = min(count, max(1, RESULTS // (g.tile * WIDTH)))  # panels that are multiplied before they are finished
@@ -90,8 +100,8 @@ def forward_part(t, parts, arrays, numbers):
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = rows_as_they_are(g)
-    buffer = np.empty(g.tile * depth + LANES, np.float32)
-    result = np.empty(g.tile * padded, np.float32)
+    buffer = scratch(g.tile * depth + LANES)
+    result = scratch(g.tile * padded)
     for q in range(t * tiles // parts, (t + 1) * tiles // parts):
         first = q * g.tile
         n = min(g.tile, pixels - first)
@@ -101,14 +111,14 @@ def forward_part(t, parts, arrays, numbers):
                 rows, rows0 = x, first * depth
             else:
                 gather(x, g, group, first, n, buffer)
+            if straight and n % ROWS == 0:  # nothing to finish: the product goes where the result lies
+                to = g.out_start + first * g.outer
+                multiply_panels(rows, rows0, depth, panels, 0, 0, count, out, to, g.outer, n, g.outer)
+                continue
             for some in range(0, count, together):
                 last = min(count, some + together)
-                for k in range(0, depth, DEPTH):
-                    deep = min(DEPTH, depth - k)
-                    for r in range(some, last):
-                        panel, to = ((group * count + r) * depth + k) * WIDTH, (r - some) * WIDTH
-                        columns = g.outer - r * WIDTH
-                        multiply(rows, rows0 + k, depth, 1, panels, panel, result, to, padded, n, columns, deep, k)
+                panel = group * count * depth * WIDTH
+                multiply_panels(rows, rows0, depth, panels, panel, some, last, result, 0, padded, n, g.outer)
                 channel, channels = group * g.outer + some * WIDTH, min(g.outer, last * WIDTH) - some * WIDTH
                 finish(result, padded, bias, residual, relu, g, channel, channels, first, n, out)
 
@@ -173,7 +183,9 @@ def _forward(x, w, steps, channels, settings, out, b, residual, relu):
     tile = 4 * TILE_ROWS if depth * shape[2] > MANY_WEIGHTS else min(TILE_ROWS, TILE_NUMBERS // depth)
     g = geometry(x.shape, *shape, kernel, stride, dilation, start, size, at, tile, threads())
     panels = pack(w, steps, kernel, g, merged)
-    run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), (*g, relu))
+    plain = b is None and residual is None and not relu and groups == 1 and outer % WIDTH == 0
+    straight = plain and at[1:] == _pixel_strides(out)
+    run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), (*g, relu, straight))
 
 
 def _pixel_strides(out):

@@ -7,14 +7,14 @@ for a tile of some 100 output pixels. See `conv` for what is done with them.
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 from numba import njit
 
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import ROWS, SHORT, WIDTH, copy, copy_short
+from minimask.kernels.simd import ROWS, SHORT, WIDTH, copy, copy_short, scratch
 
 TILE_NUMBERS = 131072  # in a gathered tile: half a megabyte, so that it stays in the second-level cache
 TILE_ROWS = 112  # and at most about that many pixels
+MANY_WEIGHTS = 1 << 20  # more than stay in any cache: then tiles are large, for each tile reads all weights once
 
 
 class Geometry(NamedTuple):
@@ -96,29 +96,51 @@ def gather(x, g, group, first, count, buffer):
     together = g.kernel_x if g.dilation_x == 1 and g.groups == 1 else 1  # pixels that lie side by side in memory
     run = together * g.inner
     channels = g.groups * g.inner
+    high, wide = (g.kernel_y - 1) * g.dilation_y, (g.kernel_x - 1) * g.dilation_x
+    line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
     to = 0
     image, row, column = place(g, first)
     for _ in range(count):
-        for i in range(g.kernel_y):
-            y = row * g.stride_y + g.start_y + i * g.dilation_y
-            for j in range(0, g.kernel_x, together):
-                x0 = column * g.stride_x + g.start_x + j * g.dilation_x
-                left = min(together, max(0, -x0)) * g.inner  # the run's numbers before this are left of the map
-                right = max(left, min(together, g.width - x0) * g.inner)  # those from here on are right of it
-                if y < 0 or y >= g.height:
-                    left = right = run
-                if left > 0:
-                    buffer[to : to + left] = 0
-                if right > left:
-                    of = ((image * g.height + y) * g.width + x0) * channels + group * g.inner + left
-                    if right - left <= SHORT and of + SHORT <= x.size:
-                        copy_short(buffer, to + left, x, of, right - left)
+        top, left = row * g.stride_y + g.start_y, column * g.stride_x + g.start_x
+        of = ((image * g.height + top) * g.width + left) * channels + group * g.inner
+        inside = top >= 0 and left >= 0 and top + high < g.height and left + wide < g.width
+        short = run <= SHORT and of + g.kernel_y * line + SHORT <= x.size
+        if not inside:
+            gather_at_border(x, g, of, top, left, together, buffer, to)
+            to += g.kernel_y * g.kernel_x * g.inner
+        else:
+            for _ in range(g.kernel_y):
+                start = of
+                for _ in range(0, g.kernel_x, together):
+                    if short:
+                        copy_short(buffer, to, x, start, run)
                     else:
-                        copy(buffer, to + left, x, of, right - left)
-                if run > right:
-                    buffer[to + right : to + run] = 0
-                to += run
+                        copy(buffer, to, x, start, run)
+                    to += run
+                    start += step
+                of += line
         image, row, column = following(g, image, row, column)
+
+
+@njit(cache=True)
+def gather_at_border(x, g, of, top, left, together, buffer, to):
+    """The row of one window that reaches beyond the map; it would begin at x[of], in row `top` and column `left`."""
+    channels = g.groups * g.inner
+    run = together * g.inner
+    for i in range(g.kernel_y):
+        y = top + i * g.dilation_y
+        for j in range(0, g.kernel_x, together):
+            x0 = left + j * g.dilation_x
+            before = min(together, max(0, -x0)) * g.inner  # the run's numbers before this are left of the map
+            end = max(before, min(together, g.width - x0) * g.inner)  # those from here on are right of it
+            if y < 0 or y >= g.height:
+                before = end = run
+            buffer[to : to + before] = 0
+            if end > before:
+                start = of + (i * g.dilation_y * g.width + j * g.dilation_x) * channels + before
+                copy(buffer, to + before, x, start, end - before)
+            buffer[to + end : to + run] = 0
+            to += run
 
 
 @njit(cache=True)
@@ -171,7 +193,7 @@ def mirrored(w, groups=1):
 def pack(w, steps, kernel, g, merged):
     """The weights as panels (flat), for the product that Geometry g describes; kernel: (kh, kw) of what is packed."""
     count = -(-g.outer // WIDTH)
-    panels = np.empty(g.groups * count * kernel[0] * kernel[1] * g.inner * WIDTH, np.float32)
+    panels = scratch(g.groups * count * kernel[0] * kernel[1] * g.inner * WIDTH)
     shape = kernel[0] * kernel[1], kernel[1], g.groups, g.inner // merged, g.outer // merged, merged
     run(pack_part, (flat(w), panels), (*shape, *steps))
     return panels

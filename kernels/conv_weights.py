@@ -15,6 +15,7 @@ from minimask.device import threads
 from minimask.kernels import depthwise
 from minimask.kernels.conv_tiles import (
     FIELDS,
+    MANY_WEIGHTS,
     TILE_NUMBERS,
     TILE_ROWS,
     Geometry,
@@ -24,7 +25,7 @@ from minimask.kernels.conv_tiles import (
     rows_as_they_are,
 )
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply
+from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply, scratch
 
 
 @njit(cache=True)
@@ -49,8 +50,8 @@ def weights_part(t, parts, arrays, numbers):
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = rows_as_they_are(g)
-    buffer = np.zeros((1 if as_is else g.tile) * depth + ROWS + LANES, np.float32)
-    panels = np.zeros(count * g.tile * WIDTH, np.float32)
+    buffer = scratch((1 if as_is else g.tile) * depth + ROWS + LANES)
+    panels = scratch(count * g.tile * WIDTH)
     begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
         sums[t * g.groups * count * tall * WIDTH : (t + 1) * g.groups * count * tall * WIDTH] = 0
@@ -114,10 +115,14 @@ def convolve_backward_weights(x, gy, window):
     settings = window.kernel, window.stride, window.dilation, start, gy.shape[1:3], (0, 0, 0, 0)
     taps = window.kernel[0] * window.kernel[1]
     panels = -(-merged * outer // WIDTH)
-    tile = TILE_NUMBERS // (panels * WIDTH) if taps == 1 else min(TILE_ROWS, TILE_NUMBERS // (taps * merged * inner))
+    depth = taps * merged * inner
+    if taps == 1 or depth * panels * WIDTH > MANY_WEIGHTS:  # the sums are read and written for each tile: few tiles
+        tile = TILE_NUMBERS // (panels * WIDTH)
+    else:
+        tile = min(TILE_ROWS, TILE_NUMBERS // depth)
     g = geometry(x.shape, *shape, *settings, tile, threads())
-    tall = -(-taps * g.inner // ROWS) * ROWS
-    sums = np.empty(threads() * g.groups * panels * tall * WIDTH, np.float32)
+    tall = -(-depth // ROWS) * ROWS
+    sums = scratch(threads() * g.groups * panels * tall * WIDTH)
     run(weights_part, (flat(x), flat(gy), sums), g)
     gw = np.empty((*window.kernel, inner, channels), np.float32)
     run(total_part, (sums, flat(gw)), (taps, g.groups, inner, outer, merged))

@@ -1,7 +1,7 @@
 """Depthwise convolution on the CPU, float32: each channel has its own window of weights (kh, kw, channels).
 
 There is nothing to share between the columns of a product, so no tile is gathered: the window is summed pixel by pixel,
-in loops over channels. For the rest see `conv`.
+a vector of channels at a time. For the rest see `conv`.
 """
 
 import numpy as np
@@ -10,8 +10,30 @@ from numba import njit
 from minimask.device import threads
 from minimask.kernels.conv_tiles import FIELDS, Geometry, Steps, geometry
 from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import LANES, window_sum
 
 STEPS, END = FIELDS + 1, FIELDS + 1 + len(Steps._fields)  # where a part's numbers hold the Steps of the weights
+
+
+@njit(cache=True)
+def taps_inside(start, dilation, kernel, size):
+    """(first, count) of the taps start + i dilation, i < kernel, that lie in 0 .. size - 1."""
+    first = max(0, (-start + dilation - 1) // dilation)
+    return first, max(0, min(kernel, (size - start + dilation - 1) // dilation) - first)
+
+
+@njit(cache=True)
+def sum_products(target, to, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, channels, add):
+    """`window_sum` for all channels, of which there are any number."""
+    whole = channels // LANES * LANES
+    for c in range(0, whole, LANES):
+        window_sum(target, to + c, x, x0 + c, x_i, x_j, w, w0 + c, w_i, w_j, rows, columns, add)
+    for c in range(whole, channels):
+        total = target[to + c] if add else np.float32(0)
+        for i in range(rows):
+            for j in range(columns):
+                total += x[x0 + i * x_i + j * x_j + c] * w[w0 + i * w_i + j * w_j + c]
+        target[to + c] = total
 
 
 @njit(cache=True)
@@ -22,32 +44,28 @@ def forward_part(t, parts, arrays, numbers):
     relu = numbers[FIELDS]
     steps = Steps(*numbers[STEPS:END])
     channels = g.inner
+    x_i, x_j = g.dilation_y * g.width * channels, g.dilation_x * channels
     for line in range(t * g.images * g.rows // parts, (t + 1) * g.images * g.rows // parts):
         image, row = line // g.rows, line % g.rows
+        top = row * g.stride_y + g.start_y
+        i, rows = taps_inside(top, g.dilation_y, g.kernel_y, g.height)
         for column in range(g.columns):
+            left = column * g.stride_x + g.start_x
+            j, columns = taps_inside(left, g.dilation_x, g.kernel_x, g.width)
+            of = ((image * g.height + top) * g.width + left) * channels + i * x_i + j * x_j
+            tap = steps.start + i * steps.i + j * steps.j
             at = g.out_start + image * g.out_image + row * g.out_row + column * g.out_column
-            total = out[at : at + channels]
+            sum_products(out, at, x, of, x_i, x_j, w, tap, steps.i, steps.j, rows, columns, channels, 0)
+            result = out[at : at + channels]
             for c in range(channels):
-                total[c] = bias[c]
-            for i in range(g.kernel_y):
-                y = row * g.stride_y + g.start_y + i * g.dilation_y
-                if y < 0 or y >= g.height:
-                    continue
-                for j in range(g.kernel_x):
-                    z = column * g.stride_x + g.start_x + j * g.dilation_x
-                    if z < 0 or z >= g.width:
-                        continue
-                    of, tap = ((image * g.height + y) * g.width + z) * channels, steps.start + i * steps.i + j * steps.j
-                    values, weights = x[of : of + channels], w[tap : tap + channels]
-                    for c in range(channels):
-                        total[c] += values[c] * weights[c]
+                result[c] += bias[c]
             if residual.size > 0:
                 other = residual[at : at + channels]
                 for c in range(channels):
-                    total[c] += other[c]
+                    result[c] += other[c]
             if relu:
                 for c in range(channels):
-                    total[c] = max(total[c], np.float32(0))
+                    result[c] = max(result[c], np.float32(0))
 
 
 @njit(cache=True)
@@ -56,6 +74,7 @@ def weights_part(t, parts, arrays, numbers):
     x, gy, gw = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
     channels = g.inner
+    step = g.stride_x * channels
     for line in range(t * g.images * g.rows // parts, (t + 1) * g.images * g.rows // parts):
         image, row = line // g.rows, line % g.rows
         for i in range(g.kernel_y):
@@ -63,16 +82,11 @@ def weights_part(t, parts, arrays, numbers):
             if y < 0 or y >= g.height:
                 continue
             for j in range(g.kernel_x):
-                at = ((t * g.kernel_y + i) * g.kernel_x + j) * channels
-                total = gw[at : at + channels]
-                for column in range(g.columns):
-                    z = column * g.stride_x + g.start_x + j * g.dilation_x
-                    if z < 0 or z >= g.width:
-                        continue
-                    of, to = ((image * g.height + y) * g.width + z) * channels, (line * g.columns + column) * channels
-                    values, gradient = x[of : of + channels], gy[to : to + channels]
-                    for c in range(channels):
-                        total[c] += values[c] * gradient[c]
+                left = g.start_x + j * g.dilation_x
+                column, count = taps_inside(left, g.stride_x, g.columns, g.width)  # of the result
+                of = ((image * g.height + y) * g.width + left + column * g.stride_x) * channels
+                at, to = ((t * g.kernel_y + i) * g.kernel_x + j) * channels, (line * g.columns + column) * channels
+                sum_products(gw, at, x, of, 0, step, gy, to, 0, channels, 1, count, channels, 1)
 
 
 def fits(inner, outer, groups):

@@ -22,7 +22,7 @@ from numba import njit
 from minimask.device import threads
 from minimask.kernels.conv_tiles import Steps, mirrored, upright
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, WIDTH, linear_map, multiply
+from minimask.kernels.simd import LANES, WIDTH, linear_map, multiply, scratch
 from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for those who use this module
     A_T,
     B_T,
@@ -51,7 +51,7 @@ def transform_weights_part(t, parts, arrays, numbers):
     inner, outer = numbers[:2]
     steps = Steps(*numbers[2:8])
     matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
-    taps, half = np.empty(9 * LANES, np.float32), np.empty(18 * LANES, np.float32)
+    taps, half = scratch(9 * LANES), scratch(18 * LANES)
     for c in range(t * inner // parts, (t + 1) * inner // parts):
         for o in range(0, outer, LANES):
             for tap in range(9):
@@ -66,14 +66,14 @@ def transform_weights_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True)
-def transform_result(products, padded, block, k, outer, scratch, result):
+def transform_result(products, padded, block, k, outer, columns, result):
     """result (4, 4, outer) = A^T m A for the products m (36, block, padded) of tile k of the block."""
     matrix = apart(block * padded)
     for c in range(0, outer, LANES):
         for j in range(6):
-            times_a_t(products, j * matrix + k * padded + c, 6 * matrix, scratch, j * LANES, 6 * LANES)  # (4, 6)
+            times_a_t(products, j * matrix + k * padded + c, 6 * matrix, columns, j * LANES, 6 * LANES)  # (4, 6)
         for i in range(4):
-            times_a_t(scratch, i * 6 * LANES, LANES, result, i * 4 * outer + c, outer)  # (4, 4)
+            times_a_t(columns, i * 6 * LANES, LANES, result, i * 4 * outer + c, outer)  # (4, 4)
 
 
 @njit(cache=True)
@@ -108,20 +108,19 @@ def forward_part(t, parts, arrays, numbers):
     count = (outer + WIDTH - 1) // WIDTH
     padded = count * WIDTH
     matrices = apart(count * inner * WIDTH), apart(block * inner), apart(block * padded)  # of panels, pixels, products
-    pixels, products = np.empty(36 * matrices[1], np.float32), np.empty(36 * matrices[2], np.float32)
-    buffer, scratch = np.empty(36 * inner, np.float32), np.empty(36 * LANES, np.float32)
-    result = np.empty(16 * outer, np.float32)
+    pixels, products = scratch(36 * matrices[1]), scratch(36 * matrices[2])
+    buffer, columns, result = scratch(36 * inner), scratch(36 * LANES), scratch(16 * outer)
     for q in range(t * blocks // parts, (t + 1) * blocks // parts):
         first = q * block
         n = min(block, tiles - first)
-        transform_pixels(x, g, first, n, buffer, scratch, pixels)
+        transform_pixels(x, g, first, n, buffer, columns, pixels)
         for e in range(36):
             for r in range(count):
                 panel, of, to = e * matrices[0] + r * inner * WIDTH, e * matrices[1], e * matrices[2] + r * WIDTH
                 wide = outer - r * WIDTH
                 multiply(pixels, of, inner, 1, panels, panel, products, to, padded, n, wide, inner, 0)
         for k in range(n):
-            transform_result(products, padded, block, k, outer, scratch, result)
+            transform_result(products, padded, block, k, outer, columns, result)
             finish(result, g, first + k, bias, residual, relu, out)
 
 
@@ -142,7 +141,7 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
 def _forward(x, w, steps, channels, padding, size, b, residual, relu):
     """The convolution of x (N, H, W, inner) with w (3, 3, inner, outer); channels: (inner, outer)."""
     inner, outer = channels
-    panels = np.empty(36 * (inner * -(-outer // WIDTH) * WIDTH + LANES), np.float32)
+    panels = scratch(36 * apart(inner * -(-outer // WIDTH) * WIDTH))
     run(transform_weights_part, (w, panels), (inner, outer, *steps))
     bias = np.zeros(4 * outer, np.float32) if b is None else np.tile(b, 4)
     out = np.empty((len(x), *size, outer), np.float32)

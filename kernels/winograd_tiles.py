@@ -87,7 +87,7 @@ def place(g, tile):
 
 
 @njit(cache=True)
-def transform_pixels(x, g, first, count, buffer, scratch, pixels):
+def transform_pixels(x, g, first, count, buffer, columns, pixels):
     """pixels (36, block, inner) = B^T d B for the 6x6 patches d of the tiles first .. first + count - 1."""
     inner, matrix = g.inner, apart(g.block * g.inner)
     for k in range(count):
@@ -100,10 +100,10 @@ def transform_pixels(x, g, first, count, buffer, scratch, pixels):
             source, at, line = x, ((image * g.height + top) * g.width + left) * inner, g.width * inner
         for c in range(0, inner, LANES):
             for j in range(6):
-                times_b_t(source, at + j * inner + c, line, scratch, j * LANES, 6 * LANES)  # columns of B^T d
+                times_b_t(source, at + j * inner + c, line, columns, j * LANES, 6 * LANES)  # columns of B^T d
             for i in range(6):
                 to = i * 6 * matrix + k * inner + c
-                times_b_t(scratch, i * 6 * LANES, LANES, pixels, to, matrix)  # rows of B^T d B
+                times_b_t(columns, i * 6 * LANES, LANES, pixels, to, matrix)  # rows of B^T d B
 
 
 # -------------------------------------------------------------------------------------------- on shapes

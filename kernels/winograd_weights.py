@@ -10,7 +10,7 @@ from numba import njit
 
 from minimask.device import threads
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, ROWS, WIDTH, linear_map, multiply
+from minimask.kernels.simd import LANES, ROWS, WIDTH, linear_map, multiply, scratch
 from minimask.kernels.winograd_tiles import A_T, FIELDS, G, Tiling, apart, patch, place, tiling, transform_pixels
 
 times_a = linear_map(tuple(zip(*A_T)))
@@ -18,7 +18,7 @@ times_g_t = linear_map(tuple(zip(*G)))
 
 
 @njit(cache=True)
-def transform_gradient(gy, g, first, count, buffer, scratch, gradients):
+def transform_gradient(gy, g, first, count, buffer, columns, gradients):
     """gradients (36, panels, block, WIDTH) = A gY A^T for the tiles first .. first + count - 1."""
     outer = g.outer
     matrix = apart((outer + WIDTH - 1) // WIDTH * g.block * WIDTH)
@@ -31,10 +31,10 @@ def transform_gradient(gy, g, first, count, buffer, scratch, gradients):
             source, at, line = gy, ((image * g.rows + top) * g.columns + left) * outer, g.columns * outer
         for c in range(0, outer, LANES):
             for j in range(4):
-                times_a(source, at + j * outer + c, line, scratch, j * LANES, 4 * LANES)  # (6, 4)
+                times_a(source, at + j * outer + c, line, columns, j * LANES, 4 * LANES)  # (6, 4)
             to = (c // WIDTH * g.block + k) * WIDTH + c % WIDTH
             for i in range(6):
-                times_a(scratch, i * 4 * LANES, LANES, gradients, i * 6 * matrix + to, matrix)  # (6, 6)
+                times_a(columns, i * 4 * LANES, LANES, gradients, i * 6 * matrix + to, matrix)  # (6, 6)
 
 
 @njit(cache=True)
@@ -48,16 +48,16 @@ def weights_part(t, parts, arrays, numbers):
     count = (outer + WIDTH - 1) // WIDTH
     tall = (inner + ROWS - 1) // ROWS * ROWS
     matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * tall * WIDTH)  # of what is multiplied
-    pixels, gradients = np.zeros(36 * matrices[0] + ROWS, np.float32), np.zeros(36 * matrices[1], np.float32)
-    buffer, scratch = np.empty(36 * max(inner, outer), np.float32), np.empty(36 * LANES, np.float32)
+    pixels, gradients = scratch(36 * matrices[0] + ROWS), scratch(36 * matrices[1])
+    buffer, columns = scratch(36 * max(inner, outer)), scratch(36 * LANES)
     begin, end = t * blocks // parts, (t + 1) * blocks // parts
     if begin == end:
         sums[t * 36 * matrices[2] : (t + 1) * 36 * matrices[2]] = 0
     for q in range(begin, end):
         first = q * block
         n = min(block, tiles - first)
-        transform_pixels(x, g, first, n, buffer, scratch, pixels)
-        transform_gradient(gy, g, first, n, buffer, scratch, gradients)
+        transform_pixels(x, g, first, n, buffer, columns, pixels)
+        transform_gradient(gy, g, first, n, buffer, columns, gradients)
         for e in range(36):
             for r in range(count):
                 of, panel = e * matrices[0], e * matrices[1] + r * block * WIDTH
@@ -72,7 +72,7 @@ def total_part(t, parts, arrays, numbers):
     inner, outer = numbers[:2]
     count, tall = (outer + WIDTH - 1) // WIDTH, (inner + ROWS - 1) // ROWS * ROWS
     matrix = apart(count * tall * WIDTH)
-    total, half = np.empty(36 * LANES, np.float32), np.empty(18 * LANES, np.float32)
+    total, half = scratch(36 * LANES), scratch(18 * LANES)
     for c in range(t * inner // parts, (t + 1) * inner // parts):
         for o in range(0, outer, LANES):
             at = (o // WIDTH * tall + c) * WIDTH + o % WIDTH
@@ -92,7 +92,7 @@ def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; where `winograd_tiles.fits` says so."""
     inner, outer = x.shape[3], gy.shape[3]
     tall, panels = -(-inner // ROWS) * ROWS, -(-outer // WIDTH)
-    sums = np.empty(threads() * 36 * (panels * tall * WIDTH + LANES), np.float32)
+    sums = scratch(threads() * 36 * apart(panels * tall * WIDTH))
     run(weights_part, (flat(x), flat(gy), sums), tiling(x.shape, outer, window.padding, gy.shape[1:3], threads()))
     gw = np.empty((3, 3, inner, outer), np.float32)
     run(total_part, (sums, flat(gw)), (inner, outer))
