@@ -9,7 +9,7 @@
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Let the room estimate first. "Try each" takes two looks a weight, one above and one below: 88.8 million seconds. What
-# we build today is 190 lines of Python, and it is all that stands between NumPy and training a detector. Everything
+# we build today is 200 lines of Python, and it is all that stands between NumPy and training a detector. Everything
 # after this notebook rests on it.
 
 # %%
@@ -320,7 +320,7 @@ def walk_back(result):
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The library's `Tensor.backward` is this plus four things: gradients go to `.grad` of the leaves, errors are named, the
 # history is freed on the way, and sums are made in place where nobody else holds the array. Open minimask/tensor.py
-# beside the slides: 190 lines, in four parts: Tensor, its backward, Function, and unbroadcast, which comes next.
+# beside the slides: 200 lines, in four parts: Tensor, its backward, Function, and unbroadcast, which comes next.
 
 # %% [markdown]
 # It agrees with the numbers of the picture, and visits each box once:
@@ -405,7 +405,7 @@ assert my_graph_gradients([(), (0, 0), (1,), (1, 2)], [(), (3, 3), (3,), (1, 1)]
 # %%
 source = inspect.getsource(tensor)
 print(len(source.splitlines()), "lines")
-assert len(source.splitlines()) < 200
+assert len(source.splitlines()) < 250
 print(source[: source.index("class Tensor:")])  # the header, and no_grad
 
 # %% [markdown]
