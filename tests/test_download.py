@@ -310,12 +310,13 @@ def test_second_download_of_the_same_file_is_refused(server, tmp_path):
     assert server.log == [(None, 100_000), ("bytes=100000-", 156_000)]
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system sends signals to processes alone")
 def test_control_c_keeps_what_came_and_says_so(server, tmp_path, capsys):
     end = threading.Event()
 
     def interrupt():
         time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # no other thread may take it
         end.wait(5)
 
     server.cut, server.after_cut = 150_000, interrupt
