@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         server, wanted = self.server, self.headers["Range"]
         assert self.headers["User-Agent"].startswith("minimask/")
         start = int(wanted[len("bytes=") : -1]) if wanted and server.ranges else 0
+        if server.redirect or server.status or start >= len(server.data):
+            server.log.append((wanted, 0))  # before the client can go on
         if server.redirect:
             self.reply(302, {"Location": server.redirect})
         elif server.status:
@@ -60,8 +62,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(sent)
             if server.after_cut:
                 server.after_cut()
-            return
-        server.log.append((wanted, 0))
 
     def reply(self, status, headers):
         self.send_response(status)
