@@ -1,15 +1,9 @@
 """Checks of notebook 03: typical wrong answers are named, right ones pass; torchvision's numbers in its text."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from minimask.check import CHECKS, CheckFailed
-
-ROOT = Path(__file__).parents[1]
+from tests import answers
 
 
 def conv(x, w):
@@ -94,34 +88,12 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_notebook_counts_as_torchvision_does():
     torchvision = pytest.importorskip("torchvision")
-    source = ast.parse((ROOT / "notebooks" / "03_backbone.py").read_text(encoding="utf-8"))
-    shown = next(
-        ast.literal_eval(line.value)
-        for line in source.body
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
-    )
+    shown = answers.shown_in("03_backbone", "TORCHVISION")
     weights = torchvision.models.get_model_weights
     for name, count in shown.items():
         assert {entry.meta["num_params"] for entry in weights(name)} == {count}

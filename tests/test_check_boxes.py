@@ -1,16 +1,13 @@
 """Checks of notebook 05: typical wrong answers are named, right ones pass; torchvision's numbers in its text."""
 
-import ast
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minimask.check import CHECKS, CheckFailed
+from minimask.check import CHECKS
+from tests import answers
 
-ROOT = Path(__file__).parents[1]
 LARGEST = math.log(1000 / 16)
 
 
@@ -128,33 +125,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_written_yet(name):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
-        CHECKS[name](stub)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_wrong_boxes_are_drawn():
@@ -179,12 +150,7 @@ def test_the_notebook_shows_what_torchvision_gives():
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.image_list import ImageList
 
-    source = ast.parse((ROOT / "notebooks" / "05_anchors_and_boxes.py").read_text(encoding="utf-8"))
-    shown = next(
-        ast.literal_eval(line.value)
-        for line in source.body
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
-    )
+    shown = answers.shown_in("05_anchors_and_boxes", "TORCHVISION")
     sizes, shapes = ((32,), (64,), (128,), (256,), (512,)), [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]
     images = ImageList(torch.zeros(1, 3, 800, 1088), [(800, 1067)])
     maps = [torch.zeros(1, 1, *shape) for shape in shapes]

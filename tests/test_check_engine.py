@@ -225,3 +225,11 @@ def test_each_reference_passes_its_own_check(name):
     one(lambda *arguments: copy.deepcopy(one.reference(*arguments)))
     with pytest.raises(CheckFailed, match="not written yet"):
         one(lambda *arguments: not_written())
+
+
+@pytest.mark.parametrize("name", [name for name, one in check.CHECKS.items() if one.mistakes])
+def test_each_known_mistake_is_called_by_its_own_name(name):
+    for description, mistake in check.CHECKS[name].mistakes.items():
+        with pytest.raises(CheckFailed) as failed:
+            check.CHECKS[name](mistake)
+        assert f"This is what comes out of: {description}." in str(failed.value), description

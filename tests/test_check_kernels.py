@@ -1,12 +1,9 @@
 """Checks of notebook 16: typical wrong answers are named, right ones pass."""
 
-import re
-
 import numpy as np
-import pytest
 
-from minimask.check import CHECKS, CheckFailed
 from minimask.kernels import simd
+from tests import answers
 
 
 def winograd_1d(d, u):
@@ -42,24 +39,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_refused(name):
-    for mistake in CHECKS[name].mistakes.values():
-        with pytest.raises(CheckFailed):
-            CHECKS[name](mistake)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_library_has_the_rows_of_the_exercise():

@@ -1,11 +1,8 @@
 """Checks of notebook 15: typical wrong answers are named, right ones pass."""
 
-import re
-
 import numpy as np
-import pytest
 
-from minimask.check import CHECKS, CheckFailed
+from tests import answers
 
 
 def one_hot_keypoint(keypoint, box, size):
@@ -80,21 +77,4 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -1,15 +1,9 @@
 """Checks of notebook 11: typical wrong answers are named, right ones pass; torch's numbers in its text."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from minimask.check import CHECKS, CheckFailed
-
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "11_losses.py"
+from tests import answers
 
 
 def bce(p, t):
@@ -93,49 +87,16 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_written_yet(name):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
-        CHECKS[name](stub)
-
-
-def constant(name):
-    """The literal that the notebook assigns to a name."""
-    for line in ast.parse(NOTEBOOK.read_text(encoding="utf-8")).body:
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == name:
-            return ast.literal_eval(line.value)
-    raise AssertionError(f"{NOTEBOOK.name} has no constant {name}")
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_notebook_shows_what_torch_gives():
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
-    z, t, deltas, labels = (torch.tensor(constant(name)) for name in ("LOGITS", "WANTED", "ERRORS", "LABELS"))
-    rows = torch.tensor(constant("LOGITS")).reshape(2, 4)
-    shown = constant("TORCH")
+    names = "LOGITS", "WANTED", "ERRORS", "LABELS"
+    z, t, deltas, labels = (torch.tensor(answers.shown_in("11_losses", name)) for name in names)
+    rows = z.reshape(2, 4)
+    shown = answers.shown_in("11_losses", "TORCH")
     found = dict(
         binary_cross_entropy_with_logits=F.binary_cross_entropy_with_logits(z, t),
         cross_entropy=F.cross_entropy(rows, labels),

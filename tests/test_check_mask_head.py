@@ -1,17 +1,11 @@
 """Checks of notebook 10: typical wrong answers are named, right ones pass; the numbers in its text."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from minimask.check import CHECKS, CheckFailed
 from minimask.mask_head import mask_targets
 from minimask.roi_align import bilinear, sampling_points
-
-SOURCE = Path(__file__).parents[1] / "notebooks" / "10_mask_head.py"
+from tests import answers
 
 
 def mask_head_size(in_channels, channels, width, num_classes, kernel=3, bias=1):
@@ -94,39 +88,16 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-def constant(name):
-    """The constant of that name in the notebook."""
-    for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"{SOURCE.name} has no constant {name}")
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_numbers_of_torchvision():
     left_half = np.zeros((1, 1, 8, 8), np.uint8)
     left_half[..., :4] = 1
     box = np.array([[[0, 0, 8, 8]]], np.float32)
-    assert mask_targets(left_half, box, np.zeros((1, 1), int), 4)[0, 0, 0].tolist() == constant("TORCHVISION")
+    shown = answers.shown_in("10_mask_head", "TORCHVISION")
+    assert mask_targets(left_half, box, np.zeros((1, 1), int), 4)[0, 0, 0].tolist() == shown
     torch = pytest.importorskip("torch")
     roi_heads = pytest.importorskip("torchvision.models.detection.roi_heads")
     theirs = roi_heads.project_masks_on_boxes(torch.tensor(left_half[0]), torch.tensor(box[0]), torch.tensor([0]), 4)
-    assert theirs[0, 0].tolist() == constant("TORCHVISION")
-
-
-def test_numbers_of_the_paper():
-    # He et al. 2017, tables 2b and 2e, mask AP, AP50, AP75
-    assert constant("TABLE_2B") == {"softmax": (24.8, 44.1, 25.1), "sigmoid": (30.3, 51.2, 31.5)}
-    assert constant("TABLE_2E") == {"MLP": (31.5, 53.7, 32.8), "FCN": (33.6, 55.2, 35.3)}
+    assert theirs[0, 0].tolist() == shown

@@ -1,16 +1,11 @@
 """Checks of notebook 13: typical wrong answers are named, right ones pass; its way to paste is the library's."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from minimask.check import CHECKS, CheckFailed
+from minimask.check import CHECKS
 from minimask.mask_head import paste_masks, paste_masks_specification
-
-SOURCE = Path(__file__).parents[1] / "notebooks" / "13_from_28x28_to_the_mask.py"
+from tests import answers
 
 
 def cell_positions(pixels, start, end, cells, pixel=0.5, cell=0.5):
@@ -40,9 +35,7 @@ def paste_mask(mask, box, height, width, whole_pixels, border=1, weights=stretch
     return weights(len(padded), y1, y2, height) @ padded @ weights(len(padded), x1, x2, width).T
 
 
-RIGHT = dict(
-    cell_positions=cell_positions, stretch_weights=stretch_weights, grow_box=grow_box, paste_mask=paste_mask
-)
+RIGHT = dict(cell_positions=cell_positions, stretch_weights=stretch_weights, grow_box=grow_box, paste_mask=paste_mask)
 PIXEL_12, EXACT = "pixel 12 of a box from 10.9 to 26.9", "the notebook's: 10.9 to 26.9, exactly"
 FULL, RANDOM = "a full mask over 4 x 4 pixels, exactly", "a box from 10.9 to 26.9 in a picture"
 WRONG = [  # check, wrong answer, case that shows it, what the message says
@@ -71,17 +64,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 @pytest.mark.parametrize("whole_pixels", [False, True])
@@ -96,12 +79,7 @@ def test_the_reference_is_the_librarys_paste(whole_pixels):
 
 
 def test_numbers_of_torchvision():
-    nodes = ast.parse(SOURCE.read_text(encoding="utf-8")).body
-    rows = next(
-        ast.literal_eval(node.value)
-        for node in nodes
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "TORCHVISION"
-    )
+    rows = answers.shown_in("13_from_28x28_to_the_mask", "TORCHVISION")
     mask, box = np.array([[[1, 0.25], [0.5, 0.75]]], np.float32), np.array([[1.2, 0.8, 4.6, 4.9]], np.float32)
     ours = paste_masks(mask, box, 6, 7, threshold=None)[0]
     for row, numbers in rows.items():

@@ -1,16 +1,10 @@
 """Checks of notebook 07: typical wrong answers are named, right ones pass; torchvision's labels in its text."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from minimask import boxes as box_functions
-from minimask.check import CHECKS, CheckFailed
-
-ROOT = Path(__file__).parents[1]
+from tests import answers
 
 
 def label_by_iou(iou, low, high):
@@ -124,31 +118,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
-
-
-def constants(*names):
-    """What the notebook's text says that these are."""
-    source = ast.parse((ROOT / "notebooks" / "07_matching_and_sampling.py").read_text(encoding="utf-8"))
-    lines = {ast.unparse(line.targets[0]): line.value for line in source.body if isinstance(line, ast.Assign)}
-    return [ast.literal_eval(lines[name]) for name in names]
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_notebook_shows_what_torchvision_gives():
@@ -157,6 +127,7 @@ def test_the_notebook_shows_what_torchvision_gives():
     from torchvision.models.detection._utils import Matcher
     from torchvision.ops import box_iou
 
-    shown, anchors, objects = constants("TORCHVISION", "SIX_ANCHORS", "TWO_OBJECTS")
+    names = "TORCHVISION", "SIX_ANCHORS", "TWO_OBJECTS"
+    shown, anchors, objects = (answers.shown_in("07_matching_and_sampling", name) for name in names)
     overlaps = box_iou(torch.tensor(objects, dtype=torch.float32), torch.tensor(anchors, dtype=torch.float32))
     assert Matcher(0.7, 0.3, allow_low_quality_matches=True)(overlaps).tolist() == shown

@@ -1,15 +1,8 @@
 """Checks of notebook 12: typical wrong answers are named, right ones pass; the talk's numbers in its text."""
 
-import ast
-import re
-from pathlib import Path
-
 import numpy as np
-import pytest
 
-from minimask.check import CHECKS, CheckFailed
-
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "12_training.py"
+from tests import answers
 
 
 def fit(x, t, w, rate, steps):
@@ -88,41 +81,11 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_called_by_its_own_name(name):
-    for description, mistake in CHECKS[name].mistakes.items():
-        with pytest.raises(CheckFailed, match=re.escape(f"This is what comes out of: {description}.")):
-            CHECKS[name](mistake)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_written_yet(name):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    with pytest.raises(CheckFailed, match=f"{name}: stub is not written yet"):
-        CHECKS[name](stub)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_notebook_has_the_talks_numbers():
-    shown = next(
-        ast.literal_eval(line.value)
-        for line in ast.parse(NOTEBOOK.read_text(encoding="utf-8")).body
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TALK"
-    )
+    shown = answers.shown_in("12_training", "TALK")
     assert shown == {  # slides T16 and T17: box AP and AP50 on COCO, ResNet-101-FPN
         "Faster R-CNN w FPN": (36.2, 59.1),
         "Faster R-CNN, RoIAlign": (37.3, 59.6),

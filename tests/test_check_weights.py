@@ -1,14 +1,11 @@
 """Checks of notebook 18: typical wrong answers are named, right ones pass; torchvision's numbers in its text."""
 
-import ast
-import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from minimask import weights
-from minimask.check import CHECKS, CheckFailed
+from tests import answers
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,24 +49,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_answers_pass(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith(f"{name}: right")
-
-
-@pytest.mark.parametrize("name, function, case, says", WRONG)
-def test_wrong_answers_are_named(name, function, case, says):
-    with pytest.raises(CheckFailed, match=re.escape(says)) as failed:
-        CHECKS[name](function)
-    assert case in str(failed.value)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_each_known_mistake_is_refused(name):
-    for mistake in CHECKS[name].mistakes.values():
-        with pytest.raises(CheckFailed):
-            CHECKS[name](mistake)
+test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
 
 
 def test_the_exercise_on_fc6_is_what_the_library_does():
@@ -82,11 +62,6 @@ def test_the_exercise_on_fc6_is_what_the_library_does():
 
 
 def test_the_notebook_shows_what_torchvision_gives():
-    source = ast.parse((ROOT / "notebooks" / "18_published_weights.py").read_text(encoding="utf-8"))
-    shown = next(
-        ast.literal_eval(line.value)
-        for line in source.body
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "TORCHVISION"
-    )
+    shown = answers.shown_in("18_published_weights", "TORCHVISION")
     with np.load(ROOT / "tests" / "references" / "operations.npz") as golden:
         np.testing.assert_allclose(shown, golden["conv_7x7_stride2.y"][0, 0, 0], rtol=1e-15)

@@ -118,7 +118,7 @@ class Check:
                 )
         failure = self._compare(found, expected)
         if failure is not None:
-            hint = self._hint(failure, arguments, found)
+            hint = self._hint(function, failure, arguments, found)
             message = f"{head}{failure}{hint}"
             raise CheckFailed(message, failure.found, failure.expected, failure.index)
         if not self.view_allowed:
@@ -207,21 +207,30 @@ class Check:
             lines += f"\n{len(wrong)} of {expected.size} elements {several}."
         return CheckFailed(lines, found, expected, index)
 
-    def _hint(self, failure, arguments, found):
+    def _hint(self, function, failure, arguments, found):
         """What the wrong numbers look like: a known mistake, or a plain relation to the right ones."""
-        for description, mistake in self.mistakes.items():
-            try:
-                with np.errstate(all="ignore"):
-                    wrong = mistake(*copy.deepcopy(list(arguments.values())))
-                same = Check(None, {}, rtol=self.rtol, atol=self.atol)._compare(found, wrong) is None
-            except Exception:  # a wrong function may fail where the right one does not
-                continue
-            if same:
-                return f"\nThis is what comes out of: {description}."
+        likely = [text for text, mistake in self.mistakes.items() if self._gives(mistake, arguments, found)]
+        if len(likely) > 1:  # the other cases may tell them apart
+            likely = [text for text in likely if self._agrees(function, self.mistakes[text])] or likely
+        if likely:
+            return f"\nThis is what comes out of: {likely[0]}."
         if failure.index is None:
             return ""
         relation = _relation(failure.found, failure.expected)
         return f"\n{relation}" if relation else ""
+
+    def _agrees(self, function, mistake):
+        """Whether a student's function and a known mistake give the same in all of the chosen cases."""
+        outcomes = [(_outcome(function, arguments), arguments) for arguments in self.cases.values()]
+        return all(self._gives(mistake, arguments, found) for found, arguments in outcomes if found is not None)
+
+    def _gives(self, mistake, arguments, found):
+        wrong = _outcome(mistake, arguments)
+        same = Check(None, {}, rtol=self.rtol, atol=self.atol)
+        try:
+            return wrong is not None and same._compare(found, wrong) is None
+        except Exception:  # another kind of result
+            return False
 
     # --------------------------------------------------------------------------------------------------- showing
 
@@ -235,6 +244,15 @@ class Check:
         elif failure.index:
             shown = text_grid(failure.found, failure.expected, failure.index, self.grid, self.rtol, self.atol)
             failure.args = (f"{failure}\n\n{shown}",)
+
+
+def _outcome(function, arguments):
+    """What a wrong function makes of the arguments; None where it fails."""
+    try:
+        with np.errstate(all="ignore"):
+            return function(*copy.deepcopy(list(arguments.values())))
+    except Exception:
+        return None
 
 
 def _relation(found, expected):
