@@ -2,6 +2,7 @@
 
 import ctypes
 import glob
+import importlib
 import os
 import sys
 
@@ -25,6 +26,11 @@ def array_module(x):
 def on_cpu(x):
     """True if `x` is a NumPy array: the question asked where a Numba or a CUDA kernel is chosen."""
     return array_module(x) is np
+
+
+def kernels(name, array):
+    """The kernels of an operation: kernels/NAME.py for a NumPy array, kernels/NAME_cuda.py for a CuPy array."""
+    return importlib.import_module(f"minimask.kernels.{name}" if on_cpu(array) else f"minimask.kernels.{name}_cuda")
 
 
 def gpu_available():
