@@ -5,3 +5,68 @@
 // The first item of this thread, and how far it is to its next one, in a loop over all items of a grid.
 #define GRID_LOOP(i, count) \
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (count); i += gridDim.x * (long long)blockDim.x)
+
+// ---------------------------------------------------------------- copies from global to shared memory in the background
+// copy16 begins to copy 16 bytes (or writes zeros where `inside` is false: then nothing is read; both addresses multiples
+// of 16), copies_commit closes a group, copies_wait<n> waits until at most the last n groups are under way. What a thread
+// waited for it sees itself; the other threads see it after a barrier. On the older cards (sm_75) the copy is done at once.
+#ifdef MINICUDA
+#define copy16(shared, global, inside) mc::cp_async16(shared, global, inside)
+#define copies_commit() mc::cp_commit()
+template <int PENDING> __device__ void copies_wait() { mc::cp_wait(PENDING); }
+#elif __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void copy16(void *shared, const void *global, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)),
+               "l"(global), "r"(inside ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+#else
+__device__ __forceinline__ void copy16(void *shared, const void *global, bool inside) {
+  *(float4 *)shared = inside ? *(const float4 *)global : make_float4(0, 0, 0, 0);
+}
+__device__ __forceinline__ void copies_commit() {}
+template <int PENDING> __device__ __forceinline__ void copies_wait() {}
+#endif
+
+// ---------------------------------------------------------------- tensor cores
+// A warp multiplies small matrices: d (16 x 8, float32) += A (16 x depth) B (depth x 8). Lane (g, t) = (lane / 4, lane % 4)
+// holds d[0], d[1] of row g, columns 2 t and 2 t + 1, and d[2], d[3] of row g + 8.
+//   mma_tf32: depth 8.   a[i] = A[g + 8 (i % 2)][t + 4 (i / 2)], b[i] = B[t + 4 i][g], each rounded by to_tf32
+//   mma_bf16: depth 16.  a[i] = A[g + 8 (i % 2)][2 t + 8 (i / 2) + {0, 1}], b[i] = B[2 t + 8 i + {0, 1}][g], pairs from to_bf16x2
+// Cards before sm_80 have neither; their launchers choose the FP32 kernels.
+#ifdef MINICUDA
+#define to_tf32(x) mc::tf32(x)
+#define to_bf16x2(low, high) mc::bf16x2(low, high)
+#define mma_tf32(d, a, b) mc::mma_m16n8k8_tf32(d, a, b)
+#define mma_bf16(d, a, b) mc::mma_m16n8k16_bf16(d, a, b)
+#elif __CUDA_ARCH__ >= 800
+__device__ __forceinline__ float to_tf32(float x) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __int_as_float(bits);
+}
+__device__ __forceinline__ unsigned to_bf16x2(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ __forceinline__ void mma_tf32(float *d, const float *a, const float *b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(__float_as_int(a[0])), "r"(__float_as_int(a[1])), "r"(__float_as_int(a[2])),
+                 "r"(__float_as_int(a[3])), "r"(__float_as_int(b[0])), "r"(__float_as_int(b[1])));
+}
+__device__ __forceinline__ void mma_bf16(float *d, const unsigned *a, const unsigned *b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#else
+__device__ __forceinline__ float to_tf32(float x) { return x; }
+__device__ __forceinline__ unsigned to_bf16x2(float, float) { return 0; }
+__device__ __forceinline__ void mma_tf32(float *, const float *, const float *) { __trap(); }
+__device__ __forceinline__ void mma_bf16(float *, const unsigned *, const unsigned *) { __trap(); }
+#endif

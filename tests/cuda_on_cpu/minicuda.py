@@ -42,7 +42,6 @@ class RawModule:
         self._lib = ctypes.CDLL(so)
         self._lib.mc_launch.restype = ctypes.c_char_p
         self._lib.mc_static_shared.restype = ctypes.c_size_t
-        self._lib.has_barriers = bool(re.search(r"sync|MMA|mma", code))
         self._index = {e: i for i, e in enumerate(exprs)}
 
     def get_function(self, name):
@@ -71,7 +70,7 @@ class RawKernel:
         keep = [self._argument(i, a, want) for i, (a, want) in enumerate(zip(args, self.signature))]
         ptrs = (ctypes.c_void_p * len(keep))(*[k.ctypes.data for k in keep])
         err = self._lib.mc_launch(self._thunk, ptrs, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
-                                  ctypes.c_size_t(shared_mem), ORDER, int(self._lib.has_barriers))
+                                  ctypes.c_size_t(shared_mem), ORDER)
         if err:
             raise RuntimeError(f"{self.name}: {err.decode()}")
 
