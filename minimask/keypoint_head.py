@@ -7,8 +7,8 @@ not?", keypoints ask once "which place?". Network and conventions are torchvisio
 
 import numpy as np
 
+from minimask import distributed, nn
 from minimask import functional as F
-from minimask import nn
 from minimask.device import array_module, on_cpu
 from minimask.losses import CrossEntropy
 from minimask.targets import take
@@ -96,7 +96,7 @@ def keypoint_loss(logits, places, visible):
             f"got {places.shape} and {visible.shape}"
         )
     maps = logits.transpose(0, 3, 1, 2).reshape(r * k, h * w)
-    weights = visible.reshape(-1) / array_module(visible).maximum(visible.sum(), 1)
+    weights = visible.reshape(-1) / array_module(visible).maximum(distributed.total(visible.sum()), 1)
     return CrossEntropy(places.reshape(-1))(maps, weights.astype(logits.dtype))
 
 

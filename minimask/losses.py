@@ -1,10 +1,12 @@
 """The losses, each with its normaliser spelled out. L = L_cls + L_reg + L_mask (slide L26), plus the RPN's two.
 
 Every loss takes `weights`: 0 leaves a place out (padding, or not sampled), 1 counts it. The sum is divided by
-`count`, which comes from the arrays too, so that nothing here has a size that depends on values.
+`count`, which comes from the arrays too, so that nothing here has a size that depends on values. Where several workers
+share a batch, the count is that of all of them, so that their losses add up to the whole batch's.
 The mask loss stands in mask_head.py.
 """
 
+from minimask import distributed
 from minimask.device import array_module
 from minimask.functional import sigmoid_array
 from minimask.tensor import Function
@@ -64,7 +66,7 @@ class CrossEntropy(Function):
 def _weights(weights, count, dtype):
     """weights / max(count, 1) in the dtype of the logits: nothing to count gives a loss of 0, not NaN."""
     xp = array_module(weights)
-    return (weights / xp.maximum(count, 1)).astype(dtype)
+    return (weights / xp.maximum(distributed.total(count), 1)).astype(dtype)
 
 
 def _same_shape(name, x, **arrays):

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
+from minimask import distributed, nn
 from minimask import functional as F
-from minimask import nn
 from minimask.device import array_module, on_cpu
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.roi_align import roi_align_specification
@@ -234,8 +234,8 @@ class SoftmaxMaskLoss(Function):
 
 
 def _count(valid, z):
-    """The number of pixels (R, M, M) of valid boxes, at least 1, as a number of z's dtype."""
-    return array_module(z).maximum(valid.sum() * z[:1].size, 1).astype(z.dtype)
+    """The number of pixels (R, M, M) of valid boxes (of all workers), at least 1, as a number of z's dtype."""
+    return array_module(z).maximum(distributed.total(valid.sum()) * z[:1].size, 1).astype(z.dtype)
 
 
 def _places(labels, channels):

@@ -15,6 +15,7 @@ a float32 CPU kernel in `minimask.kernels.normalization`.
 
 import numpy as np
 
+from minimask import distributed
 from minimask.device import array_module, on_cpu
 from minimask.kernels import normalization as kernels
 from minimask.tensor import Function
@@ -91,6 +92,7 @@ class NormalizationFunction(Function):
         self.shape, self.gamma, self.has_residual = x.shape, gamma, residual is not None
         self.fresh = self.relu or not self.has_residual  # else the residual's gradient is gy itself
         self.x = x.reshape(segments, x.size // max(1, segments * x.shape[-1]), x.shape[-1])  # (S, P, C)
+        self.pixels = max(1, self.x.shape[1])  # that mean and var are taken over
         self.mean, var = self.statistics(self.x)
         self.inverse = 1 / xp.sqrt(var + x.dtype.type(self.eps))
         scale = gamma * self.inverse  # (S, C)
@@ -107,9 +109,8 @@ class NormalizationFunction(Function):
         return gx, sum_gxhat.sum(0), sum_g.sum(0), *residual
 
     def gradient(self, g, sum_g, sum_gxhat):
-        pixels = max(1, self.x.shape[1])
-        mean_h = self.over_group(self.gamma * sum_g) / pixels
-        mean_hxhat = self.over_group(self.gamma * sum_gxhat) / pixels
+        mean_h = self.over_group(self.gamma * sum_g) / self.pixels
+        mean_hxhat = self.over_group(self.gamma * sum_gxhat) / self.pixels
         inverse = self.inverse
         return gradient(g, self.x, self.mean, self.gamma * inverse, -inverse * inverse * mean_hxhat, -inverse * mean_h)
 
@@ -128,15 +129,14 @@ class BatchNormFunction(NormalizationFunction):
     def statistics(self, x):
         if not self.training or x.size == 0:
             return tuple(a[None].astype(x.dtype) for a in self.running)
-        mean, var = moments(x)
-        pixels = x.shape[1]
-        for running, value in zip(self.running, (mean[0], var[0] * (pixels / (pixels - 1)))):
+        self.pixels, mean, var = distributed.moments_of_all(x.shape[1], *moments(x))
+        for running, value in zip(self.running, (mean[0], var[0] * (self.pixels / (self.pixels - 1)))):
             running += self.momentum * (value - running)
         return mean, var
 
     def gradient(self, g, sum_g, sum_gxhat):
         if self.training:
-            return super().gradient(g, sum_g, sum_gxhat)
+            return super().gradient(g, *distributed.totals(sum_g, sum_gxhat))
         return g * (self.gamma * self.inverse[0])
 
 
