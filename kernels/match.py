@@ -7,43 +7,35 @@ import numpy as np
 from numba import njit, prange
 
 
-@njit(cache=True)
-def _iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
-    w = min(ax2, bx2) - max(ax1, bx1)
-    h = min(ay2, by2) - max(ay1, by1)
-    if w <= 0 or h <= 0:
-        return ax1 * 0
-    inter = w * h
-    return inter / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - inter)
-
-
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _match_image(anchors, boxes, real, crowd, best, which, best_of_object, covered):
-    largest = np.zeros(len(boxes), anchors.dtype)  # each object's best IoU with any anchor
-    for a in range(len(anchors)):
-        x1, y1, x2, y2 = anchors[a, 0], anchors[a, 1], anchors[a, 2], anchors[a, 3]
-        for g in range(len(boxes)):
-            if real[g]:
-                iou = _iou(x1, y1, x2, y2, boxes[g, 0], boxes[g, 1], boxes[g, 2], boxes[g, 3])
-                if iou > best[a]:
-                    best[a] = iou
-                    which[a] = g
-                largest[g] = max(largest[g], iou)
-            elif crowd[g]:
-                w = min(x2, boxes[g, 2]) - max(x1, boxes[g, 0])
-                h = min(y2, boxes[g, 3]) - max(y1, boxes[g, 1])
-                if w > 0 and h > 0:
-                    covered[a] = max(covered[a], w * h / ((x2 - x1) * (y2 - y1)))
-    for a in range(len(anchors)):
-        if best[a] > 0:
-            for g in range(len(boxes)):
-                if real[g] and largest[g] > 0 and best[a] >= largest[g]:
-                    iou = _iou(
-                        anchors[a, 0], anchors[a, 1], anchors[a, 2], anchors[a, 3],
-                        boxes[g, 0], boxes[g, 1], boxes[g, 2], boxes[g, 3],
-                    )  # fmt: skip
-                    if iou == largest[g]:
-                        best_of_object[a] = True
+    """One image, object by object. The loops over anchors have no branches, so that they become vector instructions."""
+    corners = anchors.T.copy()  # (4, A)
+    x1, y1, x2, y2 = corners[0], corners[1], corners[2], corners[3]
+    zero = best.dtype.type(0)
+    iou = np.empty(best.size, best.dtype)  # of the object at hand with each anchor
+    for g in range(len(boxes)):
+        u1, v1, u2, v2 = boxes[g, 0], boxes[g, 1], boxes[g, 2], boxes[g, 3]
+        if real[g]:
+            own = (u2 - u1) * (v2 - v1)
+            for a in range(iou.size):
+                w = max(min(x2[a], u2) - max(x1[a], u1), zero)
+                h = max(min(y2[a], v2) - max(y1[a], v1), zero)
+                shared = w * h
+                share = shared / ((x2[a] - x1[a]) * (y2[a] - y1[a]) + own - shared)
+                iou[a] = share if shared > 0 else zero  # two boxes of no area: 0, not 0 / 0
+                which[a] = g if iou[a] > best[a] else which[a]
+                best[a] = max(best[a], iou[a])
+            largest = iou.max() if iou.size else zero
+            if largest > 0:
+                for a in range(iou.size):
+                    best_of_object[a] |= iou[a] == largest
+        elif crowd[g]:
+            for a in range(iou.size):
+                w = max(min(x2[a], u2) - max(x1[a], u1), zero)
+                h = max(min(y2[a], v2) - max(y1[a], v1), zero)
+                share = w * h / ((x2[a] - x1[a]) * (y2[a] - y1[a]))
+                covered[a] = max(covered[a], share if w * h > 0 else zero)
 
 
 @njit(cache=True, parallel=True, nogil=True)

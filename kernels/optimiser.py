@@ -10,7 +10,7 @@ from numba import njit
 from minimask.kernels.parallel import run
 
 
-@njit(cache=True, fastmath={"contract"})
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _sgd_part(t, parts, arrays, numbers):
     p, g, velocity, settings = arrays[:4]
     lr, momentum, weight_decay, scale = settings[0], settings[1], settings[2], settings[3]
@@ -29,7 +29,7 @@ def sgd(p, g, velocity, settings):
     run(_sgd_part, (p, g, velocity, settings), ())
 
 
-@njit(cache=True, fastmath={"contract"})
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _adamw_part(t, parts, arrays, numbers):
     p, g, m, v, settings = arrays[:5]
     lr, beta1, rest1, beta2, rest2, eps = settings[0], settings[1], settings[2], settings[3], settings[4], settings[5]
