@@ -6,6 +6,58 @@
 #define GRID_LOOP(i, count) \
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (count); i += gridDim.x * (long long)blockDim.x)
 
+// The sum of `value` over the threads of a block (whole warps, in one dimension), always added in the same order; thread 0
+// has it.
+template <class T> __device__ T block_sum(T value) {
+  __shared__ T sums[32];  // of the warps
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int k = 16; k > 0; k /= 2) value += __shfl_down_sync(0xffffffff, value, k);
+  if (lane == 0) sums[warp] = value;
+  __syncthreads();
+  value = threadIdx.x < blockDim.x / 32 ? sums[threadIdx.x] : T(0);
+  if (warp == 0)
+    for (int k = 16; k > 0; k /= 2) value += __shfl_down_sync(0xffffffff, value, k);
+  __syncthreads();  // sums may be used again
+  return value;
+}
+
+// ---------------------------------------------------------------- counting in a block
+// The sum of `value` over the threads before this one, and over all of the block (total). Every thread must call it;
+// threads: a multiple of 32. With flags of 0 and 1 it is the place of each marked thread among the marked ones.
+__device__ inline int sum_before(int value, int &total) {
+  __shared__ int warp_sums[32];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value;  // sum: over this lane and those before it
+  for (int distance = 1; distance < 32; distance *= 2) {
+    int other = __shfl_up_sync(0xffffffffu, sum, distance);
+    if (lane >= distance) sum += other;
+  }
+  if (lane == 31) warp_sums[warp] = sum;
+  __syncthreads();
+  int before = sum - value;
+  total = 0;
+  for (int w = 0; w < blockDim.x / 32; w++) {
+    if (w < warp) before += warp_sums[w];
+    total += warp_sums[w];
+  }
+  __syncthreads();  // warp_sums may be written again
+  return before;
+}
+
+// ---------------------------------------------------------------- boxes: x1, y1, x2, y2 in pixels
+// __fmul_rn keeps the compiler from fusing a product with a sum: each step is rounded as NumPy rounds it, so that
+// comparisons of overlaps come out the same.
+__device__ inline float box_area(float4 box) { return __fmul_rn(box.z - box.x, box.w - box.y); }
+
+__device__ inline float overlap(float4 a, float4 b) {
+  float width = fminf(a.z, b.z) - fmaxf(a.x, b.x), height = fminf(a.w, b.w) - fmaxf(a.y, b.y);
+  return width > 0 && height > 0 ? __fmul_rn(width, height) : 0;
+}
+
+__device__ inline float iou(float4 a, float4 b) {
+  float both = overlap(a, b);
+  return both > 0 ? both / (box_area(a) + box_area(b) - both) : 0;  // most pairs do not meet: no division
+}
+
 // ---------------------------------------------------------------- copies from global to shared memory in the background
 // copy16 begins to copy 16 bytes (or writes zeros where `inside` is false: then nothing is read; both addresses multiples
 // of 16), copies_commit closes a group, copies_wait<n> waits until at most the last n groups are under way. What a thread
