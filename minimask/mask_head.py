@@ -10,7 +10,7 @@ import numpy as np
 
 from minimask import distributed, nn
 from minimask import functional as F
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.roi_align import roi_align_specification
 from minimask.tensor import Function, Tensor
@@ -122,15 +122,11 @@ def mask_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
     if matches.shape != boxes.shape[:2]:
         raise ValueError(f"mask_targets: matches must be {boxes.shape[:2]} like the boxes, got shape {matches.shape}")
     matches = xp.clip(matches, 0, masks.shape[1] - 1)
+    masks = xp.ascontiguousarray(masks, np.uint8)
     boxes = xp.ascontiguousarray(boxes, np.float32)
-    if not on_cpu(boxes):
-        return mask_targets_specification(masks, boxes, matches, size, aligned, binary)
-
-    from minimask.kernels import paste_mask as kernels
-
-    targets = np.empty((*matches.shape, size, size), np.float32)
-    masks = np.ascontiguousarray(masks, np.uint8)
-    kernels.crop_masks(masks, boxes, np.ascontiguousarray(matches, np.int64), aligned, targets)
+    matches = xp.ascontiguousarray(matches, np.int64)
+    targets = xp.empty((*matches.shape, size, size), np.float32)
+    kernels("paste_mask", boxes).crop_masks(masks, boxes, matches, aligned, targets)
     return (targets >= 0.5).astype(np.float32) if binary else targets
 
 
@@ -277,15 +273,11 @@ def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
     """
     xp = array_module(masks)
     _check_paste(masks, boxes)
-    if not on_cpu(masks):
-        return paste_masks_specification(masks, boxes, height, width, threshold, whole_pixels)
-
-    from minimask.kernels import paste_mask as kernels
-
     masks = xp.pad(masks.astype(np.float32, copy=False), ((0, 0), (1, 1), (1, 1)))  # (D, M + 2, M + 2)
     out = xp.zeros((len(masks), height, width), np.float32 if threshold is None else bool)
     threshold = None if threshold is None else float(threshold)
-    kernels.paste_masks(masks, _edges(boxes, masks.shape[1], whole_pixels), threshold, out)
+    edges = xp.ascontiguousarray(_edges(boxes, masks.shape[1], whole_pixels))
+    kernels("paste_mask", masks).paste_masks(masks, edges, threshold, out)
     return out
 
 
@@ -320,7 +312,8 @@ def _edges(boxes, padded, whole_pixels):
     centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * growth
     edges = xp.concatenate([centre - half, centre + half], axis=1).astype(np.float64)
     if whole_pixels:  # the first pixel and the one after the last
-        edges = xp.trunc(edges) + xp.asarray([0.0, 0, 1, 1])
+        edges = xp.trunc(edges)
+        edges[:, 2:] += 1
     return edges
 
 

@@ -1,0 +1,114 @@
+// Masks to and from boxes: crop objects' masks to M x M targets, paste M x M masks into a picture; see paste_mask.py.
+//
+// crop_masks: a thread a bin of a target, in strides of the grid; it reads the four pixels around each of its samples,
+// about a sample a pixel, so four bytes for each pixel of a box. Neighbouring threads read neighbouring bins, and what
+// lies between them comes from the cache. Writes 4 M^2 bytes a box.
+//
+// paste_masks: a row of blocks (blockIdx.x) shares the pixels of a box, a column of them (blockIdx.y) shares the
+// masks. Reads four of the (M + 2)^2 cells a pixel, which stay in the cache, and writes each pixel of a box once: 1 byte
+// a pixel for bool, 4 for float. The picture is zero before.
+
+// The samples of a box along an axis: where its first bin starts, the bins' length and the samples in each.
+struct Bins {
+  float start, step;
+  int samples;
+};
+
+__device__ Bins make_bins(float first, float last, bool aligned, int bins) {
+  float offset = aligned ? 0.5f : 0.f;
+  float start = first - offset, extent = last - offset - start;
+  if (!(aligned || extent >= 1.f)) extent = 1.f;
+  float step = extent / bins;
+  int samples = step > 0.f ? (int)ceilf(fminf(step, 4096.f)) : 0;  // about one a pixel; none if it is not a number
+  return {start, step, samples};
+}
+
+// Both neighbours of a sample and their weights, which are 0 more than one pixel outside.
+struct Sample {
+  int low, high;
+  float low_weight, high_weight;
+};
+
+__device__ Sample make_sample(Bins axis, int bin, int sample, int pixels) {
+  float position = axis.start + bin * axis.step + (sample + 0.5f) * axis.step / axis.samples;
+  if (!(position >= -1.f && position <= pixels)) return {0, 0, 0.f, 0.f};
+  position = fmaxf(position, 0.f);
+  int low = min((int)position, pixels - 1), high = min(low + 1, pixels - 1);
+  float share = high > low ? position - low : 0.f;
+  return {low, high, 1.f - share, share};
+}
+
+// out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s].
+// masks (N, G, H, W), boxes (N, S), matches (N, S), out (N, S, M, M).
+extern "C" __global__ void crop_masks(const unsigned char *__restrict__ masks, const float4 *__restrict__ boxes,
+                                      const long long *__restrict__ matches, int images, int objects, int height,
+                                      int width, int count, int bins, int aligned, float *__restrict__ out) {
+  GRID_LOOP(cell, (long long)images * count * bins * bins) {
+    int s = cell / (bins * bins), i = cell / bins % bins, j = cell % bins;
+    long long object = (long long)(s / count) * objects + matches[s];
+    const unsigned char *mask = masks + object * height * width;
+    float4 box = boxes[s];  // x, y, z, w: x1, y1, x2, y2
+    Bins down = make_bins(box.y, box.w, aligned, bins), across = make_bins(box.x, box.z, aligned, bins);
+    float total = 0.f;
+    for (int p = 0; p < down.samples; p++) {
+      Sample y = make_sample(down, i, p, height);
+      if (y.low_weight == 0.f && y.high_weight == 0.f) continue;  // outside
+      const unsigned char *above = mask + (long long)y.low * width, *below = mask + (long long)y.high * width;
+      for (int q = 0; q < across.samples; q++) {
+        Sample x = make_sample(across, j, q, width);
+        total += y.low_weight * (x.low_weight * above[x.low] + x.high_weight * above[x.high]) +
+                 y.high_weight * (x.low_weight * below[x.low] + x.high_weight * below[x.high]);
+      }
+    }
+    out[cell] = total / max(down.samples * across.samples, 1);
+  }
+}
+
+// `cells` values stretched from `start` to `end`: the first pixel of 0 .. limit in there, how many, cells a pixel.
+struct Stretch {
+  int first, count, cells;
+  float offset, ratio;
+};
+
+__device__ Stretch stretch_axis(int cells, double start, double end, int limit) {
+  int first = (int)fmax(floor(start), 0.0), last = (int)fmin(ceil(end), (double)limit);
+  int count = end > start ? max(last - first, 0) : 0;
+  return {first, count, cells, (float)(first - start), (float)cells / (float)(end - start)};
+}
+
+// The two cells around pixel i of them, and the weight of the higher.
+__device__ void neighbours(Stretch axis, int i, int *low, int *high, float *share) {
+  float position = fmaxf(axis.ratio * (axis.offset + i + 0.5f) - 0.5f, 0.f);
+  *low = min((int)position, axis.cells - 1);
+  *high = min(*low + 1, axis.cells - 1);
+  *share = position - *low;
+}
+
+// Stretch each mask over its box and write it to its picture: T is bool (value >= threshold) or float (the value).
+// masks (D, M, M), edges (D, 4): x1, y1, x2, y2 in pixels, which may lie outside the picture; out (D, H, W), zero.
+// instantiate: paste_masks<bool>, paste_masks<float>
+template <class T>
+__global__ void paste_masks(const float *__restrict__ masks, const double *__restrict__ edges, int count, int cells,
+                            int height, int width, float threshold, T *__restrict__ out) {
+  for (int d = blockIdx.y; d < count; d += gridDim.y) {
+    const double *edge = edges + 4 * d;
+    const float *mask = masks + (long long)d * cells * cells;
+    Stretch x = stretch_axis(cells, edge[0], edge[2], width), y = stretch_axis(cells, edge[1], edge[3], height);
+    int pixels = x.count * y.count;
+    for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < pixels; k += gridDim.x * blockDim.x) {
+      int i = k / x.count, j = k % x.count, left, right, top, bottom;
+      float across, down;
+      neighbours(x, j, &left, &right, &across);
+      neighbours(y, i, &top, &bottom, &down);
+      const float *above = mask + top * cells, *below = mask + bottom * cells;
+      float low = above[left] + down * (below[left] - above[left]);
+      float high = above[right] + down * (below[right] - above[right]);
+      float value = low + across * (high - low);
+      T *pixel = out + ((long long)d * height + y.first + i) * width + x.first + j;
+      if constexpr (sizeof(T) == sizeof(bool))
+        *pixel = value >= threshold;
+      else
+        *pixel = value;
+    }
+  }
+}
