@@ -1,10 +1,59 @@
-"""Optimisers, learning-rate schedules, gradient clipping."""
+"""Optimisers, learning-rate schedules, gradient clipping.
+
+On a GPU all parameters lie in one array, all gradients in another (`FlatParameters`), and a step is three launches, as
+many as for one parameter: the norm of the gradient, what it is scaled with, the update. Nothing comes back to the host.
+"""
 
 import math
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels, on_cpu
+
+CHUNK = 64  # numbers: a parameter begins at a multiple of it in its buffer, as CHUNK in kernels/optimiser.cu
+
+
+class FlatParameters:
+    """Moves the arrays of some parameters into one flat array, and has their gradients written into another.
+
+    data, gradients: (P,) arrays of the parameters' dtype. From now on `p.data` is a view of data, and `backward` makes
+    `p.grad` a view of gradients. Each parameter begins at a multiple of 64 numbers; the numbers between them are 0. The
+    gradients of a parameter that `backward` has not reached mean nothing.
+    Raises ValueError if the parameters are of several dtypes.
+    """
+
+    def __init__(self, params):
+        self.params = list(params)
+        xp, dtype = array_module(self.params[0].data), self.params[0].dtype
+        if any(p.dtype != dtype for p in self.params):
+            raise ValueError(f"FlatParameters: all must have one dtype, got {sorted({str(p.dtype) for p in params})}")
+        chunks = [-(-p.size // CHUNK) for p in self.params]
+        self.starts = CHUNK * np.cumsum([0, *chunks])  # the last: the size of the whole
+        self.data, self.gradients = xp.zeros(int(self.starts[-1]), dtype), xp.zeros(int(self.starts[-1]), dtype)
+        for i, p in enumerate(self.params):
+            view = self.view(self.data, i)
+            view[...] = p.data
+            p.data, p.grad_buffer = view, self.view(self.gradients, i)
+        self.views = [p.data for p in self.params]
+        self.collect()
+
+    def view(self, buffer, i):
+        """The part of a buffer (P,) that belongs to parameter i, in its shape."""
+        p, start = self.params[i], int(self.starts[i])
+        return buffer[start : start + p.size].reshape(p.shape)
+
+    def parameter_at(self, position):
+        """The index of the parameter that a position in the buffers belongs to."""
+        return int(np.searchsorted(self.starts, position, side="right")) - 1
+
+    def collect(self):
+        """Bring gradients that were set by hand to their places. Raises RuntimeError if p.data was replaced."""
+        for p, view in zip(self.params, self.views):
+            if p.data is not view:
+                raise RuntimeError("FlatParameters: a parameter's array was replaced; move a model before training it")
+            if p.grad is not None and p.grad is not p.grad_buffer:
+                p.grad_buffer[...] = p.grad
+                p.grad = p.grad_buffer
 
 
 class Optimiser:
@@ -12,7 +61,7 @@ class Optimiser:
 
     `lr` is an attribute and may be set before each step. A parameter without a gradient is left as it is.
     Weight decay is not applied to parameters of one dimension (biases and normalisation), as detectors do, unless
-    `decay_all` is set.
+    `decay_all` is set. Parameters on a GPU (float32) are moved to `flat`, and there is `step_on_device`.
     """
 
     state_names = ()
@@ -29,7 +78,12 @@ class Optimiser:
         self.weight_decay = weight_decay
         self.decay_all = decay_all
         self.steps = 0
-        self.state = {name: [array_module(p.data).zeros_like(p.data) for p in self.params] for name in self.state_names}
+        if on_cpu(self.params[0].data) or self.params[0].dtype != "float32":
+            self.flat = None
+            zeros = array_module(self.params[0].data).zeros_like
+            self.state = {name: [zeros(p.data) for p in self.params] for name in self.state_names}
+        else:
+            self._lie_flat()
 
     def zero_grad(self):
         """Forget the gradients."""
@@ -41,15 +95,76 @@ class Optimiser:
         self.steps += 1
         for i, p in enumerate(self.params):
             if p.grad is not None:
-                decay = self.weight_decay if self.decay_all or p.ndim > 1 else 0.0
+                decay = self._decay(p)
                 fast = on_cpu(p.data) and p.dtype == "float32" and p.data.flags.c_contiguous
                 update = self.update_fast if fast else self.update
                 update(p.data, p.grad, *(self.state[name][i] for name in self.state_names), decay, scale)
 
+    def _lie_flat(self):
+        xp = array_module(self.params[0].data)
+        self.flat = FlatParameters(self.params)
+        self.buffers = [xp.zeros_like(self.flat.data) for _ in self.state_names]
+        views = [[self.flat.view(buffer, i) for i in range(len(self.params))] for buffer in self.buffers]
+        self.state = dict(zip(self.state_names, views))
+        self.rates = xp.zeros(3, np.float32)  # learning rate, two corrections
+        self.report = xp.asarray([0.0, 1.0, -1.0, 1.0])  # norm, finite, place, scale: see step_on_device
+        self.place = xp.full(1, 2**31 - 1, np.int32)  # the kernels' own: the first chunk that is not finite
+        self.decays = {}  # which parameters have a gradient -> the weight decay of each CHUNK
+
+    def prepare_step(self):
+        """Before each `step_on_device`: count it, and tell the card learning rate and corrections.
+
+        Not part of what a CUDA graph captures, so that a graph can be launched again with another learning rate.
+        """
+        self.steps += 1
+        kernels("optimiser", self.rates).set_rates(self.rates, self.lr, *self.corrections())
+
+    def step_on_device(self, max_norm=None, losses=None):
+        """`step` on the card, with the gradient clipped to the norm `max_norm`; without waiting for it.
+
+        losses: float32 array on the card, any shape, that must be finite too. Returns `report`, a float64 array on the
+        card, always the same: the norm of all gradients before clipping; 1 while norm and losses are finite, else 0;
+        where in `flat.gradients` the first 64 numbers with one that is not finite begin, else -1; the scale. If the
+        second is 0, nothing was changed by this step and nothing will be by those that follow, until `forget_failure`:
+        the host may look at the report of a step while the card is at the next one.
+        Raises RuntimeError if a parameter's array was replaced since the optimiser was made.
+        """
+        flat = self.flat
+        flat.collect()
+        decay = self._decay_of_chunks()
+        module = kernels("optimiser", flat.data)
+        limit = math.inf if max_norm is None else max_norm
+        module.clip(flat.gradients, decay, losses, limit, self.place, self.report)
+        self.update_flat(module, decay)
+        return self.report
+
+    def forget_failure(self):
+        """Let `step_on_device` go on after a step that was not finite."""
+        self.report[1] = 1.0
+
+    def _decay_of_chunks(self):
+        """The weight decay of every 64 numbers of the buffer, -1 where there is no gradient: (P / 64,) on the card.
+
+        Copied to the card when it is first needed: once, for a model's parameters have gradients in each step.
+        """
+        present = tuple(p.grad is not None for p in self.params)
+        if present not in self.decays:
+            decay = [self._decay(p) if there else -1.0 for p, there in zip(self.params, present)]
+            decay = np.repeat(np.float32(decay), np.diff(self.flat.starts) // CHUNK)
+            self.decays[present] = array_module(self.flat.data).asarray(decay)
+        return self.decays[present]
+
+    def _decay(self, p):
+        return self.weight_decay if self.decay_all or p.ndim > 1 else 0.0
+
+    def corrections(self):
+        """What the averages in the state are multiplied with."""
+        return [1.0, 1.0]
+
     def state_dict(self):
         """name -> array: the state of each parameter by its position, and the number of steps."""
         state = {f"{name}.{i}": array for name in self.state_names for i, array in enumerate(self.state[name])}
-        state["steps"] = array_module(self.params[0].data).asarray(self.steps)
+        state["steps"] = np.asarray(self.steps)
         return state
 
     def load_state_dict(self, state):
@@ -61,7 +176,7 @@ class Optimiser:
             if array.shape != state[name].shape:
                 raise ValueError(f"optimiser: state {name} must have shape {array.shape}, got {state[name].shape}")
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = array_module(array).asarray(state[name])
         self.steps = int(state["steps"])
 
 
@@ -86,6 +201,10 @@ class SGD(Optimiser):
 
         settings = np.array([self.lr, self.momentum, decay, scale], np.float32)
         kernel.sgd(p.reshape(-1), g.reshape(-1), velocity.reshape(-1), settings)
+
+    def update_flat(self, module, decay):
+        flat = self.flat
+        module.sgd(flat.data, flat.gradients, *self.buffers, decay, self.rates, self.report, self.momentum)
 
 
 class AdamW(Optimiser):
@@ -123,6 +242,11 @@ class AdamW(Optimiser):
         settings = [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
         arrays = (a.reshape(-1) for a in (p, g, m, v))
         kernel.adamw(*arrays, np.array(settings, np.float32))
+
+    def update_flat(self, module, decay):
+        flat = self.flat
+        arrays = flat.data, flat.gradients, *self.buffers, decay, self.rates, self.report
+        module.adamw(*arrays, self.betas, self.eps)
 
 
 def gradient_norm(params):

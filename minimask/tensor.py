@@ -46,9 +46,10 @@ class Tensor:
 
     data: a NumPy or CuPy array.  grad: an array of the same shape once `backward` reached it (leaves only), or None.
     requires_grad: whether gradients flow here.  maker: the Function that made it (None for a leaf).
+    grad_buffer: the array that `backward` writes a leaf's grad to (see optim.FlatParameters), or None: a new one.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "maker", "birth", "__weakref__")
+    __slots__ = ("data", "grad", "grad_buffer", "requires_grad", "maker", "birth", "__weakref__")
     __array_priority__ = 100  # array + Tensor calls Tensor.__radd__
 
     def __init__(self, data, requires_grad=False):
@@ -61,7 +62,7 @@ class Tensor:
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"Tensor: only float arrays can have a gradient, got {data.dtype}")
         self.data = data
-        self.grad = None
+        self.grad = self.grad_buffer = None
         self.requires_grad = requires_grad
         self.maker = None
         self.birth = next(_births)
@@ -111,8 +112,10 @@ class Tensor:
             _, tensor = heapq.heappop(heap)
             gy = gradients.pop(tensor.birth)
             if tensor.maker is None:
-                own = gy if tensor.birth in owned else gy.copy()
-                tensor.grad = own if tensor.grad is None else tensor.grad + gy
+                own = tensor.birth in owned
+                if tensor.grad is not None:
+                    gy, own = tensor.grad + gy, True
+                tensor.grad = gy if own and tensor.grad_buffer is None else _copy(gy, tensor.grad_buffer)
                 continue
             maker = tensor.maker
             if maker.inputs is None:
@@ -139,6 +142,14 @@ class Tensor:
                 else:
                     gradients[source.birth] = _add(gradients[source.birth], gx, source.birth in owned)
                     owned.add(source.birth)
+
+
+def _copy(array, buffer):
+    """The numbers of an array in a buffer of its shape, or in a new array."""
+    if buffer is None:
+        return array.copy()
+    buffer[...] = array
+    return buffer
 
 
 def _add(a, b, in_place):

@@ -115,3 +115,23 @@ def test_bad_settings_are_named():
         optim.SGD([p], 0.1, momentum=1)
     with pytest.raises(ValueError, match="other names"):
         optim.SGD([p], 0.1).load_state_dict({"velocity.1": np.zeros(2)})
+
+
+def test_flat_parameters():
+    """Data and gradients are views of two buffers; `backward` writes and adds there."""
+    first, second = Parameter(np.arange(6.0).reshape(2, 3)), Parameter(np.ones(65))
+    flat = optim.FlatParameters([first, second])
+    assert flat.data.shape == flat.gradients.shape == (192,)
+    assert flat.data[:8].tolist() == [0, 1, 2, 3, 4, 5, 0, 0] and flat.data[64:129].sum() == 65 == flat.data[64:].sum()
+    assert [flat.parameter_at(position) for position in (0, 63, 64, 191)] == [0, 0, 1, 1]
+    for total in (2, 4):
+        (first * 2.0).sum().backward()
+        assert np.shares_memory(first.grad, flat.gradients) and second.grad is None
+        assert flat.gradients[:6].tolist() == [total] * 6 and (flat.gradients[6:] == 0).all()
+    second.grad = np.full(65, 3.0)
+    flat.collect()
+    assert np.shares_memory(second.grad, flat.gradients) and flat.gradients[64:].sum() == 195
+    optim.SGD([first, second], lr=1.0, momentum=0.0, weight_decay=0.0).step()
+    assert flat.data[:6].tolist() == [-4, -3, -2, -1, 0, 1] and (flat.data[64:129] == -2).all()
+    with pytest.raises(ValueError, match="one dtype"):
+        optim.FlatParameters([first, Parameter(np.ones(2, np.float32))])

@@ -1,0 +1,177 @@
+"""The optimisers' kernels against `Optimiser.step`, and what a step on the device does with bad numbers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minimask import optim
+from minimask.tensor import Parameter
+
+SHAPES = ((3, 5), (7,), (1,), (2, 64), (65, 3), (1000,))
+OPTIMISERS = {
+    "SGD": lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01, decay_all=False),
+    "AdamW": lambda params: optim.AdamW(params, 0.01, weight_decay=0.1, decay_all=False),
+}
+
+
+def parameters(asarray, shapes=SHAPES, seed=0):
+    rng = np.random.default_rng(seed)
+    return [Parameter(asarray(rng.standard_normal(shape, dtype=np.float32))) for shape in shapes]
+
+
+def gradients(step, shapes=SHAPES):
+    rng = np.random.default_rng([1, step])
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+def set_gradients(params, values, asarray):
+    for p, value in zip(params, values):
+        p.grad = None if value is None else asarray(value)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_steps_equal_the_cpu(gpu, name):
+    """Five steps, clipped and not, with changing rates, one parameter now and then without a gradient."""
+    theirs = parameters(np.asarray)
+    ours = parameters(gpu.asarray)
+    cpu, card = OPTIMISERS[name](theirs), OPTIMISERS[name](ours)
+    for step in range(5):
+        values = gradients(step)
+        values[3] = values[3] if step % 2 else None
+        set_gradients(theirs, values, np.asarray)
+        set_gradients(ours, values, gpu.asarray)
+        cpu.lr = card.lr = 0.1 / (step + 1)
+        limit = (None, 1.0, 100.0)[step % 3]
+        norm = optim.gradient_norm(theirs)
+        cpu.step(1.0 if limit is None else min(1.0, limit / (norm + 1e-6)))
+        card.prepare_step()
+        report = card.step_on_device(limit).get()
+        np.testing.assert_allclose(report[0], norm, rtol=1e-6)
+        assert report[1:3].tolist() == [1, -1]
+    assert card.steps == cpu.steps == 5
+    for a, b in zip(theirs, ours):
+        np.testing.assert_allclose(b.data.get(), a.data, rtol=1e-5, atol=1e-6)
+    for key, array in cpu.state_dict().items():
+        other = card.state_dict()[key]
+        np.testing.assert_allclose(other if key == "steps" else other.get(), array, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_large_buffers(gpu, name):
+    """More numbers than the threads of the norm's 1,024 blocks take at once, in the first schedule only."""
+    if gpu.__name__ != "cupy" and order(gpu):
+        pytest.skip("one schedule is enough for a large array")
+    shapes = ((1100, 1024),)
+    theirs, ours = parameters(np.asarray, shapes), parameters(gpu.asarray, shapes)
+    cpu, card = OPTIMISERS[name](theirs), OPTIMISERS[name](ours)
+    set_gradients(theirs, gradients(0, shapes), np.asarray)
+    set_gradients(ours, gradients(0, shapes), gpu.asarray)
+    norm = optim.gradient_norm(theirs)
+    cpu.step(0.5 / (norm + 1e-6))
+    card.prepare_step()
+    np.testing.assert_allclose(card.step_on_device(0.5).get()[0], norm, rtol=1e-5)
+    np.testing.assert_allclose(ours[0].data.get(), theirs[0].data, rtol=1e-5, atol=1e-6)
+
+
+def order(gpu):
+    """The number of the stand-in's schedule."""
+    from tests.cuda_on_cpu import minicuda
+
+    return minicuda.ORDER
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(gpu, name, bad):
+    params = parameters(gpu.asarray)
+    card = OPTIMISERS[name](params)
+    set_gradients(params, gradients(0), gpu.asarray)
+    card.prepare_step()
+    card.step_on_device(5.0)
+    before = [p.data.get() for p in params]
+    state = [buffer.get() for buffer in card.buffers]
+    values = gradients(1)
+    values[4][60, 2] = values[5][999] = bad
+    for step in range(2):  # the step that is bad, and the one after it
+        set_gradients(params, values if step == 0 else gradients(2), gpu.asarray)
+        card.prepare_step()
+        report = card.step_on_device(5.0).get()
+        assert report[1] == 0 and not math.isfinite(report[0])
+        assert report[2] == card.flat.starts[4] + 128 and card.flat.parameter_at(report[2]) == 4
+    for a, p in zip(before, params):
+        np.testing.assert_array_equal(p.data.get(), a)
+    for a, buffer in zip(state, card.buffers):
+        np.testing.assert_array_equal(buffer.get(), a)
+    card.forget_failure()
+    card.prepare_step()
+    report = card.step_on_device(5.0).get()
+    assert report[1:3].tolist() == [1, -1]
+    assert (params[0].data.get() != before[0]).all()
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(gpu):
+    params = parameters(gpu.asarray)
+    sgd = OPTIMISERS["SGD"](params)
+    before = sgd.flat.data.get()
+    set_gradients(params, gradients(0), gpu.asarray)
+    for losses, good in (([1.0, 2.0], 1), ([1.0, math.nan], 0), ([1.0, 2.0], 0)):
+        sgd.prepare_step()
+        report = sgd.step_on_device(None, gpu.asarray(np.float32(losses))).get()
+        assert report[1] == good and report[2] == -1
+        if losses == [1.0, 2.0] and good:
+            assert (sgd.flat.data.get() != before).any()
+            before = sgd.flat.data.get()
+    np.testing.assert_array_equal(sgd.flat.data.get(), before)
+
+
+def test_a_square_too_large_is_no_single_gradients_fault(gpu):
+    params = parameters(gpu.asarray, ((2,),))
+    sgd = OPTIMISERS["SGD"](params)
+    params[0].grad = gpu.asarray(np.float32([1e20, 0]))
+    sgd.prepare_step()
+    report = sgd.step_on_device(5.0).get()
+    assert report[:3].tolist() == [math.inf, 0, -1]
+
+
+def test_steps_without_synchronisation(gpu):
+    if not hasattr(gpu, "no_sync"):
+        pytest.skip("CuPy cannot tell when it waits")
+    params = parameters(gpu.asarray)
+    adamw = OPTIMISERS["AdamW"](params)
+    values = [gpu.asarray(g) for g in gradients(0)]
+    with gpu.no_sync():
+        for _ in range(2):
+            adamw.zero_grad()
+            for p, g in zip(params, values):
+                (p * g).sum().backward()
+            adamw.prepare_step()
+            report = adamw.step_on_device(5.0)
+    np.testing.assert_allclose(report.get()[0], math.sqrt(sum((g**2).sum() for g in gradients(0))), rtol=1e-6)
+
+
+def test_state_continues(gpu):
+    """A state goes through NumPy arrays into another optimiser, which makes the same next step."""
+    params = parameters(gpu.asarray)
+    first = OPTIMISERS["AdamW"](params)
+    set_gradients(params, gradients(0), gpu.asarray)
+    first.prepare_step()
+    first.step_on_device()
+    others = [Parameter(gpu.asarray(p.data.get())) for p in params]
+    second = OPTIMISERS["AdamW"](others)
+    state = {k: v if isinstance(v, np.ndarray) else v.get() for k, v in first.state_dict().items()}
+    second.load_state_dict(state)
+    for optimiser in (first, second):
+        set_gradients(optimiser.params, gradients(1), gpu.asarray)
+        optimiser.prepare_step()
+        optimiser.step_on_device()
+    for p, other in zip(params, others):
+        np.testing.assert_array_equal(other.data.get(), p.data.get())
+
+
+def test_replaced_arrays_are_refused(gpu):
+    params = parameters(gpu.asarray)
+    sgd = OPTIMISERS["SGD"](params)
+    params[1].data = gpu.asarray(np.zeros(7, np.float32))
+    with pytest.raises(RuntimeError, match="array was replaced"):
+        sgd.step_on_device()
