@@ -1,9 +1,12 @@
 """Where arrays live and how many threads work on them: numpy or cupy, thread counts, seeds, the allocator."""
 
+import contextlib
 import ctypes
 import glob
 import importlib
+import importlib.metadata
 import os
+import re
 import sys
 
 # Numba's OpenMP layer forks and joins in microseconds; its fallback needs ten times as long.
@@ -14,6 +17,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import numpy as np  # noqa: E402
+
+from minimask.errors import InputError  # noqa: E402
 
 
 def array_module(x):
@@ -53,6 +58,123 @@ def to_gpu(x):
     import cupy
 
     return cupy.asarray(x)
+
+
+def to(x, device):
+    """The array `x` on a device of `resolve`; `x` itself if it is there already.
+
+    To the card CuPy copies through page-locked memory, in the order of the current stream: nobody waits.
+    """
+    if device == "cpu":
+        return to_cpu(x)
+    return to_gpu(x) if on_cpu(x) else x
+
+
+def device_of(x):
+    """ "cpu" or "cuda", where the array `x` lies."""
+    return "cpu" if on_cpu(x) else "cuda"
+
+
+# ------------------------------------------------------------------------------------------------------------ the card
+
+
+def resolve(name):
+    """The device that is meant by "cpu", "cuda", "cuda:1" (the second card) or None (the CPU): -> "cpu" or "cuda".
+
+    A card becomes the current one, and a small calculation shows that it can be used. Raises InputError that says what
+    is missing where it cannot: CuPy, a driver, a card, or the wheel of CuPy that fits the driver.
+    """
+    if name in (None, "cpu"):
+        return "cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", str(name))
+    if not match:
+        raise InputError(f'device must be "cpu", "cuda" or "cuda:1" (the second card), got {name!r}')
+    try:
+        import cupy
+
+        cards, number = cupy.cuda.runtime.getDeviceCount(), int(match[1] or 0)
+        if number < cards:
+            cupy.cuda.Device(number).use()
+            a = cupy.ones((2, 2), np.float32)
+            works = float((a @ a).sum()) == 8  # needs a compiler, the headers of CUDA, and cuBLAS
+    except Exception as error:  # each thing that can be missing raises its own kind of error
+        raise InputError(f"device {name}: {_why_no_card(error)}") from error
+    if number >= cards:
+        raise InputError(f"device {name}: this machine has {cards} card{'s' * (cards != 1)}, counted from 0")
+    if not works:
+        raise InputError(f"device {name}: the card calculates wrongly: 2 x 2 ones, squared, do not sum to 8")
+    return "cuda"
+
+
+ON_THE_CPU = "everything runs on the CPU too: leave the device out"
+
+
+def _why_no_card(error):
+    """What stands between this machine and its card, and the command that changes it."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    version = driver_version()
+    if version is None:
+        return f"this machine has no NVIDIA driver, so it has no card that could be used; {ON_THE_CPU}"
+    driver = f"CUDA {version // 1000}.{version % 1000 // 10}"
+    wheel = right_wheel(version)
+    if wheel is None:
+        return f"the driver is too old for CuPy (it knows {driver}); update it, or: {ON_THE_CPU}"
+    install = f'pip install "{wheel}[ctk]"'
+    wheels = _installed_wheels()
+    if not wheels:
+        return f"CuPy is not installed; for the driver here ({driver}): {install}; {ON_THE_CPU}"
+    if "NoDevice" in text:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "the driver sees no card" + ("" if hidden is None else f" (CUDA_VISIBLE_DEVICES is {hidden!r})")
+    remove = f"pip uninstall {' '.join(wheels)}, then " if wheels != [wheel] else ""
+    return f"{' and '.join(wheels)} cannot be used ({text}); for the driver here ({driver}): {remove}{install}"
+
+
+def driver_version():
+    """The newest CUDA that the NVIDIA driver knows, as 12040 for 12.4; None without a driver."""
+    version = ctypes.c_int()
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        with contextlib.suppress(OSError):
+            if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value:
+                return version.value
+    return None
+
+
+def right_wheel(version):
+    """The wheel of CuPy for a driver of this version; None if there is none. A driver runs wheels of an older CUDA."""
+    major = min(version // 1000, 13)
+    return f"cupy-cuda{major}x" if major >= 12 else None
+
+
+def _installed_wheels():
+    names = {distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()}
+    return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x?|-rocm.*)?", name))
+
+
+@contextlib.contextmanager
+def enough_memory(advice):
+    """Inside, running out of the card's memory is an InputError: what was asked for, held and free, then `advice`."""
+    try:
+        yield
+    except MemoryError as error:
+        cupy = sys.modules.get("cupy")
+        if cupy is None or not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+            raise
+        asked = re.search(r"allocating ([\d,]+) bytes", str(error))
+        asked = _size(int(asked[1].replace(",", ""))) if asked else "more"
+        held = cupy.get_default_memory_pool().used_bytes()
+        free, total = cupy.cuda.runtime.memGetInfo()
+        raise InputError(
+            f"the card's memory is full: {asked} were asked for, {_size(held)} are held here, {_size(free)} of "
+            f"{_size(total)} are free; {advice}"
+        ) from error
+
+
+def _size(count):
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+# --------------------------------------------------------------------------------------------------- seeds and threads
 
 
 def generator(*seed):

@@ -340,12 +340,11 @@ def restore(detections, batch, threshold=0.5):
     """
     from minimask.mask_head import paste_masks  # here, because reading and drawing pictures needs no model
 
-    valid = to_cpu(detections.valid)
-    boxes, labels, scores = (to_cpu(x) for x in (detections.boxes, detections.labels, detections.scores))
-    soft_masks = None if detections.masks is None else to_cpu(detections.masks)
-    keypoints = None if detections.keypoints is None else to_cpu(detections.keypoints)
+    detections, sizes = detections.to("cpu"), to_cpu(batch.sizes).tolist()
+    valid, boxes, labels, scores = detections.valid, detections.boxes, detections.labels, detections.scores
+    soft_masks, keypoints = detections.masks, detections.keypoints
     predictions = []
-    for n, (size, original) in enumerate(zip(batch.sizes.tolist(), batch.original_sizes.tolist())):
+    for n, (size, original) in enumerate(zip(sizes, batch.original_sizes.tolist())):
         keep = valid[n]
         found = Prediction(
             boxes=resize_boxes(boxes[n, keep], size, original),

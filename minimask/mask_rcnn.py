@@ -142,6 +142,7 @@ class MaskRCNN(nn.Module):
         """
         if rng is None or batch.boxes is None:
             raise ValueError("MaskRCNN.losses: needs a Batch with ground truth and rng=generator(seed, step)")
+        batch = self._checked(batch)
         features = self.features(self._images(batch))
         predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
         proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
@@ -200,6 +201,7 @@ class MaskRCNN(nn.Module):
 
     def detect(self, batch):
         """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes."""
+        batch = self._checked(batch)
         with no_grad():
             features = self.features(self._images(batch))
             predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
@@ -307,7 +309,8 @@ class MaskRCNN(nn.Module):
     def _mask_channel(self, labels):
         return labels * 0 if self.class_agnostic_masks else labels
 
-    def _images(self, batch):
+    def _checked(self, batch):
+        """The batch on the model's device. ValueError if it is none."""
         if not isinstance(batch, Batch):
             raise ValueError(
                 "MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
@@ -315,13 +318,12 @@ class MaskRCNN(nn.Module):
             )
         if batch.images.ndim != 4 or batch.images.shape[3] != 3:
             raise ValueError(f"MaskRCNN: images must be (N, H, W, 3), got shape {batch.images.shape}")
+        return batch.to(self.device)
+
+    def _images(self, batch):
+        """The images as a Tensor of the model's dtype."""
         keep(images=batch.images)
-        return array_tensor(batch.images, self.backbone.body.conv1.weight.dtype)
-
-
-def array_tensor(images, dtype):
-    """Images as a tensor of the model's dtype."""
-    return F.Tensor(images.astype(dtype, copy=False))
+        return F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
 
 
 def flatten(rois):
@@ -331,19 +333,19 @@ def flatten(rois):
 
 
 def used(valid):
-    """The places (N S) worth computing. On the GPU all: a size that depends on values would wait for the card.
+    """The places (N S) worth computing, as an index. On the GPU all: a size that depends on values would wait for it.
 
     On the CPU knowing it is free, so only the valid ones are computed (one at least, so that no array is empty).
     """
-    xp = array_module(valid)
-    flat = valid.reshape(-1)
-    if on_cpu(valid) and not flat.all():
-        return np.flatnonzero(flat) if flat.any() else np.zeros(1, np.int64)
-    return xp.arange(flat.size)
+    if not on_cpu(valid) or valid.all():
+        return slice(None)
+    return np.flatnonzero(valid) if valid.any() else np.zeros(1, np.int64)
 
 
 def spread(values, slots, shape):
     """Put `values` (R, ...) at places `slots` of zeros (N, S, ...): the inverse of picking them."""
+    if isinstance(slots, slice):
+        return values.reshape(*shape, *values.shape[1:])
     result = array_module(values).zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
     result[slots] = values
     return result.reshape(*shape, *values.shape[1:])

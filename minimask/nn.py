@@ -4,6 +4,7 @@ and HWIO.
 
 import numpy as np
 
+from minimask import device as device_module
 from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
@@ -75,7 +76,7 @@ class Module:
                     f"the weights do not fit the model: {name} must be {array.shape}, got {state[name].shape}"
                 )
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = device_module.to(state[name], device_module.device_of(array))
 
     def train(self, mode=True):
         """Training behaviour (batch statistics) or not, for this module and all below it."""
@@ -87,12 +88,31 @@ class Module:
         """Inference behaviour (running statistics)."""
         return self.train(False)
 
-    def to(self, dtype):
-        """Every parameter and buffer in another float dtype (float64 for gradient checks)."""
+    @property
+    def device(self):
+        """Where the parameters are: "cpu" or "cuda"."""
+        return next((device_module.device_of(p.data) for _, p in self.named_parameters()), "cpu")
+
+    def to(self, target):
+        """Every parameter and buffer on another device ("cpu" or "cuda"), or in another float dtype (float64 for
+        gradient checks). Gradients are forgotten; an optimiser must be made afterwards.
+
+        Raises InputError where there is no card that could be used.
+        """
+        if isinstance(target, str) and target.startswith(("cpu", "cuda")):
+            where = device_module.resolve(target)
+
+            def moved(array):
+                return device_module.to(array, where)
+        else:
+
+            def moved(array):
+                return array.astype(target)
+
         for _, parameter in self.named_parameters():
-            parameter.data = parameter.data.astype(dtype)
+            parameter.data, parameter.grad = moved(parameter.data), None
         for _, module, attribute in self.named_buffers():
-            setattr(module, attribute, getattr(module, attribute).astype(dtype))
+            setattr(module, attribute, moved(getattr(module, attribute)))
         return self
 
     def freeze(self):

@@ -1,8 +1,10 @@
 """The records that travel between the stages: a Sample from a dataset, a Batch for the model, what it finds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
+
+from minimask import device as device_module
 
 
 @dataclass
@@ -35,6 +37,13 @@ class Batch:
     valid: np.ndarray | None = None  # (N, G) bool: False is padding
     keypoints: np.ndarray | None = None  # (N, G, K, 3) float32
 
+    def to(self, device):
+        """The same batch on "cpu" or "cuda": itself if it is there. The original sizes stay on the CPU, for `restore`.
+
+        The copy to the card is made in the order of the current stream, through page-locked memory: nobody waits.
+        """
+        return self if device_module.device_of(self.images) == device else _moved(self, device, ("original_sizes",))
+
 
 @dataclass
 class Detections:
@@ -48,6 +57,10 @@ class Detections:
     keypoints: np.ndarray | None = None  # (N, D, K, 3) float32: x, y, score
     whole_pixels: bool = True  # masks are pasted at whole pixels, as in torchvision; else exactly where the box lies
 
+    def to(self, device):
+        """The same detections on "cpu" or "cuda": themselves if they are there. To the CPU it waits for the card."""
+        return self if device_module.device_of(self.boxes) == device else _moved(self, device)
+
 
 @dataclass
 class Prediction:
@@ -59,3 +72,10 @@ class Prediction:
     masks: np.ndarray | None = None  # (D, H, W) bool: pasted into the picture, thresholded at 0.5
     soft_masks: np.ndarray | None = None  # (D, M, M) float32
     keypoints: np.ndarray | None = None  # (D, K, 3) float32
+
+
+def _moved(record, device, but=()):
+    """A record with its arrays on another device, `but` for some fields."""
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in but}
+    arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
+    return replace(record, **{name: device_module.to(array, device) for name, array in arrays.items()})
