@@ -9,7 +9,7 @@ import numpy as np
 
 from minimask import distributed, nn
 from minimask import functional as F
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels, on_cpu
 from minimask.losses import CrossEntropy
 from minimask.targets import take
 
@@ -124,13 +124,11 @@ def decode_keypoints(logits, boxes):
     xp = array_module(logits)
     if logits.ndim != 4 or boxes.shape != (len(logits), 4):
         raise ValueError(f"decode_keypoints: logits must be (R, H, W, K), boxes (R, 4): {logits.shape}, {boxes.shape}")
-    if not on_cpu(logits) or logits.dtype != np.float32 or boxes.dtype != np.float32:
+    if logits.dtype != np.float32 or boxes.dtype != np.float32:
         return decode_keypoints_specification(logits, boxes)
-
-    from minimask.kernels import keypoints as kernels
-
     corner, side, pixels = _pixels(boxes)
-    found = kernels.find_peaks(np.ascontiguousarray(logits.transpose(0, 3, 1, 2)), pixels)  # (R, K, 3) x, y, logit
+    maps = xp.ascontiguousarray(logits.transpose(0, 3, 1, 2))  # (R, K, H, W)
+    found = kernels("keypoints", maps).find_peaks(maps, pixels)  # (R, K, 3) x, y, logit
     return _places_in_picture(found, corner, side, pixels, xp)
 
 
@@ -178,6 +176,7 @@ def _pixels(boxes):
     side = xp.maximum(boxes[:, 2:] - boxes[:, :2], 1)
     if on_cpu(side) and side.max(initial=1) > LARGEST_SIDE:
         raise ValueError(f"decode_keypoints: boxes must be at most {LARGEST_SIDE} pixels wide, got {side.max()}")
+    side = xp.minimum(side, LARGEST_SIDE)  # on the GPU nobody has looked: that would wait for it
     return boxes[:, :2], side, xp.ceil(side).astype(np.int64)
 
 

@@ -1,0 +1,64 @@
+"""Keypoints found on the GPU, against their specification and the CPU's kernel."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from minimask.kernels import keypoints, keypoints_cuda
+from minimask.keypoint_head import decode_keypoints, decode_keypoints_specification
+
+
+def decode(gpu, logits, boxes):
+    arrays = gpu.asarray(logits), gpu.asarray(boxes)
+    with getattr(gpu, "no_sync", nullcontext)():
+        found = decode_keypoints(*arrays)
+    return found.get()
+
+
+@pytest.mark.parametrize("shape", [(56, 56, 3), (5, 9, 1), (2, 6, 2), (40, 3, 2)])
+def test_peaks(gpu, shape):
+    rng = np.random.default_rng(0)
+    sides = np.array([[1, 1], [7, 50], [90, 33], [65, 32], [3, 130], [0, 0], [5, -3]])
+    corners = rng.uniform(-20, 60, (len(sides), 2))
+    boxes = np.concatenate([corners, corners + sides - 0.3], axis=1).astype(np.float32)
+    logits = rng.standard_normal((len(sides), *shape)).astype(np.float32)
+    found, expected = decode(gpu, logits, boxes), decode_keypoints_specification(logits, boxes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, decode_keypoints(logits, boxes), rtol=1e-5, atol=1e-5)
+
+
+def test_map_of_one_cell(gpu):
+    maps = np.array([-3, 5], np.float32).reshape(1, 2, 1, 1)
+    found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[7, 40]])).get()
+    np.testing.assert_allclose(found[..., 2], [[-3, 5]], rtol=1e-6)  # everywhere: which pixel is a matter of rounding
+
+
+def test_worked_number(gpu):
+    logits = np.zeros((1, 3, 3, 1), np.float32)
+    logits[0, 1, 1] = 2  # the middle of 3 x 3 cells, in a box of 3 x 3 pixels
+    found = decode(gpu, logits, np.array([[10, 20, 12.5, 23]], np.float32))
+    np.testing.assert_allclose(found[0, 0], [10 + 1.5 * 2.5 / 3, 21.5, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(70, 100), (200, 40)])
+def test_of_equal_logits_the_first_counts(gpu, height, width):
+    maps = np.zeros((1, 2, height, width), np.float32)  # each cell is a pixel: nothing is rounded
+    maps[0, 0, 40, [33, 34]] = 1
+    maps[0, 0, 41, 3] = 1  # further left, but later
+    maps[0, 1] = -2
+    found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[width, height]])).get()
+    np.testing.assert_array_equal(found, [[[33, 40, 1], [0, 0, -2]]])
+    np.testing.assert_array_equal(found, keypoints.find_peaks(maps, np.array([[width, height]])))
+
+
+def test_no_boxes_and_boxes_that_are_not_numbers(gpu):
+    logits = np.random.default_rng(1).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    assert decode(gpu, logits[:0], np.zeros((0, 4), np.float32)).shape == (0, 3, 3)
+    boxes = np.array([[0, np.nan, 10, 5], [0, 0, 1e9, 2]], np.float32)
+    found = decode(gpu, logits, boxes)  # a box of 1e9 pixels is cut to 65,536
+    assert np.isfinite(found).all()
+    boxes[0, 1], boxes[1, 2] = 0, 65536
+    expected = decode_keypoints_specification(logits, boxes)  # 16,384 pixels a cell: the top is flat
+    np.testing.assert_allclose(found, expected, rtol=3e-4)
+    np.testing.assert_allclose(found[..., 2], expected[..., 2], rtol=1e-5)
