@@ -32,16 +32,23 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except InputError as error:
+    except (InputError, OSError, MemoryError, KeyboardInterrupt) as error:
+        return _tell(error)
+
+
+def _tell(error):
+    """Print what went wrong in one message for users; the exit status. An error that is none of theirs is raised."""
+    if isinstance(error, InputError):
         return _fail(str(error))
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
-    except MemoryError as error:
+    if isinstance(error, MemoryError):
         return _fail(f"not enough memory ({error}); try smaller pictures (--max-size) or fewer at once (--batch-size)")
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         print("minimask: stopped", file=sys.stderr)
         return 130
+    raise error
 
 
 def _fail(message):
@@ -72,7 +79,18 @@ SCENES = {"train": 2000, "val": 200, "test": 200}  # how many scenes are drawn
 
 def command_train(args):
     """Train; see `python -m minimask train --help`."""
-    from minimask import checkpoint
+    from minimask import distributed
+
+    if args.distributed:
+        with distributed.session(_tell, on_card=getattr(args, "device", None) == "cuda"):
+            return _train(args)
+    if distributed.started_by_mpiexec() > 1:
+        raise InputError("train: mpiexec started several processes, which share one run only with --distributed")
+    return _train(args)
+
+
+def _train(args):
+    from minimask import checkpoint, distributed
 
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     saved = None
@@ -80,7 +98,7 @@ def command_train(args):
         if checkpoint.checkpoints(args.output):
             saved = checkpoint.newest_settings(args.output)
         else:
-            _say(f"{args.output} holds no checkpoint yet; starting at step 0")
+            _say_once(f"{args.output} holds no checkpoint yet; starting at step 0")
     if saved:
         options = _resumed_options(args.output, saved, given)
     else:
@@ -92,6 +110,8 @@ def command_train(args):
             options["architecture"] = _architecture(options["weights"])
             options["preset"] = options["architecture"]["preset"]
     path = run_training(options, args.output, resume=bool(saved), overwrite=args.overwrite)
+    if not distributed.is_first():
+        return
     print(f"weights: {path}")
     print(f"log:     {Path(args.output) / 'log.jsonl'}")
     data = ""
@@ -161,7 +181,7 @@ def _refuse_earlier_run(folder):
 
 def run_training(options, folder, resume=False, overwrite=False, progress=True):
     """Build data, model and loader from `options` (see OPTIONS) and train into `folder`; the last checkpoint's path."""
-    from minimask import mask_rcnn, warmup, weights
+    from minimask import distributed, mask_rcnn, warmup, weights
     from minimask.datasets.loader import InMemory, Loader
     from minimask.published import merge
     from minimask.train import train
@@ -177,16 +197,18 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     model = mask_rcnn.build(num_classes=len(dataset.class_names) + 1, seed=options["seed"], **architecture)
     if options["weights"] and not resume:
         report = weights.load(model, options["weights"], options["new_heads"])
-        _say(f"weights of {options['weights']}:\n{report}")
+        _say_once(f"weights of {options['weights']}:\n{report}")
     loader = Loader(
         InMemory(dataset), model.transform, options["batch_size"], options["seed"], workers=_workers(options),
         flip=options["flip"], turns=options["turns"], scale_jitter=options["scale_jitter"],
+        share=(distributed.rank(), distributed.size()),
     )  # fmt: skip
     validate = _validation(options, list(dataset.class_names), keypoint_names) if settings.validate_every else None
     info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
     if keypoint_names:
         info |= {"keypoint_names": keypoint_names, "skeleton": [list(pair) for pair in dataset.skeleton]}
-    warmup.ensure(progress)
+    with distributed.first_alone():  # the others find its compiled kernels
+        warmup.ensure(progress)
     return train(model, loader, settings, folder, info, validate, resume, overwrite, progress)
 
 
@@ -574,6 +596,7 @@ def _add_train(commands):
         commands, "train", command_train, "train on drawn scenes, or on your own photos with a COCO file",
         """  python -m minimask train --steps 500 --output runs/toy
   python -m minimask train --output runs/toy --resume       go on after Ctrl-C, a crash, a power cut
+  mpiexec -n 4 python -m minimask train --distributed --batch-size 16     4 processes, 4 images each
   python -m minimask train --images photos --annotations train.json --minutes 10 --output runs/mine
   python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
   python -m minimask train --images photos --annotations train.json --output runs/mine --learning-rate 0.0001 \\
@@ -586,6 +609,7 @@ def _add_train(commands):
     add("--output", default="runs/train", help="folder for checkpoints and log (default runs/train)")
     add("--resume", action="store_true", default=False, help="go on from the newest checkpoint in --output")
     add("--overwrite", action="store_true", default=False, help="delete an earlier run in --output")
+    add("--distributed", action="store_true", default=False, help="several workers share each batch (see the examples)")
     add("--steps", type=int, help=f"how many steps (default {DEFAULT_STEPS}); such a run repeats bit for bit")
     add("--epochs", type=float, help="the same, as passes over the data")
     add("--minutes", type=float, help="how long to train; the schedule follows the clock")
@@ -755,6 +779,14 @@ def _add_course(commands):
 
     for name, (text, examples, add_arguments, run) in COMMANDS.items():
         add_arguments(_command(commands, name, run, text, examples))
+
+
+def _say_once(text):
+    """Of several workers the first says it for all."""
+    from minimask import distributed
+
+    if distributed.is_first():
+        _say(text)
 
 
 def _say(text):

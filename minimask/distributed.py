@@ -5,7 +5,7 @@
 Each worker is a process with the whole model. What makes K of them equal to one, up to rounding:
 
     batch            each makes its own rows, and all pad them to one size              Loader, `same_size`
-    random numbers   each draws those of the whole batch and takes its rows             `Rows`
+    random numbers   each draws those of the whole batch and takes its rows             `own_rows`
     batch norm       mean and variance are those of the whole batch                     `moments_of_all`
     losses           each sums over its rows and divides by what ALL workers count      `total`
     gradient         the sum over the workers of one long array                         `sum_gradients`
@@ -105,6 +105,16 @@ def alone():
         yield
     finally:
         _group = before
+
+
+@contextlib.contextmanager
+def first_alone():
+    """The first worker does what is inside before the others do (compile kernels that all of them then find)."""
+    if not is_first():
+        _group.comm.barrier()
+    yield
+    if _group is not None and is_first():
+        _group.comm.barrier()
 
 
 @contextlib.contextmanager
@@ -250,9 +260,12 @@ def moments_of_all(pixels, mean, var):
     return int(counts.sum()), all_mean.astype(mean.dtype), all_var.astype(var.dtype)
 
 
-class Rows:
+def own_rows(rng):
     """A random generator whose numbers are this worker's rows of those that `rng` draws for the whole batch."""
+    return rng if _group is None else _Rows(rng)
 
+
+class _Rows:
     def __init__(self, rng):
         self.rng = rng
 
@@ -273,6 +286,17 @@ def any_worker(flag):
 def from_first(value):
     """What the first worker gives here (anything that can be pickled)."""
     return value if _group is None else _group.comm.bcast(value)
+
+
+def same_state(model, optimiser):
+    """Give every worker the weights and the optimiser's state of the first."""
+    if _group is not None:
+        model.load_state_dict(from_first(_on_host(model.state_dict())))
+        optimiser.load_state_dict(from_first(_on_host(optimiser.state_dict())))
+
+
+def _on_host(state):
+    return {name: device.to_cpu(array) for name, array in state.items()} if is_first() else None
 
 
 def all_of(items):

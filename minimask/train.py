@@ -21,7 +21,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimask import checkpoint, device, optim, tensor
+import numpy as np
+
+from minimask import checkpoint, device, distributed, optim, tensor
 from minimask.errors import InputError
 from minimask.mask_rcnn import sampling_generator
 
@@ -99,41 +101,50 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
     Raises InputError if `folder` holds a run and neither `resume` nor `overwrite` is given, if the checkpoint does not
     fit, if the disk is full; NotFiniteError naming step, images and part of the loss. The checkpoints before stay.
     Ctrl-C finishes the step, saves a checkpoint and raises KeyboardInterrupt.
+    Within distributed.session each worker calls this with its own share of the batches; the first one alone reads and
+    writes `folder`, validates and talks.
     """
     folder = Path(folder)
     optimiser = make_optimiser(model, settings)
     info = {"class_names": [], "category_ids": [], **(info or {}), "training": dataclasses.asdict(settings)}
-    start, seconds = _prepare(folder, model, optimiser, settings, info, resume, overwrite)
+    first = distributed.is_first()
+    start, seconds = _prepare(folder, model, optimiser, settings, info, resume, overwrite) if first else (0, 0.0)
+    start, seconds = distributed.from_first((start, seconds))
+    distributed.same_state(model, optimiser)
 
     clock = Clock(settings, seconds)
-    with Log(folder / LOG, start) as log, Bar(settings, clock, start, progress) as bar, StopRequest() as stop:
+    log = Log(folder / LOG, start) if first else NoLog()
+    with log, Bar(settings, clock, start, progress and first) as bar, StopRequest() as stop:
 
         def save(step):
             info["seconds"] = round(clock.seconds(), 3)
-            return checkpoint.save(folder, step, model, optimiser, info)
+            return checkpoint.save(folder, step, model, optimiser, info) if first else None
 
-        path = save(0) if start == 0 else checkpoint.checkpoints(folder)[-1]
+        path = checkpoint.checkpoints(folder)[-1] if first and start > 0 else save(start)
         saved, saved_at = start, time.monotonic()
         step = start
         batches = None
         try:
             batches = loader.iterate(start)
-            while not clock.done(step) and not stop.requested:
-                optimiser.lr = settings.learning_rate * rate_factor(settings, step, clock.progress(step))
-                batch = next(batches)
+            while not (distributed.any_worker(clock.done(step)) or distributed.any_worker(stop.requested)):
+                progress = distributed.from_first(clock.progress(step))
+                optimiser.lr = settings.learning_rate * rate_factor(settings, step, progress)
+                batch = distributed.same_size(next(batches))
                 try:
                     losses, norm = training_step(model, batch, optimiser, settings, step)
                 except NotFiniteError as error:
                     raise NotFiniteError(f"{error}; the last good checkpoint is {path}") from None
                 step += 1
-                bar.update(step, losses, len(batch.images))
+                images = len(batch.images) * distributed.size()
+                bar.update(step, losses, images)
                 log.write(
-                    step=step, epoch=round(step * len(batch.images) / len(loader.dataset), 4), time=clock.seconds(),
+                    step=step, epoch=round(step * images / len(loader.dataset), 4), time=clock.seconds(),
                     loss=sum(losses.values()), **losses, lr=optimiser.lr, gradient_norm=norm,
                     images_per_second=bar.images_per_second,
                 )  # fmt: skip
-                if validate and settings.validate_every and step % settings.validate_every == 0:
-                    log.write(step=step, **{f"validation_{k}": v for k, v in validate(model).items()})
+                if first and validate and settings.validate_every and step % settings.validate_every == 0:
+                    with distributed.alone():
+                        log.write(step=step, **{f"validation_{k}": v for k, v in validate(model).items()})
                     model.train()
                 if _due(settings, step, saved_at):
                     log.flush()
@@ -145,10 +156,11 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
         if step != saved or settings.minutes:  # the time that is up belongs to the last checkpoint
             log.flush()
             path = save(step)
-    if stop.requested and not clock.done(step):
-        _say(f"stopped after step {step} and saved {path}")
-        _say(f"go on with: python -m minimask train --output {folder} --resume")
-        raise KeyboardInterrupt
+    if distributed.any_worker(stop.requested) and not distributed.any_worker(clock.done(step)):
+        if first:
+            _say(f"stopped after step {step} and saved {path}")
+            _say(f"go on with: python -m minimask train --output {folder} --resume")
+        raise distributed.Stopped
     return path
 
 
@@ -218,25 +230,31 @@ def training_step(model, batch, optimiser, settings, step):
 
     Raises NotFiniteError, with the weights as they were before, if a part of the loss or the gradient is not finite.
     """
-    losses = model.losses(batch, sampling_generator(settings.seed, step))
-    parts = {name: loss.item() for name, loss in losses.items()}
+    losses = model.losses(batch, distributed.own_rows(sampling_generator(settings.seed, step)))
+    shares = np.array([loss.item() for loss in losses.values()])
+    parts = dict(zip(losses, distributed.total(shares).tolist()))
     bad = [name for name, value in parts.items() if not math.isfinite(value)]
     if bad:
         others = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
         raise NotFiniteError(
-            f"step {step + 1}: {' and '.join(bad)} is not finite ({others}) on the images {', '.join(batch.names)}"
+            f"step {step + 1}: {' and '.join(bad)} is not finite ({others}) on the images {_names(batch)}"
         )
     optimiser.zero_grad()
     sum_of(losses).backward()
+    distributed.sum_gradients(optimiser.params)
     norm = optim.gradient_norm(optimiser.params)
     if not math.isfinite(norm):
         names = [n for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
         where = names[0] if names else "all parameters together (its square is too large)"
         raise NotFiniteError(
-            f"step {step + 1}: the gradient of {where} is not finite on the images {', '.join(batch.names)}"
+            f"step {step + 1}: the gradient of {where} is not finite on the images {_names(batch)}"
         )
     optimiser.step(1.0 if settings.clip is None else min(1.0, settings.clip / (norm + 1e-6)))
     return parts, norm
+
+
+def _names(batch):
+    return ", ".join(distributed.all_of(batch.names))
 
 
 def sum_of(losses):
@@ -347,6 +365,16 @@ class Log:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self.file.close()
+
+
+class NoLog(contextlib.nullcontext):
+    """The log of those workers that write none."""
+
+    def write(self, **values):
+        """Nothing."""
+
+    def flush(self):
+        """Nothing."""
 
 
 def _length_until(path, step):

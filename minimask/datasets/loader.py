@@ -51,17 +51,23 @@ class Loader:
     by 0 to 3 quarters, for pictures that have no top, as through a microscope.
     scale_jitter: (low, high); the short side becomes transform.min_size times a factor between them. It is one factor
     for a whole batch, so that pictures of one size still need no padding.
+    share: (rank, K): make only part `rank` of the K equal parts of each batch (distributed.py).
     Raises InputError for a dataset without images and for settings that make no sense.
     """
 
     def __init__(
         self, dataset, transform, batch_size=8, seed=0, workers=0, shuffle=True, flip=True, turns=False,
-        scale_jitter=None,
+        scale_jitter=None, share=(0, 1),
     ):  # fmt: skip
         if len(dataset) == 0:
             raise InputError("loader: the dataset has no images")
         if batch_size < 1:
             raise InputError(f"loader: batch size must be at least 1, got {batch_size}")
+        if batch_size % share[1]:
+            raise InputError(
+                f"loader: {share[1]} workers share each batch equally, so the batch size must be a multiple of "
+                f"{share[1]}, got {batch_size}"
+            )
         if workers < 0:
             raise InputError(f"loader: workers must be 0 or more, got {workers}")
         if seed < 0:
@@ -70,7 +76,7 @@ class Loader:
             raise InputError(f"loader: scale_jitter must be (low, high) with 0 < low <= high, got {scale_jitter}")
         self.dataset, self.transform, self.batch_size, self.seed = dataset, transform, batch_size, seed
         self.workers, self.shuffle = workers, shuffle
-        self.flip, self.turns, self.scale_jitter = flip, turns, scale_jitter
+        self.flip, self.turns, self.scale_jitter, self.share = flip, turns, scale_jitter, share
         self._last_order = (None, None)  # epoch, its order
 
     def __len__(self):
@@ -90,13 +96,15 @@ class Loader:
 
     def _batch(self, step, stop):
         """The Batch of a step, or None if `stop` was set meanwhile."""
-        first = step * self.batch_size
+        rank, parts = self.share
+        count = self.batch_size // parts
+        first = step * self.batch_size + rank * count
         samples = []
-        for position in range(first, first + self.batch_size):
+        for position in range(first, first + count):
             if stop.is_set():
                 return None
             samples.append(self._sample(position))
-        return self.transform(samples, self._short_sides(step))
+        return self.transform(samples, self._short_sides(step, count))
 
     def _sample(self, position):
         """The sample at a position of the endless row, mirrored or not."""
@@ -119,11 +127,11 @@ class Loader:
             self._last_order = epoch, order
         return order
 
-    def _short_sides(self, step):
+    def _short_sides(self, step, count):
         if self.scale_jitter is None:
             return None
         factor = generator(self.seed, SCALE, step).uniform(*self.scale_jitter)
-        return [max(1, round(factor * self.transform.min_size))] * self.batch_size
+        return [max(1, round(factor * self.transform.min_size))] * count
 
 
 class _Batches:
