@@ -6,6 +6,13 @@
 #define GRID_LOOP(i, count) \
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (count); i += gridDim.x * (long long)blockDim.x)
 
+// Four channels of a pixel at once, where their number is a multiple of 4.
+__device__ inline float4 operator*(float s, float4 a) { return make_float4(s * a.x, s * a.y, s * a.z, s * a.w); }
+__device__ inline float4 &operator+=(float4 &a, float4 b) {
+  a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
+  return a;
+}
+
 // The sum of `value` over the threads of a block (whole warps, in one dimension), always added in the same order; thread 0
 // has it.
 template <class T> __device__ T block_sum(T value) {
