@@ -65,6 +65,56 @@ __device__ inline float iou(float4 a, float4 b) {
   return both > 0 ? both / (box_area(a) + box_area(b) - both) : 0;  // most pairs do not meet: no division
 }
 
+// ---------------------------------------------------------------- feature maps
+// V channels of a pixel, read or written at once: V = 4 where the number of channels is a multiple of 4, else 1.
+template <class T, int V> struct alignas(sizeof(T) * V) Channels {
+  T at[V];
+};
+
+// The levels of a pyramid as parameters of a kernel (not a table in memory: that would have to be copied to the card in
+// each step). LEVELS declares five, LEVEL_NAMES hands them on; those that are not there, or not wanted, have no map.
+#define LEVELS(T)                                                                                          \
+  T *map0, int height0, int width0, float scale0, T *map1, int height1, int width1, float scale1, T *map2, \
+      int height2, int width2, float scale2, T *map3, int height3, int width3, float scale3, T *map4, int height4, \
+      int width4, float scale4
+#define LEVEL_NAMES                                                                                            \
+  map0, height0, width0, scale0, map1, height1, width1, scale1, map2, height2, width2, scale2, map3, height3, \
+      width3, scale3, map4, height4, width4, scale4
+
+template <class T> struct Level {
+  T *map;  // (N, height, width, C)
+  int height, width;
+  float scale;  // cells / pixels
+};
+
+template <class T> __device__ Level<T> level_at(long long i, LEVELS(T)) {
+  if (i == 0) return {map0, height0, width0, scale0};
+  if (i == 1) return {map1, height1, width1, scale1};
+  if (i == 2) return {map2, height2, width2, scale2};
+  if (i == 3) return {map3, height3, width3, scale3};
+  if (i == 4) return {map4, height4, width4, scale4};
+  return {nullptr, 0, 0, 0};
+}
+
+// A tile of a pyramid, which a block owns in the gradients of RoIAlign and RoIPool: a row of cells for each of its warps.
+constexpr int TILE = 8;
+struct Tile {
+  int level, image, y, x;  // of its first cell
+};
+
+// The tile of this block: all tiles of level 0, then of level 1, ..., those of one level in reading order.
+template <class T> __device__ Tile own_tile(int images, LEVELS(T)) {
+  int block = blockIdx.x, i = 0;
+  while (true) {
+    const Level<T> level = level_at<T>(i, LEVEL_NAMES);
+    const int rows = (level.height + TILE - 1) / TILE, columns = (level.width + TILE - 1) / TILE;
+    const int tiles = level.map ? images * rows * columns : 0;
+    if (block < tiles) return {i, block / (rows * columns), block / columns % rows * TILE, block % columns * TILE};
+    block -= tiles;
+    i++;
+  }
+}
+
 // ---------------------------------------------------------------- copies from global to shared memory in the background
 // copy16 begins to copy 16 bytes (or writes zeros where `inside` is false: then nothing is read; both addresses multiples
 // of 16), copies_commit closes a group, copies_wait<n> waits until at most the last n groups are under way. What a thread
