@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels, on_cpu
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)  # a predicted box grows at most 62.5 times: exp() cannot overflow
 SMALLEST_SIDE = 1e-6  # pixels; keeps the encoding of padding (a box of no size) finite
@@ -115,12 +115,14 @@ def nms(boxes, scores, valid, threshold, keep=None, groups=None):
     Returns indices (N, K) int64 by falling score, 0 where there is no box, and valid (N, K) bool.
     """
     xp = array_module(boxes)
+    one_group = groups is None
     groups = _check_nms(boxes, scores, valid, groups)
     keep = boxes.shape[1] if keep is None else min(keep, boxes.shape[1])
+    threshold = _round_down(threshold, boxes.dtype)
     if not on_cpu(boxes):
-        return nms_specification(boxes, scores, valid, threshold, keep, groups)
-
-    from minimask.kernels import nms as kernels
+        if boxes.dtype != np.float32:
+            return nms_specification(boxes, scores, valid, threshold, keep, groups)
+        return kernels("nms", boxes).nms(boxes, scores, valid, threshold, keep, groups, one_group)
 
     counts = valid.sum(1)
     first = xp.argsort(~valid, axis=1, kind="stable")[:, : counts.max(initial=0)]  # the rest need no sorting
@@ -129,11 +131,11 @@ def nms(boxes, scores, valid, threshold, keep=None, groups=None):
     corners = xp.take_along_axis(boxes, order[..., None], 1).transpose(0, 2, 1)  # (N, 4, R)
     kept = xp.zeros((boxes.shape[0], keep), xp.int64)
     kept_valid = xp.zeros(kept.shape, bool)
-    kernels.nms(
+    kernels("nms", boxes).nms(
         xp.ascontiguousarray(corners),
         xp.take_along_axis(groups, order, 1),
         counts,
-        _round_down(threshold, boxes.dtype),
+        threshold,
         kept,
         kept_valid,
     )

@@ -3,8 +3,6 @@
 Ren et al. 2015, section 3.1; Lin et al. 2017, section 4.1 (one head for all pyramid levels); slides T08, L06, L10.
 """
 
-import numpy as np
-
 from minimask import boxes as boxes_module
 from minimask import functional as F
 from minimask import nn
@@ -12,7 +10,7 @@ from minimask.anchors import AnchorGenerator
 from minimask.convolution import conv2d
 from minimask.device import array_module
 from minimask.losses import objectness_loss, rpn_box_loss
-from minimask.targets import match, sample, take, top_k
+from minimask.targets import match, sample, take, top_k_of_levels
 from minimask.trace import keep
 
 
@@ -86,15 +84,9 @@ class RPN(nn.Module):
         logits, deltas = logits_and_deltas(predictions)
         xp = array_module(logits)
         training = 0 if self.training else 1
-        chosen, level_of, start = [], [], 0
-        for level, level_anchors in enumerate(anchors):
-            count = len(level_anchors)
-            best = top_k(logits[:, start : start + count], min(self.pre_nms[training], count)) + start
-            chosen.append(best)
-            level_of.append(xp.full(best.shape, level, np.int32))
-            start += count
-        chosen = xp.concatenate(chosen, axis=1)  # (N, K)
-        level_of = xp.concatenate(level_of, axis=1)
+        sizes_of_levels = [len(level_anchors) for level_anchors in anchors]
+        counts = [min(self.pre_nms[training], size) for size in sizes_of_levels]
+        chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
         all_anchors = xp.concatenate(anchors)
         keep(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
         boxes = boxes_module.decode(take(deltas, chosen), all_anchors[chosen])

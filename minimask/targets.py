@@ -12,8 +12,9 @@ would be background and lies at least half inside a crowd is ignored.
 import numpy as np
 
 from minimask import boxes as boxes_module
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels, on_cpu
 
+LARGEST_SORT = 4096  # what one block of threads of a card sorts at once: more goes other ways
 CROWD_COVER = 0.5  # the part of a box inside a crowd region from which on the box is not background
 
 
@@ -44,14 +45,15 @@ def match(anchors, boxes, real, crowd, low, high, keep_best=False):
     xp = array_module(anchors)
     if anchors.ndim != 3 or anchors.shape[2] != 4 or anchors.shape[0] not in (1, len(boxes)):
         raise ValueError(f"match: anchors must be (1 or {len(boxes)}, A, 4), got shape {anchors.shape}")
+    if not on_cpu(anchors) and anchors.dtype == np.float32:
+        boxes = boxes.astype(np.float32, copy=False)
+        return kernels("match", anchors).match(anchors, boxes, real, crowd, low, high, keep_best, CROWD_COVER)
     if on_cpu(anchors):
-        from minimask.kernels import match as kernel
-
         shape = len(boxes), anchors.shape[1]
         best, covered = np.zeros(shape, anchors.dtype), np.zeros(shape, anchors.dtype)
         which, best_of_object = np.zeros(shape, np.int64), np.zeros(shape, bool)
         every = np.ascontiguousarray(np.broadcast_to(anchors, (*shape, 4)))
-        kernel.match(
+        kernels("match", anchors).match(
             every, np.ascontiguousarray(boxes, anchors.dtype), real, crowd, best, which, best_of_object, covered
         )
     else:
@@ -75,6 +77,8 @@ def sample(labels, count, fraction, rng):
     count = min(count, total)
     most_positives = min(int(count * fraction), count)
     priority = xp.asarray(rng.random(labels.shape, dtype=np.float32))
+    if not on_cpu(labels) and count <= LARGEST_SORT:
+        return kernels("top_k", labels).sample(labels, priority, count, most_positives)
     positives, is_positive = _smallest(xp.where(labels == 1, priority, 2), most_positives)  # (N, P)
     rest, is_rest = _smallest(xp.where(labels == 0, priority, 2), count)  # (N, S)
     is_rest &= xp.arange(count) < count - is_positive.sum(axis=1, keepdims=True)
@@ -89,8 +93,6 @@ def sample(labels, count, fraction, rng):
 def _smallest(keys, count):
     """The indices (N, count) of the smallest keys, by rising key, and whether each is below 2 (allowed)."""
     xp = array_module(keys)
-    if count == 0:
-        return xp.zeros((len(keys), 0), np.int64), xp.zeros((len(keys), 0), bool)
     indices = top_k(-keys, count)
     return indices, xp.take_along_axis(keys, indices, 1) < 2
 
@@ -98,6 +100,11 @@ def _smallest(keys, count):
 def top_k(scores, count):
     """Indices (N, count) of the largest of `scores` (N, A), by falling score, equal ones by index, NaN last."""
     xp = array_module(scores)
+    count = min(count, scores.shape[1])
+    if not on_cpu(scores) and scores.dtype == np.float32:
+        return kernels("top_k", scores).top_k(scores, count)
+    if count == 0:
+        return xp.zeros((len(scores), 0), np.int64)
     scores = xp.where(scores == scores, scores, -xp.inf)
     if not on_cpu(scores):  # no size here may depend on values
         return xp.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -111,6 +118,23 @@ def top_k(scores, count):
         some = xp.broadcast_to(xp.arange(scores.shape[1]), scores.shape)
     order = xp.argsort(-xp.take_along_axis(scores, some, 1), axis=1, kind="stable")
     return xp.take_along_axis(some, order, 1)
+
+
+def top_k_of_levels(scores, sizes, counts):
+    """The best of each pyramid level, by falling score: indices (N, K) int64 into `scores` (N, A), levels (N, K) int32.
+
+    sizes: how many of the A scores belong to each level, in this order; counts: how many are taken of each, K in all.
+    """
+    xp = array_module(scores)
+    if not on_cpu(scores) and scores.dtype == np.float32 and max(counts) <= LARGEST_SORT:
+        return kernels("top_k", scores).top_k_of_levels(scores, sizes, counts)
+    indices, level_of, start = [], [], 0
+    for level, (size, count) in enumerate(zip(sizes, counts)):
+        best = top_k(scores[:, start : start + size], count) + start
+        indices.append(best)
+        level_of.append(xp.full(best.shape, level, np.int32))
+        start += size
+    return xp.concatenate(indices, axis=1), xp.concatenate(level_of, axis=1)
 
 
 def take(array, indices):

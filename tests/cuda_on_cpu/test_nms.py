@@ -1,0 +1,74 @@
+"""Non-maximum suppression on the GPU against the specification, and on lists too long for a table of all pairs."""
+
+import numpy as np
+import pytest
+
+from minimask import boxes
+from tests.test_boxes import random_boxes
+
+
+def compare(gpu, corners, scores, valid, threshold, keep, groups):
+    on_card = [None if x is None else gpu.asarray(x) for x in (corners, scores, valid, groups)]
+    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
+        found = boxes.nms(*on_card[:3], threshold, keep, on_card[3])
+    expected = boxes.nms(corners, scores, valid, threshold, keep, groups)
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.get(), b)
+    return expected
+
+
+@pytest.mark.parametrize(
+    "images, count, keep", [(1, 1, None), (3, 50, None), (2, 200, 20), (1, 5, 9), (2, 0, 4), (0, 3, 2), (1, 1500, 400)]
+)
+def test_equals_the_specification(gpu, images, count, keep):
+    rng = np.random.default_rng(count)
+    corners = random_boxes(rng, images, count, side=300.0, dtype=np.float32)
+    scores = rng.integers(0, 20, (images, count)).astype(np.float32)  # with ties
+    valid = rng.random((images, count)) < 0.8
+    for groups in (None, rng.integers(0, 40, (images, count))):
+        expected = compare(gpu, corners, scores, valid, 0.3, keep, groups)
+        if count <= 200:
+            specification = boxes.nms_specification(corners, scores, valid, 0.3, keep, groups)
+            np.testing.assert_array_equal(expected[0], specification[0])
+
+
+def test_ties_and_the_exact_threshold(gpu):
+    flat = np.ones((1, 3), np.float32)
+    same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 3, 1))
+    assert compare(gpu, same, flat, flat > 0, 0.5, None, None)[1].sum() == 1
+    half = np.array([[[0, 0, 2, 1], [0, 0, 1, 1]]], np.float32)  # IoU exactly 0.5
+    for threshold, kept in ((0.5, 2), (0.499, 1), (0.50000001, 2), (0.49999999, 1)):
+        assert compare(gpu, half, flat[:, :2], flat[:, :2] > 0, threshold, None, None)[1].sum() == kept
+
+
+def test_groups_of_one_share_stay_apart(gpu):
+    """Groups 1 and 17 are walked by the same block."""
+    same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 130, 1))
+    groups = np.where(np.arange(130) % 2, 1, 17)[None]
+    indices, kept = compare(gpu, same, np.ones((1, 130), np.float32), np.ones((1, 130), bool), 0.5, None, groups)
+    assert indices[kept].tolist() == [0, 1]
+
+
+def test_a_chain_through_a_chunk(gpu):
+    """Each box overlaps the next: 0 drops 1, so 1 does not drop 2, and so on, also from one chunk of 64 to the next."""
+    x = np.arange(200, dtype=np.float32) * 4
+    chain = np.stack([x, 0 * x, x + 10, 0 * x + 10], axis=1)[None]  # IoU of neighbours 6 / 14
+    falling = np.linspace(1, 0.5, 200, dtype=np.float32)[None]
+    indices, kept = compare(gpu, chain, falling, falling > 0, 0.4, None, None)
+    np.testing.assert_array_equal(indices[kept], np.arange(0, 200, 2))
+
+
+def test_boxes_of_no_area_stay(gpu):
+    nothing = np.zeros((1, 3, 4), np.float32)
+    assert compare(gpu, nothing, np.ones((1, 3), np.float32), np.ones((1, 3), bool), 0.5, None, None)[1].all()
+
+
+def test_as_many_candidates_as_classes_times_proposals(gpu):
+    rng = np.random.default_rng(7)
+    count = 90_000
+    corners = random_boxes(rng, 1, count, side=500.0, dtype=np.float32)
+    valid = rng.random((1, count)) < 0.01
+    groups = rng.integers(1, 91, (1, count))
+    expected = compare(gpu, corners, rng.random((1, count), dtype=np.float32), valid, 0.5, 100, groups)
+    assert expected[1].all()
