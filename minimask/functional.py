@@ -6,7 +6,7 @@ Tensor its operators. Convolution, normalisation, RoI pooling and the losses hav
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, kernels, on_cpu
 from minimask.tensor import Function, Tensor, unbroadcast
 
 
@@ -14,7 +14,15 @@ def _tensor(x, like):
     """`x` as a tensor; a Python number takes the dtype of `like`, so that float64 stays float64."""
     if isinstance(x, Tensor):
         return x
-    return Tensor(array_module(like.data).asarray(x, dtype=like.dtype))
+    xp = array_module(like.data)
+    if np.isscalar(x):
+        return Tensor(xp.full((), x, like.dtype))  # a number goes to the GPU with the kernel, an array would be copied
+    return Tensor(xp.asarray(x, dtype=like.dtype))
+
+
+def _has_kernel(x):
+    """Whether x is on the GPU and float32: there the operations of this module that would be slow have kernels."""
+    return not on_cpu(x) and x.dtype == np.float32
 
 
 # ------------------------------------------------------------------------------------------------ elementwise, binary
@@ -317,6 +325,9 @@ class GetItem(Function):
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
         if all(isinstance(p, (int, slice)) or p is None or p is Ellipsis for p in parts):
             gx[self.index] = gy  # a slice takes no element twice
+        elif _has_kernel(gy):
+            places = xp.arange(gx.size, dtype=np.int32).reshape(self.shape)[self.index]
+            kernels("scatter_add", gy).scatter_add(gx, places, gy)
         else:
             xp.add.at(gx, self.index, gy)
         return (gx,)
@@ -334,6 +345,8 @@ class ResizeNearest(Function):
         xp = array_module(x)
         self.shape = n, h, w, c = x.shape
         high, wide = self.size
+        if _has_kernel(x):
+            return kernels("resize", x).nearest(x, self.size)
         if high % h == 0 and wide % w == 0:
             y = xp.empty((n, h, high // h, w, wide // w, c), x.dtype)
             y[...] = x[:, :, None, :, None]
@@ -345,6 +358,8 @@ class ResizeNearest(Function):
     def backward(self, gy):
         n, h, w, c = self.shape
         high, wide = self.size
+        if _has_kernel(gy):
+            return (kernels("resize", gy).nearest_backward(gy, self.shape),)
         if high % h == 0 and wide % w == 0:
             blocks = gy.reshape(n, h, high // h, w, wide // w, c)  # (N, H, H'/H, W, W'/W, C)
             gx = blocks[:, :, 0, :, 0].copy()
@@ -374,16 +389,36 @@ def bilinear_matrix(size_in, size_out, xp=np, dtype=np.float32):
     return matrix.astype(dtype)
 
 
-def resize_bilinear(x, size):
-    """Tensor (N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centres: A x B^T, one
-    matrix an axis.
-    """
-    n, h, w, c = x.shape
-    xp = array_module(x.data)
-    down = Tensor(bilinear_matrix(h, size[0], xp, x.dtype))  # (H', H)
-    across = Tensor(bilinear_matrix(w, size[1], xp, x.dtype))  # (W', W)
-    x = matmul(down, x.reshape(n, h, w * c)).reshape(n * size[0], w, c)  # (N H', W, C)
-    return matmul(across, x).reshape(n, size[0], size[1], c)
+class ResizeBilinear(Function):
+    """y = A x B^T, one matrix of interpolation weights for each axis;  gx = A^T gy B."""
+
+    fresh = True
+
+    def __init__(self, size):
+        self.size = size
+
+    def forward(self, x):
+        self.shape = x.shape
+        if _has_kernel(x):
+            return kernels("resize", x).bilinear(x, self.size)
+        return self._stretch(x, *self._matrices(x))
+
+    def backward(self, gy):
+        if _has_kernel(gy):
+            return (kernels("resize", gy).bilinear_backward(gy, self.shape),)
+        down, across = self._matrices(gy)
+        return (self._stretch(gy, down.T, across.T),)
+
+    def _matrices(self, x):
+        """(H', H) and (W', W)."""
+        return [bilinear_matrix(*sizes, array_module(x), x.dtype) for sizes in zip(self.shape[1:3], self.size)]
+
+    @staticmethod
+    def _stretch(x, down, across):
+        """(N, h, w, C) by matrices (H, h) and (W, w) -> (N, H, W, C)."""
+        n, h, w, c = x.shape
+        x = (down @ x.reshape(n, h, w * c)).reshape(n * len(down), w, c)  # (N H, w, C)
+        return (across @ x).reshape(n, len(down), len(across), c)
 
 
 # ------------------------------------------------------------------------------------------------ functions of tensors
@@ -490,6 +525,11 @@ def resize_nearest(x, size):
     if x.ndim != 4 or len(size) != 2 or not all(s >= 1 for s in size):
         raise ValueError(f"resize_nearest: x must be (N, H, W, C) and size two numbers >= 1, got {x.shape} and {size}")
     return ResizeNearest(tuple(int(s) for s in size))(x)
+
+
+def resize_bilinear(x, size):
+    """(N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centres."""
+    return ResizeBilinear(tuple(int(s) for s in size))(x)
 
 
 Tensor.__add__ = Tensor.__radd__ = lambda a, b: Add()(a, _tensor(b, a))
