@@ -10,14 +10,14 @@ both, with h = gamma g, g = gy where y > 0, and means over the numbers that xhat
     gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(var + eps),  ggamma = sum g xhat,  gbeta = sum g
 
 Each of the four passes over the map (`moments`, `affine`, `gradient_sums`, `gradient`) has its specification here and
-a float32 CPU kernel in `minimask.kernels.normalization`.
+float32 kernels for the CPU and the GPU in `minimask.kernels`. On a GPU, where a launch costs as much as a small map,
+what lies between the passes, a few numbers a channel, has kernels too.
 """
 
 import numpy as np
 
 from minimask import distributed
-from minimask.device import array_module, on_cpu
-from minimask.kernels import normalization as kernels
+from minimask.device import array_module, kernels, on_cpu
 from minimask.tensor import Function
 
 # -------------------------------------------------------------------------------------------- public operations
@@ -76,6 +76,8 @@ def fold_batch_norm(w, gamma, beta, mean, var, eps=1e-5):
 class NormalizationFunction(Function):
     """y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual); the module's docstring has the gradients."""
 
+    groups = None  # of channels whose statistics are one; None: each channel has its own
+
     def __init__(self, eps, relu):
         self.eps, self.relu = eps, relu
 
@@ -83,21 +85,17 @@ class NormalizationFunction(Function):
         """Mean and var of x (segments, pixels, C), each (segments, C)."""
         raise NotImplementedError
 
-    def over_group(self, a):
-        """The mean of a (segments, C) over each group of channels, for each of its channels."""
-        return a
-
     def normalize(self, x, gamma, beta, residual, segments):
-        xp = array_module(x)
         self.shape, self.gamma, self.has_residual = x.shape, gamma, residual is not None
         self.fresh = self.relu or not self.has_residual  # else the residual's gradient is gy itself
         self.x = x.reshape(segments, x.size // max(1, segments * x.shape[-1]), x.shape[-1])  # (S, P, C)
         self.pixels = max(1, self.x.shape[1])  # that mean and var are taken over
-        self.mean, var = self.statistics(self.x)
-        self.inverse = 1 / xp.sqrt(var + x.dtype.type(self.eps))
-        scale = gamma * self.inverse  # (S, C)
+        mean, var = self.statistics(self.x)
+        self.mean, self.inverse, scale, shift = _between(mean).scale_and_shift(
+            mean, var, gamma, beta, x.dtype.type(self.eps), self.groups
+        )
         residual = None if residual is None else residual.reshape(self.x.shape)
-        y = affine(self.x, scale, beta - scale * self.mean, residual, self.relu)
+        y = affine(self.x, scale, shift, residual, self.relu)
         self.y = y if self.relu else None
         return y.reshape(self.shape)
 
@@ -109,10 +107,8 @@ class NormalizationFunction(Function):
         return gx, sum_gxhat.sum(0), sum_g.sum(0), *residual
 
     def gradient(self, g, sum_g, sum_gxhat):
-        mean_h = self.over_group(self.gamma * sum_g) / self.pixels
-        mean_hxhat = self.over_group(self.gamma * sum_gxhat) / self.pixels
-        inverse = self.inverse
-        return gradient(g, self.x, self.mean, self.gamma * inverse, -inverse * inverse * mean_hxhat, -inverse * mean_h)
+        numbers = sum_g, sum_gxhat, self.gamma, self.inverse, self.groups, self.pixels
+        return gradient(g, self.x, self.mean, *_between(sum_g).gradient_coefficients(*numbers))
 
 
 class BatchNormFunction(NormalizationFunction):
@@ -130,8 +126,8 @@ class BatchNormFunction(NormalizationFunction):
         if not self.training or x.size == 0:
             return tuple(a[None].astype(x.dtype) for a in self.running)
         self.pixels, mean, var = distributed.moments_of_all(x.shape[1], *moments(x))
-        for running, value in zip(self.running, (mean[0], var[0] * (self.pixels / (self.pixels - 1)))):
-            running += self.momentum * (value - running)
+        unbias = self.pixels / (self.pixels - 1)
+        _between(mean).move_running(*self.running, mean[0], var[0], self.momentum, unbias)
         return mean, var
 
     def gradient(self, g, sum_g, sum_gxhat):
@@ -151,15 +147,7 @@ class GroupNormFunction(NormalizationFunction):
         return self.normalize(x, gamma, beta, residual, segments=len(x))
 
     def statistics(self, x):
-        if x.size == 0:
-            return x.sum(1), x.sum(1)
-        mean, var = moments(x)
-        group_mean = self.over_group(mean)
-        return group_mean, self.over_group(var + (mean - group_mean) ** 2)
-
-    def over_group(self, a):
-        channels = a.shape[1] // self.groups
-        return a.reshape(len(a), self.groups, channels).mean(2).repeat(channels, axis=1)  # (S, G, C/G) -> (S, C)
+        return moments(x) if x.size > 0 else (x.sum(1), x.sum(1))
 
 
 # -------------------------------------------------------------------------------------------- specification or kernel
@@ -168,8 +156,14 @@ class GroupNormFunction(NormalizationFunction):
 def _passes(*maps):
     """The module that has the four passes for these maps (segments, pixels, channels), None left out."""
     maps = [a for a in maps if a is not None]
-    fast = all(on_cpu(a) and a.dtype == np.float32 for a in maps) and maps[0].size > 0
-    return kernels if fast else _Specification
+    fast = all(a.dtype == np.float32 for a in maps) and maps[0].size > 0
+    return kernels("normalization", maps[0]) if fast else _Specification
+
+
+def _between(a):
+    """The module that has what comes between the passes, for an array like a (segments, channels)."""
+    fast = not on_cpu(a) and a.dtype == np.float32 and a.size > 0
+    return kernels("normalization", a) if fast else _Specification
 
 
 def moments(x):
@@ -196,7 +190,7 @@ def gradient(g, x, mean, a, b, c):
 
 
 class _Specification:
-    """The four passes in plain array code, any dtype."""
+    """The four passes and what comes between them in plain array code, any dtype."""
 
     @staticmethod
     def moments(x):
@@ -216,6 +210,38 @@ class _Specification:
     @staticmethod
     def gradient(g, x, mean, a, b, c):
         return a[:, None] * g + b[:, None] * (x - mean[:, None]) + c[:, None]
+
+    @staticmethod
+    def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
+        """Statistics (segments, channels) -> mean and 1 / deviation, over groups of channels; scale and shift."""
+        group_mean = _over_group(mean, groups)
+        if groups is not None:
+            var = _over_group(var + (mean - group_mean) ** 2, groups)
+        inverse = 1 / array_module(var).sqrt(var + eps)
+        scale = gamma * inverse
+        return group_mean, inverse, scale, beta - scale * group_mean
+
+    @staticmethod
+    def move_running(running_mean, running_var, mean, var, momentum, unbias):
+        """Move the running statistics (channels,) towards mean and var unbias, in place."""
+        for running, value in ((running_mean, mean), (running_var, var * unbias)):
+            running += momentum * (value - running)
+
+    @staticmethod
+    def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
+        """a, b, c of `gradient`: (segments, channels) each."""
+        mean_h = _over_group(gamma * sum_g, groups) / pixels
+        mean_hxhat = _over_group(gamma * sum_gxhat, groups) / pixels
+        return gamma * inverse, -inverse * inverse * mean_hxhat, -inverse * mean_h
+
+
+def _over_group(a, groups):
+    """The mean of a (segments, channels) over each group of channels, for each of its channels."""
+    if groups is None:
+        return a
+    segments, channels = a.shape
+    means = a.reshape(segments, groups, channels // groups).mean(2)
+    return means.repeat(channels // groups, axis=1)  # (segments, groups) -> (segments, channels)
 
 
 def _check(name, argument, x, shape):

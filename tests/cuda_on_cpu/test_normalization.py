@@ -1,0 +1,146 @@
+"""Normalisation's kernels against the specification in float64, pass by pass; whole layers against the CPU's."""
+
+import numpy as np
+import pytest
+
+from minimask.kernels import normalization_cuda as kernels
+from minimask.normalization import _Specification as specification
+from minimask.normalization import batch_norm, group_norm
+from minimask.tensor import Tensor
+
+# (segments, pixels, channels): one number, fewer channels than a warp, odd ones, two tiles of channels, several blocks.
+SHAPES = [(1, 1, 1), (3, 5, 1), (1, 7, 3), (2, 301, 5), (1, 64, 33), (3, 40, 64), (2, 30, 65), (1, 9, 300), (1, 900, 9)]
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def maps(shape):
+    """x around 5, gy, y, residual; then small ones: mean, a, b, c."""
+    small = (shape[0], shape[2])
+    x = 2 * random(*shape) + 5
+    return x, *(random(*shape, seed=s) for s in (1, 2, 3)), *(random(*small, seed=s) for s in (4, 5, 6, 7))
+
+
+def close(ours, theirs, tolerance=1e-5):
+    """Within `tolerance` of the largest number."""
+    assert ours.shape == theirs.shape and ours.dtype == np.float32
+    scale = max(1.0, float(abs(theirs).max(initial=0)))
+    np.testing.assert_allclose(ours.get(), theirs, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("shape, blocks", [*((s, None) for s in SHAPES), ((2, 600, 64), None), ((2, 601, 64), 1)])
+def test_passes_equal_the_specification(gpu, monkeypatch, shape, blocks):
+    """600 x 64: more than 32 parts to add up. 1: as many pixels a thread as there are on large maps."""
+    monkeypatch.setattr(kernels, "BLOCKS", blocks or kernels.BLOCKS)
+    arrays = maps(shape)
+    x, gy, y, residual, mean, a, b, c = (v.astype(np.float64) for v in arrays)
+    on_card = [gpu.asarray(v) for v in arrays]
+    gx, ggy, gy_, gresidual, gmean, ga, gb, gc = on_card
+    for ours, theirs in zip(kernels.moments(gx), specification.moments(x)):
+        close(ours, theirs)
+    for extra, relu in ((None, False), (None, True), (residual, False), (residual, True)):
+        ours = kernels.affine(gx, ga, gb, None if extra is None else gresidual, relu)
+        close(ours, specification.affine(x, a, b, extra, relu))
+    close(kernels.gradient(ggy, gx, gmean, ga, gb, gc), specification.gradient(gy, x, mean, a, b, c))
+    for result in (None, y):
+        ours = kernels.gradient_sums(ggy, None if result is None else gy_, gx, gmean)
+        for one, other in zip(ours, specification.gradient_sums(gy, result, x, mean)):
+            close(one, other)
+    assert kernels.gradient_sums(ggy, None, gx, gmean)[0] is ggy
+    g, total, product = kernels.gradient_sums(ggy, gy_)
+    close(total, (gy * (y > 0)).sum(1))
+    assert not product.get().any()
+
+
+@pytest.mark.parametrize("groups", [None, 1, 4, 12])
+def test_between_the_passes(gpu, groups):
+    small = [random(3, 12, seed=s) for s in range(4)]
+    mean, var, gamma, beta = small[0] + 3, abs(small[1]), small[2][0], small[3][0]
+    ours = kernels.scale_and_shift(*map(gpu.asarray, (mean, var, gamma, beta)), np.float32(0.01), groups)
+    wide = [v.astype(np.float64) for v in (mean, var, gamma, beta)]
+    for one, other in zip(ours, specification.scale_and_shift(*wide, 0.01, groups)):
+        close(one, other)
+    inputs = small[0], small[1], gamma, var + 1
+    ours = kernels.gradient_coefficients(*map(gpu.asarray, inputs), groups, 7)
+    theirs = specification.gradient_coefficients(*(v.astype(np.float64) for v in inputs), groups, 7)
+    for one, other in zip(ours, theirs):
+        close(one, other)
+
+
+def test_running_statistics(gpu):
+    running = [random(300, seed=s) for s in (0, 1)]
+    values = [random(300, seed=s) for s in (2, 3)]
+    on_card = [gpu.asarray(a) for a in running]
+    kernels.move_running(*on_card, *map(gpu.asarray, values), 0.1, 1.5)
+    specification.move_running(*running, *values, 0.1, 1.5)
+    for ours, theirs in zip(on_card, running):
+        close(ours, theirs, 1e-6)
+
+
+def test_a_mean_far_from_zero(gpu):
+    """The variance of 10,000 + noise: the shift by the first pixel keeps the digits."""
+    x = 10000 + random(1, 4000, 2)
+    mean, var = kernels.moments(gpu.asarray(x))
+    np.testing.assert_allclose(mean.get(), x.astype(np.float64).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(var.get(), x.astype(np.float64).var(1), rtol=1e-4)
+
+
+def test_not_a_number_stays(gpu):
+    x = random(1, 8, 2)
+    x[0, 3, 1] = np.nan
+    mean, var = (a.get() for a in kernels.moments(gpu.asarray(x)))
+    assert np.isnan([mean[0, 1], var[0, 1]]).all() and np.isfinite([mean[0, 0], var[0, 0]]).all()
+    one = gpu.asarray(np.ones((1, 2), np.float32))
+    y = kernels.affine(gpu.asarray(x), one, one, None, True).get()
+    assert np.isnan(y[0, 3, 1]) and np.isnan(y).sum() == 1
+
+
+def layer(asarray, get, kind, training, shape, transposed=False):
+    """y, running statistics and the gradients of a layer with residual and ReLU."""
+    channels = shape[-1]
+    inputs = 2 * random(*shape) + 1, random(channels, seed=1), random(channels, seed=2), random(*shape, seed=3)
+    x, gamma, beta, residual = (Tensor(asarray(a), requires_grad=True) for a in inputs)
+    running = [asarray(abs(random(channels, seed=s))) for s in (4, 5)]
+    gy = asarray(random(*shape, seed=6))
+    if transposed:
+        gy = asarray(np.ascontiguousarray(random(*shape, seed=6).T)).T
+    if kind == "batch":
+        y = batch_norm(x, gamma, beta, *running, training, residual=residual, relu=True)
+    else:
+        y = group_norm(x, gamma, beta, 2, residual=residual, relu=True)
+    y.backward(gy)
+    return [get(a) for a in (y.data, *running, x.grad, gamma.grad, beta.grad, residual.grad)]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 2, 1, 34), (2, 9, 11, 16)])
+@pytest.mark.parametrize("kind, training", [("batch", True), ("batch", False), ("group", True)])
+def test_layers_equal_the_cpu(gpu, kind, training, shape):
+    theirs = layer(np.asarray, np.asarray, kind, training, shape)
+    ours = layer(gpu.asarray, lambda a: a.get(), kind, training, shape)
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * max(1, abs(other).max()))
+
+
+def test_layers_do_not_wait(gpu):
+    if not hasattr(gpu, "no_sync"):
+        pytest.skip("CuPy cannot tell when it waits")
+    with gpu.no_sync():
+        for kind, training in (("batch", True), ("batch", False), ("group", True)):
+            layer(gpu.asarray, lambda a: a, kind, training, (2, 3, 4, 6))
+
+
+def test_a_gradient_with_strides(gpu):
+    straight = layer(gpu.asarray, lambda a: a.get(), "batch", True, (2, 3, 4, 6))
+    transposed = layer(gpu.asarray, lambda a: a.get(), "batch", True, (2, 3, 4, 6), transposed=True)
+    for a, b in zip(straight, transposed):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 6), (2, 0, 4, 6)])
+def test_empty_maps(gpu, shape):
+    theirs = layer(np.asarray, np.asarray, "group", True, shape)
+    ours = layer(gpu.asarray, lambda a: a.get(), "group", True, shape)
+    for one, other in zip(ours, theirs):
+        np.testing.assert_array_equal(one, other)
