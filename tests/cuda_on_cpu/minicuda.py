@@ -86,6 +86,10 @@ class RawKernel:
         """One element holding the argument's bytes; real CuPy passes wrong types on unchecked."""
         def fail(what):
             raise TypeError(f"{self.name}: argument {i} is {what}, the kernel declares {want}")
+        if isinstance(a, np.ndarray) and a.dtype.fields:         # a struct, by value
+            if want != f"V{a.nbytes}":
+                fail(f"a struct of {a.nbytes} bytes")
+            return a
         if isinstance(a, np.ndarray):
             if want[0] != "P":
                 fail(f"an array of {a.dtype}")
