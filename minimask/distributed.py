@@ -226,6 +226,12 @@ def total(array):
     return result
 
 
+def sum_in_place(array):
+    """Replace an array (contiguous) by its sum over all workers."""
+    if _group is not None:
+        _group.sum_in_place(array)
+
+
 def totals(*arrays):
     """`total` of several arrays of one shape and dtype, in one message."""
     return arrays if _group is None else tuple(total(array_module(arrays[0]).stack(arrays)))

@@ -87,7 +87,21 @@ class NotFiniteError(InputError):
     """The loss or a gradient became NaN or infinite."""
 
 
-def train(model, loader, settings, folder, info=None, validate=None, resume=False, overwrite=False, progress=True):
+@dataclass
+class Finished:
+    """What is to be told of a step (counted from 0): its images, its losses by name, the length of its gradient."""
+
+    step: int
+    images: int
+    learning_rate: float
+    losses: dict
+    norm: float
+
+
+def train(
+    model, loader, settings, folder, info=None, validate=None, resume=False, overwrite=False, progress=True,
+    cuda_graph=False,
+):  # fmt: skip
     """Train `model` on batches of `loader` and return the path of the last checkpoint in `folder`.
 
     model: MaskRCNN.  loader: datasets.loader.Loader.  settings: TrainSettings.
@@ -97,10 +111,11 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
     resume: go on from the newest checkpoint in `folder` (from step 0 if there is none).
     overwrite: delete an earlier run in `folder` (only its checkpoints and its log).
     progress: show a bar with the parts of the loss, images a second and the remaining time.
+    cuda_graph: on a GPU (where the model is, see `Module.to`), launch each step as one CUDA graph: see train_gpu.py.
 
     Raises InputError if `folder` holds a run and neither `resume` nor `overwrite` is given, if the checkpoint does not
-    fit, if the disk is full; NotFiniteError naming step, images and part of the loss. The checkpoints before stay.
-    Ctrl-C finishes the step, saves a checkpoint and raises KeyboardInterrupt.
+    fit, if the disk or a card's memory is full; NotFiniteError naming step, images and part of the loss. The
+    checkpoints before stay. Ctrl-C finishes the step, saves a checkpoint and raises KeyboardInterrupt.
     Within distributed.session each worker calls this with its own share of the batches; the first one alone reads and
     writes `folder`, validates and talks.
     """
@@ -114,7 +129,9 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
 
     clock = Clock(settings, seconds)
     log = Log(folder / LOG, start) if first else NoLog()
-    with log, Bar(settings, clock, start, progress and first) as bar, StopRequest() as stop:
+    enough_memory = device.enough_memory("use fewer images a step (--batch-size) or smaller ones (--max-size)")
+    steps = _steps(model, optimiser, settings, cuda_graph)
+    with log, Bar(settings, clock, start, progress and first) as bar, StopRequest() as stop, enough_memory, steps:
 
         def save(step):
             info["seconds"] = round(clock.seconds(), 3)
@@ -123,33 +140,41 @@ def train(model, loader, settings, folder, info=None, validate=None, resume=Fals
         path = checkpoint.checkpoints(folder)[-1] if first and start > 0 else save(start)
         saved, saved_at = start, time.monotonic()
         step = start
+
+        def tell(run, *arguments):
+            """Log the steps that `run` finishes: of a GPU the last but one, of the CPU the last."""
+            try:
+                finished = run(*arguments)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error}; the last good checkpoint is {path}") from None
+            for done in finished:
+                images = done.images * distributed.size()
+                bar.update(done.step + 1, done.losses, images)
+                log.write(
+                    step=done.step + 1, epoch=round((done.step + 1) * images / len(loader.dataset), 4),
+                    time=clock.seconds(), loss=sum(done.losses.values()), **done.losses, lr=done.learning_rate,
+                    gradient_norm=done.norm, images_per_second=bar.images_per_second,
+                )  # fmt: skip
+
         batches = None
         try:
-            batches = loader.iterate(start)
+            batches = steps.batches(loader.iterate(start))
             while not (distributed.any_worker(clock.done(step)) or distributed.any_worker(stop.requested)):
                 progress = distributed.from_first(clock.progress(step))
                 optimiser.lr = settings.learning_rate * rate_factor(settings, step, progress)
-                batch = distributed.same_size(next(batches))
-                try:
-                    losses, norm = training_step(model, batch, optimiser, settings, step)
-                except NotFiniteError as error:
-                    raise NotFiniteError(f"{error}; the last good checkpoint is {path}") from None
+                tell(steps.run, next(batches), step)
                 step += 1
-                images = len(batch.images) * distributed.size()
-                bar.update(step, losses, images)
-                log.write(
-                    step=step, epoch=round(step * images / len(loader.dataset), 4), time=clock.seconds(),
-                    loss=sum(losses.values()), **losses, lr=optimiser.lr, gradient_norm=norm,
-                    images_per_second=bar.images_per_second,
-                )  # fmt: skip
                 if first and validate and settings.validate_every and step % settings.validate_every == 0:
+                    tell(steps.rest)
                     with distributed.alone():
                         log.write(step=step, **{f"validation_{k}": v for k, v in validate(model).items()})
                     model.train()
                 if _due(settings, step, saved_at):
+                    tell(steps.rest)
                     log.flush()
                     path = save(step)
                     saved, saved_at = step, time.monotonic()
+            tell(steps.rest)
         finally:
             if batches is not None:
                 batches.close()
@@ -233,28 +258,68 @@ def training_step(model, batch, optimiser, settings, step):
     losses = model.losses(batch, distributed.own_rows(sampling_generator(settings.seed, step)))
     shares = np.array([loss.item() for loss in losses.values()])
     parts = dict(zip(losses, distributed.total(shares).tolist()))
-    bad = [name for name, value in parts.items() if not math.isfinite(value)]
-    if bad:
-        others = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-        raise NotFiniteError(
-            f"step {step + 1}: {' and '.join(bad)} is not finite ({others}) on the images {_names(batch)}"
-        )
+    check_losses(step, parts, batch.names)
     optimiser.zero_grad()
     sum_of(losses).backward()
     distributed.sum_gradients(optimiser.params)
     norm = optim.gradient_norm(optimiser.params)
     if not math.isfinite(norm):
         names = [n for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
-        where = names[0] if names else "all parameters together (its square is too large)"
-        raise NotFiniteError(
-            f"step {step + 1}: the gradient of {where} is not finite on the images {_names(batch)}"
-        )
+        raise bad_gradient(step, names[0] if names else None, batch.names)
     optimiser.step(1.0 if settings.clip is None else min(1.0, settings.clip / (norm + 1e-6)))
     return parts, norm
 
 
-def _names(batch):
-    return ", ".join(distributed.all_of(batch.names))
+def check_losses(step, parts, images):
+    """Raises NotFiniteError if a part of the loss is not finite. images: names of this worker's."""
+    bad = [name for name, value in parts.items() if not math.isfinite(value)]
+    if bad:
+        others = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+        raise NotFiniteError(
+            f"step {step + 1}: {' and '.join(bad)} is not finite ({others}) on the images {_all_names(images)}"
+        )
+
+
+def bad_gradient(step, name, images):
+    """The NotFiniteError for the gradient of the parameter `name`, or of all together (None)."""
+    name = name or "all parameters together (its square is too large)"
+    return NotFiniteError(f"step {step + 1}: the gradient of {name} is not finite on the images {_all_names(images)}")
+
+
+def _all_names(images):
+    return ", ".join(distributed.all_of(images))
+
+
+class StepsOnCpu(contextlib.nullcontext):
+    """Makes one training step after the other; on a GPU train_gpu.StepsOnGpu stands in its place."""
+
+    def __init__(self, model, optimiser, settings):
+        super().__init__()
+        self.model, self.optimiser, self.settings = model, optimiser, settings
+
+    def batches(self, batches):
+        """The batches of an iterator, where the model is."""
+        return batches
+
+    def run(self, batch, step):
+        """Make a step; returns what there is to tell, a list of Finished. Raises NotFiniteError."""
+        batch = distributed.same_size(batch)
+        losses, norm = training_step(self.model, batch, self.optimiser, self.settings, step)
+        return [Finished(step, len(batch.images), self.optimiser.lr, losses, norm)]
+
+    def rest(self):
+        """What there is to tell of steps that no `run` returned: nothing."""
+        return []
+
+
+def _steps(model, optimiser, settings, cuda_graph):
+    if device.on_cpu(optimiser.params[0].data):
+        if cuda_graph:
+            raise InputError("training: CUDA graphs need a GPU (device cuda)")
+        return StepsOnCpu(model, optimiser, settings)
+    from minimask.train_gpu import StepsOnGpu
+
+    return StepsOnGpu(model, optimiser, settings, cuda_graph)
 
 
 def sum_of(losses):

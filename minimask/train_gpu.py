@@ -1,0 +1,259 @@
+"""Training steps on a GPU: launched without waiting for the card, and looked at one step later.
+
+The host only asks the card to do things; what they give is there when the card has come so far. To look at a loss is to
+wait for it, and meanwhile the card runs out of work. So nothing in a step is looked at: its losses and the length of
+its gradient are copied to page-locked memory, and read when the next step has been launched.
+
+    host     prepare 1, launch 1 | prepare 2, launch 2, read 1 | prepare 3, launch 3, read 2 | ...
+    card               copy 1, step 1 | step 2 (and copy 3)         | step 3 (and copy 4)         | ...
+
+Whether a step's numbers are finite is found on the card (`Optimiser.step_on_device`): after one that are not, nothing
+is changed any more, so that the weights are still those before it when the host learns of it.
+
+With CUDA graphs, the launches of a step, hundreds of them, are recorded once, and then started with a single one.
+"""
+
+import collections
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from minimask import distributed, train
+from minimask.kernels import cuda as kernels
+from minimask.mask_rcnn import sampling_generator
+
+MOST_GRAPHS = 4  # each keeps the memory of a whole step
+OBJECTS = 8  # a graph's ground truth has room for a multiple of so many objects an image
+
+
+@dataclass
+class _Launched:
+    """A step whose numbers may not be there yet."""
+
+    step: int
+    images: int
+    names: list
+    learning_rate: float
+    parts: list  # names of the parts of the loss
+    losses: np.ndarray  # their values, page-locked
+    report: np.ndarray  # of step_on_device, page-locked
+    read: object  # event: both are there
+
+
+class StepsOnGpu:
+    """Trains a model that is on a card; use it in a `with` block, for it works on a stream of its own.
+
+    graph: record each step's launches as a CUDA graph, one for each shape of a batch, and replay them; the results are
+    the same up to rounding. A batch whose shape came too late for the few graphs that are kept is computed without one:
+    give pictures one padded size.
+    """
+
+    def __init__(self, model, optimiser, settings, graph=False):
+        import cupy
+        import cupyx
+
+        self.cupy, self.page_locked = cupy, cupyx.empty_pinned
+        self.model, self.optimiser, self.settings = model, optimiser, settings
+        self.launched = collections.deque()
+        self.graphs = {} if graph else None
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+
+    def __enter__(self):
+        self.stream.wait_event(self.cupy.cuda.get_current_stream().record())
+        self.stream.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.stream.__exit__(*error)
+        self.stream.synchronize()
+
+    def batches(self, batches):
+        """The batches of an iterator, on the card."""
+        return Feeder(batches)
+
+    def run(self, batch, step):
+        """Launch a step; returns the list of train.Finished of those before it. Raises NotFiniteError of such a one."""
+        self.optimiser.prepare_step()
+        rng = distributed.own_rows(sampling_generator(self.settings.seed, step))
+        graph = None if self.graphs is None else self._graph(batch)
+        parts, losses, report = graph.run(batch, rng) if graph else self.compute(batch, Draws(rng))
+        copies = [self.page_locked(x.shape, x.dtype) for x in (losses, report)]
+        for x, copy in zip((losses, report), copies):
+            x.get(out=copy, blocking=False)
+        read = self.cupy.cuda.get_current_stream().record()
+        rate = self.optimiser.lr
+        self.launched.append(_Launched(step, len(batch.images), batch.names, rate, parts, *copies, read))
+        return [self._finish() for _ in range(len(self.launched) - 1)]
+
+    def rest(self):
+        """Wait for the steps that were launched; the list of those that no `run` returned."""
+        return [self._finish() for _ in range(len(self.launched))]
+
+    def compute(self, batch, rng):
+        """The launches of one step -> the parts' names, their values and the optimiser's report on the card."""
+        losses = self.model.losses(batch, rng)
+        self.optimiser.zero_grad()
+        train.sum_of(losses).backward()
+        self.optimiser.flat.collect()
+        distributed.sum_in_place(self.optimiser.flat.gradients)
+        values = distributed.total(self.cupy.stack([loss.data for loss in losses.values()]))
+        return list(losses), values, self.optimiser.step_on_device(self.settings.clip, values)
+
+    def _graph(self, batch):
+        """The graph for batches of this shape; None if there are too many already."""
+        objects = -(-batch.boxes.shape[1] // OBJECTS) * OBJECTS
+        key = batch.images.shape, objects
+        if key not in self.graphs and len(self.graphs) < MOST_GRAPHS:
+            self.graphs[key] = StepGraph(self, objects)
+        return self.graphs.get(key)
+
+    def _finish(self):
+        launched = self.launched.popleft()
+        launched.read.synchronize()
+        norm, finite, place = launched.report[:3].tolist()
+        losses = dict(zip(launched.parts, launched.losses.tolist()))
+        if not finite:
+            self._forget(1 + len(self.launched))
+            train.check_losses(launched.step, losses, launched.names)
+            raise train.bad_gradient(launched.step, self._parameter_at(int(place)), launched.names)
+        return train.Finished(launched.step, launched.images, launched.learning_rate, losses, norm)
+
+    def _forget(self, steps):
+        """Take back the last steps, which changed nothing."""
+        self.launched.clear()
+        self.optimiser.steps -= steps
+        self.optimiser.forget_failure()
+
+    def _parameter_at(self, place):
+        """The name of the parameter that a place in the gradients belongs to; None for no place."""
+        if place < 0:
+            return None
+        found = self.optimiser.params[self.optimiser.flat.parameter_at(place)]
+        return next(name for name, parameter in self.model.named_parameters() if parameter is found)
+
+
+class Feeder:
+    """Batches on the card: while it computes with one, the next is copied, on a stream of its own.
+
+    A batch lies in memory that an earlier one had. So each is kept until the one after the next is asked for, and
+    before that is copied, the copying stream waits until the card is done with it, which it mostly is by then.
+    """
+
+    def __init__(self, batches):
+        import cupy
+
+        self.cuda, self.batches = cupy.cuda, batches
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.last, self.kept = None, collections.deque()  # (batch, event: the card is done with it)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch = distributed.same_size(next(self.batches))
+        computing = self.cuda.get_current_stream()
+        self.kept.append((self.last, computing.record()))
+        if len(self.kept) > 1:
+            self.stream.wait_event(self.kept.popleft()[1])
+        with self.stream:
+            self.last = batch.to("cuda")
+            copied = self.stream.record()
+        computing.wait_event(copied)
+        return self.last
+
+    def close(self):
+        """Close the iterator over the batches on the host."""
+        self.batches.close()
+
+
+class Draws:
+    """What `targets.sample` draws from: a host's generator whose numbers come as arrays on the card."""
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def random(self, shape, dtype=np.float64):
+        import cupy
+
+        return cupy.asarray(self.rng.random(shape, dtype=dtype))
+
+
+class StepGraph:
+    """One training step for batches of one shape, on arrays that stay where they are: inputs, random numbers, results.
+
+    The first step is an ordinary one, in which all kernels are compiled and all constants reach the card. At the second
+    the same launches are captured, which does none of them, and from then on replayed. While capturing, memory comes
+    from a pool of the graph's own: nobody else may write into what a replay uses.
+    """
+
+    def __init__(self, steps, objects):
+        self.steps, self.objects = steps, objects
+        self.inputs, self.draws, self.graph = None, [], None
+        self.pool = steps.cupy.cuda.MemoryPool()
+
+    def run(self, batch, rng):
+        """Like StepsOnGpu.compute."""
+        missing = self.objects - batch.boxes.shape[1]
+        if self.inputs is None:
+            self.inputs = replace(batch, **{name: self._room(batch, name) for name in _arrays(batch)})
+            self._fill(batch)
+            self.rng, self.missing = rng, missing
+            with kernels.as_in_a_graph():
+                return self.steps.compute(self.inputs, self)
+        self._fill(batch)
+        for i, array in enumerate(self.draws):
+            self._draw(rng, array, missing if i in self.WITH_OBJECTS else 0)
+        if self.graph is None:
+            self._capture()
+        self.graph.launch(self.steps.stream)
+        return self.results
+
+    def _capture(self):
+        stream = self.steps.stream
+        self.drawn = iter(self.draws)
+        with self.steps.cupy.cuda.using_allocator(self.pool.malloc):
+            stream.begin_capture()
+            try:
+                self.results = self.steps.compute(self.inputs, self)
+            finally:
+                graph = stream.end_capture()
+        self.graph = graph
+
+    # A step draws twice: for the anchors, and for the proposals with the objects behind them.
+    WITH_OBJECTS = (1,)
+
+    def random(self, shape, dtype=np.float64):
+        """The step's next random numbers: always in the same array."""
+        if self.steps.stream.is_capturing():
+            return next(self.drawn)
+        array = self.steps.cupy.empty(shape, dtype)
+        self._draw(self.rng, array, self.missing if len(self.draws) in self.WITH_OBJECTS else 0)
+        self.draws.append(array)
+        return array
+
+    def _draw(self, rng, array, missing):
+        """Fill `array` with the numbers that it would have without the last `missing` columns: those are of objects
+        that are not there, so nobody looks at their numbers.
+        """
+        n, width = array.shape
+        numbers = np.zeros((n, width), array.dtype)
+        numbers[:, : width - missing] = rng.random((n, width - missing), dtype=array.dtype)
+        array[...] = self.steps.cupy.asarray(numbers)
+
+    def _room(self, batch, name):
+        """An empty array for one of a batch's, with room for `objects`."""
+        array = getattr(batch, name)
+        shape = array.shape if name in ("images", "sizes") else (len(array), self.objects, *array.shape[2:])
+        return self.steps.cupy.empty(shape, array.dtype)
+
+    def _fill(self, batch):
+        for name in _arrays(batch):
+            source, target = getattr(batch, name), getattr(self.inputs, name)
+            target[:, : source.shape[1]] = source
+            target[:, source.shape[1] :] = 0
+
+
+def _arrays(batch):
+    """Names of the fields of a batch that lie on the card."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "original_sizes"}
+    return [name for name, value in values.items() if hasattr(value, "dtype")]
