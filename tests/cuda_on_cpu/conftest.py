@@ -33,5 +33,6 @@ def gpu(request, monkeypatch):
         return
     minicuda, stand_in = _stand_in()
     monkeypatch.setattr(minicuda, "ORDER", request.param)
-    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    for name, module in stand_in.MODULES.items():
+        monkeypatch.setitem(sys.modules, name, module)
     yield stand_in

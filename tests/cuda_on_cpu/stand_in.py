@@ -1,240 +1,433 @@
-"""A strict stand-in for CuPy 14 that runs on the CPU, for tests of GPU code paths.
+"""A strict stand-in for CuPy, on the CPU: the GPU branches of the whole model run on it, kernels and all.
 
-`sys.modules["cupy"] = fakecupy` (and cupyx).  As CuPy does, it refuses numpy arrays and implicit conversion, returns 0-d
-arrays from reductions, accepts only names and keywords that CuPy has (read from the real package, which imports without a
-GPU), and raises on what is undefined on a GPU.  `no_sync()` makes every host synchronisation an error.  RawModule runs
-the same CUDA source through minicuda."""
-import contextlib, functools, inspect, sys, types
+`install()` puts it in CuPy's place. It computes with NumPy and runs CUDA sources through minicuda, and it raises
+- where CuPy raises: NumPy arrays given to its functions, implicit conversion to NumPy, names and arguments CuPy lacks
+  (cupy_names.json lists those that it has), cuBLAS and waiting while a graph is captured;
+- where CuPy goes on with wrong or undefined numbers: indices out of range, assignment through repeated indices, kernel
+  arguments of another type than declared;
+- within no_sync(), where CuPy makes the host wait for the card.
+Streams, events, graphs and memory: stand_in_cuda.py.
+"""
+
+import functools
+import inspect
+import json
+import operator
+import sys
+import threading
+import types
+from pathlib import Path
+
 import numpy as np
+
 from tests.cuda_on_cpu import minicuda
+from tests.cuda_on_cpu import stand_in_cuda as cuda
+from tests.cuda_on_cpu.stand_in_cuda import SynchronisationError, host_waits, no_sync  # noqa: F401
 
-try:
-    import cupy as _real                  # only for names and signatures
-except ImportError:
-    _real = None
-_scalars = (bool, int, float, complex, np.generic)
-_state = types.SimpleNamespace(forbid=False, capturing=False, syncs=[])
+_SCALARS = (bool, int, float, complex, np.generic)
+_NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text(encoding="utf-8"))
 
-
-def _sync(what):
-    """Called where CuPy would block the host."""
-    if _state.capturing or _state.forbid:
-        raise RuntimeError(f"{what} synchronises with the device")
-    f = sys._getframe(2)
-    while f and f.f_code.co_filename == __file__:
-        f = f.f_back
-    _state.syncs.append(f"{what} at {f.f_code.co_filename}:{f.f_lineno}")
+# What CuPy's functions do that NumPy's do not.
+_READS_SIZES = {  # their result's size or an error depends on values: the host reads them
+    "argwhere", "bincount", "compress", "digitize", "extract", "flatnonzero", "histogram", "isin", "nonzero", "place",
+    "setdiff1d", "trim_zeros", "union1d", "unique",
+}  # fmt: skip
+_SORTS = {"argpartition", "argsort", "lexsort", "median", "partition", "percentile", "quantile", "sort"}  # Thrust waits
+_CUBLAS = {"dot", "einsum", "inner", "matmul", "outer", "tensordot", "vdot", "vecdot"}
+_GIVES_ARRAY = {"allclose", "array_equal", "array_equiv"}  # 0-d arrays in place of NumPy's bools
+_ATOMIC = [np.dtype(code) for code in ("i4", "u4", "i8", "u8", "f2", "f4", "f8")]
 
 
-@contextlib.contextmanager
-def no_sync():
-    old, _state.forbid = _state.forbid, True
-    try:
-        yield
-    finally:
-        _state.forbid = old
-
-
-def _wrap(v):
-    if isinstance(v, tuple) and hasattr(v, "_fields"):
-        return type(v)(*map(_wrap, v))
-    if isinstance(v, (tuple, list)):
-        return type(v)(map(_wrap, v))
-    return ndarray._of(np.asarray(v)) if isinstance(v, (np.ndarray, np.generic)) else v
-
-
-def _unwrap(v, lists=True):
-    if isinstance(v, ndarray):
-        return v._a
-    if isinstance(v, np.ndarray):
+def _unwrap(value):
+    """What NumPy's function gets for an argument of CuPy's."""
+    if isinstance(value, ndarray):
+        return value._a
+    if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-    if isinstance(v, (tuple, list)) and lists:
-        return type(v)(map(_unwrap, v))
-    return v
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_unwrap, value))
+    return value
+
+
+def _arrays(value):
+    """The NumPy arrays among unwrapped arguments."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [array for item in value for array in _arrays(item)]
+    return []
+
+
+def _apply(function, args, kwargs, gives_array=False):
+    """function(*args, **kwargs) on NumPy arrays, on the current stream."""
+    args, kwargs = _unwrap(args), {name: _unwrap(value) for name, value in kwargs.items()}
+    reads = _arrays(args) + _arrays(tuple(kwargs.values()))
+    kind = []  # of what the function gives: None for one array, tuple or list for several, else the value itself
+
+    def run():
+        with np.errstate(all="ignore"):
+            value = function(*args, **kwargs)
+        if isinstance(value, (tuple, list)) and any(isinstance(v, (np.ndarray, np.generic)) for v in value):
+            kind[:] = [type(value)]
+            return [np.asarray(v) for v in value]
+        if gives_array or isinstance(value, (np.ndarray, np.generic)):
+            kind[:] = [None]
+            return [np.asarray(value)]
+        kind[:] = [value]  # a shape, a dtype, a bool
+        return []
+
+    if kwargs.get("out") is not None:
+        targets = _arrays(kwargs["out"]) or [kwargs["out"]]
+        cuda.change(run, targets)
+        return None
+    results = [ndarray._of(a) for a in cuda.compute(run, reads)]
+    if not results:
+        return kind[0]
+    if kind[0] is None:
+        return results[0]
+    return kind[0](*results) if hasattr(kind[0], "_fields") else kind[0](results)
+
+
+def _numeric(dtype):
+    if dtype.kind not in "biufc":
+        raise ValueError(f"Unsupported dtype {dtype}")
+    return dtype
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
-    __slots__ = ("_a",)
+    __slots__ = ("_a", "__weakref__")
     __array_priority__ = 100
     __hash__ = None
 
-    def __init__(self, shape, dtype=float, **_):
-        self._a = np.empty(shape, dtype)
-        self._a.view(np.uint8).fill(0xC5) if self._a.ndim else None     # empty() is not zeros()
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        self._a = np.empty(shape, _numeric(np.dtype(dtype)), order=order)
+        cuda.allocate(self._a)
+        cuda.spoil(self._a)
 
     @classmethod
-    def _of(cls, a):
-        if a.dtype.kind not in "biufc":
-            raise ValueError(f"Unsupported dtype {a.dtype}")
+    def _of(cls, array):
+        _numeric(array.dtype)
         self = cls.__new__(cls)
-        self._a = a
+        self._a = array
         return self
 
-    def __array__(self, *a, **k):
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly.")
+    def __array__(self, *args, **kwargs):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
+        )
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kw):
-        for x in (*inputs, *(out or ())):
-            if not isinstance(x, (ndarray, *_scalars)):
-                raise TypeError(f"Unsupported type {type(x)}")
-        if method == "at":
-            if inputs[0].dtype not in map(np.dtype, ("i4", "i8", "u4", "u8", "f2", "f4", "f8")) or ufunc not in (np.add, np.subtract, np.maximum, np.minimum):
-                raise NotImplementedError(f"cupy.{ufunc.__name__}.at on {inputs[0].dtype}")
-        if not hasattr(_real or np, ufunc.__name__):
+    def __array_ufunc__(self, function, method, *inputs, **kwargs):
+        if method != "__call__":
             return NotImplemented
-        if out is not None:
-            kw["out"] = tuple(map(_unwrap, out))
+        return _ufunc(function)(*inputs, **kwargs)
+
+    def __array_function__(self, function, classes, args, kwargs):
+        return getattr(sys.modules[__name__], function.__name__)(*args, **kwargs)
+
+    # what makes the host wait
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        with stream or cuda.get_current_stream():
+            if out is None:
+                out = np.empty(self.shape, self.dtype, order=order)
+            elif out.shape != self.shape or out.dtype != self.dtype:
+                raise TypeError(f"get: out is {out.dtype}{out.shape}, the array {self.dtype}{self.shape}")
+            cuda.fetch(self._a, out, blocking)
+        return out
+
+    def set(self, arr, stream=None):
+        if arr.shape != self.shape or arr.dtype != self.dtype:
+            raise TypeError(f"set: an array {arr.dtype}{arr.shape} for {self.dtype}{self.shape}")
+        with stream or cuda.get_current_stream():
+            cuda.send(arr, self._a)
+
+    def _read(self, what):
+        host_waits(what)
+        cuda.get_current_stream().wait_on_host()
+        return self._a
+
+    def item(self, *args):
+        return self._read(".item()").item(*args)
+
+    def tolist(self):
+        return self._read(".tolist()").tolist()
+
+    def __bool__(self):
+        return bool(self._read("bool()"))
+
+    def __int__(self):
+        return int(self._read("int()"))
+
+    def __float__(self):
+        return float(self._read("float()"))
+
+    def __complex__(self):
+        return complex(self._read("complex()"))
+
+    def __index__(self):
+        return operator.index(self._read("index()")[()])
+
+    def __repr__(self):
+        return repr(self._read("repr()"))
+
+    # indexing
+
+    def __getitem__(self, key):
+        key = _key(key)
+        for part in _parts(key):
+            if isinstance(part, np.ndarray) and part.dtype == bool:
+                host_waits("reading through a boolean mask")
+        return _apply(lambda a, *_: a[key], (self, *map(ndarray._of, _arrays(key))), {})
+
+    def __setitem__(self, key, value):
+        if not isinstance(value, (ndarray, *_SCALARS)):
+            raise TypeError(f"Unsupported type {type(value)}")
+        key, value = _key(key), _unwrap(value)
+        if np.size(value) > 1:
+            for part in _parts(key):
+                if isinstance(part, np.ndarray) and part.dtype == bool:
+                    host_waits("writing an array through a boolean mask")
+
+        def write():
+            if np.size(value) > 1 and any(isinstance(part, np.ndarray) and part.dtype != bool for part in _parts(key)):
+                times = np.zeros(self.shape, np.int32)
+                np.add.at(times, key, 1)
+                if times.max(initial=0) > 1:
+                    raise RuntimeError("assignment through repeated indices: which one stays is undefined on a card")
             with np.errstate(all="ignore"):
-                getattr(ufunc, method)(*map(_unwrap, inputs), **kw)
-            return out[0]
-        with np.errstate(all="ignore"):
-            return _wrap(getattr(ufunc, method)(*map(_unwrap, inputs), **kw))
+                self._a[key] = value
 
-    def __array_function__(self, func, types_, args, kw):
-        if not all(issubclass(t, ndarray) for t in types_):
-            raise TypeError("numpy and cupy arrays mixed")
-        return getattr(sys.modules[__name__], func.__name__)(*args, **kw)
+        cuda.change(write, [self._a])
 
-    # what blocks the host
-    def get(self, *a, **k): _sync(".get()"); return self._a.copy()
-    def item(self, *a): _sync(".item()"); return self._a.item(*a)
-    def tolist(self): _sync(".tolist()"); return self._a.tolist()
-    def __float__(self): _sync("float()"); return float(self._a)
-    def __int__(self): _sync("int()"); return int(self._a)
-    def __index__(self): _sync("index()"); return self._a.__index__()
-    def __bool__(self): _sync("bool()"); return bool(self._a)
-    def nonzero(self): _sync("nonzero()"); return _wrap(self._a.nonzero())
+    def __len__(self):
+        return len(self._a)
 
-    def _key(self, k, write):
-        if isinstance(k, tuple):
-            return tuple(self._key(i, write) for i in k)
-        if isinstance(k, ndarray):
-            if k.dtype == bool and not write:
-                _sync("boolean-mask indexing")
-            return k._a
-        return _unwrap(k)
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, k): return _wrap(self._a[self._key(k, False)])
+    def __matmul__(self, other):
+        return __getattr__("matmul")(self, other)
 
-    def __setitem__(self, k, v):
-        if not isinstance(v, (ndarray, *_scalars)) and not isinstance(v, (list, tuple)):
-            raise TypeError(f"Unsupported type {type(v)}")
-        key = self._key(k, True)
-        if any(isinstance(i, np.ndarray) and i.dtype.kind in "iu" and i.ndim for i in (key if isinstance(key, tuple) else (key,))):
-            where = np.zeros(self.shape, np.int32)
-            np.add.at(where, key, 1)
-            if where.max(initial=0) > 1 and isinstance(v, ndarray) and v.size > 1:
-                raise RuntimeError("assignment through repeated indices: undefined on a GPU")
-        self._a[key] = _unwrap(v)
+    def __rmatmul__(self, other):
+        return __getattr__("matmul")(other, self)
 
-    def __len__(self): return len(self._a)
-    def __iter__(self): return (self[i] for i in range(len(self)))
-    def __repr__(self): return "fake" + repr(self._a)
-    def __matmul__(self, o): return __getattr__("matmul")(self, o)
-    def __rmatmul__(self, o): return __getattr__("matmul")(o, self)
+    # in place
 
-    @property
-    def data(self): return types.SimpleNamespace(ptr=self._a.ctypes.data)
-    @property
-    def __cuda_array_interface__(self): return self._a.__array_interface__
-    @property
-    def T(self): return _wrap(self._a.T)
+    def fill(self, value):
+        if isinstance(value, ndarray):
+            value = value._a  # 0-d
+        cuda.change(lambda: self._a.fill(value), [self._a])
+
+    def scatter_add(self, slices, value):
+        __getattr__("add").at(self, slices, value)
+
+    def put(self, indices, values, mode="wrap"):
+        self.ravel()[indices] = values
+
+    # what it is
+
+    shape = property(lambda self: self._a.shape, lambda self, shape: setattr(self._a, "shape", shape))
+    T = property(lambda self: self.transpose())
+    base = property(lambda self: None if self._a.base is None else ndarray._of(cuda.owner(self._a)))
+    device = property(lambda self: cuda.Device())
+    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data, device_id=0))
 
 
-for _n in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"):
-    setattr(ndarray, _n, property(functools.partial(lambda n, s: getattr(s._a, n), _n)))
-ndarray.shape = ndarray.shape.setter(lambda s, v: setattr(s._a, "shape", v))
+for _name in ("dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"):
+    setattr(ndarray, _name, property(lambda self, name=_name: getattr(self._a, name)))
 
 
-def _method(n):
-    def f(self, *a, **k):
-        r = getattr(self._a, n)(*map(_unwrap, a), **{i: _unwrap(v) for i, v in k.items()})
-        return self if r is self._a else _wrap(r)
-    return f
+def _key(key):
+    """An index as NumPy takes it. CuPy arrays of no dimension in slices make the host wait (`__index__`)."""
+    if isinstance(key, tuple):
+        return tuple(map(_key, key))
+    if isinstance(key, slice):
+        return slice(*(None if i is None else operator.index(i) for i in (key.start, key.stop, key.step)))
+    return _unwrap(key)
 
 
-for _n in ("reshape transpose swapaxes ravel astype copy fill sum mean max min argmax argmin any all std var prod cumsum argsort sort "
-           "argpartition partition take repeat clip dot squeeze flatten round view conj put choose diagonal trace").split():
-    setattr(ndarray, _n, _method(_n))
-
-_SYNC = {"nonzero", "flatnonzero", "argwhere", "unique", "array_equal", "allclose", "asnumpy", "compress", "extract", "count_nonzero_"}
-_CUBLAS = {"matmul", "dot", "tensordot", "einsum", "inner", "vdot"}
+def _parts(key):
+    return key if isinstance(key, tuple) else (key,)
 
 
-_made = {}                              # not globals(): cupy.max must not shadow max here
+# ---------------------------------------------------------------- functions
+
+
+def _signature(parameters):
+    """An inspect.Signature from its list in cupy_names.json: [[name, kind, has a default], ...]."""
+    if parameters is None:
+        return None
+    return inspect.Signature(
+        [
+            inspect.Parameter(n, inspect._ParameterKind(k), default=None if d else inspect.Parameter.empty)
+            for n, k, d in parameters
+        ]
+    )
+
+
+def _check(name, signature, args, kwargs):
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"cupy.{name}: {error}") from None
+    if name in _READS_SIZES or name == "where" and len(args) + len(kwargs) == 1:
+        host_waits(name)
+    if name == "repeat" and any(isinstance(a, ndarray) for a in args[1:2]):
+        host_waits("repeat by an array")
+    if name in _SORTS:
+        host_waits(name)
+    if name in _CUBLAS and cuda.capturing():
+        raise NotImplementedError(f"{name}: calling cuBLAS API during stream capture is currently unsupported")
+
+
+def _function(name, function, signature, method=False):
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        _check(f"ndarray.{name}" if method else name, signature, args, kwargs)
+        if method:
+            _check(name, None, args, kwargs)
+        result = _apply(function, args, kwargs, name in _GIVES_ARRAY)
+        return kwargs["out"] if kwargs.get("out") is not None else result
+
+    return wrapped
+
+
+class _Ufunc:
+    def __init__(self, function):
+        self.function, self.name = function, function.__name__
+
+    def __call__(self, *args, out=None, dtype=None, casting=None):
+        for value in args:
+            if not isinstance(value, (ndarray, *_SCALARS)):
+                raise TypeError(f"cupy.{self.name}: Unsupported type {type(value)}")
+        if len(args) > self.function.nin:
+            *args, out = args
+        out = out[0] if isinstance(out, tuple) else out
+        kwargs = {"dtype": dtype, "casting": casting, "out": out}
+        result = _apply(self.function, tuple(args), {k: v for k, v in kwargs.items() if v is not None})
+        return result if out is None else out
+
+    def at(self, array, indices, values):
+        if array.dtype not in _ATOMIC or self.name not in ("add", "subtract", "maximum", "minimum"):
+            raise NotImplementedError(f"cupy.{self.name}.at on {array.dtype}")
+        key, values = _key(indices), _unwrap(values)
+        for part in _parts(key):
+            if isinstance(part, np.ndarray) and part.dtype == bool:
+                host_waits("ufunc.at through a boolean mask")
+        cuda.change(lambda: self.function.at(array._a, key, values), [array._a])
+
+    def reduce(self, array, axis=0, dtype=None, out=None, keepdims=False):
+        return _apply(self.function.reduce, (array,), {"axis": axis, "dtype": dtype, "keepdims": keepdims})
+
+    def accumulate(self, array, axis=0, dtype=None, out=None):
+        return _apply(self.function.accumulate, (array,), {"axis": axis, "dtype": dtype})
+
+
+@functools.cache
+def _ufunc(function):
+    if function.__name__ not in _NAMES["cupy"]:
+        raise AttributeError(f"module 'cupy' has no attribute {function.__name__!r}")
+    return __getattr__(function.__name__)
+
+
+_made = {}  # not globals(): cupy.max must not hide max here
 
 
 def __getattr__(name):
     if name in _made:
         return _made[name]
-    if name.startswith("__"):
-        raise AttributeError(name)
-    if _real is not None and not hasattr(_real, name):
+    if name not in _NAMES["cupy"]:
         raise AttributeError(f"module 'cupy' has no attribute {name!r}")
-    f = getattr(np, name)
-    if isinstance(f, (type, type(np.pi), type(None))) or not callable(f):
-        return f
-    if isinstance(f, np.ufunc) and name not in _CUBLAS:
-        return _made.setdefault(name, _Ufunc(f))
-    try:
-        sig = inspect.signature(getattr(_real, name)) if _real else None
-    except (TypeError, ValueError):
-        sig = None
-
-    @functools.wraps(f)
-    def g(*a, **k):
-        if sig is not None:
-            sig.bind(*a, **k)                                # TypeError for keywords CuPy lacks
-        if name in _SYNC or name == "where" and len(a) == 1:
-            _sync(name)
-        if name in _CUBLAS and _state.capturing:
-            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        with np.errstate(all="ignore"):
-            r = _wrap(f(*map(_unwrap, a), **{i: _unwrap(v) for i, v in k.items()}))
-        return k["out"] if k.get("out") is not None else r
-    _made[name] = g
-    return g
+    value = getattr(np, name)
+    if isinstance(value, np.ufunc) and name not in _CUBLAS:
+        value = _Ufunc(value)
+    elif callable(value) and not isinstance(value, type):
+        value = _function(name, value, _signature(_NAMES["cupy"][name]))
+    return _made.setdefault(name, value)
 
 
-class _Ufunc:
-    def __init__(self, f): self._f = f
-    def __call__(self, *a, **k):
-        if not any(isinstance(x, ndarray) for x in a):
-            a = [ndarray._of(np.asarray(x)) if isinstance(x, _scalars) else x for x in a]
-        return ndarray.__array_ufunc__(next((x for x in a if isinstance(x, ndarray)), None), self._f, "__call__", *a,
-                                       **{i: (v,) if i == "out" and v is not None and not isinstance(v, tuple) else v for i, v in k.items()})
-    def at(self, a, i, b): ndarray.__array_ufunc__(a, self._f, "at", a, *[ndarray._of(_unwrap(x)) if isinstance(x, ndarray) else x for x in (i, b)])
-    def reduce(self, a, *r, **k): return _wrap(self._f.reduce(_unwrap(a), *r, **k))
+for _name, _parameters in _NAMES["cupy.ndarray"].items():
+    if _name not in vars(ndarray) and callable(getattr(np.ndarray, _name, None)):
+        setattr(ndarray, _name, _function(_name, getattr(np.ndarray, _name), _signature(_parameters), method=True))
 
 
-def array(x, dtype=None, copy=True, order="K", ndmin=0):      # the one door for numpy data
-    def plain(v):
-        return v._a if isinstance(v, ndarray) else [plain(i) for i in v] if isinstance(v, (list, tuple)) else v
-    return ndarray._of(np.array(plain(x), dtype=dtype, ndmin=ndmin))
+def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+    """The only door for data from the host."""
+    if isinstance(obj, ndarray):
+        result = obj if not copy and dtype in (None, obj.dtype) else obj.astype(dtype or obj.dtype)
+    elif isinstance(obj, (list, tuple)) and any(isinstance(item, ndarray) for item in obj):
+        result = __getattr__("stack")([asarray(item, dtype) for item in obj])
+    else:
+        host = np.asarray(obj)
+        if dtype is None or host.dtype == dtype:
+            values = host
+        else:
+            values = host.astype(dtype)
+        result = ndarray(values.shape, values.dtype)
+        cuda.send(values, result._a)
+    return result.reshape((1,) * (ndmin - result.ndim) + result.shape) if ndmin > result.ndim else result
 
 
-def asarray(x, dtype=None, order=None, **_):
-    return x if isinstance(x, ndarray) and (dtype is None or x.dtype == dtype) else array(x, dtype)
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    return array(a, dtype, copy=bool(copy))
 
 
-def asnumpy(x): return x.get() if isinstance(x, ndarray) else np.asarray(x)
-def empty(shape, dtype=float, order="C"): return ndarray(shape, dtype)
-def empty_like(x, dtype=None, **_): return ndarray(x.shape, dtype or x.dtype)
-def get_array_module(*a): return sys.modules[__name__] if any(isinstance(x, ndarray) for x in a) else np
-def fuse(*a, **k): return a[0] if a and callable(a[0]) else (lambda f: f)
+def ascontiguousarray(a, dtype=None):
+    a = asarray(a, dtype)
+    return a if a.flags.c_contiguous else a.copy()
 
 
-def _device(args):
-    """Kernel arguments: cupy arrays become memory, everything else must be a scalar."""
-    for x in args:
-        if isinstance(x, np.ndarray) and x.size != 1:
-            raise TypeError("You are trying to pass a numpy.ndarray as a kernel parameter")
-    return tuple(x._a if isinstance(x, ndarray) else x for x in args)
+def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+    return a.get(stream, order, out, blocking) if isinstance(a, ndarray) else np.asarray(a)
+
+
+def empty(shape, dtype=float, order="C"):
+    return ndarray(shape, dtype, order=order)
+
+
+def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
+    return ndarray(prototype.shape if shape is None else shape, prototype.dtype if dtype is None else dtype)
+
+
+def get_array_module(*args):
+    return sys.modules[__name__] if any(isinstance(a, ndarray) for a in args) else np
+
+
+def get_default_memory_pool():
+    return cuda.default_pool
+
+
+def get_default_pinned_memory_pool():
+    return _pinned_pool
+
+
+_pinned_pool = cuda.PinnedMemoryPool()
+
+# ---------------------------------------------------------------- kernels
+
+_shim = threading.Lock()  # it runs one kernel at a time
 
 
 class RawKernel(minicuda.RawKernel):
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
-        super().__call__(tuple(max(1, int(g)) for g in grid), block, _device(args), shared_mem=shared_mem)   # CuPy clamps 0 to 1
+        stream = stream or cuda.get_current_stream()
+        arrays = [a._a for a in args if isinstance(a, ndarray)]
+        for a in args:
+            if isinstance(a, np.ndarray) and a.size != 1:  # one element (a struct) goes by value
+                raise TypeError(f"{self.name}: a numpy.ndarray as a kernel's argument")
+        grid = tuple(max(1, int(g)) for g in grid)  # as CuPy does
+        args = tuple(a._a if isinstance(a, ndarray) else a for a in args)
+
+        def run():
+            with _shim:
+                minicuda.RawKernel.__call__(self, grid, block, args, shared_mem=shared_mem)
+
+        with stream:
+            if not stream.computes:
+                stream.begin_to_compute()
+            cuda.change(run, arrays)
 
 
 class RawModule(minicuda.RawModule):
@@ -242,24 +435,23 @@ class RawModule(minicuda.RawModule):
         return RawKernel._of(self._lib, self._index[name], name)
 
 
-class _Stream:
-    ptr = 1
-    def __init__(self, *a, **k): pass
-    def __enter__(self): return self
-    def __exit__(self, *a): pass
-    def use(self): return self
-    def synchronize(self): _sync("Stream.synchronize()")
-    def begin_capture(self, mode=None): _state.capturing = True
-    def end_capture(self): _state.capturing = False
+# ---------------------------------------------------------------- cupyx
 
 
-cuda = types.SimpleNamespace(is_available=lambda: True, Device=lambda *a: types.SimpleNamespace(id=0), Stream=_Stream, get_current_stream=_Stream, Event=_Stream,
-                             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1))
+def _pinned(shape, dtype=float, order="C"):
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.ndarray(shape, dtype, buffer=cuda.alloc_pinned_memory(size), order=order)
+
+
+cupyx = types.ModuleType("cupyx")
+cupyx.empty_pinned = cupyx.zeros_pinned = _pinned
+cupyx.empty_like_pinned = cupyx.zeros_like_pinned = lambda a, dtype=None: _pinned(a.shape, dtype or a.dtype)
+cupyx.scatter_add = lambda a, slices, value: a.scatter_add(slices, value)
+
+
+MODULES = {"cupy": sys.modules[__name__], "cupy.cuda": cuda, "cupyx": cupyx}
 
 
 def install():
-    me = sys.modules[__name__]
-    x = types.ModuleType("cupyx")
-    x.scatter_add = lambda a, i, v: np.add.at(a._a, a._key(i, True), _unwrap(v))
-    sys.modules.update(cupy=me, cupyx=x)
-    return me
+    """Put the stand-in in CuPy's place for the rest of this process."""
+    sys.modules.update(MODULES)
