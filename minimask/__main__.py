@@ -66,12 +66,13 @@ OPTIONS = dict(
     steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
     weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
     scale_jitter=None, weights=None, new_heads=False, architecture=None, keypoints=False,
-    min_size=None, max_size=None, set={}, workers=None, threads=None, save_every=None, validate_every=None,
+    min_size=None, max_size=None, padded_size=None, set={}, workers=None, threads=None, device=None, cuda_graph=False,
+    save_every=None, validate_every=None,
 )  # fmt: skip
 
 # What may differ when a run goes on: it changes where things are and what is looked at, not the steps.
-MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers", "threads", "save_every",
-              "validate_every", "weights")  # fmt: skip
+MAY_CHANGE = ("images", "annotations", "val_images", "val_annotations", "workers", "threads", "device", "cuda_graph",
+              "save_every", "validate_every", "weights")  # fmt: skip
 
 DEFAULT_STEPS = 1000
 SCENES = {"train": 2000, "val": 200, "test": 200}  # how many scenes are drawn
@@ -94,17 +95,18 @@ def _train(args):
 
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     saved = None
-    if args.resume:
+    if args.resume and distributed.is_first():
         if checkpoint.checkpoints(args.output):
             saved = checkpoint.newest_settings(args.output)
         else:
-            _say_once(f"{args.output} holds no checkpoint yet; starting at step 0")
+            _say(f"{args.output} holds no checkpoint yet; starting at step 0")
+    saved = distributed.from_first(saved)
     if saved:
         options = _resumed_options(args.output, saved, given)
     else:
         options = {**OPTIONS, "preset": "small" if "annotations" in given else "toy", **given}
         _check_options(options)
-        if args.resume is False and args.overwrite is False:
+        if args.resume is False and args.overwrite is False and distributed.is_first():
             _refuse_earlier_run(args.output)
         if options["weights"] and "preset" not in given:
             options["architecture"] = _architecture(options["weights"])
@@ -162,6 +164,10 @@ def _check_options(options):
     for name, least in (("batch_size", 1), ("workers", 0), ("toy_size", 32), ("min_size", 1), ("max_size", 1)):
         if options[name] is not None and options[name] < least:
             raise InputError(f"train: {_flag(name)} must be at least {least}, got {options[name]}")
+    if options["cuda_graph"] and options["device"] in (None, "cpu"):
+        raise InputError("train: --cuda-graph needs --device cuda")
+    if options["padded_size"] is not None and min(options["padded_size"]) < 1:
+        raise InputError(f"train: --padded-size must be at least 1 1, got {options['padded_size']}")
     if options["epochs"] is not None and not 0 < options["epochs"] < math.inf:
         raise InputError(f"train: --epochs must be more than 0, got {options['epochs']}")
     if options["scale_jitter"] is not None and not 0 < options["scale_jitter"][0] <= options["scale_jitter"][1]:
@@ -181,12 +187,13 @@ def _refuse_earlier_run(folder):
 
 def run_training(options, folder, resume=False, overwrite=False, progress=True):
     """Build data, model and loader from `options` (see OPTIONS) and train into `folder`; the last checkpoint's path."""
-    from minimask import distributed, mask_rcnn, warmup, weights
+    from minimask import device, distributed, mask_rcnn, warmup, weights
     from minimask.datasets.loader import InMemory, Loader
     from minimask.published import merge
     from minimask.train import train
 
     _set_threads(options["threads"])
+    where = device.resolve(options["device"])  # before anything slow is done
     dataset = open_dataset(options["images"], options["annotations"], "train", options)
     settings = _train_settings(options, len(dataset))
     changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
@@ -198,6 +205,8 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     if options["weights"] and not resume:
         report = weights.load(model, options["weights"], options["new_heads"])
         _say_once(f"weights of {options['weights']}:\n{report}")
+    model.to(where)
+    model.transform.padded_size = options["padded_size"] and tuple(options["padded_size"])
     loader = Loader(
         InMemory(dataset), model.transform, options["batch_size"], options["seed"], workers=_workers(options),
         flip=options["flip"], turns=options["turns"], scale_jitter=options["scale_jitter"],
@@ -207,9 +216,11 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     info = {"class_names": list(dataset.class_names), "category_ids": _category_ids(dataset), "options": options}
     if keypoint_names:
         info |= {"keypoint_names": keypoint_names, "skeleton": [list(pair) for pair in dataset.skeleton]}
-    with distributed.first_alone():  # the others find its compiled kernels
-        warmup.ensure(progress)
-    return train(model, loader, settings, folder, info, validate, resume, overwrite, progress)
+    if where == "cpu":
+        with distributed.first_alone():  # the others find its compiled kernels
+            warmup.ensure(progress)
+    graph = options["cuda_graph"]
+    return train(model, loader, settings, folder, info, validate, resume, overwrite, progress, graph)
 
 
 def _workers(options):
@@ -309,7 +320,7 @@ def command_evaluate(args):
         raise InputError("evaluate: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
     _set_threads(args.threads)
     path = Path(args.weights)
-    opened = _open(path)
+    opened = _open(path, args.device)
     model, class_names = opened.model, opened.settings["class_names"]
     saved = opened.settings.get("options", {})
     dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved})
@@ -320,11 +331,13 @@ def command_evaluate(args):
     evaluate_into(model, dataset, output, args.max_detections, args.batch_size)
 
 
-def _open(path):
-    """The model in whatever --weights names; what is left out of its file is said."""
-    from minimask import weights
+def _open(path, where):
+    """The model in whatever --weights names, on a device; what is left out of its file is said."""
+    from minimask import device, weights
 
+    where = device.resolve(where)
     opened = weights.open_file(path)
+    opened.model.to(where)
     if opened.report and opened.report.skipped:
         _say(f"weights of {path}:\n{opened.report}")
     return opened
@@ -336,7 +349,8 @@ def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, prog
     from minimask.evaluate import evaluate, format_table
     from minimask.files import json_bytes, write_files
 
-    warmup.ensure(progress)
+    if getattr(model, "device", "cpu") == "cpu":
+        warmup.ensure(progress)
     limits = (1, min(10, max_detections), max_detections)
     numbers = evaluate(
         model, dataset, batch_size=batch_size, progress=progress, max_detections=limits, results_dir=output
@@ -370,9 +384,10 @@ def command_predict(args):
         raise InputError(f"predict: --score must be between 0 and 1, got {args.score}")
     _set_threads(args.threads)
     find_photos(args.photos)  # a wrong path is told before anything slow is done
-    opened = _open(args.weights)
+    opened = _open(args.weights, args.device)
     saved = opened.settings
-    warmup.ensure()
+    if args.device in (None, "cpu"):
+        warmup.ensure()
     written = predict_files(
         opened.model, saved["class_names"], args.photos, args.output, args.score, progress=True,
         category_ids=saved["category_ids"], keypoint_names=saved.get("keypoint_names", ()),
@@ -478,7 +493,7 @@ def command_demo(args):
     """Train, evaluate, draw; see `python -m minimask demo --help`."""
     folder = Path(args.output)
     steps = DEMO["steps"] if args.steps is None else args.steps
-    options = {**OPTIONS, **DEMO, "steps": steps, "threads": args.threads, "seed": args.seed}
+    options = {**OPTIONS, **DEMO, "steps": steps, "threads": args.threads, "device": args.device, "seed": args.seed}
     _check_options(options)
     print(f"1. training a Mask R-CNN from scratch on drawn scenes of cats, dogs and ducks: {steps} steps")
     run_training(options, folder, overwrite=True)
@@ -486,6 +501,7 @@ def command_demo(args):
     from minimask import checkpoint
 
     model, class_names, _ = checkpoint.load_model(folder)
+    model.to(args.device or "cpu")
     dataset = open_dataset(None, None, "test", options)
     print(f"2. average precision on {len(dataset)} scenes it has never seen")
     evaluate_into(model, dataset, folder / "evaluation")
@@ -574,8 +590,9 @@ def _command(commands, name, run, text, examples):
     return parser
 
 
-def _add_threads(parser, default=None):
-    parser.add_argument("--threads", type=int, default=default, help="CPU threads (default: one a core)")
+def _add_machine(parser):
+    parser.add_argument("--device", metavar="cpu|cuda", help="where to compute; cuda:1 is the second GPU (default cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
 
 def _add_demo(commands):
@@ -588,7 +605,7 @@ def _add_demo(commands):
     parser.add_argument("--output", default="runs/demo", help="folder for the results, replaced (default runs/demo)")
     parser.add_argument("--steps", type=int, help=f"training steps (default {DEMO['steps']})")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another run (default 0)")
-    _add_threads(parser)
+    _add_machine(parser)
 
 
 def _add_train(commands):
@@ -596,6 +613,7 @@ def _add_train(commands):
         commands, "train", command_train, "train on drawn scenes, or on your own photos with a COCO file",
         """  python -m minimask train --steps 500 --output runs/toy
   python -m minimask train --output runs/toy --resume       go on after Ctrl-C, a crash, a power cut
+  python -m minimask train --device cuda --cuda-graph       on a GPU
   mpiexec -n 4 python -m minimask train --distributed --batch-size 16     4 processes, 4 images each
   python -m minimask train --images photos --annotations train.json --minutes 10 --output runs/mine
   python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
@@ -616,6 +634,8 @@ def _add_train(commands):
     add("--seed", type=int, help="of weights, shuffling and sampling (default 0)")
     add("--workers", type=int, help="threads that prepare batches in the background (default 2; 0 on two cores)")
     add("--threads", type=int, help="CPU threads that compute (default: one a core)")
+    add("--device", metavar="cpu|cuda", help="where to compute; cuda:1 is the second GPU (default cpu)")
+    add("--cuda-graph", action="store_true", help="with --device cuda: launch each step at once (see --padded-size)")
     add("--save-every", type=int, metavar="STEPS", help="a checkpoint every so many steps (default: every minute)")
     add("--validate-every", type=int, metavar="STEPS", help="validation loss and AP, into the log (default: never)")
     add = parser.add_argument_group("data (drawn scenes if no folder is given)").add_argument
@@ -636,6 +656,8 @@ def _add_train(commands):
     add("--keypoints", action="store_true", help="learn the objects' keypoints too")
     add("--min-size", type=int, help="short side of the resized image (default: the preset's)")
     add("--max-size", type=int, help="limit of its long side (default: the preset's)")
+    add("--padded-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of every batch, for --cuda-graph, which "
+        "wants batches of one size (default: as large as the batch's largest image)")
     add("--set", type=_setting, action=_Collect, metavar="NAME=VALUE", help="any setting of MaskRCNN; may be repeated")
     add = parser.add_argument_group("optimiser").add_argument
     add("--optimiser", choices=("adamw", "sgd"), help="(default adamw)")
@@ -680,7 +702,7 @@ def _add_evaluate(commands):
     parser.add_argument("--output", metavar="DIR", help="for the results (default: evaluation, beside the weights)")
     parser.add_argument("--max-detections", type=_positive, default=100, help="counted in an image (default 100)")
     parser.add_argument("--batch-size", type=_positive, default=1, help="images at once (default 1)")
-    _add_threads(parser)
+    _add_machine(parser)
 
 
 def _positive(text):
@@ -705,7 +727,7 @@ def _add_predict(commands):
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, run or published weights")
     parser.add_argument("--output", default="predictions", metavar="DIR", help="(default predictions)")
     parser.add_argument("--score", type=float, default=0.5, help="what scores lower is left out (default 0.5)")
-    _add_threads(parser)
+    _add_machine(parser)
 
 
 def _add_download(commands):

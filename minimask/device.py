@@ -20,6 +20,10 @@ import numpy as np  # noqa: E402
 
 from minimask.errors import InputError  # noqa: E402
 
+# On the GPU, sums over what lies over one another (the gradients of RoIs) in a fixed order: the same inputs give the same
+# bits. False: by atomic additions, in the order in which the threads come by.
+deterministic = True
+
 
 def array_module(x):
     """The module (numpy or cupy) that made the array `x`."""
@@ -94,7 +98,8 @@ def resolve(name):
 
         cards, number = cupy.cuda.runtime.getDeviceCount(), int(match[1] or 0)
         if number < cards:
-            cupy.cuda.Device(number).use()
+            if match[1]:
+                cupy.cuda.Device(number).use()
             a = cupy.ones((2, 2), np.float32)
             works = float((a @ a).sum()) == 8  # needs a compiler, the headers of CUDA, and cuBLAS
     except Exception as error:  # each thing that can be missing raises its own kind of error

@@ -208,6 +208,12 @@ class MaskRCNN2Go:
             raise ValueError("MaskRCNN2Go: this network is for inference alone")
         return self
 
+    def to(self, device):
+        """It stays on the CPU: InputError for another device."""
+        if device != "cpu":
+            raise InputError(f"this network calculates on the CPU only, got device {device}")
+        return self
+
     def run(self, image, scale):
         """Every value of the graph by its name: feature maps (N, H, W, C), legacy boxes in pixels of `image`.
 
