@@ -53,9 +53,9 @@ def detect(
     xp = array_module(logits)
     n, r, c = logits.shape
     scores = F.softmax_array(logits)[..., 1:]  # (N, R, C - 1)
-    boxes = boxes_module.decode(deltas.reshape(n, r, c, 4)[:, :, 1:], proposals[:, :, None], weights)
-    boxes = boxes_module.clip(boxes, sizes).astype(logits.dtype)  # (N, R, C - 1, 4)
-    good = valid[..., None] & (scores > score_threshold) & boxes_module.large_enough(boxes, smallest_side)
+    deltas = deltas.reshape(n, r, c, 4)[:, :, 1:]
+    boxes, large = boxes_module.predicted(deltas, proposals, sizes, weights, smallest_side)  # (N, R, C - 1, 4)
+    good = valid[..., None] & (scores > score_threshold) & large
     labels = xp.broadcast_to(xp.arange(1, c), scores.shape).reshape(n, -1)  # (N, R (C - 1))
     boxes, scores, good = boxes.reshape(n, -1, 4), scores.reshape(n, -1), good.reshape(n, -1)
     kept, valid = boxes_module.nms(boxes, scores, good, nms_threshold, keep=most, groups=labels)

@@ -50,6 +50,9 @@ def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     Sides are taken as at least 1e-6 pixels, so that padding encodes to finite numbers.
     """
     xp = array_module(boxes)
+    _check_boxes("encode", boxes)
+    if not on_cpu(boxes) and boxes.dtype == anchors.dtype == np.float32 and boxes.shape == anchors.shape:
+        return kernels("boxes", boxes).encode(boxes, anchors, weights, SMALLEST_SIDE)
     x, y, width, height = _centre_and_size(boxes, "encode")
     xa, ya, width_a, height_a = _centre_and_size(anchors, "encode")
     width, height, width_a, height_a = (xp.maximum(side, SMALLEST_SIDE) for side in (width, height, width_a, height_a))
@@ -81,6 +84,18 @@ def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     half_width = xp.exp(xp.minimum(deltas[..., 2] / ww, LARGEST_LOG_SCALE)) * width_a * 0.5
     half_height = xp.exp(xp.minimum(deltas[..., 3] / wh, LARGEST_LOG_SCALE)) * height_a * 0.5
     return xp.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
+
+
+def predicted(deltas, anchors, sizes, weights=(1.0, 1.0, 1.0, 1.0), side=0.0):
+    """Boxes the network predicts, within their image: decoded, cut at the border, and whether they have a size left.
+
+    deltas (N, R, C, 4) for anchors (N, R, 4); sizes (N, 2): heights and widths of the images; side: pixels.
+    -> boxes (N, R, C, 4) of the dtype of deltas, large_enough (N, R, C) bool.
+    """
+    if not on_cpu(deltas) and deltas.dtype == anchors.dtype == np.float32:
+        return kernels("boxes", deltas).decode(deltas, anchors, sizes, weights, LARGEST_LOG_SCALE, side)
+    boxes = clip(decode(deltas, anchors[:, :, None], weights), sizes).astype(deltas.dtype)
+    return boxes, large_enough(boxes, side)
 
 
 def clip(boxes, sizes):

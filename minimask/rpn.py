@@ -89,10 +89,11 @@ class RPN(nn.Module):
         chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
         all_anchors = xp.concatenate(anchors)
         keep(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
-        boxes = boxes_module.decode(take(deltas, chosen), all_anchors[chosen])
-        boxes = boxes_module.clip(boxes, sizes).astype(logits.dtype)
+        boxes, big = boxes_module.predicted(
+            take(deltas, chosen)[:, :, None], all_anchors[chosen], sizes, side=self.smallest_side
+        )
+        boxes, big = boxes[:, :, 0], big[:, :, 0]
         scores = F.sigmoid_array(take(logits, chosen))
-        big = boxes_module.large_enough(boxes, self.smallest_side)
         kept, valid = boxes_module.nms(
             boxes, scores, big, self.nms_threshold, keep=self.post_nms[training], groups=level_of
         )

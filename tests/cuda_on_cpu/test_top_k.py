@@ -19,7 +19,8 @@ def expected_order(scores):
 
 
 @pytest.mark.parametrize(
-    "images, total, count", [(1, 1, 1), (2, 5, 5), (3, 33, 2), (2, 1500, 300), (1, 5000, 4096), (2, 700, 699), (1, 9, 0)]
+    "images, total, count",
+    [(1, 1, 1), (2, 5, 5), (3, 33, 2), (2, 1500, 300), (1, 5000, 4096), (2, 700, 699), (1, 9, 0)],
 )
 @pytest.mark.parametrize("draw", [few_values, lambda rng, *shape: rng.normal(size=shape).astype(np.float32)])
 def test_top_k(gpu, images, total, count, draw):
@@ -46,7 +47,9 @@ def test_top_k_of_more_than_a_block_sorts(gpu):
     np.testing.assert_array_equal(found.get(), expected_order(scores)[:, :5000])
 
 
-@pytest.mark.parametrize("sizes, counts", [((700, 300, 40, 1), (100, 100, 40, 1)), ((9000, 5000), (50, 4500)), ((5,), (0,))])
+@pytest.mark.parametrize(
+    "sizes, counts", [((700, 300, 40, 1), (100, 100, 40, 1)), ((9000, 5000), (50, 4500)), ((5,), (0,))]
+)
 def test_top_k_of_levels(gpu, sizes, counts):
     scores = few_values(np.random.default_rng(1), 2, sum(sizes))
     expected = targets.top_k_of_levels(scores, sizes, counts)
