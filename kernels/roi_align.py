@@ -1,10 +1,10 @@
 """RoIAlign on the CPU: forward, gradient of the feature map, gradient of the boxes.
 
-Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image, level. A call
-works on one pyramid level and passes over the boxes of other levels. Positions and weights of the samples are computed
-once for each box and axis and shared by all channels; the loops over channels read and write rows, which become vector
-instructions. Forward moves 4 C floats a sample in and C floats a bin out. Same arithmetic as the specification in
-`minimask.roi_align`, in the feature map's own precision.
+Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image, level. All of
+one float type. A part works on one pyramid level and passes over the boxes of other levels. Positions and weights of
+the samples are computed once for each box and axis and shared by all channels; the loops over channels read and write
+rows, which become vector instructions. Forward moves 4 C floats a sample in and C floats a bin out. Same arithmetic as
+the specification in `minimask.roi_align`, in the feature map's own precision.
 
 No two threads write the same number: forward they take every T-th box, backward a range of channels each. So there are
 no races, and the results do not depend on T.
@@ -18,17 +18,51 @@ from numba import njit
 from minimask.kernels.parallel import run
 
 
-def forward(feature, rois, level, scale, sampling_ratio, aligned, maximum, out, chosen):
-    """Fill out[r] for the boxes of this level; for maximum pooling also chosen[r], the number of the chosen sample.
+def forward(features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling):
+    """-> out (R, size, size, C), and for maximum pooling the number of each chosen sample, of that shape (else None).
 
-    All arrays are of one float type; chosen has the shape of `out`, or is None for average pooling.
+    Arguments as in `minimask.roi_align.roi_align_specification`.
     """
-    _run(forward_part, (feature, rois, out, chosen), scale, level, sampling_ratio, aligned, maximum)
+    rois = join(boxes, image_index, levels, features[0].dtype)
+    maximum = pooling == "max"
+    out = np.empty((len(rois), size, size, features[0].shape[3]), rois.dtype)
+    chosen = np.zeros_like(out) if maximum else None
+    for level, (feature, scale) in enumerate(zip(features, scales)):
+        feature = np.ascontiguousarray(feature)
+        _run(forward_part, (feature, rois, out, chosen), scale, level, sampling_ratio, aligned, maximum)
+    return out, chosen
 
 
-def backward(gfeature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen):
-    """Add the gradient gy (R, bins, bins, C) of this level's boxes to gfeature (N, H, W, C)."""
-    _run(backward_part, (gfeature, rois, gy, chosen), scale, level, sampling_ratio, aligned, maximum)
+def backward(
+    gy, chosen, needs, features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling
+):
+    """Gradient gy of `out` -> list of gradients like `features`, None where `needs` is False."""
+    rois = join(boxes, image_index, levels, gy.dtype)
+    gy = np.ascontiguousarray(gy)
+    gfeatures = [np.zeros(feature.shape, gy.dtype) if needed else None for feature, needed in zip(features, needs)]
+    for level, (gfeature, scale) in enumerate(zip(gfeatures, scales)):
+        if gfeature is not None:
+            arrays = gfeature, rois, gy, chosen
+            _run(backward_part, arrays, scale, level, sampling_ratio, aligned, pooling == "max")
+    return gfeatures
+
+
+def backward_to_boxes(gy, chosen, features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling):
+    """Gradient gy of `out` -> gradient (R, 4) of the boxes."""
+    rois = join(boxes, image_index, levels, gy.dtype)
+    gy = np.ascontiguousarray(gy)
+    chosen = np.zeros((len(gy), 0, 0, 0), gy.dtype) if chosen is None else chosen
+    gboxes = np.zeros((len(rois), 4), gy.dtype)
+    for level, (feature, scale) in enumerate(zip(features, scales)):
+        settings = rois.dtype.type(scale), sampling_ratio, aligned, pooling == "max"
+        backward_to_boxes_of_level(np.ascontiguousarray(feature), rois, level, *settings, gy, chosen, gboxes)
+    return gboxes
+
+
+def join(boxes, image_index, levels, dtype):
+    """What the kernels know of the boxes: rois (R, 6) = x1, y1, x2, y2, image, level."""
+    parts = [boxes, image_index[:, None], levels[:, None]]
+    return np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
 
 
 def _run(part, arrays, scale, *settings):
@@ -224,7 +258,7 @@ def backward_to_box(feature, box, scale, sampling_ratio, aligned, maximum, gy, c
 
 
 @njit(cache=True, error_model="numpy")
-def backward_to_boxes(feature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen, gboxes):
+def backward_to_boxes_of_level(feature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen, gboxes):
     """Fill gboxes[r] (R, 4) for the boxes of this level; chosen (R, bins, bins, C), or (R, 0, 0, 0) for average.
 
     Serial, and compiled when first called: training on given proposals never asks for it.
@@ -237,6 +271,7 @@ def backward_to_boxes(feature, rois, level, scale, sampling_ratio, aligned, maxi
 
 def warm_up():
     """Compile (or load from the disk cache) what training and inference use in float32."""
-    feature, rois, out = (np.zeros(shape, np.float32) for shape in ((1, 2, 2, 1), (1, 6), (1, 1, 1, 1)))
-    forward(feature, rois, 0, 1.0, 2, False, False, out, None)
-    backward(feature, rois, 0, 1.0, 2, False, False, out, None)
+    features, boxes, zero = [np.zeros((1, 2, 2, 1), np.float32)], np.zeros((1, 4), np.float32), np.zeros(1, np.int64)
+    settings = features, boxes, zero, zero, [1.0], 1, 2, False, "average"
+    out, chosen = forward(*settings)
+    backward(out, chosen, (True,), *settings)

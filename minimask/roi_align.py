@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu
+from minimask.device import array_module, kernels, on_cpu
 from minimask.tensor import Function, Tensor
 
 POOLINGS = ("average", "max")
@@ -36,7 +36,7 @@ def roi_align(
         raise ValueError(f"roi_align: pooling must be one of {POOLINGS}, got {pooling!r}")
     boxes = boxes if isinstance(boxes, Tensor) else Tensor(boxes)
     image_index, levels = check("roi_align", features, boxes.data, image_index, levels, scales)
-    return RoIAlign(image_index, levels, scales, size, sampling_ratio, aligned, pooling == "max")(*features, boxes)
+    return RoIAlign(image_index, levels, scales, size, sampling_ratio, aligned, pooling)(*features, boxes)
 
 
 def assign_levels(boxes, first_level=2, levels=4, canonical_size=224, canonical_level=4):
@@ -181,57 +181,34 @@ class RoIAlign(Function):
 
     fresh = True
 
-    def __init__(self, image_index, levels, scales, size, sampling_ratio, aligned, maximum):
-        self.image_index, self.levels, self.scales = image_index, levels, scales
-        self.size, self.sampling_ratio = size, sampling_ratio
-        self.aligned, self.maximum = bool(aligned), bool(maximum)
+    def __init__(self, image_index, levels, scales, size, sampling_ratio, aligned, pooling):
+        self.settings = image_index, levels, scales, size, sampling_ratio, bool(aligned), pooling
 
     def forward(self, *inputs):
         *features, boxes = inputs
         self.features, self.boxes = features, boxes
-        if not on_cpu(boxes):
-            return roi_align_specification(features, boxes, *self._settings())
-
-        from minimask.kernels import roi_align as kernels
-
-        dtype, channels = features[0].dtype, features[0].shape[3]
-        shape = (len(boxes), self.size, self.size, channels)
-        self.rois = np.concatenate(
-            [boxes, self.image_index[:, None], self.levels[:, None]], axis=1, dtype=dtype, casting="unsafe"
-        )  # (R, 6)
-        self.chosen = np.zeros(shape, dtype) if self.maximum else None
-        out = np.empty(shape, dtype)
-        for level, feature in enumerate(features):
-            kernels.forward(np.ascontiguousarray(feature), self.rois, level, *self._geometry(level), out, self.chosen)
+        if not has_kernel(features):
+            return roi_align_specification(features, boxes, *self.settings)
+        out, self.chosen = kernels("roi_align", boxes).forward(features, boxes, *self.settings)
         return out
 
     def backward(self, gy):
-        if not on_cpu(gy):
-            gfeatures, gboxes = roi_align_backward_specification(gy, self.features, self.boxes, *self._settings())
+        arguments = self.features, self.boxes, *self.settings
+        if not has_kernel(self.features):
+            gfeatures, gboxes = roi_align_backward_specification(gy, *arguments)
             return *gfeatures, gboxes.astype(self.boxes.dtype, copy=False)
+        kernel, last = kernels("roi_align", gy), len(self.features)
+        needs = [self.needs[level] for level in range(last)]
+        gfeatures = kernel.backward(gy, self.chosen, needs, *arguments)
+        gboxes = None
+        if self.needs[last]:
+            gboxes = kernel.backward_to_boxes(gy, self.chosen, *arguments).astype(self.boxes.dtype, copy=False)
+        return *gfeatures, gboxes
 
-        from minimask.kernels import roi_align as kernels
 
-        gy = np.ascontiguousarray(gy)
-        gfeatures = [None] * len(self.features)
-        gboxes = np.zeros(self.boxes.shape, gy.dtype) if self.needs[-1] else None
-        for level, feature in enumerate(self.features):
-            if self.needs[level]:
-                gfeatures[level] = np.zeros(feature.shape, gy.dtype)
-                kernels.backward(gfeatures[level], self.rois, level, *self._geometry(level), gy, self.chosen)
-            if gboxes is not None:
-                chosen = np.zeros((len(gy), 0, 0, 0), gy.dtype) if self.chosen is None else self.chosen
-                feature = np.ascontiguousarray(feature)
-                kernels.backward_to_boxes(feature, self.rois, level, *self._geometry(level), gy, chosen, gboxes)
-        return *gfeatures, gboxes if gboxes is None else gboxes.astype(self.boxes.dtype, copy=False)
-
-    def _geometry(self, level):
-        scale = self.features[0].dtype.type(self.scales[level])
-        return scale, self.sampling_ratio, self.aligned, self.maximum
-
-    def _settings(self):
-        pooling = POOLINGS[self.maximum]
-        return self.image_index, self.levels, self.scales, self.size, self.sampling_ratio, self.aligned, pooling
+def has_kernel(features):
+    """Whether the kernels can do it: any float type on the CPU, float32 on the GPU."""
+    return on_cpu(features[0]) or all(feature.dtype == np.float32 for feature in features)
 
 
 def check(who, features, boxes, image_index, levels, scales):

@@ -1,0 +1,303 @@
+// RoIAlign on the GPU: forward, gradient of the feature maps, gradient of the boxes.
+//
+// Layout: a map (N, H, W, C) for each pyramid level (LEVELS in common.cuh), boxes (R, 4) in image pixels, image and
+// level of each box (R), out (R, bins, bins, C). One launch does all levels; a box whose level or image does not exist
+// gives 0. Same arithmetic as roi_align.py and the specification in minimask/roi_align.py. Lanes take neighbouring
+// channels, V at once, so that all reads and writes are whole lines of memory; where a box is sampled is computed anew
+// by each lane, for arithmetic is cheaper here than sharing.
+//
+// instantiate: forward<1, false>, forward<1, true>, forward<4, false>, forward<4, true>
+// instantiate: backward<1, false>, backward<1, true>, backward<4, false>, backward<4, true>
+// instantiate: backward_atomic<1, false>, backward_atomic<1, true>, backward_atomic<4, false>, backward_atomic<4, true>
+// instantiate: backward_to_boxes<false>, backward_to_boxes<true>
+
+// One side of a box on the feature map: where it starts, its extent, whether the extent follows the box, and how it is
+// cut into bins, each with per_bin samples. __fmul_rn: a product that is rounded before it is added to something, as on the
+// CPU, so that a box is sampled at the same places.
+struct Axis {
+  float start, extent;
+  bool follows;
+  float step;
+  int per_bin, cells;
+};
+
+__device__ Axis map_axis(float first, float last, float scale, int aligned, int bins, int sampling_ratio, int cells) {
+  const float offset = aligned ? 0.5f : 0.0f;
+  Axis axis;
+  axis.start = __fmul_rn(first, scale) - offset;
+  axis.extent = __fmul_rn(last, scale) - offset - axis.start;
+  axis.follows = aligned || axis.extent >= 1;
+  if (!axis.follows) axis.extent = 1;
+  axis.step = axis.extent / bins;
+  axis.per_bin = sampling_ratio;
+  if (sampling_ratio <= 0)  // about one a cell; none if the extent is 0 or not a number
+    axis.per_bin = axis.step > 0 ? (int)ceilf(fminf(axis.step, 4096.0f)) : 0;
+  axis.cells = cells;
+  return axis;
+}
+
+// A sample along an axis: both neighbours and their weights. Cell i is at position i. More than one cell outside, both
+// weights are 0; nearer, the outermost cell counts alone.
+struct Sample {
+  int low, high;
+  float low_weight, high_weight;
+};
+
+__device__ Sample sample(const Axis &axis, int bin, int k) {
+  float position = axis.start + __fmul_rn(bin, axis.step) + (k + 0.5f) * axis.step / axis.per_bin;
+  if (!(position >= -1 && position <= axis.cells)) return {0, 0, 0, 0};
+  position = fmaxf(position, 0);
+  const int low = min((int)position, axis.cells - 1), high = min(low + 1, axis.cells - 1);
+  const float share = high > low ? position - low : 0;
+  return {low, high, 1 - share, share};
+}
+
+// 1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells.
+__device__ float follows_position(const Sample &s) {
+  return s.high > s.low && (s.low > 0 || s.high_weight > 0) ? 1 : 0;
+}
+
+__device__ float weight_of(const Sample &s, int cell) {
+  return (s.low == cell ? s.low_weight : 0) + (s.high == cell ? s.high_weight : 0);
+}
+
+// out[r, i, j] = average (or maximum) of the samples in bin (i, j) of box r; for the maximum also chosen[r, i, j], the
+// number of the chosen sample.
+// Threads (lanes, rows): a row of threads takes a bin, its lanes the channels. Reads 4 C floats a sample, of which
+// neighbouring samples share most (they come from the L1 and L2 caches), writes C floats a bin.
+template <int V, bool MAXIMUM>
+__global__ void forward(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
+                        const long long *__restrict__ image_index, const long long *__restrict__ levels, int count,
+                        int bins, int sampling_ratio, int aligned, float *__restrict__ out, int *__restrict__ chosen) {
+  typedef Channels<float, V> Floats;
+  for (int bin = blockIdx.x * blockDim.y + threadIdx.y; bin < count * bins * bins; bin += gridDim.x * blockDim.y) {
+    const int r = bin / (bins * bins), i = bin / bins % bins, j = bin % bins;
+    const Level<const float> level = level_at<const float>(levels[r], LEVEL_NAMES);
+    const long long image = image_index[r];
+    Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
+    Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+    if (!level.map || image < 0 || image >= images) rows.per_bin = 0;
+    const int ny = rows.per_bin, nx = columns.per_bin;
+    const float share = MAXIMUM ? 1.0f : 1.0f / max(nx * ny, 1);
+    for (int c = threadIdx.x * V; c < channels; c += blockDim.x * V) {
+      const float *map = level.map + image * level.height * level.width * channels + c;
+      Floats result = {};
+      Channels<int, V> which = {};
+      for (int p = 0; p < ny; p++) {
+        const Sample y = sample(rows, i, p);
+        const float above = share * y.low_weight, below = share * y.high_weight;
+        const float *top = map + (long long)y.low * level.width * channels;
+        const float *bottom = map + (long long)y.high * level.width * channels;
+        for (int q = 0; q < nx; q++) {
+          const Sample x = sample(columns, j, q);
+          const Floats a = *(const Floats *)(top + x.low * channels), b = *(const Floats *)(top + x.high * channels);
+          const Floats c = *(const Floats *)(bottom + x.low * channels), d = *(const Floats *)(bottom + x.high * channels);
+          const float wa = above * x.low_weight, wb = above * x.high_weight;
+          const float wc = below * x.low_weight, wd = below * x.high_weight;
+#pragma unroll
+          for (int v = 0; v < V; v++) {
+            const float value = wa * a.at[v] + wb * b.at[v] + wc * c.at[v] + wd * d.at[v];
+            if (!MAXIMUM) {
+              result.at[v] += value;
+            } else if (p + q == 0 || value > result.at[v]) {
+              result.at[v] = value;
+              which.at[v] = p * nx + q;
+            }
+          }
+        }
+      }
+      *(Floats *)(out + (long long)bin * channels + c) = result;
+      if (MAXIMUM) *(Channels<int, V> *)(chosen + (long long)bin * channels + c) = which;
+    }
+  }
+}
+
+// gmap[y, x] = sum over the boxes r that reach this cell, in their order, of weight(r, i, j, y, x) gy[r, i, j].
+// Gathered, not scattered: no two threads write one cell, so the same gy gives the same bits, and no zeros are needed.
+//
+// The average's weight is a product, weight_y(i, y) weight_x(j, x), of sums over the samples of a bin along each axis.
+// A block of 256 threads owns a tile of 8 x 8 cells and 32 V channels: grid (tiles of all levels, channels / (32 V)).
+// It picks the boxes that touch its tile, 256 candidates at a time, and for `group` of them at once writes both tables
+// of weights, (group, 2, bins, 8) floats of dynamic shared memory. Then each warp sums a row of 8 cells, each lane V
+// channels, in registers. Reads gy of a box about once a row of the tiles that it touches (from L2), writes gmap once.
+template <int V, bool MAXIMUM>
+__global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
+    backward(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
+             const long long *__restrict__ image_index, const long long *__restrict__ levels, int count, int bins,
+             int sampling_ratio, int aligned, int group, const float *__restrict__ gy, const int *__restrict__ chosen) {
+  typedef Channels<float, V> Floats;
+  extern __shared__ float weights[];
+  __shared__ int list[256];
+  const Tile tile = own_tile<float>(images, LEVEL_NAMES);
+  const Level<float> level = level_at<float>(tile.level, LEVEL_NAMES);
+  const int lane = threadIdx.x % 32, y = threadIdx.x / 32, c = (blockIdx.y * 32 + lane) * V;
+  auto map_rows = [&](int r) {
+    return map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
+  };
+  auto map_columns = [&](int r) {
+    return map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+  };
+  // Whether samples between start and start + extent, each with its cells to both sides, may touch a tile from `first`.
+  auto touches = [](const Axis &axis, int first) {
+    const float end = axis.start + axis.extent;
+    return fmaxf(axis.start, end) + 1 >= first && fminf(axis.start, end) - 1 <= min(first + TILE, axis.cells) - 1;
+  };
+
+  Floats sum[TILE] = {};
+  for (int first = 0; first < count; first += 256) {
+    const int candidate = first + threadIdx.x;
+    bool near = candidate < count && levels[candidate] == tile.level && image_index[candidate] == tile.image;
+    near = near && touches(map_rows(candidate), tile.y) && touches(map_columns(candidate), tile.x);
+    int found;
+    const int place = sum_before(near, found);
+    if (near) list[place] = candidate;
+    __syncthreads();
+
+    for (int done = 0; done < found; done += group) {
+      const int boxes_now = min(group, found - done);
+      for (int item = threadIdx.x; item < boxes_now * 2 * bins * TILE; item += 256) {  // box, axis, bin, cell
+        const int r = list[done + item / (2 * bins * TILE)], vertical = item / (bins * TILE) % 2;
+        const Axis axis = vertical ? map_rows(r) : map_columns(r);
+        const int bin = item / TILE % bins, cell = (vertical ? tile.y : tile.x) + item % TILE;
+        float weight = 0;
+        for (int k = 0; k < axis.per_bin; k++) weight += weight_of(sample(axis, bin, k), cell);
+        weights[item] = MAXIMUM ? weight : weight / max(axis.per_bin, 1);
+      }
+      __syncthreads();
+      if (c < channels) {
+        for (int box = 0; box < boxes_now; box++) {
+          const int r = list[done + box];
+          const float *along_x = weights + box * 2 * bins * TILE, *along_y = along_x + bins * TILE;
+          for (int i = 0; i < bins; i++) {
+            const float wy = along_y[i * TILE + y];
+            if (wy == 0) continue;
+            for (int j = 0; j < bins; j++) {
+              const float *wx = along_x + j * TILE;
+              bool reached = false;
+#pragma unroll
+              for (int x = 0; x < TILE; x++) reached |= wx[x] != 0;
+              if (!reached) continue;
+              const long long at = ((long long)(r * bins + i) * bins + j) * channels + c;
+              const Floats g = *(const Floats *)(gy + at);
+              if (!MAXIMUM) {
+#pragma unroll
+                for (int x = 0; x < TILE; x++)
+#pragma unroll
+                  for (int v = 0; v < V; v++) sum[x].at[v] += wy * wx[x] * g.at[v];
+              } else {  // the weights only tell where to look: each channel has its own sample
+                const Channels<int, V> which = *(const Channels<int, V> *)(chosen + at);
+                const Axis rows = map_rows(r), columns = map_columns(r);
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                  const Sample sy = sample(rows, i, which.at[v] / columns.per_bin);
+                  const Sample sx = sample(columns, j, which.at[v] % columns.per_bin);
+                  const float w = weight_of(sy, tile.y + y);
+#pragma unroll
+                  for (int x = 0; x < TILE; x++) sum[x].at[v] += w * weight_of(sx, tile.x + x) * g.at[v];
+                }
+              }
+            }
+          }
+        }
+      }
+      __syncthreads();  // before the next boxes' weights
+    }
+  }
+  if (c < channels && tile.y + y < level.height) {
+    const long long row = ((long long)tile.image * level.height + tile.y + y) * level.width;
+#pragma unroll
+    for (int x = 0; x < TILE; x++)
+      if (tile.x + x < level.width) *(Floats *)(level.map + (row + tile.x + x) * channels + c) = sum[x];
+  }
+}
+
+// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, 4 C additions a sample. The order of
+// the additions, and so the last bits, differ from run to run.
+template <int V, bool MAXIMUM>
+__global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
+                                const long long *__restrict__ image_index, const long long *__restrict__ levels,
+                                int count, int bins, int sampling_ratio, int aligned, const float *__restrict__ gy,
+                                const int *__restrict__ chosen) {
+  typedef Channels<float, V> Floats;
+  for (int bin = blockIdx.x * blockDim.y + threadIdx.y; bin < count * bins * bins; bin += gridDim.x * blockDim.y) {
+    const int r = bin / (bins * bins), i = bin / bins % bins, j = bin % bins;
+    const Level<float> level = level_at<float>(levels[r], LEVEL_NAMES);
+    const long long image = image_index[r];
+    if (!level.map || image < 0 || image >= images) continue;
+    const Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
+    const Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+    const int ny = rows.per_bin, nx = columns.per_bin;
+    const float share = MAXIMUM ? 1.0f : 1.0f / max(nx * ny, 1);
+    for (int c = threadIdx.x * V; c < channels; c += blockDim.x * V) {
+      float *gmap = level.map + image * level.height * level.width * channels + c;
+      const Floats g = *(const Floats *)(gy + (long long)bin * channels + c);
+      Channels<int, V> which = {};
+      if (MAXIMUM) which = *(const Channels<int, V> *)(chosen + (long long)bin * channels + c);
+      for (int s = 0; s < ny * nx; s++) {
+        const Sample y = sample(rows, i, s / nx), x = sample(columns, j, s % nx);
+        for (int corner = 0; corner < 4; corner++) {
+          const float weight = share * (corner / 2 ? y.high_weight : y.low_weight) * (corner % 2 ? x.high_weight : x.low_weight);
+          if (weight == 0) continue;
+          const long long cell = (long long)(corner / 2 ? y.high : y.low) * level.width + (corner % 2 ? x.high : x.low);
+          for (int v = 0; v < V; v++)
+            if (!MAXIMUM || which.at[v] == s) atomicAdd(gmap + cell * channels + v, weight * g.at[v]);
+        }
+      }
+    }
+  }
+}
+
+// gboxes[r]: how the result follows its samples, and how they follow the box's four coordinates.
+// position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a sample's
+// position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
+// A block of 256 threads takes a box: its warps the samples in turn, its lanes the channels; the threads' sums are added
+// in a fixed order. Reads 4 C floats of the map and C of gy a sample.
+template <bool MAXIMUM>
+__global__ void backward_to_boxes(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
+                                  const long long *__restrict__ image_index, const long long *__restrict__ levels,
+                                  int bins, int sampling_ratio, int aligned, const float *__restrict__ gy,
+                                  const int *__restrict__ chosen, float *__restrict__ gboxes) {
+  const int r = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const Level<const float> level = level_at<const float>(levels[r], LEVEL_NAMES);
+  const long long image = image_index[r];
+  Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
+  const Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+  if (!level.map || image < 0 || image >= images) rows.per_bin = 0;
+  const int ny = rows.per_bin, nx = columns.per_bin;
+  const float *map = level.map + image * level.height * level.width * channels;
+  float gx_start = 0, gx_extent = 0, gy_start = 0, gy_extent = 0;
+  for (int s = warp; s < bins * ny * bins * nx; s += 8) {
+    const int p = s / (bins * nx), q = s % (bins * nx), i = p / ny, j = q / nx;  // row and column of the sample, of its bin
+    const Sample y = sample(rows, i, p % ny), x = sample(columns, j, q % nx);
+    const float *top = map + (long long)y.low * level.width * channels;
+    const float *bottom = map + (long long)y.high * level.width * channels;
+    const long long at = ((long long)(r * bins + i) * bins + j) * channels;
+    float along_x = 0, along_y = 0;
+    for (int k = lane; k < channels; k += 32) {
+      if (MAXIMUM && chosen[at + k] != p % ny * nx + q % nx) continue;
+      const float a = top[x.low * channels + k], b = top[x.high * channels + k];
+      const float c = bottom[x.low * channels + k], d = bottom[x.high * channels + k];
+      along_x += gy[at + k] * (y.low_weight * (b - a) + y.high_weight * (d - c));
+      along_y += gy[at + k] * (x.low_weight * (c - a) + x.high_weight * (d - b));
+    }
+    along_x *= follows_position(x);
+    along_y *= follows_position(y);
+    gx_start += along_x;
+    gy_start += along_y;
+    gx_extent += along_x * (q + 0.5f) / (bins * nx);
+    gy_extent += along_y * (p + 0.5f) / (bins * ny);
+  }
+  gx_start = block_sum(gx_start);
+  gy_start = block_sum(gy_start);
+  gx_extent = block_sum(gx_extent);
+  gy_extent = block_sum(gy_extent);
+  if (threadIdx.x == 0) {
+    const float share = MAXIMUM ? level.scale : level.scale / max(nx * ny, 1);
+    if (!columns.follows) gx_extent = 0;
+    if (!rows.follows) gy_extent = 0;
+    gboxes[4 * r] = share * (gx_start - gx_extent);
+    gboxes[4 * r + 1] = share * (gy_start - gy_extent);
+    gboxes[4 * r + 2] = share * gx_extent;
+    gboxes[4 * r + 3] = share * gy_extent;
+  }
+}
