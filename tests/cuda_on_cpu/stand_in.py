@@ -415,7 +415,7 @@ class RawKernel(minicuda.RawKernel):
         stream = stream or cuda.get_current_stream()
         arrays = [a._a for a in args if isinstance(a, ndarray)]
         for a in args:
-            if isinstance(a, np.ndarray) and a.size != 1:  # one element (a struct) goes by value
+            if isinstance(a, np.ndarray) and not (a.dtype.fields and a.size == 1):  # one record is a C struct
                 raise TypeError(f"{self.name}: a numpy.ndarray as a kernel's argument")
         grid = tuple(max(1, int(g)) for g in grid)  # as CuPy does
         args = tuple(a._a if isinstance(a, ndarray) else a for a in args)
