@@ -6,14 +6,49 @@ share a batch, the count is that of all of them, so that their losses add up to 
 The mask loss stands in mask_head.py.
 """
 
+import numpy as np
+
 from minimask import distributed
-from minimask.device import array_module
+from minimask.device import array_module, kernels, on_cpu
 from minimask.functional import sigmoid_array
-from minimask.tensor import Function
+from minimask.tensor import Function, Tensor
 
 
-class BinaryCrossEntropy(Function):
+class Loss(Function):
+    """A loss in array code. On a GPU a kernel takes its place, which finds the gradient on the way."""
+
+    kernel = None  # its name in kernels/losses_cuda.py
+
+    def __call__(self, z, *others):
+        z = z if isinstance(z, Tensor) else Tensor(z)
+        if has_kernel(z.data):
+            return KernelLoss(self.kernel, vars(self))(z, *others)
+        return super().__call__(z, *others)
+
+
+class KernelLoss(Function):
+    """y, gz = kernel(z, *others, **settings) for a gradient of 1; backward multiplies gz by gy."""
+
+    def __init__(self, name, settings):
+        self.name, self.settings = name, settings
+
+    def forward(self, z, *others):
+        y, self.gz = getattr(kernels("losses", z), self.name)(z, *others, **self.settings)
+        return y
+
+    def backward(self, gy):
+        return self.gz * gy, *[None] * (len(self.inputs) - 1)
+
+
+def has_kernel(z):
+    """Whether a kernel can take these logits: a float32 array on a GPU, not empty."""
+    return not on_cpu(z) and z.dtype == np.float32 and z.size > 0
+
+
+class BinaryCrossEntropy(Loss):
     """y = sum w (max(z, 0) - z t + ln(1 + e^-|z|));  gz = w (sigmoid(z) - t)."""
+
+    kernel = "binary_cross_entropy"
 
     def forward(self, z, t, w):
         xp = array_module(z)
@@ -25,8 +60,10 @@ class BinaryCrossEntropy(Function):
         return gy * self.w * (sigmoid_array(self.z) - self.t), None, None
 
 
-class SmoothL1(Function):
+class SmoothL1(Loss):
     """y = sum w (d^2 / 2b where |d| < b, else |d| - b/2), d = x - t;  gx = w clip(d / b, -1, 1)."""
+
+    kernel = "smooth_l1"
 
     def __init__(self, beta):
         self.beta = beta
@@ -42,8 +79,10 @@ class SmoothL1(Function):
         return gy * self.w * array_module(self.d).clip(self.d / self.beta, -1, 1), None, None
 
 
-class CrossEntropy(Function):
+class CrossEntropy(Loss):
     """y = sum_i w_i (ln sum_j e^z_ij - z_i,label);  gz = w (softmax(z) - onehot(label))."""
+
+    kernel = "cross_entropy"
 
     def __init__(self, labels):
         self.labels = labels

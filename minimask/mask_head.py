@@ -12,6 +12,7 @@ from minimask import distributed, nn
 from minimask import functional as F
 from minimask.device import array_module, kernels
 from minimask.functional import sigmoid_array, softmax_array
+from minimask.losses import has_kernel
 from minimask.roi_align import roi_align_specification
 from minimask.tensor import Function, Tensor
 
@@ -186,9 +187,14 @@ class SigmoidMaskLoss(Function):
 
     def __init__(self, labels, targets, valid):
         self.labels, self.targets, self.valid = labels, targets, valid
+        self.own = None
 
     def forward(self, logits):
         xp = array_module(logits)
+        if has_kernel(logits):
+            n, self.channels = _count(self.valid, logits[..., 0]), logits.shape[3]
+            y, self.gz = kernels("losses", logits).sigmoid_mask_loss(logits, self.labels, self.targets, self.valid, n)
+            return y
         z, t, valid = _channel(logits, self.labels), self.targets.astype(logits.dtype), self.valid[:, None, None]
         n = _count(self.valid, z)
         e = xp.exp(-abs(z))
@@ -200,6 +206,8 @@ class SigmoidMaskLoss(Function):
         return xp.asarray(xp.where(valid, loss, 0).sum() / n)
 
     def backward(self, gy):
+        if self.own is None:
+            return (kernels("losses", gy).sigmoid_mask_gradient(self.gz, self.labels, gy, self.channels),)
         return (self.own * (self.gz * gy)[..., None],)
 
 
@@ -214,6 +222,10 @@ class SoftmaxMaskLoss(Function):
 
     def forward(self, z):
         xp = array_module(z)
+        if has_kernel(z):
+            n = _count(self.valid, z[..., 0])
+            y, self.gz = kernels("losses", z).softmax_mask_loss(z, self.labels, self.targets, self.valid, n)
+            return y
         t = self.targets.astype(z.dtype)[..., None]
         q = _one_hot(self.labels, z.shape[3]) * t
         q[..., :1] += 1 - t
