@@ -1,0 +1,83 @@
+"""Compile CUDA sources with NVRTC as CuPy does, without a driver or a card; read what ptxas says about each kernel.
+
+NVRTC comes from the package nvidia-cuda-nvrtc-cu12 (in the extra `test`).
+"""
+
+import ctypes
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# What CuPy 14 passes to NVRTC for RawModule(options=("--std=c++17",)), and the log that we want.
+OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space", "--ptxas-options=-v")
+
+
+class CompileError(Exception):
+    """The compiler's log."""
+
+
+@dataclass
+class Resources:
+    """What a kernel needs on one architecture: registers a thread, and bytes in local memory, which is slow."""
+
+    registers: int
+    stack: int
+    spilled: int
+    shared: int
+
+
+def library():
+    """libnvrtc of the installed package; None where there is none."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in map(Path, spec.submodule_search_locations if spec else ()):
+        for builtins in sorted(folder.glob("cuda_nvrtc/lib/libnvrtc-builtins.so.12*")):
+            ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)  # NVRTC opens it by its bare name
+        for path in sorted(folder.glob("cuda_nvrtc/lib/libnvrtc.so.12")):
+            nvrtc = ctypes.CDLL(str(path))
+            nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+            return nvrtc
+    return None
+
+
+def compile_source(nvrtc, text, name, architecture, instantiations=()):
+    """{kernel: Resources} of a source's kernels for sm_ARCHITECTURE. Raises CompileError with the compiler's log."""
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+    try:
+        for expression in instantiations:
+            nvrtc.nvrtcAddNameExpression(program, expression.encode())
+        options = [option.encode() for option in (f"-arch=sm_{architecture}", *OPTIONS)]
+        status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        size = ctypes.c_size_t()
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        log = log.value.decode()
+        if status:
+            raise CompileError(log or nvrtc.nvrtcGetErrorString(status).decode())
+        return _resources(log, _mangled(nvrtc, program, instantiations))
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _mangled(nvrtc, program, instantiations):
+    """{name in the compiled code: template's name in the source}"""
+    names = {}
+    for expression in instantiations:
+        lowered = ctypes.c_char_p()
+        nvrtc.nvrtcGetLoweredName(program, expression.encode(), ctypes.byref(lowered))
+        names[lowered.value.decode()] = expression
+    return names
+
+
+def _resources(log, names):
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*stores, (\d+) ", part).groups())
+        shared = re.search(r"(\d+) bytes smem", part)
+        kernel = part[: part.index("'")]
+        found[names.get(kernel, kernel)] = Resources(
+            int(re.search(r"Used (\d+) registers", part)[1]), stack, stores + loads, int(shared[1]) if shared else 0
+        )
+    return found

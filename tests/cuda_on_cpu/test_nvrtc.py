@@ -1,0 +1,80 @@
+"""Every .cu compiles for every architecture that we name, and what must be fast keeps its numbers in registers."""
+
+import platform
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from minimask.kernels import cuda
+from tests.cuda_on_cpu import nvrtc
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # T4, A100, RTX 30, RTX 40, H100, B200, RTX 50
+SOURCES = sorted(path.stem for path in cuda.FOLDER.glob("*.cu"))
+NO_SPILLS = [name for name in SOURCES if name.startswith(("conv", "depthwise", "roi_align"))]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("the package with NVRTC is for x86-64 Linux only")
+    library = nvrtc.library()
+    if library is None:
+        pytest.skip("NVRTC is missing: pip install nvidia-cuda-nvrtc-cu12")
+    return library
+
+
+@pytest.fixture(scope="module")
+def compiled(compiler):
+    """{(source, architecture): {kernel: Resources}, or the compiler's log}; NVRTC compiles without Python's lock."""
+
+    def job(key):
+        source, architecture = key
+        text = cuda.source_text(source)
+        try:
+            return key, nvrtc.compile_source(compiler, text, f"{source}.cu", architecture, cuda.instantiations(text))
+        except nvrtc.CompileError as error:
+            return key, str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(job, [(source, a) for source in SOURCES for a in ARCHITECTURES]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a}")
+@pytest.mark.parametrize("source", SOURCES)
+def test_compiles(compiled, source, architecture):
+    kernels = compiled[source, architecture]
+    assert not isinstance(kernels, str), kernels
+    names = set(cuda.instantiations(cuda.source_text(source)))
+    assert kernels and names <= set(kernels)
+
+
+@pytest.mark.parametrize("source", NO_SPILLS)
+def test_nothing_is_spilled(compiled, source):
+    """Registers that do not suffice are kept in memory: tens of times slower."""
+    spilled = {
+        f"sm_{architecture} {name}": kernel
+        for architecture in ARCHITECTURES
+        for name, kernel in compiled[source, architecture].items()
+        if kernel.spilled or kernel.stack
+    }
+    assert not spilled
+
+
+def test_the_check_sees_an_error(compiler):
+    with pytest.raises(nvrtc.CompileError, match="undefined"):
+        nvrtc.compile_source(compiler, 'extern "C" __global__ void k(int *x) { *x = missing; }', "k.cu", 80)
+
+
+def test_the_check_sees_spilled_registers(compiler):
+    """100 numbers that are all needed later, in the 32 registers that a thread has with 2048 threads a multiprocessor."""
+    text = """
+        extern "C" __global__ void __launch_bounds__(1024, 2) k(float *x) {
+          float v[100];
+          for (int i = 0; i < 100; i++) v[i] = x[i * 1024 + threadIdx.x];
+          __syncthreads();
+          for (int i = 0; i < 100; i++) x[i * 1024 + threadIdx.x] = v[i] * v[99 - i];
+        }
+        template <int N> __global__ void twice(float *x) { *x *= N; }"""
+    kernels = nvrtc.compile_source(compiler, text, "k.cu", 80, ["twice<3>"])
+    assert kernels["k"].registers <= 32 and kernels["k"].spilled > 100
+    assert kernels["twice<3>"].spilled == kernels["twice<3>"].stack == 0
