@@ -1,5 +1,6 @@
-// Sum of two gradients: total = a + b.
+// Sum of two gradients: total = a + b; total may be a or b.
 // A thread takes every (threads of the grid)-th number. Moves 12 bytes for each.
-extern "C" __global__ void add(const float *__restrict__ a, const float *__restrict__ b, float *total, long long count) {
+
+extern "C" __global__ void add(const float *a, const float *b, float *total, long long count) {
   GRID_LOOP(i, count) total[i] = a[i] + b[i];
 }

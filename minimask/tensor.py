@@ -24,7 +24,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, kernels
 
 _births = itertools.count()
 _grad_enabled = True
@@ -154,11 +154,10 @@ def _copy(array, buffer):
 
 def _add(a, b, in_place):
     """a + b; in_place: written to a."""
-    from minimask.kernels import add as kernel
-
+    kernel = kernels("add", a)
     if not kernel.fits(a, b):
         return operator.iadd(a, b) if in_place else a + b
-    total = a if in_place else np.empty_like(a)
+    total = a if in_place else array_module(a).empty(a.shape, a.dtype)
     kernel.add(a, b, total)
     return total
 

@@ -1,13 +1,33 @@
 """The sum of two gradients on the GPU."""
 
 import numpy as np
+import pytest
 
 from minimask.kernels import add_cuda
+from minimask.tensor import Tensor
 
 
-def test_add(gpu):
-    a, b = np.random.default_rng(0).normal(size=(2, 3, 700)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(1,), (3, 700), (3, 5, 33)])
+def test_add(gpu, shape):
+    a, b = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     total = gpu.empty(a.shape, np.float32)
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
-        add_cuda.add(gpu.asarray(a), gpu.asarray(b), total)
+    add_cuda.add(gpu.asarray(a), gpu.asarray(b), total)
     np.testing.assert_array_equal(total.get(), a + b)
+    first = gpu.asarray(a)
+    add_cuda.add(first, gpu.asarray(b), first)
+    np.testing.assert_array_equal(first.get(), a + b)
+
+
+def test_what_fits(gpu):
+    a = gpu.zeros((4, 6), np.float32)
+    assert add_cuda.fits(a, a)
+    for b in (a.T, a[0], a[:, :3], a.astype(np.float64), a[:0], np.zeros((4, 6), np.float32)):
+        assert not add_cuda.fits(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_tensor_used_three_times(gpu, dtype):
+    """Gradients 2, 3 and 5 meet in x; the last is a transposed array, which the kernel does not take."""
+    x = Tensor(gpu.asarray(np.ones((3, 3), dtype)), requires_grad=True)
+    (x * 2.0 + x * 3.0 + (x * 5.0).transpose(1, 0)).sum().backward()
+    assert x.grad.get().tolist() == [[10.0] * 3] * 3
