@@ -1,0 +1,153 @@
+"""From predictions to proposals, samples and detections: on the GPU as on the CPU, without a wait, also in a graph."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minimask.anchors import AnchorGenerator
+from minimask.box_head import detect
+from minimask.device import generator
+from minimask.mask_rcnn import MaskRCNN
+from minimask.rpn import RPN
+from minimask.structures import Batch
+from minimask.tensor import Tensor
+from minimask.trace import Trace
+from tests.cuda_on_cpu.test_top_k import Numbers
+from tests.test_box_head import random_case
+
+SIZES = np.array([[60, 90], [64, 40]])
+SHAPES = (16, 24), (8, 12), (4, 6)
+OBJECTS = dict(
+    boxes=np.array([[[3, 4, 20, 30], [40, 10, 80, 50], [0, 0, 90, 60]], [[5, 6, 30, 40], [0] * 4, [0] * 4]], np.float32),
+    labels=np.array([[1, 2, 0], [2, 0, 0]]),
+    crowd=np.array([[False, False, True], [False] * 3]),
+    valid=np.array([[True, True, True], [True, False, False]]),
+)  # fmt: skip
+
+
+def case(seed=0):
+    rpn = RPN(8, ((16,), (32,), (64,)), samples=32, pre_nms=(200, 150), post_nms=(120, 100))
+    places = sum(h * w for h, w in SHAPES)
+    predictions = np.random.default_rng(seed).normal(size=(2, places, 15)).astype(np.float32)
+    predictions[..., 3:] *= 0.3
+    return rpn, predictions
+
+
+def no_wait(gpu):
+    return gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream()
+
+
+def anchors_of(module):
+    return AnchorGenerator(((16,), (32,), (64,)))(SHAPES, (64, 96), module)
+
+
+def batch_of(module):
+    arrays = {name: module.asarray(x) for name, x in OBJECTS.items()}
+    return Batch(images=None, sizes=module.asarray(SIZES), original_sizes=None, **arrays)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_proposals(gpu, training):
+    rpn, predictions = case()
+    rpn.train(training)
+    expected = rpn.proposals(predictions, anchors_of(np), SIZES)
+    anchors, sizes, on_card = anchors_of(gpu), gpu.asarray(SIZES), gpu.asarray(predictions)
+    with no_wait(gpu):
+        found = rpn.proposals(on_card, anchors, sizes)
+    assert found[0].dtype == np.float32 and found[0].shape == (2, 120 if training else 100, 4)
+    np.testing.assert_array_equal(found[2].get(), expected[2])
+    np.testing.assert_allclose(found[1].get(), expected[1], rtol=1e-6)
+    np.testing.assert_allclose(found[0].get(), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_what_the_rpn_samples(gpu):
+    rpn, predictions = case()
+    with Trace() as expected:
+        losses = rpn.losses(Tensor(predictions), anchors_of(np), batch_of(np), generator(5))
+    with Trace() as found:
+        on_card = rpn.losses(Tensor(gpu.asarray(predictions)), anchors_of(gpu), batch_of(gpu), Numbers(gpu, 5))
+    assert list(found) == list(expected) and expected["rpn_positive"].any()
+    for name, x in expected.items():
+        assert found[name].dtype == x.dtype
+        np.testing.assert_allclose(found[name], x, rtol=1e-5, atol=1e-5, err_msg=name)
+    for name, loss in losses.items():
+        np.testing.assert_allclose(on_card[name].data.get(), loss.data, rtol=1e-5)
+
+
+def sampled_rois(module, predictions, rng):
+    rpn, _ = case()
+    model = SimpleNamespace(roi_iou=0.5, roi_samples=48, roi_positive_fraction=0.25)
+    batch = batch_of(module)
+    boxes, _, valid = rpn.proposals(predictions, anchors_of(module), batch.sizes)
+    return lambda: MaskRCNN.sample_rois(model, boxes, valid, batch, rng)
+
+
+def test_what_the_heads_sample(gpu):
+    _, predictions = case()
+    expected = sampled_rois(np, predictions, generator(6))()
+    sample = sampled_rois(gpu, gpu.asarray(predictions), Numbers(gpu, 6))
+    with no_wait(gpu):
+        found = sample()
+    assert expected[3].sum() > 3
+    for a, b in zip(found[1:], expected[1:]):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.get(), b)
+    np.testing.assert_allclose(found[0].get(), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_detect(gpu):
+    logits, deltas, proposals = random_case()
+    valid = np.random.default_rng(0).random((2, 40)) < 0.9
+    expected = detect(logits, deltas, proposals, valid, SIZES, most=30)
+    on_card = [gpu.asarray(x) for x in (logits, deltas, proposals, valid, SIZES)]
+    with no_wait(gpu):
+        found = detect(*on_card, most=30)
+    assert expected.valid.sum() > 40
+    np.testing.assert_array_equal(found.valid.get(), expected.valid)
+    np.testing.assert_array_equal(found.labels.get(), expected.labels)
+    np.testing.assert_allclose(found.scores.get(), expected.scores, rtol=1e-6)
+    np.testing.assert_allclose(found.boxes.get(), expected.boxes, rtol=1e-5, atol=1e-4)
+
+
+class Static:
+    """Random numbers that a graph reads anew each time: the host fills the array in between."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def random(self, shape, dtype):
+        assert shape == self.numbers.shape
+        return self.numbers
+
+
+def test_in_a_graph(gpu):
+    """Proposals and the RPN's sample are recorded once; the replay computes them from other numbers."""
+    rpn, first = case(0)
+    _, second = case(1)
+    predictions, anchors, batch = gpu.asarray(first), anchors_of(gpu), batch_of(gpu)
+    total = sum(len(x) for x in anchors)
+    priorities = [np.random.default_rng(i).random((2, total), dtype=np.float32) for i in range(2)]
+    static = Static(gpu.asarray(priorities[0]))
+
+    def step():
+        boxes, _, valid = rpn.proposals(predictions, anchors, batch.sizes)
+        losses = rpn.losses(Tensor(predictions), anchors, batch, static)
+        return boxes, valid, *(loss.data for loss in losses.values())
+
+    pool, stream = gpu.cuda.MemoryPool(), gpu.cuda.Stream(non_blocking=True)
+    with stream, gpu.cuda.using_allocator(pool.malloc):
+        step()  # kernels are compiled and tables sent before anything is recorded
+        stream.begin_capture()
+        results = step()
+        graph = stream.end_capture()
+        predictions[...] = gpu.asarray(second)
+        static.numbers[...] = gpu.asarray(priorities[1])
+        graph.launch(stream)
+        stream.synchronize()
+    boxes, _, valid = rpn.proposals(second, anchors_of(np), SIZES)
+    losses = rpn.losses(Tensor(second), anchors_of(np), batch_of(np), Static(priorities[1]))
+    np.testing.assert_array_equal(results[1].get(), valid)
+    np.testing.assert_allclose(results[0].get(), boxes, rtol=1e-5, atol=1e-4)
+    for found, loss in zip(results[2:], losses.values()):
+        np.testing.assert_allclose(found.get(), loss.data, rtol=1e-5)
