@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minimask.device import enough_memory
 from minimask.errors import InputError
 from minimask.files import json_bytes, write_files
 from minimask.image import restore
@@ -92,7 +93,8 @@ def evaluate(
 
 def predict_samples(model, dataset, indices, batch_size=1, progress=False):
     """Go through samples of a dataset: yields (list of Sample, list of Prediction), a batch at a time."""
-    with inference(model), _bar(len(indices), progress) as bar:
+    less = enough_memory("evaluate fewer images at once (--batch-size)")
+    with inference(model), _bar(len(indices), progress) as bar, less:
         for start in range(0, len(indices), batch_size):
             samples = [dataset[i] for i in indices[start : start + batch_size]]
             batch = model.transform(samples)

@@ -16,7 +16,7 @@ from minimask import nn
 from minimask.backbone import resnet
 from minimask.box_head import BoxPredictor, TwoLayerHead, detect
 from minimask.conventions import resolve
-from minimask.device import array_module, generator, on_cpu
+from minimask.device import array_module, enough_memory, generator, on_cpu
 from minimask.errors import InputError
 from minimask.fpn import FPN
 from minimask.image import IMAGENET_MEAN, IMAGENET_STD, ImageTransform, restore
@@ -243,7 +243,8 @@ class MaskRCNN(nn.Module):
         self.eval()
         try:
             batch = self.transform(images)
-            return restore(self.detect(batch), batch)
+            with enough_memory("predict fewer images at once"):
+                return restore(self.detect(batch), batch)
         finally:
             self.train(training)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask.device import to_cpu
+from minimask.device import enough_memory
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.evaluate import category_list, encode_mask, inference, xywh
@@ -107,10 +107,10 @@ def _bar(photos, progress):
 
 def _detect(model, image, score_threshold):
     """Detections of one photo, those below the threshold made invalid, and the Batch they belong to."""
-    with inference(model):
+    with inference(model), enough_memory("take a model that makes its pictures smaller (max_size)"):
         batch = model.transform([image])
-        detections = model.detect(batch)
-    keep = to_cpu(detections.valid) & (to_cpu(detections.scores) >= score_threshold)
+        detections = model.detect(batch).to("cpu")
+    keep = detections.valid & (detections.scores >= score_threshold)
     return replace(detections, valid=keep), batch
 
 
@@ -118,7 +118,7 @@ def _describe(detections, batch, class_names, category_ids):
     """The detections of one photo as dicts for json, best first."""
     height, width = batch.original_sizes[0]
     places = np.flatnonzero(detections.valid[0])
-    scores = to_cpu(detections.scores)[0]
+    scores = detections.scores[0]
     places = places[np.argsort(-scores[places], kind="stable")]
     at_once = max(1, MASK_BYTES // int(height * width))
     found = []
