@@ -66,7 +66,7 @@ def test_the_check_sees_an_error(compiler):
 
 
 def test_the_check_sees_spilled_registers(compiler):
-    """100 numbers that are all needed later, in the 32 registers that a thread has with 2048 threads a multiprocessor."""
+    """100 numbers that are all needed later, in the 32 registers that each of 2,048 threads can have."""
     text = """
         extern "C" __global__ void __launch_bounds__(1024, 2) k(float *x) {
           float v[100];
