@@ -19,11 +19,11 @@ def forward(features, boxes, image_index, levels, scales, size, sampling_ratio, 
     chosen = xp.empty(out.shape, np.int32) if maximum else None
     if out.size:
         vector, threads = channel_threads(channels)
-        launch(
-            "roi_align", _name("forward", vector, maximum), blocks_for(len(boxes) * size * size, threads[1]), threads,
-            *pyramid(features, scales), *_where(features, boxes, image_index, levels, size), sampling_ratio, aligned,
-            out, chosen if maximum else NULL,
-        )  # fmt: skip
+        blocks = blocks_for(len(boxes) * size * size, threads[1])
+        where = *pyramid(features, scales), *places(features, boxes, image_index, levels), len(boxes), size
+        results = out, chosen if maximum else NULL
+        name = _name("forward", vector, maximum)
+        launch("roi_align", name, blocks, threads, *where, sampling_ratio, aligned, *results)
     return out, chosen
 
 
@@ -35,21 +35,20 @@ def backward(
     With `device.deterministic` each cell gathers what it gets, in the order of the boxes; else boxes add atomically.
     """
     xp, channels, maximum = array_module(gy), gy.shape[3], pooling == "max"
-    gy = xp.ascontiguousarray(gy)
     make = xp.empty if device.deterministic else xp.zeros
     gfeatures = [make(feature.shape, np.float32) if needed else None for feature, needed in zip(features, needs)]
     if not any(needs):
         return gfeatures
     vector, threads = channel_threads(channels)
-    arguments = (
-        *pyramid(gfeatures, scales), *_where(features, boxes, image_index, levels, size), sampling_ratio, aligned,
-    )  # fmt: skip
-    results = gy, chosen if maximum else NULL
+    where = *pyramid(gfeatures, scales), *places(features, boxes, image_index, levels), len(boxes), size
+    arguments = *where, sampling_ratio, aligned
+    results = contiguous(gy), chosen if maximum else NULL
     if device.deterministic:
-        boxes_at_once = max(1, min(8, (32 << 10) // (4 * 2 * size * TILE)))
+        table = 2 * size * TILE * 4  # bytes of a box's weights
+        group = group_size(table)
         launch(
             "roi_align", _name("backward", vector, maximum), tile_blocks(gfeatures, vector), 256,
-            *arguments, boxes_at_once, *results, shared=boxes_at_once * 4 * 2 * size * TILE,
+            *arguments, group, *results, shared=group * table,
         )  # fmt: skip
     elif gy.size:
         blocks = blocks_for(len(boxes) * size * size, threads[1])
@@ -62,12 +61,10 @@ def backward_to_boxes(gy, chosen, features, boxes, image_index, levels, scales, 
     xp, maximum = array_module(gy), pooling == "max"
     gboxes = xp.empty((len(boxes), 4), np.float32)
     if len(boxes):
-        images, channels, corners, image_index, levels, _, size = _where(features, boxes, image_index, levels, size)
-        launch(
-            "roi_align", f"backward_to_boxes<{str(maximum).lower()}>", len(boxes), 256, *pyramid(features, scales),
-            images, channels, corners, image_index, levels, size, sampling_ratio, aligned,
-            xp.ascontiguousarray(gy), chosen if maximum else NULL, gboxes,
-        )  # fmt: skip
+        where = *pyramid(features, scales), *places(features, boxes, image_index, levels), size
+        results = contiguous(gy), chosen if maximum else NULL, gboxes
+        name = f"backward_to_boxes<{str(maximum).lower()}>"
+        launch("roi_align", name, len(boxes), 256, *where, sampling_ratio, aligned, *results)
     return gboxes
 
 
@@ -77,8 +74,20 @@ def pyramid(maps, scales):
         raise ValueError(f"the kernels for the GPU take at most {LEVELS} pyramid levels, got {len(maps)}")
     arguments = []
     for x, scale in zip(maps, scales):
-        arguments += (NULL, 0, 0, 0.0) if x is None else (contiguous(x), *x.shape[1:3], float(scale))
+        arguments += (NULL, 0, 0) if x is None else (contiguous(x), *x.shape[1:3])
+        arguments.append(float(scale))
     return *arguments, *(NULL, 0, 0, 0.0) * (LEVELS - len(maps))
+
+
+def places(features, boxes, image_index, levels):
+    """The kernels' arguments images, channels, boxes, image_index, levels."""
+    xp, (images, _, _, channels) = array_module(boxes), features[0].shape
+    return images, channels, contiguous(boxes), xp.ascontiguousarray(image_index), xp.ascontiguousarray(levels)
+
+
+def group_size(table):
+    """How many boxes a block prepares at once: 8, or as many as their tables of so many bytes fit into 32 KiB."""
+    return max(1, min(8, (32 << 10) // table))
 
 
 def tile_blocks(maps, vector):
@@ -91,11 +100,6 @@ def tile_blocks(maps, vector):
 def contiguous(x):
     """`x` as the kernels read it: float32, one number after another."""
     return array_module(x).ascontiguousarray(x, dtype=np.float32)
-
-
-def _where(features, boxes, image_index, levels, size):
-    images, _, _, channels = features[0].shape
-    return images, channels, contiguous(boxes), image_index, levels, len(boxes), size
 
 
 def _name(kernel, vector, maximum):

@@ -1,7 +1,7 @@
 """RoIPool on the CPU: the largest value in each bin of whole cells, and its gradient.
 
 Layout: feature (N, H, W, C), out and chosen (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image,
-level. A call works on one pyramid level. chosen is the cell y * W + x that won, -1 in a bin without cells. Each cell
+level. A part works on one pyramid level. chosen is the cell y * W + x that won, -1 in a bin without cells. Each cell
 of a box is read about once. Threads take boxes forward and ranges of channels backward, as in `roi_align.py`.
 """
 
@@ -11,16 +11,30 @@ import numpy as np
 from numba import njit
 
 from minimask.kernels.parallel import run
+from minimask.kernels.roi_align import join
 
 
-def forward(feature, rois, level, scale, out, chosen):
-    """Fill out[r] and chosen[r] for the boxes of this level. All arrays are of one float type."""
-    _run(forward_part, feature, rois, level, scale, out, chosen)
+def forward(features, boxes, image_index, levels, scales, size):
+    """-> out (R, size, size, C) and chosen, of that shape.
+
+    Arguments as in `minimask.roi_pool.roi_pool_specification`.
+    """
+    rois = join(boxes, image_index, levels, features[0].dtype)
+    out = np.empty((len(rois), size, size, features[0].shape[3]), rois.dtype)
+    chosen = np.empty_like(out)
+    for level, (feature, scale) in enumerate(zip(features, scales)):
+        _run(forward_part, np.ascontiguousarray(feature), rois, level, scale, out, chosen)
+    return out, chosen
 
 
-def backward(gfeature, rois, level, scale, gy, chosen):
-    """Add the gradient gy (R, bins, bins, C) of this level's boxes to gfeature (N, H, W, C)."""
-    _run(backward_part, gfeature, rois, level, scale, gy, chosen)
+def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
+    """Gradient gy of `out` -> list of gradients like `features`."""
+    rois = join(boxes, image_index, levels, gy.dtype)
+    gy = np.ascontiguousarray(gy)
+    gfeatures = [np.zeros(feature.shape, gy.dtype) for feature in features]
+    for level, (gfeature, scale) in enumerate(zip(gfeatures, scales)):
+        _run(backward_part, gfeature, rois, level, scale, gy, chosen)
+    return gfeatures
 
 
 def _run(part, feature, rois, level, scale, out, chosen):
@@ -103,7 +117,6 @@ def backward_part(t, parts, arrays, numbers):
 
 def warm_up():
     """Compile (or load from the disk cache) what training and inference use in float32."""
-    feature, rois = np.zeros((1, 2, 2, 1), np.float32), np.zeros((1, 6), np.float32)
-    out, chosen = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32)
-    forward(feature, rois, 0, 1.0, out, chosen)
-    backward(feature, rois, 0, 1.0, out, chosen)
+    features, boxes, zero = [np.zeros((1, 2, 2, 1), np.float32)], np.zeros((1, 4), np.float32), np.zeros(1, np.int64)
+    settings = features, boxes, zero, zero, [1.0], 1
+    backward(*forward(*settings), *settings)

@@ -20,8 +20,8 @@ import numpy as np  # noqa: E402
 
 from minimask.errors import InputError  # noqa: E402
 
-# On the GPU: whether gradients of RoIs that lie over one another are added in a fixed order, so that the same inputs give
-# the same bits. False: by atomic additions, in the order in which the threads come by.
+# On the GPU: whether gradients of RoIs that lie over one another are added in a fixed order, so that the same inputs
+# give the same bits. False: by atomic additions, in the order in which the threads come by.
 deterministic = True
 
 

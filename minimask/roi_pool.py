@@ -8,8 +8,8 @@ classes: slides T10, L05, L08. Both are called as `roi_align` is, so that one ca
 
 import numpy as np
 
-from minimask.device import array_module, on_cpu
-from minimask.roi_align import check, roi_align
+from minimask.device import array_module, kernels, on_cpu
+from minimask.roi_align import check, has_kernel, roi_align
 from minimask.tensor import Function, Tensor
 
 
@@ -36,10 +36,10 @@ def roi_warp(
     """
     boxes = boxes.data if isinstance(boxes, Tensor) else boxes
     image_index, levels = check("roi_warp", features, boxes, image_index, levels, scales)
-    xp = array_module(boxes)
-    scale = xp.asarray(scales, dtype=boxes.dtype)[levels][:, None]  # (R, 1)
-    first, last = round_to_cells(boxes, scale)
-    rounded = xp.concatenate([first, xp.maximum(last, first) + 1], axis=1).astype(boxes.dtype) / scale
+    if on_cpu(boxes) or boxes.dtype != np.float32:
+        rounded = round_boxes(boxes, levels, scales)
+    else:
+        rounded = kernels("roi_pool", boxes).round_boxes(boxes, levels, scales)
     return roi_align(
         features, rounded, image_index, levels, scales, size, sampling_ratio, aligned=True, pooling=pooling
     )
@@ -56,6 +56,14 @@ def round_to_cells(boxes, scale):
     whole = xp.floor(abs(cells))
     whole = (xp.sign(cells) * (whole + (abs(cells) - whole >= 0.5))).astype(np.int64)
     return whole[..., :2], whole[..., 2:]
+
+
+def round_boxes(boxes, levels, scales):
+    """Boxes (R, 4) in pixels -> (R, 4) in pixels: each box's cells from edge to edge, at least one."""
+    xp = array_module(boxes)
+    scale = xp.asarray(scales, dtype=boxes.dtype)[levels][:, None]  # (R, 1)
+    first, last = round_to_cells(boxes, scale)
+    return xp.concatenate([first, xp.maximum(last, first) + 1], axis=1).astype(boxes.dtype) / scale
 
 
 def bins_of_cells(first, last, size, cells):
@@ -102,38 +110,18 @@ class RoIPool(Function):
     """Inputs: the features of each level. y[r, i, j] = the largest cell of bin (i, j);  that cell gets gy."""
 
     def __init__(self, boxes, image_index, levels, scales, size):
-        self.boxes, self.image_index, self.levels, self.scales, self.size = boxes, image_index, levels, scales, size
+        self.settings = boxes, image_index, levels, scales, size
 
     def forward(self, *features):
         self.features = features
-        if not on_cpu(self.boxes):
-            out, self.chosen = roi_pool_specification(
-                features, self.boxes, self.image_index, self.levels, self.scales, self.size
-            )
-            return out
-
-        from minimask.kernels import roi_pool as kernels
-
-        dtype = features[0].dtype
-        where = self.image_index[:, None], self.levels[:, None]
-        self.rois = np.concatenate([self.boxes, *where], axis=1, dtype=dtype, casting="unsafe")  # (R, 6)
-        out = np.empty((len(self.rois), self.size, self.size, features[0].shape[3]), dtype)
-        self.chosen = np.empty_like(out)
-        for level, feature in enumerate(features):
-            feature = np.ascontiguousarray(feature)
-            kernels.forward(feature, self.rois, level, self.scales[level], out, self.chosen)
+        if has_kernel(features):
+            out, self.chosen = kernels("roi_pool", features[0]).forward(features, *self.settings)
+        else:
+            out, self.chosen = roi_pool_specification(features, *self.settings)
         return out
 
     def backward(self, gy):
-        if not on_cpu(gy):
-            return tuple(
-                roi_pool_backward_specification(gy, self.features, self.chosen, self.image_index, self.levels)
-            )
-
-        from minimask.kernels import roi_pool as kernels
-
-        gy = np.ascontiguousarray(gy)
-        gfeatures = [np.zeros(feature.shape, gy.dtype) for feature in self.features]
-        for level, gfeature in enumerate(gfeatures):
-            kernels.backward(gfeature, self.rois, level, self.scales[level], gy, self.chosen)
-        return tuple(gfeatures)
+        if has_kernel(self.features):
+            return tuple(kernels("roi_pool", gy).backward(gy, self.chosen, self.features, *self.settings))
+        _, image_index, levels, *_ = self.settings
+        return tuple(roi_pool_backward_specification(gy, self.features, self.chosen, image_index, levels))
