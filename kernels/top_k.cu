@@ -103,7 +103,7 @@ template <class KeyOf> __device__ void smallest(KeyOf key, int total, int count,
 // Indices (N, taken) of the best of scores (N, total), level by level. levels (L, 4): first score of the level, how many
 // scores, first place in the result, how many to take. level_of (N, taken), or null: the level of each.
 // Grid (L, N), 1024 threads; shared memory for the keys (8 bytes each, a power of two) or the histogram.
-extern "C" __global__ void __launch_bounds__(1024) top_k(
+extern "C" __global__ void __launch_bounds__(1024, 1) top_k(
     const float *__restrict__ scores, const int *__restrict__ levels, int total, int taken, long long *indices,
     int *level_of) {
   extern __shared__ Key list[];
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(1024) top_k(
 // label 0, each by rising priority. What is missing is filled up with others, which are not valid, in the same order as
 // the specification: first those that the search for positives ran into, then those of the search for background.
 // One block of 1024 threads an image; shared memory as for top_k.
-extern "C" __global__ void __launch_bounds__(1024) sample(
+extern "C" __global__ void __launch_bounds__(1024, 1) sample(
     const signed char *__restrict__ labels, const float *__restrict__ priority, int total, int count, int most_positives,
     long long *indices, bool *positive, bool *valid) {
   extern __shared__ Key list[];

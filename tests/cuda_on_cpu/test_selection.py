@@ -19,7 +19,7 @@ from tests.test_box_head import random_case
 SIZES = np.array([[60, 90], [64, 40]])
 SHAPES = (16, 24), (8, 12), (4, 6)
 OBJECTS = dict(
-    boxes=np.array([[[3, 4, 20, 30], [40, 10, 80, 50], [0, 0, 90, 60]], [[5, 6, 30, 40], [0] * 4, [0] * 4]], np.float32),
+    boxes=np.float32([[[3, 4, 20, 30], [40, 10, 80, 50], [0, 0, 90, 60]], [[5, 6, 30, 40], [0] * 4, [0] * 4]]),
     labels=np.array([[1, 2, 0], [2, 0, 0]]),
     crowd=np.array([[False, False, True], [False] * 3]),
     valid=np.array([[True, True, True], [True, False, False]]),
