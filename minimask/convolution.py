@@ -8,7 +8,7 @@ weights (kh, kw, Cin, Cout) and summed, which gives the Cout numbers of one outp
 Three functions do all the work, here and in the kernels: `convolve`, and its two derivatives `convolve_backward_data`
 (the gradient of x) and `convolve_backward_weights` (the gradient of w). A transposed convolution is the second one used
 as a forward operation. Each has a specification in plain array code (`convolution_specification`, any dtype, NumPy or
-CuPy) and a float32 CPU kernel (`minimask.kernels.conv` or `winograd`), chosen in `_kernels`.
+CuPy) and float32 kernels, chosen in `_kernels`: `minimask.kernels.conv` or `winograd` on the CPU, `conv_cuda` on the GPU.
 
 Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L21, L23.
 """
@@ -25,8 +25,7 @@ from minimask.convolution_specification import (
     pair,
     pool_window,
 )
-from minimask.device import on_cpu
-from minimask.kernels import conv as direct_kernels
+from minimask.device import kernels, on_cpu
 from minimask.kernels import max_pool as pool_kernels
 from minimask.kernels import winograd as winograd_kernels
 from minimask.normalization import gradient_sums
@@ -162,7 +161,7 @@ class MaxPool2dFunction(Function):
     def forward(self, x):
         self.shape = x.shape
         settings = self.size, self.stride, self.padding
-        self.has_kernel = _has_kernel(x) and self.size[0] * self.size[1] <= 256
+        self.has_kernel = on_cpu(x) and _has_kernel(x) and self.size[0] * self.size[1] <= 256
         if self.has_kernel:
             _, result = pool_window(x.shape, *settings)
             y, self.winner = pool_kernels.forward(x, *settings, result)
@@ -183,7 +182,7 @@ def convolve(x, w, window, size=None, b=None, residual=None, relu=False):
     size = window.output_size(x.shape[1:3]) if size is None else tuple(size)
     if not _has_kernel(x, w, b, residual):
         return convolve_specification(x, w, window, size, b, residual, relu)
-    return _kernels(len(x), *w.shape[2:], window, size).convolve(x, w, window, size, b, residual, relu)
+    return _kernels(x, *w.shape[2:], window, size).convolve(x, w, window, size, b, residual, relu)
 
 
 def convolve_backward_data(gy, w, size, window, b=None, relu=False):
@@ -191,7 +190,7 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     size = tuple(size)
     if not _has_kernel(gy, w, b):
         return convolve_backward_data_specification(gy, w, size, window, b, relu)
-    return _kernels(len(gy), *w.shape[2:], window, size).convolve_backward_data(gy, w, size, window, b, relu)
+    return _kernels(gy, *w.shape[2:], window, size).convolve_backward_data(gy, w, size, window, b, relu)
 
 
 def convolve_backward_weights(x, gy, window):
@@ -199,18 +198,18 @@ def convolve_backward_weights(x, gy, window):
     if not _has_kernel(x, gy):
         return convolve_backward_weights_specification(x, gy, window)
     channels = x.shape[3] // window.groups, gy.shape[3]
-    return _kernels(len(x), *channels, window, gy.shape[1:3]).convolve_backward_weights(x, gy, window)
+    return _kernels(x, *channels, window, gy.shape[1:3]).convolve_backward_weights(x, gy, window)
 
 
 def _has_kernel(*arrays):
-    """Whether the kernels can do it: float32 arrays on the CPU."""
-    return all(a is None or (on_cpu(a) and a.dtype == np.float32) for a in arrays)
+    """Whether the kernels can do it: float32 arrays."""
+    return all(a is None or a.dtype == np.float32 for a in arrays)
 
 
-def _kernels(images, inner, outer, window, size):
-    """The module of kernels that is faster for weights (kh, kw, inner, outer) and a result of `size`."""
-    fits = winograd and winograd_kernels.fits(images, inner, outer, window, size)
-    return winograd_kernels if fits else direct_kernels
+def _kernels(x, inner, outer, window, size):
+    """The module of kernels that is faster for a map x, weights (kh, kw, inner, outer) and a result of `size`."""
+    fits = winograd and on_cpu(x) and winograd_kernels.fits(len(x), inner, outer, window, size)
+    return winograd_kernels if fits else kernels("conv", x)
 
 
 def epilogue_backward(gy, y, needs_bias):

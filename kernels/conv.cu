@@ -1,0 +1,132 @@
+// Convolution on the GPU, float32: y = relu(x * w + bias + residual), and its derivative, a convolution with other steps.
+//
+// For one output pixel the numbers under the window, written in a row, are kh * kw * Cin long; for many pixels they are a
+// matrix (often called im2col), and convolution is that matrix times the weights (kh * kw * Cin, Cout). The matrix is never
+// written: a block reads the few columns of it that it needs next straight from the map (an implicit GEMM).
+//
+//   each block has a tile of T pixels by T channels of the result; for each step of D terms of the sum
+//     read      D x T numbers of the windows and D x T weights, a quad of each by every thread, into registers
+//     multiply  meanwhile the step before, from shared memory: R x R results in each thread's registers
+//     store     what was read into the other half of shared memory
+//   finish  + bias + residual, ReLU, write
+//
+// The gradient of the map is the same with the parts of `in` and `out` exchanged; with a stride s > 1 the pixels of the map
+// fall into s x s phases (see backward_axis), which are shares of the same launch. So is a transposed convolution.
+//
+// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, 1, groups x phases). 2 kh kw Cin flops for each number of
+// the result; a block reads 8 bytes for T flops, so T = 128 needs 1/16 byte a flop of the cache, which an H100 gives easily
+// (60 TFLOP/s x 1/16 = 4 TB/s). From memory: x about once (neighbouring blocks have the same pixels), the result once.
+#include "conv_window.cuh"
+
+// ACROSS: weights of neighbouring output channels lie side by side (w_out == 1), else those of neighbouring input channels.
+template <int T, bool ACROSS>
+__global__ void __launch_bounds__(256, 2)
+    convolve(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
+             const float *__restrict__ residual, int relu, float *__restrict__ y) {
+  constexpr int D = 1024 / T, R = T / 16;
+  __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // 4 more: stores of a warp fall on different banks
+  const Share s(g);
+  const int across = (g.outer + T - 1) / T;  // tiles of channels: neighbouring blocks share the pixels, not the weights
+  const int pixel0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;
+  if (pixel0 >= s.pixels()) return;  // shares differ in size
+
+  // What this thread reads: 4 terms of one pixel, and 4 channels of one term or 4 terms of one channel.
+  const int tid = threadIdx.x;
+  const int x_pixel = tid / (D / 4), x_term = tid % (D / 4) * 4;
+  const int w_term = ACROSS ? tid / (T / 4) : x_term, w_channel = ACROSS ? tid % (T / 4) * 4 : x_pixel;
+  const Window window(s, x, s.place(pixel0 + x_pixel));
+  Term tx = s.term(x_term), tw = s.term(w_term);
+  __align__(16) float qx[4], qw[4];
+
+  auto read = [&]() {
+    if (g.quads_x) {
+      const float *at = window.at(s, tx);
+      *(float4 *)qx = at ? *(const float4 *)at : make_float4(0, 0, 0, 0);
+    } else {
+      Term t = tx;
+      for (int e = 0; e < 4; e++, s.forward(t, 1)) {
+        const float *at = window.at(s, t);
+        qx[e] = at ? *at : 0;
+      }
+    }
+    s.forward(tx, D);
+    if (g.quads_w) {
+      const float *at = s.weight(w, tw, channel0 + w_channel);
+      *(float4 *)qw = at ? *(const float4 *)at : make_float4(0, 0, 0, 0);
+    } else {
+      Term t = tw;
+      for (int e = 0; e < 4; e++) {
+        const float *at = s.weight(w, t, channel0 + w_channel + (ACROSS ? e : 0));
+        qw[e] = at ? *at : 0;
+        if (!ACROSS) s.forward(t, 1);
+      }
+    }
+    s.forward(tw, D);
+  };
+  auto store = [&](int half) {
+    for (int e = 0; e < 4; e++) xs[half][x_term + e][x_pixel] = qx[e];
+    if (ACROSS)
+      *(float4 *)&ws[half][w_term][w_channel] = *(float4 *)qw;
+    else
+      for (int e = 0; e < 4; e++) ws[half][w_term + e][w_channel] = qw[e];
+  };
+
+  // What this thread multiplies: pixels my + 64 h + 0..3 with channels mx + 64 h + 0..3. A warp has 4 x 8 threads, so it
+  // reads 16 pixels and 32 channels of a term: one pass through shared memory each.
+  const int my = (tid / 64 * 4 + tid % 32 / 8) * 4, mx = (tid / 32 % 2 * 8 + tid % 8) * 4;
+  float sums[R][R] = {};
+  const int steps = (s.terms() + D - 1) / D;
+  if (steps > 0) {
+    read();
+    store(0);
+    __syncthreads();
+  }
+  for (int step = 0; step < steps; step++) {
+    if (step + 1 < steps) read();
+#pragma unroll
+    for (int k = 0; k < D; k++) {
+      __align__(16) float a[R], b[R];
+#pragma unroll
+      for (int h = 0; h < R; h += 4) {
+        *(float4 *)&a[h] = *(float4 *)&xs[step % 2][k][my + 16 * h];
+        *(float4 *)&b[h] = *(float4 *)&ws[step % 2][k][mx + 16 * h];
+      }
+#pragma unroll
+      for (int i = 0; i < R; i++)
+#pragma unroll
+        for (int j = 0; j < R; j++) sums[i][j] += a[i] * b[j];
+    }
+    if (step + 1 < steps) store((step + 1) % 2);
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int i = 0; i < R; i++) {
+    const int pixel = pixel0 + my + i / 4 * 64 + i % 4;
+    if (pixel >= s.pixels()) continue;
+    const long long at = s.result(s.place(pixel));
+#pragma unroll
+    for (int h = 0; h < R; h += 4) {
+      const int channel = channel0 + mx + 16 * h;
+      float *out = y + at + channel;
+      __align__(16) float q[4];
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (channel + e < g.outer)
+          q[e] = finished(sums[i][h + e], bias, s.group * g.outer + channel + e, residual, at + channel + e, relu);
+      if (g.quads_y && channel < g.outer)
+        *(float4 *)out = *(float4 *)q;
+      else
+        for (int e = 0; e < 4; e++)
+          if (channel + e < g.outer) out[e] = q[e];
+    }
+  }
+}
+// instantiate: convolve<64, false>, convolve<64, true>, convolve<128, false>, convolve<128, true>
+
+// y = relu(y + bias + residual), in place: what follows a product that cuBLAS made. 4 bytes a number are read and written,
+// and 4 more of the residual. bias: (channels,) or NULL; residual: count numbers or NULL.
+extern "C" __global__ void finish(float *y, const float *bias, const float *residual, long long count, int channels,
+                                  int relu) {
+  GRID_LOOP(i, count) y[i] = finished(y[i], bias, i % channels, residual, i, relu);
+}

@@ -1,0 +1,160 @@
+"""Convolution on the GPU, float32: launches conv.cu. The same three functions as in `conv`, on CuPy arrays."""
+
+from functools import lru_cache
+from math import gcd
+
+import numpy as np
+
+from minimask.device import array_module
+from minimask.kernels.cuda import NULL, blocks_for, launch
+
+THREADS = 256
+ENOUGH_BLOCKS = 264  # two for each multiprocessor of the largest cards; a constant, so that sums are the same on all
+SHARES = 4  # of each axis that one launch can have
+
+# The structs of conv_window.cuh.
+Axis = np.dtype([(name, np.int32) for name in "count first step taps tap tap_step start stride dilation".split()])
+NUMBERS = (
+    "shares_x height width images rows columns kernel_x groups inner outer w_tap w_group w_in w_out "
+    "quads_x quads_w quads_y"
+)
+Geometry = np.dtype([("y", Axis, SHARES), ("x", Axis, SHARES), *((name, np.int32) for name in NUMBERS.split())])
+
+
+def convolve(x, w, window, size, b=None, residual=None, relu=False):
+    """See `minimask.convolution.convolve`; here size is not optional, and all arrays are float32."""
+    y = array_module(x).empty((len(x), *size, w.shape[3]), np.float32)
+    return _convolve(x, w, window, False, b, residual, relu, y)
+
+
+def convolve_backward_data(gy, w, size, window, b=None, relu=False):
+    """See `minimask.convolution.convolve_backward_data`; all arrays are float32."""
+    y = array_module(gy).empty((len(gy), *size, w.shape[2] * window.groups), np.float32)
+    return _convolve(gy, w, window, True, b, None, relu, y)
+
+
+def convolve_backward_weights(x, gy, window):
+    """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
+    xp, groups = array_module(x), window.groups
+    inner, outer = x.shape[3] // groups, gy.shape[3] // groups
+    shape = *window.kernel, inner, gy.shape[3]
+    if gy.size == 0:
+        return xp.zeros(shape, np.float32)
+    x, gy = _contiguous(x), _contiguous(gy)
+    quads = inner % 4 == 0 and _aligned(x), False, outer % 4 == 0 and _aligned(gy)
+    channels = groups, inner, outer
+    ((g, pixels, _),) = _geometries(*_settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads)
+    terms = window.kernel[0] * window.kernel[1] * inner
+    tile = 128 if min(terms, outer) > 64 else 64
+    tiles = _tiles(terms, outer, tile)
+    each = _part(pixels, tiles * groups)
+    parts = -(-pixels // each)
+    gw = xp.empty(shape, np.float32)
+    sums = gw if parts == 1 else xp.empty((parts, *shape), np.float32)
+    launch("conv_weights", f"backward_weights<{tile}>", (tiles, parts, groups), THREADS, g, x, gy, each, sums)
+    if parts > 1:
+        launch("conv_weights", "add_parts", blocks_for(gw.size, THREADS), THREADS, sums, parts, np.int64(gw.size), gw)
+    return gw
+
+
+def _part(pixels, blocks):
+    """How many pixels one part of a sum over pixels has: enough blocks, but none for a few pixels."""
+    parts = min(-(-ENOUGH_BLOCKS // blocks), -(-pixels // 256), 65535)
+    return -(-pixels // (16 * parts)) * 16  # whole steps
+
+
+def _convolve(x, w, window, backward, b, residual, relu, y):
+    """One launch for either direction: y, the result, is filled."""
+    if y.size == 0:
+        return y
+    x, b, residual = (None if a is None else _contiguous(a) for a in (x, b, residual))
+    w, steps = _weights(w, window.groups, backward)
+    inner, outer = x.shape[3] // window.groups, y.shape[3] // window.groups
+    across = steps[3] == 1
+    quads_w = (outer if across else inner) % 4 == 0 and all(step % 4 == 0 for step in steps if step != 1)
+    quads = inner % 4 == 0 and _aligned(x), quads_w and _aligned(w), outer % 4 == 0
+    others = (NULL if a is None else a for a in (b, residual))
+    arguments = x, w, *others, relu, y
+    channels = window.groups, inner, outer
+    for g, pixels, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
+        tile = 128 if outer > 64 and _tiles(pixels, outer, 128) * shares >= ENOUGH_BLOCKS else 64
+        blocks = _tiles(pixels, outer, tile), 1, shares
+        launch("conv", f"convolve<{tile}, {str(across).lower()}>", blocks, THREADS, g, *arguments)
+    return y
+
+
+def _tiles(height, width, tile):
+    """How many squares of `tile` cover a matrix."""
+    return -(-height // tile) * -(-width // tile)
+
+
+def _contiguous(a):
+    return array_module(a).ascontiguousarray(a)
+
+
+def _aligned(a):
+    """Whether the array begins where a float4 may (a part of a larger array need not)."""
+    return a.data.ptr % 16 == 0
+
+
+def _weights(w, groups, backward):
+    """The weights, and how many numbers lie from a place, a group, a channel read, a channel written to the next.
+
+    w: (kh, kw, Cin / groups, Cout), contiguous or with the last two axes exchanged (a transposed convolution's).
+    """
+    inner, channels = w.shape[2:]
+    exchanged = not w.flags.c_contiguous and w.transpose(0, 1, 3, 2).flags.c_contiguous
+    w, c, o = (w.transpose(0, 1, 3, 2), 1, inner) if exchanged else (_contiguous(w), channels, 1)
+    return w, (inner * channels, channels // groups * o, *((o, c) if backward else (c, o)))
+
+
+def _settings(window):
+    return window.kernel, window.stride, window.padding, window.dilation
+
+
+@lru_cache(maxsize=1024)
+def _geometries(kernel, stride, padding, dilation, source, result, channels, backward, steps, quads):
+    """For each launch: the struct Geometry, the pixels of its largest share, and its groups times shares.
+
+    source, result: shapes of the map that is read and the one that is written. channels: groups, and channels read and
+    written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
+    """
+    axes = backward_axis if backward else forward_axis
+    axes_y, axes_x = (axes(*s) for s in zip(result[1:3], kernel, stride, padding, dilation))
+    numbers = *source[1:3], *result[:3], kernel[1], *channels, *steps, *quads
+    launches = []
+    for y in range(0, len(axes_y), SHARES):
+        for x in range(0, len(axes_x), SHARES):
+            some_y, some_x = axes_y[y : y + SHARES], axes_x[x : x + SHARES]
+            g = np.zeros((), Geometry)
+            g["y"][: len(some_y)], g["x"][: len(some_x)] = some_y, some_x
+            for name, number in zip(NUMBERS.split(), (len(some_x), *numbers)):
+                g[name] = number
+            pixels = result[0] * max(axis[0] for axis in some_y) * max(axis[0] for axis in some_x)
+            launches.append((g, pixels, channels[0] * len(some_y) * len(some_x)))
+    return launches
+
+
+def forward_axis(size, kernel, stride, padding, dilation):
+    """The one share (see Axis in conv_window.cuh) of a convolution along one axis; size: of the result."""
+    return [(size, 0, 1, kernel, 0, 1, -padding, stride, dilation)]
+
+
+def backward_axis(size, kernel, stride, padding, dilation):
+    """The shares of the derivative along one axis: for each phase the pixels p of the map, of `size`, with
+    (p + padding) % stride == phase.
+
+    p = stride q + phase - padding meets place i of the kernel at pixel (p + padding - i dilation) / stride of gy, for
+    the i with (i dilation) % stride == phase: every step-th. So the pixels of a phase are a convolution of stride 1.
+    """
+    divisor = gcd(stride, dilation)
+    shares = []
+    for phase in range(stride):
+        first = (phase - padding) % stride
+        count = -(-(size - first) // stride)
+        taps = [i for i in range(kernel) if (i * dilation) % stride == phase]
+        tap = taps[0] if taps else 0
+        start = (first + padding - tap * dilation) // stride
+        if count > 0:
+            shares.append((count, first, stride, len(taps), tap, stride // divisor, start, 1, -dilation // divisor))
+    return shares

@@ -1,0 +1,116 @@
+// Where the window of a result pixel lies, and how its numbers are read: what the convolution kernels share.
+
+// One axis of a share of the result. Its pixel q is pixel first + q step of the result; tap a is place tap + a tap_step of
+// the kernel, and meets pixel start + q stride + a dilation of the map that is read.
+struct Axis {
+  int count, first, step;        // pixels of the share
+  int taps, tap, tap_step;
+  int start, stride, dilation;
+};
+
+// Filled in by conv_cuda.py; blockIdx.z numbers groups, and shares along x and y. A convolution has one share. Backward
+// with a stride s the pixels of the map fall into s phases along each axis: see backward_axis there.
+struct Geometry {
+  Axis y[4], x[4];
+  int shares_x;                      // along x
+  int height, width;                 // of the map that is read
+  int images, rows, columns;         // of the map that is written; for the gradient of the weights, of gy
+  int kernel_x, groups;
+  int inner, outer;                  // channels of a group, read and written
+  int w_tap, w_group, w_in, w_out;   // how many numbers of the weights lie from a place of the kernel, a group, a
+                                     // channel that is read, one that is written, to the next
+  int quads_x, quads_w, quads_y;     // whether four channels that lie side by side can be read (written) as one float4
+};
+
+// A place in the sum over taps and channels: channel c of tap (a, b). The sum ends where a == taps along y.
+struct Term {
+  int a, b, c;
+
+  __device__ void forward(int channels, int inner, int taps_x) {
+    c += channels;
+    while (c >= inner) {
+      c -= inner;
+      if (++b == taps_x) b = 0, ++a;
+    }
+  }
+};
+
+// A pixel of a share: which image, row and column.
+struct Place {
+  int image, row, column;
+};
+
+// The pixels of a block's share, and the group of channels.
+struct Share {
+  const Geometry &g;
+  const Axis &y, &x;
+  int group;
+
+  __device__ Share(const Geometry &g)
+      : g(g), y(g.y[blockIdx.z / g.groups / g.shares_x]), x(g.x[blockIdx.z / g.groups % g.shares_x]),
+        group(blockIdx.z % g.groups) {}
+
+  __device__ int pixels() const { return g.images * y.count * x.count; }
+  __device__ int terms() const { return y.taps * x.taps * g.inner; }
+
+  // Pixel number n, and the one that is `pixels` further. (Nearly always the row goes on: no division.)
+  __device__ Place place(int n) const { return {n / x.count / y.count, n / x.count % y.count, n % x.count}; }
+  __device__ void forward(Place &p, int pixels) const {
+    p.column += pixels;
+    if (p.column < x.count) return;
+    p.row += p.column / x.count;
+    p.column %= x.count;
+    if (p.row < y.count) return;
+    p.image += p.row / y.count;
+    p.row %= y.count;
+  }
+
+  // Term number n.
+  __device__ Term term(int n) const {
+    Term t = {x.taps > 0 ? 0 : y.taps, 0, 0};  // no taps along x: no terms
+    if (x.taps > 0) t.forward(n, g.inner, x.taps);
+    return t;
+  }
+  __device__ void forward(Term &t, int terms) const { t.forward(terms, g.inner, x.taps); }
+
+  // Where the weight of a term for a channel of the group's result lies, or NULL: no such term, no such channel.
+  __device__ const float *weight(const float *w, const Term &t, int channel) const {
+    int place = (y.tap + t.a * y.tap_step) * g.kernel_x + x.tap + t.b * x.tap_step;
+    bool exists = t.a < y.taps && channel < g.outer;
+    return exists ? w + (long long)place * g.w_tap + group * g.w_group + t.c * g.w_in + channel * g.w_out : nullptr;
+  }
+
+  // How far into the result a pixel of the share lies, at the first channel of the group.
+  __device__ long long result(const Place &p) const {
+    long long line = (long long)p.image * g.rows + y.first + p.row * y.step;
+    return (line * g.columns + x.first + p.column * x.step) * (g.groups * g.outer) + group * g.outer;
+  }
+};
+
+// The window of one pixel of a share.
+struct Window {
+  const float *image;  // the pixel's image, at the first channel of the group
+  int top, left;       // where the tap (0, 0) meets it
+
+  __device__ Window(const Share &s, const float *x, const Place &p) {
+    bool exists = p.image < s.g.images;  // a tile may have more rows than the share has pixels: they meet nothing
+    long long size = (long long)s.g.height * s.g.width * (s.g.groups * s.g.inner);
+    image = x + (exists ? p.image : 0) * size + s.group * s.g.inner;
+    top = exists ? s.y.start + p.row * s.y.stride : -(1 << 30);
+    left = s.x.start + p.column * s.x.stride;
+  }
+
+  // Where the term's number lies, or NULL: outside of the map, or no such term.
+  __device__ const float *at(const Share &s, const Term &t) const {
+    int y = top + t.a * s.y.dilation, x = left + t.b * s.x.dilation;
+    bool inside = t.a < s.y.taps && (unsigned)y < s.g.height && (unsigned)x < s.g.width;
+    return inside ? image + (y * s.g.width + x) * (s.g.groups * s.g.inner) + t.c : nullptr;
+  }
+};
+
+// What follows the sum: + bias + residual (each may be NULL), ReLU. channel: of all groups; at: in result and residual.
+__device__ inline float finished(float sum, const float *bias, int channel, const float *residual, long long at, int relu) {
+  if (bias) sum += bias[channel];
+  if (residual) sum += residual[at];
+  return relu && sum < 0 ? 0 : sum;  // not fmaxf: NaN stays NaN
+}

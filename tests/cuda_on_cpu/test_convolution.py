@@ -1,0 +1,159 @@
+"""Convolution's kernels against the specification in float64, forward and both gradients, and as operations."""
+
+import numpy as np
+import pytest
+
+from minimask import convolution_specification as specification
+from minimask.convolution import Window, conv2d, conv_transpose2d
+from minimask.functional import linear
+from minimask.kernels import conv_cuda
+from minimask.tensor import Tensor
+from tests.test_convolution import (
+    CONVOLUTIONS,
+    DIRECT,
+    TRANSPOSED,
+    convolution_arrays,
+    error,
+    random,
+    transposed_arrays,
+)
+
+# N, H, W, Cin, Cout, kernel: several tiles of pixels, of channels and of terms; channels that no float4 fits; linear.
+SEVERAL_TILES = [
+    (2, 9, 10, 12, 132, 3), (1, 17, 21, 33, 5, 3), (3, 7, 7, 64, 72, 1), (70, 1, 1, 200, 65, 1), (1, 40, 18, 4, 4, 3),
+]  # fmt: skip
+
+
+def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None):
+    """The three functions against the specifications."""
+    window = Window("test", w, **settings)
+    size = window.output_size(x.shape[1:3])
+    gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
+    x64, w64, gy64 = (a.astype(np.float64) for a in (x, w, gy))
+    ours_x, ours_w, ours_b, ours_gy = (gpu.asarray(a) for a in (x, w, b, gy))
+    ours_w = ours_w if w_on_card is None else w_on_card
+    y = conv_cuda.convolve(ours_x, ours_w, window, size, ours_b, ours_gy, True)
+    assert error(y.get(), specification.convolve_specification(x64, w64, window, size, b, gy, True)) < bound
+    y = conv_cuda.convolve(ours_x, ours_w, window, size)
+    assert error(y.get(), specification.convolve_specification(x64, w64, window, size)) < bound
+    gx = conv_cuda.convolve_backward_data(ours_gy, ours_w, x.shape[1:3], window)
+    expected = specification.convolve_backward_data_specification(gy64, w64, x.shape[1:3], window)
+    assert error(gx.get(), expected) < bound
+    gw = conv_cuda.convolve_backward_weights(ours_x, ours_gy, window)
+    assert error(gw.get(), specification.convolve_backward_weights_specification(x64, gy64, window)) < bound
+
+
+def arrays(n, h, w, cin, cout, kernel, groups=1):
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    x, weights = random(n, h, w, cin, dtype=np.float32), random(*kernel, cin // groups, cout, seed=1, dtype=np.float32)
+    return x, weights, random(cout, seed=2, dtype=np.float32)
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_each_case(gpu, case):
+    check(gpu, *convolution_arrays(case, np.float32))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_shapes(gpu, seed):
+    rng = np.random.default_rng(seed)
+    groups = int(rng.choice([1, 1, 2]))
+    cin, cout = (int(rng.integers(1, 24)) * groups for _ in range(2))
+    kernel, stride, dilation = (tuple(map(int, rng.integers(1, end, 2))) for end in (4, 4, 3))
+    padding = tuple(map(int, rng.integers(0, 3, 2)))
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, kernel, padding)]
+    size = [n + int(rng.integers(0, 9)) for n in least]
+    settings = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    check(gpu, *arrays(int(rng.integers(1, 4)), *size, cin, cout, kernel, groups), settings)
+
+
+@pytest.mark.parametrize("enough", [1, 264], ids=["large tiles", "small tiles"])
+@pytest.mark.parametrize("shape", SEVERAL_TILES)
+def test_several_tiles(gpu, monkeypatch, shape, enough):
+    """With few blocks wanted, tiles are large and sums over pixels are not cut into parts."""
+    monkeypatch.setattr(conv_cuda, "ENOUGH_BLOCKS", enough)
+    check(gpu, *arrays(*shape), dict(padding=shape[5] // 2))
+
+
+def test_parts_of_the_sum_over_pixels(gpu, monkeypatch):
+    """2 images of 17 x 31 pixels make 5 parts of at most 224: the last one is short."""
+    launched = []
+    launch = conv_cuda.launch
+    monkeypatch.setattr(conv_cuda, "launch", lambda *a, **k: launched.append(a[:3]) or launch(*a, **k))
+    x, gy = random(2, 17, 31, 5, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
+    window = Window("test", np.empty((3, 3, 5, 6)), padding=1)
+    gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
+    assert [name for _, name, _ in launched] == ["backward_weights<64>", "add_parts"] and launched[0][2] == (1, 5, 1)
+    expected = specification.convolve_backward_weights_specification(*(a.astype(np.float64) for a in (x, gy)), window)
+    assert error(gw.get(), expected) < DIRECT
+
+
+def test_arrays_that_begin_anywhere(gpu):
+    """Parts of a larger array need not begin where a float4 may; weights of a transposed convolution have their axes
+    exchanged.
+    """
+    x, w, b = arrays(2, 5, 6, 8, 12, 3)
+    flat = gpu.empty(x.size + w.size + 2, np.float32)
+    flat[1 : 1 + x.size] = gpu.asarray(x.ravel())
+    flat[1 + x.size : 1 + x.size + w.size] = gpu.asarray(w.ravel())
+    on_card = flat[1 : 1 + x.size].reshape(x.shape), flat[1 + x.size : 1 + x.size + w.size].reshape(w.shape)
+    assert on_card[0].data.ptr % 16 == 4
+    window = Window("test", w, padding=1)
+    y = conv_cuda.convolve(*on_card, window, (5, 6))
+    expected = specification.convolve_specification(x.astype(np.float64), w.astype(np.float64), window, (5, 6))
+    assert error(y.get(), expected) < DIRECT
+    exchanged = gpu.asarray(np.ascontiguousarray(w.transpose(0, 1, 3, 2))).transpose(0, 1, 3, 2)
+    check(gpu, x, w, b, dict(padding=1), w_on_card=exchanged)
+    sliced = gpu.asarray(np.repeat(w, 2, axis=1))[:, ::2]
+    check(gpu, x, w, b, dict(padding=1), w_on_card=sliced)
+
+
+def test_nan_passes(gpu):
+    """One NaN reaches the results whose windows hold it, through the ReLU."""
+    x, w, _ = arrays(1, 5, 5, 4, 4, 3)
+    x[0, 0, 0, 1] = np.nan
+    y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), Window("test", w, padding=1), (5, 5), relu=True).get()
+    assert np.isnan(y[0, :2, :2]).all() and np.isfinite(y[0, 2:]).all() and np.isfinite(y[0, :, 2:]).all()
+
+
+def test_no_images(gpu):
+    x, w, b = (gpu.asarray(a) for a in arrays(0, 5, 5, 4, 8, 3))
+    window = Window("test", w, padding=1)
+    assert conv_cuda.convolve(x, w, window, (5, 5), b).shape == (0, 5, 5, 8)
+    assert conv_cuda.convolve_backward_data(gpu.empty((0, 5, 5, 8), np.float32), w, (5, 5), window).shape == x.shape
+    gw = conv_cuda.convolve_backward_weights(x, gpu.empty((0, 5, 5, 8), np.float32), window)
+    np.testing.assert_array_equal(gw.get(), np.zeros(w.shape))
+
+
+# ------------------------------------------------------------------------------------------- operations
+
+
+def check_operation(gpu, operation, inputs):
+    """The result and every gradient, on the GPU in float32 and by the specification in float64."""
+    results = []
+    for convert in (lambda a: a.astype(np.float64), lambda a: gpu.asarray(a.astype(np.float32))):
+        tensors = [Tensor(convert(a), requires_grad=True) for a in inputs]
+        y = operation(*tensors)
+        y.backward(convert(random(*y.shape, seed=5)))
+        results.append([y.data, *(t.grad for t in tensors)])
+    for expected, found in zip(*results):
+        assert error(found.get(), expected) < DIRECT
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_operation(gpu, case):
+    x, w, b, settings = transposed_arrays(case)
+    check_operation(gpu, lambda x, w, b: conv_transpose2d(x, w, b, relu=True, **settings), (x, w, b))
+
+
+@pytest.mark.parametrize("case", ["plain 3x3", "stride 2", "groups", "1x1"])
+def test_operation(gpu, case):
+    x, w, b, settings = convolution_arrays(case)
+    residual = random(*conv2d(*map(Tensor, (x, w)), **settings).shape, seed=6)
+    check_operation(gpu, lambda x, w, b, r: conv2d(x, w, b, residual=r, relu=True, **settings), (x, w, b, residual))
+    check_operation(gpu, lambda x, w: conv2d(x, w, **settings), (x, w))
+
+
+def test_linear(gpu):
+    x, w, b = random(5, 12), random(12, 7, seed=1), random(7, seed=2)
+    check_operation(gpu, lambda x, w, b: linear(x, w, b, relu=True), (x, w, b))
