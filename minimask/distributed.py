@@ -153,7 +153,9 @@ def _end_all(error, tell):
     except BaseException:  # not for users: a mistake in the program
         traceback.print_exc()
     print(f"minimask: worker {rank()} of {size()} could not go on; all are ended", file=sys.stderr, flush=True)
+    sys.stdout.flush()
     _group.comm.Abort(status)
+    os._exit(status)  # some MPIs come back from Abort, and only then are ended
 
 
 def _world():
