@@ -32,7 +32,7 @@ def forward_part(t, parts, arrays, numbers):
                     values = x[pixel : pixel + channels]
                     own = np.uint8(i * kw + j)
                     for c in range(channels):
-                        better = not (values[c] <= best[c])
+                        better = values[c] > best[c] or values[c] != values[c]
                         best[c] = values[c] if better else best[c]
                         place[c] = own if better else place[c]
 

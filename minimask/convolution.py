@@ -8,7 +8,7 @@ weights (kh, kw, Cin, Cout) and summed, which gives the Cout numbers of one outp
 Three functions do all the work, here and in the kernels: `convolve`, and its two derivatives `convolve_backward_data`
 (the gradient of x) and `convolve_backward_weights` (the gradient of w). A transposed convolution is the second one used
 as a forward operation. Each has a specification in plain array code (`convolution_specification`, any dtype, NumPy or
-CuPy) and float32 kernels, chosen in `_kernels`: `minimask.kernels.conv` or `winograd` on the CPU, `conv_cuda` on the GPU.
+CuPy) and float32 kernels: `minimask.kernels.conv` or `winograd` on the CPU, `conv_cuda` on the GPU.
 
 Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L21, L23.
 """
@@ -26,7 +26,6 @@ from minimask.convolution_specification import (
     pool_window,
 )
 from minimask.device import kernels, on_cpu
-from minimask.kernels import max_pool as pool_kernels
 from minimask.kernels import winograd as winograd_kernels
 from minimask.normalization import gradient_sums
 from minimask.tensor import Function
@@ -161,16 +160,16 @@ class MaxPool2dFunction(Function):
     def forward(self, x):
         self.shape = x.shape
         settings = self.size, self.stride, self.padding
-        self.has_kernel = on_cpu(x) and _has_kernel(x) and self.size[0] * self.size[1] <= 256
+        self.has_kernel = _has_kernel(x) and self.size[0] * self.size[1] <= 256
         if self.has_kernel:
             _, result = pool_window(x.shape, *settings)
-            y, self.winner = pool_kernels.forward(x, *settings, result)
+            y, self.winner = kernels("max_pool", x).forward(x, *settings, result)
         else:
             y, self.winner = max_pool2d_specification(x, *settings)
         return y
 
     def backward(self, gy):
-        backward = pool_kernels.backward if self.has_kernel else max_pool2d_backward_specification
+        backward = kernels("max_pool", gy).backward if self.has_kernel else max_pool2d_backward_specification
         return (backward(gy, self.winner, self.shape, self.size, self.stride, self.padding),)
 
 

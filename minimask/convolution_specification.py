@@ -108,7 +108,7 @@ def max_pool2d_specification(x, size, stride, padding):
     y = xp.full((len(x), *result, x.shape[3]), -xp.inf, x.dtype)  # (N, OH, OW, C)
     winner = xp.zeros(y.shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
     for i, j, at in window.taps(result):
-        better = ~(x[at] <= y)  # larger, or NaN
+        better = (x[at] > y) | (x[at] != x[at])  # larger, or NaN
         y = xp.where(better, x[at], y)
         winner[better] = i * size[1] + j
     return y, winner

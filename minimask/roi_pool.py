@@ -66,10 +66,13 @@ def round_boxes(boxes, levels, scales):
     return xp.concatenate([first, xp.maximum(last, first) + 1], axis=1).astype(boxes.dtype) / scale
 
 
-def bins_of_cells(first, last, size, cells):
-    """Along one axis: a box from cell `first` to `last` cut into `size` bins -> for each bin its cells start, stop."""
-    step = max(last - first + 1, 1) / size
-    edges = [(first + int(np.floor(b * step)), first + int(np.ceil((b + 1) * step))) for b in range(size)]
+def bins_of_cells(first, last, size, cells, real=np.float64):
+    """Along one axis: a box from cell `first` to `last` cut into `size` bins -> for each bin its cells start, stop.
+
+    real: the type in which to compute. In float64, 7 bins of 29 / 7 cells end after 29.000000000000004, in a 30th cell.
+    """
+    step = real(max(last - first + 1, 1)) / real(size)
+    edges = [(first + int(np.floor(real(b) * step)), first + int(np.ceil(real(b + 1) * step))) for b in range(size)]
     return [(min(max(start, 0), cells), min(max(stop, 0), cells)) for start, stop in edges]
 
 
@@ -85,8 +88,8 @@ def roi_pool_specification(features, boxes, image_index, levels, scales, size=7)
         feature = features[level][image]
         height, width, channels = feature.shape
         (x1, y1), (x2, y2) = (corner.tolist() for corner in round_to_cells(box, box.dtype.type(scales[level])))
-        for i, (top, bottom) in enumerate(bins_of_cells(y1, y2, size, height)):
-            for j, (left, right) in enumerate(bins_of_cells(x1, x2, size, width)):
+        for i, (top, bottom) in enumerate(bins_of_cells(y1, y2, size, height, out.dtype.type)):
+            for j, (left, right) in enumerate(bins_of_cells(x1, x2, size, width, out.dtype.type)):
                 if top < bottom and left < right:
                     cells = feature[top:bottom, left:right].reshape(-1, channels)
                     which = cells.argmax(0)  # (C,)

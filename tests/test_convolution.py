@@ -349,6 +349,16 @@ def test_pool_kernels_on_random_shapes(seed):
     np.testing.assert_array_equal(pool_kernels.backward(gy, own, shape, size, stride, padding), expected)
 
 
+def test_pool_keeps_what_is_not_a_number():
+    x = np.array([np.nan, 1, 2, -np.inf, -np.inf, 3], np.float32).reshape(1, 1, 6, 1)
+    expected = [np.nan, 2, 2, -np.inf, 3]
+    y, winner = convolution.max_pool2d_specification(x, (1, 2), (1, 1), (0, 0))
+    np.testing.assert_array_equal(y.ravel(), expected)
+    y, own = pool_kernels.forward(x, (1, 2), (1, 1), (0, 0), (1, 5))
+    np.testing.assert_array_equal(y.ravel(), expected)
+    np.testing.assert_array_equal(own.view(np.uint8)[:5], winner.ravel())
+
+
 def test_pool_of_more_than_256_places():
     x = random(1, 20, 20, 2, dtype=np.float32)
     tensor = Tensor(x, requires_grad=True)

@@ -65,6 +65,15 @@ def test_kernel_equals_specification(dtype, size):
         np.testing.assert_allclose(tensor.grad, gfeature, atol=1e-4 if dtype == np.float32 else 1e-12)
 
 
+def test_bins_are_cut_in_the_precision_of_the_features():
+    # 29 cells in 7 bins: in float64 the last bin ends at 29.000000000000004 and takes the 30th cell too.
+    for dtype, largest in ((np.float32, 28), (np.float64, 29)):
+        feature = np.broadcast_to(np.arange(32, dtype=dtype), (1, 1, 32))[..., None]
+        settings = np.array([[0, 0, 28, 0]], dtype), np.zeros(1, int), np.zeros(1, int), [1.0], 7
+        assert roi_pool([feature], *settings).data[0, 0, 6, 0] == largest
+        assert roi_pool_specification([feature], *settings)[0][0, 0, 6, 0] == largest
+
+
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
 def test_gradients(operation):
     features, boxes, *where = case(channels=1, images=1)
