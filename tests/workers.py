@@ -1,0 +1,150 @@
+"""What each of several MPI workers does in the tests: mpiexec -n K python -m tests.workers TASK FILE [ARGUMENT ...]
+
+Where a result is to be compared, the first worker writes it to FILE.
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+
+from minimask import device, distributed, mask_rcnn, normalization, train
+from minimask.__main__ import _tell
+from minimask.datasets.loader import Loader
+from minimask.datasets.toy import ToyScenes
+from minimask.errors import InputError
+from minimask.tensor import Parameter
+
+STEPS, BATCH = 10, 8
+MODELS = {
+    # every batch norm of the toy preset, in fewer channels
+    "batch_norm": ("toy", dict(backbone_settings=dict(channels=(8, 8, 16, 16), stem="fine"), fpn_channels=16)),
+    # group norm, keypoints, masks whose classes compete, pictures of two sizes with few and many objects
+    "keypoints": (
+        "small",
+        dict(
+            backbone_settings=dict(channels=(8, 8, 16, 16), stem="small"), fpn_channels=16, keypoints=8,
+            keypoint_channels=(16,), mask_loss="softmax", min_size=64, max_size=96,
+        ),
+    ),
+}  # fmt: skip
+
+
+class Mixed:
+    """Scenes of 64 x 64 and 96 x 96 pixels in turn, every third one without its objects but the first."""
+
+    def __init__(self, count=40):
+        self.scenes = [ToyScenes(split="train", size=size, count=count) for size in (64, 96)]
+        self.keypoint_order = self.scenes[0].keypoint_order
+
+    def __len__(self):
+        return len(self.scenes[0])
+
+    def __getitem__(self, i):
+        sample = self.scenes[i % 2][i]
+        if i % 3 == 0:
+            for name in ("boxes", "labels", "masks", "crowd", "keypoints"):
+                setattr(sample, name, getattr(sample, name)[:1])
+        return sample
+
+
+def steps(name, optimiser, rate):
+    """Ten steps of a float64 model: name -> array of its losses, gradient norms and weights."""
+    preset, settings = MODELS[name]
+    small = dict(box_width=32, mask_channels=(16,), mask_width=16)
+    model = mask_rcnn.build(preset, 4, seed=1, **{**small, **settings}).to("float64").train()
+    settings = train.TrainSettings(steps=STEPS, optimiser=optimiser, learning_rate=float(rate), warm_up=2, clip=5.0)
+    optimiser = train.make_optimiser(model, settings)
+    loader = Loader(Mixed(), model.transform, BATCH, share=(distributed.rank(), distributed.size()))
+    losses, norms = [], []
+    for step in range(STEPS):
+        optimiser.lr = settings.learning_rate * train.rate_factor(settings, step, step / STEPS)
+        batch = distributed.same_size(loader.batch(step))
+        parts, norm = train.training_step(model, batch, optimiser, settings, step)
+        losses.append(list(parts.values()))
+        norms.append(norm)
+    return {"losses": np.array(losses), "norms": np.array(norms), **model.state_dict()}
+
+
+def task_steps(path, *arguments):
+    """`steps`, and that every worker ends with the same bits."""
+    result = steps(*arguments)
+    bits = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in result.values())).hexdigest()
+    assert len(set(distributed.all_of([bits]))) == 1
+    if distributed.is_first():
+        np.savez(path, **result)
+
+
+def task_validate(path, folder):
+    """A run that validates: the first worker with a batch of its own, while the others wait."""
+    model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
+    settings = train.TrainSettings(steps=3, validate_every=2)
+    loader = Loader(Mixed(), model.transform, 4, share=(distributed.rank(), distributed.size()))
+    calls = []
+
+    def validate(model):
+        calls.append(distributed.size())
+        return train.validation_loss(model, Loader(Mixed(), model.transform, 2), steps=1)
+
+    train.train(model, loader, settings, folder, validate=validate, progress=False)
+    calls = distributed.all_of([calls])
+    if distributed.is_first():
+        assert calls == [[1], []]
+
+
+def task_batch_norm(path, dtype):
+    """Batch norm and its gradients of rows shared out unevenly: worker i has i + 1 of them."""
+    x, gy, gamma, beta, running = batch_norm_inputs(dtype, distributed.size())
+    first = distributed.rank() * (distributed.rank() + 1) // 2
+    mine = slice(first, first + distributed.rank() + 1)
+    rows = [gather_rows(a) for a in batch_norm(x[mine], gy[mine], gamma, beta, running)]
+    if distributed.is_first():
+        y, gx, *others = ([row for part in result for row in part] for result in rows)
+        # each worker has its part of gamma's and beta's gradients, and the same running mean and variance
+        others = [np.array(a).reshape(distributed.size(), -1) for a in others]
+        np.savez(path, y=y, gx=gx, ggamma=others[0].sum(0), gbeta=others[1].sum(0), mean=others[2], var=others[3])
+
+
+def gather_rows(array):
+    """The arrays of all workers in a list."""
+    return distributed.all_of([array])
+
+
+def batch_norm_inputs(dtype, workers):
+    """x, gy (N, 3, 5, 6), gamma, beta (6,) and running mean and variance, with N = 1 + 2 + ... + workers."""
+    rng = np.random.default_rng(5)
+    shape = workers * (workers + 1) // 2, 3, 5, 6
+    x = rng.standard_normal(shape) * np.arange(1, 7) + 50 + 10 * rng.standard_normal((shape[0], 1, 1, 6))
+    gy, gamma, beta = rng.standard_normal(shape), rng.standard_normal(6), rng.standard_normal(6)
+    return *(a.astype(dtype) for a in (x, gy, gamma, beta)), np.stack([np.zeros(6), np.ones(6)]).astype(dtype)
+
+
+def batch_norm(x, gy, gamma, beta, running):
+    """y, gx, ggamma, gbeta and the running mean and variance after it."""
+    x, gamma, beta = Parameter(x), Parameter(gamma), Parameter(beta)
+    mean, var = running.copy()
+    y = normalization.batch_norm(x, gamma, beta, mean, var, training=True)
+    y.backward(gy)
+    return y.data, x.grad, gamma.grad, beta.grad, mean, var
+
+
+def task_threads(path):
+    """How many threads each worker uses."""
+    counts = distributed.all_of([device.threads()])
+    if distributed.is_first():
+        np.savez(path, threads=counts)
+
+
+def task_fail(path, kind):
+    """Worker 1 alone cannot read a picture, or meets a mistake in the program; the others wait for it."""
+    if distributed.rank() == 1:
+        if kind == "input":
+            raise InputError("photos/7.png: not a readable image")
+        raise ZeroDivisionError("a mistake in the program")
+    distributed.total(np.ones(3))
+
+
+if __name__ == "__main__":
+    device.set_threads(1 if sys.argv[1] != "threads" else device.threads())
+    with distributed.session(_tell):
+        globals()[f"task_{sys.argv[1]}"](*sys.argv[2:])
