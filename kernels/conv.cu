@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(256, 2)
              const float *__restrict__ residual, int relu, float *__restrict__ y) {
   constexpr int D = 1024 / T, R = T / 16;
   __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // 4 more: stores of a warp fall on different banks
-  const Share s(g);
+  const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
   const int across = (g.outer + T - 1) / T;  // tiles of channels: neighbouring blocks share the pixels, not the weights
   const int pixel0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;
   if (pixel0 >= s.pixels()) return;  // shares differ in size
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(256, 2)
   }
   for (int step = 0; step < steps; step++) {
     if (step + 1 < steps) read();
-#pragma unroll
+#pragma unroll 2  // all of them at once need more registers than there are
     for (int k = 0; k < D; k++) {
       __align__(16) float a[R], b[R];
 #pragma unroll

@@ -1,4 +1,4 @@
-"""Convolution on the GPU, float32: launches conv.cu. The same three functions as in `conv`, on CuPy arrays."""
+"""Convolution on the GPU: the same three functions as in `conv`, on CuPy arrays; launches the kernels of conv_*.cu."""
 
 from functools import lru_cache
 from math import gcd
@@ -10,6 +10,7 @@ from minimask.kernels.cuda import NULL, blocks_for, launch
 
 THREADS = 256
 ENOUGH_BLOCKS = 264  # two for each multiprocessor of the largest cards; a constant, so that sums are the same on all
+PIXELS = 4  # that a thread of convolve_grouped has
 SHARES = 4  # of each axis that one launch can have
 
 # The structs of conv_window.cuh.
@@ -43,18 +44,27 @@ def convolve_backward_weights(x, gy, window):
     x, gy = _contiguous(x), _contiguous(gy)
     quads = inner % 4 == 0 and _aligned(x), False, outer % 4 == 0 and _aligned(gy)
     channels = groups, inner, outer
-    ((g, pixels, _),) = _geometries(*_settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads)
-    terms = window.kernel[0] * window.kernel[1] * inner
-    tile = 128 if min(terms, outer) > 64 else 64
-    tiles = _tiles(terms, outer, tile)
-    each = _part(pixels, tiles * groups)
-    parts = -(-pixels // each)
+    ((g, rows, columns, _),) = _geometries(*_settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads)
     gw = xp.empty(shape, np.float32)
+    if _small(*channels):
+        source, name, blocks = "conv_grouped", "backward_weights_grouped", (-(-gw.size // THREADS), 1)
+    else:
+        terms = window.kernel[0] * window.kernel[1] * inner
+        tile = 128 if min(terms, outer) > 64 else 64
+        source, name, blocks = "conv_weights", f"backward_weights<{tile}>", (_tiles(terms, outer, tile), groups)
+    pixels = rows * columns
+    each = _part(pixels, blocks[0] * blocks[1])
+    parts = -(-pixels // each)
     sums = gw if parts == 1 else xp.empty((parts, *shape), np.float32)
-    launch("conv_weights", f"backward_weights<{tile}>", (tiles, parts, groups), THREADS, g, x, gy, each, sums)
+    launch(source, name, (blocks[0], parts, blocks[1]), THREADS, g, x, gy, each, sums)
     if parts > 1:
         launch("conv_weights", "add_parts", blocks_for(gw.size, THREADS), THREADS, sums, parts, np.int64(gw.size), gw)
     return gw
+
+
+def _small(groups, inner, outer):
+    """Whether groups are so small that they would leave most of a tile empty."""
+    return groups > 1 and max(inner, outer) <= 16
 
 
 def _part(pixels, blocks):
@@ -76,9 +86,15 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
     others = (NULL if a is None else a for a in (b, residual))
     arguments = x, w, *others, relu, y
     channels = window.groups, inner, outer
-    for g, pixels, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
-        tile = 128 if outer > 64 and _tiles(pixels, outer, 128) * shares >= ENOUGH_BLOCKS else 64
-        blocks = _tiles(pixels, outer, tile), 1, shares
+    for g, rows, columns, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
+        if _small(*channels):
+            runs = rows * -(-columns // PIXELS)
+            blocks = -(-runs * y.shape[3] // THREADS), 1, shares
+            launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, *arguments)
+            continue
+        shares *= window.groups
+        tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
+        blocks = _tiles(rows * columns, outer, tile), 1, shares
         launch("conv", f"convolve<{tile}, {str(across).lower()}>", blocks, THREADS, g, *arguments)
     return y
 
@@ -114,7 +130,7 @@ def _settings(window):
 
 @lru_cache(maxsize=1024)
 def _geometries(kernel, stride, padding, dilation, source, result, channels, backward, steps, quads):
-    """For each launch: the struct Geometry, the pixels of its largest share, and its groups times shares.
+    """For each launch: the struct Geometry; rows (of all images) and columns of its largest share; how many shares.
 
     source, result: shapes of the map that is read and the one that is written. channels: groups, and channels read and
     written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
@@ -130,8 +146,8 @@ def _geometries(kernel, stride, padding, dilation, source, result, channels, bac
             g["y"][: len(some_y)], g["x"][: len(some_x)] = some_y, some_x
             for name, number in zip(NUMBERS.split(), (len(some_x), *numbers)):
                 g[name] = number
-            pixels = result[0] * max(axis[0] for axis in some_y) * max(axis[0] for axis in some_x)
-            launches.append((g, pixels, channels[0] * len(some_y) * len(some_x)))
+            rows, columns = (max(axis[0] for axis in some) for some in (some_y, some_x))
+            launches.append((g, result[0] * rows, columns, len(some_y) * len(some_x)))
     return launches
 
 

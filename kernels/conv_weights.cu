@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(256, 2)
     backward_weights(Geometry g, const float *__restrict__ x, const float *__restrict__ gy, int each, float *parts) {
   constexpr int D = 1024 / T, R = T / 16;
   __shared__ __align__(16) float xs[2][D][T], gs[2][D][T];
-  const Share s(g);
+  const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
   const int across = (g.outer + T - 1) / T;
   const int term0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;
   const int first = blockIdx.y * each, end = min(first + each, s.pixels());

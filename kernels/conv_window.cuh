@@ -8,8 +8,8 @@ struct Axis {
   int start, stride, dilation;
 };
 
-// Filled in by conv_cuda.py; blockIdx.z numbers groups, and shares along x and y. A convolution has one share. Backward
-// with a stride s the pixels of the map fall into s phases along each axis: see backward_axis there.
+// Filled in by conv_cuda.py. A convolution has one share. Backward, with a stride s, the pixels of the map fall into s shares
+// along each axis: see backward_axis there.
 struct Geometry {
   Axis y[4], x[4];
   int shares_x;                      // along x
@@ -40,15 +40,14 @@ struct Place {
   int image, row, column;
 };
 
-// The pixels of a block's share, and the group of channels.
+// A share of the pixels, and a group of channels.
 struct Share {
   const Geometry &g;
   const Axis &y, &x;
   int group;
 
-  __device__ Share(const Geometry &g)
-      : g(g), y(g.y[blockIdx.z / g.groups / g.shares_x]), x(g.x[blockIdx.z / g.groups % g.shares_x]),
-        group(blockIdx.z % g.groups) {}
+  __device__ Share(const Geometry &g, int share, int group)
+      : g(g), y(g.y[share / g.shares_x]), x(g.x[share % g.shares_x]), group(group) {}
 
   __device__ int pixels() const { return g.images * y.count * x.count; }
   __device__ int terms() const { return y.taps * x.taps * g.inner; }
@@ -98,6 +97,13 @@ struct Window {
     image = x + (exists ? p.image : 0) * size + s.group * s.g.inner;
     top = exists ? s.y.start + p.row * s.y.stride : -(1 << 30);
     left = s.x.start + p.column * s.x.stride;
+  }
+
+  // The window that lies so many pixels of the map further to the right.
+  __device__ Window right(int pixels) const {
+    Window window = *this;
+    window.left += pixels;
+    return window;
   }
 
   // Where the term's number lies, or NULL: outside of the map, or no such term.

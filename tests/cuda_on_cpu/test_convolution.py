@@ -75,15 +75,25 @@ def test_several_tiles(gpu, monkeypatch, shape, enough):
     check(gpu, *arrays(*shape), dict(padding=shape[5] // 2))
 
 
-def test_parts_of_the_sum_over_pixels(gpu, monkeypatch):
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (2, 2), ((1, 3), (2, 1))])
+@pytest.mark.parametrize("groups, inner, outer", [(40, 1, 1), (33, 1, 2), (6, 4, 4), (3, 5, 16), (2, 20, 24)])
+def test_groups(gpu, groups, inner, outer, stride, dilation):
+    """Each channel alone, small groups, groups that fill a part of a tile."""
+    settings = dict(stride=stride, padding=1, dilation=dilation, groups=groups)
+    check(gpu, *arrays(2, 9, 11, groups * inner, groups * outer, 3, groups), settings)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_parts_of_the_sum_over_pixels(gpu, monkeypatch, groups):
     """2 images of 17 x 31 pixels make 5 parts of at most 224: the last one is short."""
     launched = []
     launch = conv_cuda.launch
     monkeypatch.setattr(conv_cuda, "launch", lambda *a, **k: launched.append(a[:3]) or launch(*a, **k))
-    x, gy = random(2, 17, 31, 5, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
-    window = Window("test", np.empty((3, 3, 5, 6)), padding=1)
+    x, gy = random(2, 17, 31, 9, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
+    window = Window("test", np.empty((3, 3, 9 // groups, 6)), padding=1, groups=groups)
     gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
-    assert [name for _, name, _ in launched] == ["backward_weights<64>", "add_parts"] and launched[0][2] == (1, 5, 1)
+    name, blocks = ("backward_weights<64>", 2) if groups == 1 else ("backward_weights_grouped", 1)
+    assert [name for _, name, _ in launched] == [name, "add_parts"] and launched[0][2] == (blocks, 5, 1)
     expected = specification.convolve_backward_weights_specification(*(a.astype(np.float64) for a in (x, gy)), window)
     assert error(gw.get(), expected) < DIRECT
 
