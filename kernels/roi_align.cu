@@ -301,3 +301,15 @@ __global__ void backward_to_boxes(LEVELS(const float), int images, int channels,
     gboxes[4 * r + 3] = share * gy_extent;
   }
 }
+
+// The pyramid level of each box, counted from 0: floor(canonical_level + log2(sqrt(area) / canonical_size)), kept within
+// the `count` levels from `first` on. A thread takes a box: 16 bytes in, 8 out, in place of ten passes of array code.
+extern "C" __global__ void assign_levels(const float4 *__restrict__ boxes, int boxes_count, int first, int count,
+                                         float canonical_size, float canonical_level, long long *__restrict__ levels) {
+  GRID_LOOP(r, boxes_count) {
+    const float smallest = 1.17549435e-38f;  // the least float that is not denormal: log2(0) is none
+    const float side = sqrtf(fmaxf(box_area(boxes[r]), smallest));
+    const float level = floorf(canonical_level + log2f(side / canonical_size) + 1e-6f);
+    levels[r] = (long long)(fminf(fmaxf(level, first), first + count - 1) - first);
+  }
+}

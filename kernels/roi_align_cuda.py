@@ -68,6 +68,16 @@ def backward_to_boxes(gy, chosen, features, boxes, image_index, levels, scales, 
     return gboxes
 
 
+def assign_levels(boxes, first_level, levels, canonical_size, canonical_level):
+    """The level of each box (..., 4), counted from 0: (...) int64; see `minimask.roi_align.assign_levels`."""
+    xp = array_module(boxes)
+    assigned, count = xp.empty(boxes.shape[:-1], np.int64), boxes.size // 4
+    if count:
+        numbers = count, first_level, levels, float(canonical_size), float(canonical_level)
+        launch("roi_align", "assign_levels", blocks_for(count, 128), 128, contiguous(boxes), *numbers, assigned)
+    return assigned
+
+
 def pyramid(maps, scales):
     """The kernels' arguments LEVELS: array, height, width and scale of each level; None: a level that is left out."""
     if len(maps) > LEVELS:

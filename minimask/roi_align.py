@@ -45,6 +45,9 @@ def assign_levels(boxes, first_level=2, levels=4, canonical_size=224, canonical_
     k = floor(canonical_level + log2(sqrt(area) / canonical_size)), kept within the `levels` levels that start with P
     `first_level`: a box of 224 x 224 pixels reads P4 (2 here), one of 112 x 112 P3 (1). Lin et al. 2017, equation 1.
     """
+    if not on_cpu(boxes) and boxes.dtype == np.float32:
+        settings = first_level, levels, canonical_size, canonical_level
+        return kernels("roi_align", boxes).assign_levels(boxes, *settings)
     xp = array_module(boxes)
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     side = xp.sqrt(xp.fmax(area, xp.finfo(area.dtype).tiny))

@@ -165,6 +165,21 @@ def test_equals_the_kernel_of_the_cpu(gpu):
         np.testing.assert_allclose(gradient, tensor.grad, rtol=1e-5, atol=scaled(1, tensor.grad))
 
 
+def test_levels_of_boxes(gpu):
+    rng = np.random.default_rng(7)
+    sides = np.exp(rng.uniform(0, 7, (300, 2))).astype(np.float32)
+    sides[:9] = np.array([0, 1, 56, 111.9, 112, 223.9, 224, 448, 5000], np.float32)[:, None]
+    boxes = np.concatenate([0 * sides, sides], axis=1)
+    boxes[9, 2] = np.nan
+    for shape, settings in (((300, 4), ()), ((3, 100, 4), (3, 2, 100, 3)), ((0, 4), ())):
+        part = boxes[: np.prod(shape[:-1])].reshape(shape)
+        with no_sync(gpu):
+            found = module.assign_levels(gpu.asarray(part), *settings)
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found.get(), module.assign_levels(part, *settings))
+    assert module.assign_levels(gpu.asarray(boxes[:9])).get().tolist() == [0, 0, 0, 0, 1, 1, 2, 3, 3]
+
+
 def test_double_precision_takes_the_specification(gpu):
     features, boxes, image_index, levels, scales = case()
     inputs = [gpu.asarray(feature) for feature in features]
