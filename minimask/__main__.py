@@ -83,7 +83,7 @@ def command_train(args):
     from minimask import distributed
 
     if args.distributed:
-        with distributed.session(_tell, on_card=getattr(args, "device", None) == "cuda"):
+        with distributed.session(_tell):
             return _train(args)
     if distributed.started_by_mpiexec() > 1:
         raise InputError("train: mpiexec started several processes, which share one run only with --distributed")
@@ -192,8 +192,8 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     from minimask.published import merge
     from minimask.train import train
 
+    where = device.resolve(distributed.own_device(options["device"]))  # before anything slow is done
     _set_threads(options["threads"])
-    where = device.resolve(options["device"])  # before anything slow is done
     dataset = open_dataset(options["images"], options["annotations"], "train", options)
     settings = _train_settings(options, len(dataset))
     changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}

@@ -118,16 +118,15 @@ def first_alone():
 
 
 @contextlib.contextmanager
-def session(tell, on_card=False):
+def session(tell):
     """Inside, this process is one of the workers that mpiexec started; one that fails ends all, with its message.
 
-    tell: function that prints an error's message and returns the exit status.  on_card: each worker takes a card of
-    its own. Raises InputError if mpi4py, an MPI or NCCL is missing, or if there are more workers than cards.
+    tell: function that prints an error's message and returns the exit status.
+    Raises InputError if mpi4py or an MPI is missing.
     """
     global _group
     _group = Group(_world())
     try:
-        (_take_a_card if on_card else _share_the_cores)(_group.comm)
         yield
     except BaseException as error:
         if size() > 1 and not isinstance(error, Stopped):
@@ -181,39 +180,41 @@ def started_by_mpiexec():
     return int(os.environ.get("PMI_SIZE") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)
 
 
-def _neighbours(comm):
-    """The communicator of the workers on this machine."""
+def own_device(name):
+    """The device where this worker computes, if all were given `name` ("cpu", None or "cuda").
+
+    Of the CPU it takes its share of the cores, as Numba threads; of the cards of its machine worker i takes card i.
+    Raises InputError if NCCL is missing, or if there are more workers than cards.
+    """
+    if _group is None:
+        return name
     from mpi4py import MPI
 
-    return comm.Split_type(MPI.COMM_TYPE_SHARED)
-
-
-def _share_the_cores(comm):
-    """As many Numba threads as there are cores for each worker on this machine, if not fewer are set."""
-    near = _neighbours(comm)
-    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set().union(*near.allgather(mine))  # an mpiexec may have bound each worker to some of the cores
-    device.set_threads(min(device.threads(), max(1, len(cores) // near.Get_size())))
-
-
-def _take_a_card(comm):
-    """Worker i of this machine takes card i."""
-    import cupy
-
+    near = _group.comm.Split_type(MPI.COMM_TYPE_SHARED)  # the workers on this machine
+    if name in (None, "cpu"):
+        mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        cores = set().union(*near.allgather(mine))  # an mpiexec may have bound each worker to some of the cores
+        device.set_threads(min(device.threads(), max(1, len(cores) // near.Get_size())))
+        return name
+    if name != "cuda":
+        raise InputError(f"--distributed: each worker takes a card by itself: --device cuda, not {name}")
+    try:
+        import cupy
+    except ImportError:
+        return name  # `device.resolve` says what is missing
     try:
         from cupy.cuda import nccl
     except ImportError:
         nccl = None
-    if not getattr(nccl, "available", True) or nccl is None:
+    if not getattr(nccl, "available", False):
         raise InputError("--distributed --device cuda needs NCCL, by which cards talk: pip install nvidia-nccl-cu12")
-    near = _neighbours(comm)
     cards = cupy.cuda.runtime.getDeviceCount()
     if near.Get_size() > cards:
         raise InputError(
             f"--distributed: {near.Get_size()} workers on this machine, but it has {cards} "
             f"card{'s' * (cards != 1)}; each worker needs its own: mpiexec -n {cards}"
         )
-    cupy.cuda.Device(near.Get_rank()).use()
+    return f"cuda:{near.Get_rank()}"
 
 
 # --------------------------------------------------------------------------------------------- arrays of all workers

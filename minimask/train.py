@@ -164,12 +164,13 @@ def train(
                 optimiser.lr = settings.learning_rate * rate_factor(settings, step, progress)
                 tell(steps.run, next(batches), step)
                 step += 1
-                if first and validate and settings.validate_every and step % settings.validate_every == 0:
+                if validate and settings.validate_every and step % settings.validate_every == 0:
                     tell(steps.rest)
-                    with distributed.alone():
-                        log.write(step=step, **{f"validation_{k}": v for k, v in validate(model).items()})
-                    model.train()
-                if _due(settings, step, saved_at):
+                    if first:
+                        with distributed.alone():
+                            log.write(step=step, **{f"validation_{k}": v for k, v in validate(model).items()})
+                        model.train()
+                if distributed.from_first(_due(settings, step, saved_at)):
                     tell(steps.rest)
                     log.flush()
                     path = save(step)

@@ -130,6 +130,7 @@ def batch_norm(x, gy, gamma, beta, running):
 
 def task_threads(path):
     """How many threads each worker uses."""
+    assert distributed.own_device("cpu") == "cpu"
     counts = distributed.all_of([device.threads()])
     if distributed.is_first():
         np.savez(path, threads=counts)
