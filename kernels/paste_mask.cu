@@ -4,9 +4,9 @@
 // about a sample a pixel, so four bytes for each pixel of a box. Neighbouring threads read neighbouring bins, and what
 // lies between them comes from the cache. Writes 4 M^2 bytes a box.
 //
-// paste_masks: a row of blocks (blockIdx.x) shares the pixels of a box, a column of them (blockIdx.y) shares the
-// masks. Reads four of the (M + 2)^2 cells a pixel, which stay in the cache, and writes each pixel of a box once: 1 byte
-// a pixel for bool, 4 for float. The picture is zero before.
+// paste_masks: blockIdx.x is a mask, and blocks 0, 1, ... of blockIdx.y share the pixels of its box. Reads four of the
+// (M + 2)^2 cells a pixel, which stay in the cache, and writes each pixel of a box once: 1 byte for bool, 4 for float.
+// The picture is zero before.
 
 // The samples of a box along an axis: where its first bin starts, the bins' length and the samples in each.
 struct Bins {
@@ -88,27 +88,25 @@ __device__ void neighbours(Stretch axis, int i, int *low, int *high, float *shar
 // masks (D, M, M), edges (D, 4): x1, y1, x2, y2 in pixels, which may lie outside the picture; out (D, H, W), zero.
 // instantiate: paste_masks<bool>, paste_masks<float>
 template <class T>
-__global__ void paste_masks(const float *__restrict__ masks, const double *__restrict__ edges, int count, int cells,
-                            int height, int width, float threshold, T *__restrict__ out) {
-  for (int d = blockIdx.y; d < count; d += gridDim.y) {
-    const double *edge = edges + 4 * d;
-    const float *mask = masks + (long long)d * cells * cells;
-    Stretch x = stretch_axis(cells, edge[0], edge[2], width), y = stretch_axis(cells, edge[1], edge[3], height);
-    int pixels = x.count * y.count;
-    for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < pixels; k += gridDim.x * blockDim.x) {
-      int i = k / x.count, j = k % x.count, left, right, top, bottom;
-      float across, down;
-      neighbours(x, j, &left, &right, &across);
-      neighbours(y, i, &top, &bottom, &down);
-      const float *above = mask + top * cells, *below = mask + bottom * cells;
-      float low = above[left] + down * (below[left] - above[left]);
-      float high = above[right] + down * (below[right] - above[right]);
-      float value = low + across * (high - low);
-      T *pixel = out + ((long long)d * height + y.first + i) * width + x.first + j;
-      if constexpr (sizeof(T) == sizeof(bool))
-        *pixel = value >= threshold;
-      else
-        *pixel = value;
-    }
+__global__ void paste_masks(const float *__restrict__ masks, const double *__restrict__ edges, int cells, int height,
+                            int width, float threshold, T *__restrict__ out) {
+  const double *edge = edges + 4 * blockIdx.x;
+  const float *mask = masks + (long long)blockIdx.x * cells * cells;
+  Stretch x = stretch_axis(cells, edge[0], edge[2], width), y = stretch_axis(cells, edge[1], edge[3], height);
+  int pixels = x.count * y.count;
+  for (int k = blockIdx.y * blockDim.x + threadIdx.x; k < pixels; k += gridDim.y * blockDim.x) {
+    int i = k / x.count, j = k % x.count, left, right, top, bottom;
+    float across, down;
+    neighbours(x, j, &left, &right, &across);
+    neighbours(y, i, &top, &bottom, &down);
+    const float *above = mask + top * cells, *below = mask + bottom * cells;
+    float low = above[left] + down * (below[left] - above[left]);
+    float high = above[right] + down * (below[right] - above[right]);
+    float value = low + across * (high - low);
+    T *pixel = out + ((long long)blockIdx.x * height + y.first + i) * width + x.first + j;
+    if constexpr (sizeof(T) == sizeof(bool))
+      *pixel = value >= threshold;
+    else
+      *pixel = value;
   }
 }

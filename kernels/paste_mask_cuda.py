@@ -26,6 +26,7 @@ def paste_masks(masks, edges, threshold, out):
     """
     d, h, w = out.shape
     name = "paste_masks<float>" if threshold is None else "paste_masks<bool>"
-    blocks = blocks_for(h * w, PIXELS_A_BLOCK), max(1, min(d, 65535))
+    blocks = d, blocks_for(h * w, PIXELS_A_BLOCK, most=65535)
     limit = np.float32(0 if threshold is None else threshold)
-    launch("paste_mask", name, blocks, THREADS, masks, edges, d, masks.shape[1], h, w, limit, out)
+    if out.size:
+        launch("paste_mask", name, blocks, THREADS, masks, edges, masks.shape[1], h, w, limit, out)

@@ -1,48 +1,40 @@
 // Feature maps (N, H, W, C) resized to (N, H', W', C), and the gradients; see ResizeNearest and ResizeBilinear in
 // minimask/functional.py.
 //
-// A thread takes four channels of a pixel (T = float4), or one (float) where C is no multiple of 4; blockIdx.y counts rows
-// (n, y), blockIdx.x parts of a row, so neighbouring threads read and write neighbouring numbers. Forward reads the
-// small map from the cache and writes 4 bytes an output. Backward gathers: a thread adds up all outputs that its pixel
-// had a part in, row by row, always in the same order; it reads each output once (nearest) or about four times, three of
-// them from the cache (bilinear).
+// A thread takes four channels of a pixel (T = float4), or one (float) where C is no multiple of 4; blockIdx.x counts
+// rows (n, y), blockIdx.y parts of a row, so neighbouring threads read and write neighbouring numbers. Forward reads
+// the small map from the cache and writes 4 bytes an output. Backward gathers: a thread adds up all outputs that its
+// pixel had a part in, row by row, always in the same order; it reads each output once (nearest) or about four times,
+// three of them from the cache (bilinear).
 // w and wide are widths; c is the number of T's a pixel. Positions are whole numbers over a unit: exact for sides up to
 // 16,384.
 // instantiate: nearest<float>, nearest<float4>, nearest_backward<float>, nearest_backward<float4>
 // instantiate: bilinear<float>, bilinear<float4>, bilinear_backward<float>, bilinear_backward<float4>
 
-#define ROW_LOOP(row, rows) for (int row = blockIdx.y; row < (rows); row += gridDim.y)
-#define COLUMN_LOOP(k, columns) \
-  for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < (columns); k += gridDim.x * blockDim.x)
-
 // ----------------------------------------------------------------------------------------------------------- nearest
 // y[i, j] = x[floor(i H / H'), floor(j W / W')]
 template <class T>
-__global__ void nearest(const T *__restrict__ x, int n, int h, int w, int c, int high, int wide, T *__restrict__ y) {
-  ROW_LOOP(row, n * high) {
-    long long source = (long long)(row / high) * h + row % high * h / high;  // the row of x
-    COLUMN_LOOP(k, wide * c) {
-      y[(long long)row * wide * c + k] = x[(source * w + k / c * w / wide) * c + k % c];
-    }
-  }
+__global__ void nearest(const T *__restrict__ x, int h, int w, int c, int high, int wide, T *__restrict__ y) {
+  int row = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x;  // (n, y), (x, channel)
+  if (k >= wide * c) return;
+  long long source = (long long)(row / high) * h + row % high * h / high;  // the row of x
+  y[(long long)row * wide * c + k] = x[(source * w + k / c * w / wide) * c + k % c];
 }
 
-// The first i of 0 .. high - 1 with floor(i h / high) >= y: the outputs of pixel y are first_copy(y) .. first_copy(y + 1).
+// The first i with floor(i h / high) >= y: the outputs of pixel y are first_copy(y) to first_copy(y + 1) - 1.
 __device__ __forceinline__ int first_copy(int y, int h, int high) { return (y * high + h - 1) / h; }
 
 template <class T>
-__global__ void nearest_backward(const T *__restrict__ gy, int n, int h, int w, int c, int high, int wide,
+__global__ void nearest_backward(const T *__restrict__ gy, int h, int w, int c, int high, int wide,
                                  T *__restrict__ gx) {
-  ROW_LOOP(row, n * h) {
-    int image = row / h, top = first_copy(row % h, h, high), bottom = first_copy(row % h + 1, h, high);
-    COLUMN_LOOP(k, w * c) {
-      int left = first_copy(k / c, w, wide), right = first_copy(k / c + 1, w, wide);
-      T total = {};
-      for (int i = top; i < bottom; i++)
-        for (int j = left; j < right; j++) total += gy[(((long long)image * high + i) * wide + j) * c + k % c];
-      gx[(long long)row * w * c + k] = total;
-    }
-  }
+  int row = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x;  // (n, y), (x, channel)
+  if (k >= w * c) return;
+  int image = row / h, top = first_copy(row % h, h, high), bottom = first_copy(row % h + 1, h, high);
+  int left = first_copy(k / c, w, wide), right = first_copy(k / c + 1, w, wide);
+  T total = {};
+  for (int i = top; i < bottom; i++)
+    for (int j = left; j < right; j++) total += gy[(((long long)image * high + i) * wide + j) * c + k % c];
+  gx[(long long)row * w * c + k] = total;
 }
 
 // ---------------------------------------------------------------------------------------------------------- bilinear
@@ -58,23 +50,21 @@ __device__ __forceinline__ float weight(int i, int y, int in, int out) {
 
 // y[i, j] = sum over the two rows p and two columns q around it of weight(i, p) weight(j, q) x[p, q]
 template <class T>
-__global__ void bilinear(const T *__restrict__ x, int n, int h, int w, int c, int high, int wide, T *__restrict__ y) {
-  ROW_LOOP(row, n * high) {
-    int i = row % high, top = centre(i, h, high) / (2 * high), bottom = min(top + 1, h - 1);
-    float below = weight(i, bottom, h, high), above = bottom > top ? weight(i, top, h, high) : 0.f;
-    const T *image = x + (long long)(row / high) * h * w * c;
-    COLUMN_LOOP(k, wide * c) {
-      int j = k / c, left = centre(j, w, wide) / (2 * wide), right = min(left + 1, w - 1);
-      float after = weight(j, right, w, wide), before = right > left ? weight(j, left, w, wide) : 0.f;
-      long long a = ((long long)top * w + left) * c + k % c, b = ((long long)bottom * w + left) * c + k % c;
-      int step = (right - left) * c;
-      T total = above * before * image[a];
-      total += above * after * image[a + step];
-      total += below * before * image[b];
-      total += below * after * image[b + step];
-      y[(long long)row * wide * c + k] = total;
-    }
-  }
+__global__ void bilinear(const T *__restrict__ x, int h, int w, int c, int high, int wide, T *__restrict__ y) {
+  int row = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x;  // (n, y), (x, channel)
+  if (k >= wide * c) return;
+  int i = row % high, top = centre(i, h, high) / (2 * high), bottom = min(top + 1, h - 1);
+  float below = weight(i, bottom, h, high), above = bottom > top ? weight(i, top, h, high) : 0.f;
+  const T *image = x + (long long)(row / high) * h * w * c;
+  int j = k / c, left = centre(j, w, wide) / (2 * wide), right = min(left + 1, w - 1);
+  float after = weight(j, right, w, wide), before = right > left ? weight(j, left, w, wide) : 0.f;
+  long long a = ((long long)top * w + left) * c + k % c, b = ((long long)bottom * w + left) * c + k % c;
+  int step = (right - left) * c;
+  T total = above * before * image[a];
+  total += above * after * image[a + step];
+  total += below * before * image[b];
+  total += below * after * image[b + step];
+  y[(long long)row * wide * c + k] = total;
 }
 
 // The first output whose centre lies beyond that of pixel y - 1: there begins what pixel y has a part in.
@@ -84,20 +74,18 @@ __device__ __forceinline__ int first_touched(int y, int in, int out) {
 }
 
 template <class T>
-__global__ void bilinear_backward(const T *__restrict__ gy, int n, int h, int w, int c, int high, int wide,
+__global__ void bilinear_backward(const T *__restrict__ gy, int h, int w, int c, int high, int wide,
                                   T *__restrict__ gx) {
-  ROW_LOOP(row, n * h) {
-    int y = row % h, top = first_touched(y, h, high), bottom = y == h - 1 ? high : first_touched(y + 2, h, high);
-    const T *image = gy + (long long)(row / h) * high * wide * c;
-    COLUMN_LOOP(k, w * c) {
-      int x = k / c, left = first_touched(x, w, wide), right = x == w - 1 ? wide : first_touched(x + 2, w, wide);
-      T total = {};
-      for (int i = top; i < bottom; i++) {
-        float down = weight(i, y, h, high);
-        for (int j = left; j < right; j++)
-          total += down * weight(j, x, w, wide) * image[((long long)i * wide + j) * c + k % c];
-      }
-      gx[(long long)row * w * c + k] = total;
-    }
+  int row = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x;  // (n, y), (x, channel)
+  if (k >= w * c) return;
+  int y = row % h, top = first_touched(y, h, high), bottom = y == h - 1 ? high : first_touched(y + 2, h, high);
+  const T *image = gy + (long long)(row / h) * high * wide * c;
+  int x = k / c, left = first_touched(x, w, wide), right = x == w - 1 ? wide : first_touched(x + 2, w, wide);
+  T total = {};
+  for (int i = top; i < bottom; i++) {
+    float down = weight(i, y, h, high);
+    for (int j = left; j < right; j++)
+      total += down * weight(j, x, w, wide) * image[((long long)i * wide + j) * c + k % c];
   }
+  gx[(long long)row * w * c + k] = total;
 }

@@ -1,7 +1,7 @@
 """Feature maps resized on the GPU, and the gradients; see resize.cu. All float32."""
 
 from minimask.device import array_module
-from minimask.kernels.cuda import blocks_for, launch
+from minimask.kernels.cuda import launch
 
 THREADS = 128
 
@@ -34,8 +34,7 @@ def _run(name, source, shape):
     (n, h, w, c), (high, wide) = small.shape, large.shape[1:3]
     vectors = c % 4 == 0 and source.data.ptr % 16 == 0
     kind, c = ("float4", c // 4) if vectors else ("float", c)
-    rows, columns = n * shape[1], shape[2] * c
     if result.size:
-        blocks = blocks_for(columns, THREADS), min(rows, 65535)
-        launch("resize", f"{name}<{kind}>", blocks, THREADS, source, n, h, w, c, high, wide, result)
+        blocks = n * shape[1], -(-shape[2] * c // THREADS)  # rows, parts of a row
+        launch("resize", f"{name}<{kind}>", blocks, THREADS, source, h, w, c, high, wide, result)
     return result

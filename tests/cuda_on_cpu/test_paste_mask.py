@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+from minimask.kernels import paste_mask, paste_mask_cuda
 from minimask.mask_head import mask_targets, mask_targets_specification, paste_masks, paste_masks_specification
 
 
@@ -65,6 +66,7 @@ def test_targets_of_nothing_of_what_is_no_number_and_of_padding(gpu):
 def paste_case():
     boxes = [[3.2, 4.1, 30.7, 33.3], [-5, -6, 12, 14], [40, 30, 70, 90], [0, 0, 50, 40], [5, 5, 5, 5]]
     boxes += [[100, 100, 120, 130], [-90, -80, -30, -20], [10.1, 10.2, 10.9, 11.1], [-40, -3, 140, 9], [9, 9, 7, 8]]
+    boxes += [[5.5, 6.5, 5.5, 6.5], [20.7, 3, 20.3, 9]]
     masks = np.random.default_rng(2).random((len(boxes), 28, 28)).astype(np.float32)
     return masks, np.array(boxes, np.float32)
 
@@ -93,6 +95,15 @@ def test_paste_with_a_threshold(gpu, size):
     np.testing.assert_array_equal(found.get()[clear], soft[clear] >= 0.5)
     half = paste_masks(gpu.asarray(np.full((1, 4, 4), 0.5, np.float32)), gpu.asarray(boxes[3:4]), 40, 50, 0.5)
     assert half.get()[0, 8:32, 10:40].all()  # a probability that equals the threshold is the object's
+
+
+def test_masks_whose_border_is_not_zero(gpu):
+    masks = np.random.default_rng(3).random((2, 4, 4)).astype(np.float32)
+    edges = np.array([[2.5, 1, 9.5, 8], [-3, -1, 14, 12]])
+    expected, found = np.zeros((2, 10, 12), np.float32), gpu.zeros((2, 10, 12), np.float32)
+    paste_mask.paste_masks(masks, edges, None, expected)
+    paste_mask_cuda.paste_masks(gpu.asarray(masks), gpu.asarray(edges), None, found)
+    np.testing.assert_allclose(found.get(), expected, atol=2e-6)
 
 
 def test_paste_nothing_and_what_is_no_number(gpu):
