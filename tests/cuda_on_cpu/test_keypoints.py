@@ -55,9 +55,9 @@ def test_of_equal_logits_the_first_counts(gpu, height, width):
 def test_the_peak_is_found_in_each_stripe(gpu):
     maps = np.zeros((1, 12, 70, 100), np.float32)  # 3 x 4 stripes of 32 x 32 pixels, for 8 warps
     for k in range(12):
-        maps[0, k, 20 + 20 * (k // 4), 31 + 22 * (k % 4)] = 1
+        maps[0, k, 20 + 24 * (k // 4), 31 + 22 * (k % 4)] = 1
     found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[100, 70]])).get()
-    np.testing.assert_array_equal(found[0], [[31 + 22 * (k % 4), 20 + 20 * (k // 4), 1] for k in range(12)])
+    np.testing.assert_array_equal(found[0], [[31 + 22 * (k % 4), 20 + 24 * (k // 4), 1] for k in range(12)])
 
 
 def test_no_boxes_and_boxes_that_are_not_numbers(gpu):
