@@ -86,7 +86,6 @@ extern "C" __global__ void __launch_bounds__(1024) suppress(
         alive[members[first + own]] = true;
       }
       kept += __popcll(stays);
-      __syncthreads();  // what was kept is there for all; the chunk may be overwritten
     }
   }
 }

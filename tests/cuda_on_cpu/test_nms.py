@@ -42,12 +42,24 @@ def test_ties_and_the_exact_threshold(gpu):
         assert compare(gpu, half, flat[:, :2], flat[:, :2] > 0, threshold, None, None)[1].sum() == kept
 
 
+def test_the_exact_threshold_in_a_later_chunk(gpu):
+    x = np.arange(70, dtype=np.float32) * 10
+    apart = np.stack([x, 0 * x, x + 2, 0 * x + 1], axis=1)[None]
+    apart[0, 69] = [0, 0, 1, 1]  # IoU exactly 0.5 with the first
+    falling = np.linspace(1, 0.5, 70, dtype=np.float32)[None]
+    for threshold, last in ((0.5, True), (0.499, False)):
+        assert compare(gpu, apart, falling, falling > 0, threshold, None, None)[1].all() == last
+
+
 def test_groups_of_one_share_stay_apart(gpu):
-    """Groups 1 and 17 are walked by the same block."""
-    same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 130, 1))
-    groups = np.where(np.arange(130) % 2, 1, 17)[None]
-    indices, kept = compare(gpu, same, np.ones((1, 130), np.float32), np.ones((1, 130), bool), 0.5, None, groups)
-    assert indices[kept].tolist() == [0, 1]
+    """Groups 1 and 17 are walked by the same block: in one chunk of 64, and one long after the other."""
+    x = np.arange(100, dtype=np.float32) * 10
+    apart = np.stack([x, 0 * x, x + 9, 0 * x + 9], axis=1)
+    twice = np.concatenate([apart, apart])[None]
+    falling = np.linspace(1, 0.5, 200, dtype=np.float32)[None]
+    assert compare(gpu, twice, falling, falling > 0, 0.5, None, np.repeat([[1, 17]], 100, axis=1))[1].all()
+    pairs = np.repeat(apart, 2, axis=0)[None]
+    assert compare(gpu, pairs, falling, falling > 0, 0.5, None, np.tile([[1, 17]], 100))[1].all()
 
 
 def test_a_chain_through_a_chunk(gpu):
