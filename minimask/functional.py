@@ -184,10 +184,9 @@ class Clip(Function):
 
 
 def sigmoid_array(x):
-    """1 / (1 + e^-x) of a raw array, without overflow: e is raised to -|x| only."""
+    """1 / (1 + e^-x) of a raw array, without overflow: e is raised to min(x, 0) and -|x| only."""
     xp = array_module(x)
-    e = xp.exp(-abs(x))
-    return xp.where(x >= 0, 1, e) / (1 + e)
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-abs(x)))
 
 
 def softmax_array(x, axis=-1):

@@ -187,12 +187,12 @@ class SigmoidMaskLoss(Function):
 
     def __init__(self, labels, targets, valid):
         self.labels, self.targets, self.valid = labels, targets, valid
-        self.own = None
 
     def forward(self, logits):
         xp = array_module(logits)
-        if has_kernel(logits):
-            n, self.channels = _count(self.valid, logits[..., 0]), logits.shape[3]
+        self.channels, self.has_kernel = logits.shape[3], has_kernel(logits)
+        if self.has_kernel:
+            n = _count(self.valid, logits[..., 0])
             y, self.gz = kernels("losses", logits).sigmoid_mask_loss(logits, self.labels, self.targets, self.valid, n)
             return y
         z, t, valid = _channel(logits, self.labels), self.targets.astype(logits.dtype), self.valid[:, None, None]
@@ -200,15 +200,15 @@ class SigmoidMaskLoss(Function):
         e = xp.exp(-abs(z))
         loss = xp.maximum(z, 0) - z * t + xp.log1p(e)
         if self.needs[0]:
-            p = xp.where(z >= 0, 1, e) / (1 + e)
-            self.gz = xp.where(valid, p - t, 0) / n
-            self.own = _one_hot(self.labels, logits.shape[3])
+            self.gz = xp.where(valid, sigmoid_array(z) - t, 0) / n
         return xp.asarray(xp.where(valid, loss, 0).sum() / n)
 
     def backward(self, gy):
-        if self.own is None:
+        if self.has_kernel:
             return (kernels("losses", gy).sigmoid_mask_gradient(self.gz, self.labels, gy, self.channels),)
-        return (self.own * (self.gz * gy)[..., None],)
+        gx = array_module(gy).zeros((*self.gz.shape, self.channels), self.gz.dtype)
+        gx[_channel_index(self.labels, self.channels)] = self.gz * gy
+        return (gx,)
 
 
 class SoftmaxMaskLoss(Function):
@@ -247,19 +247,24 @@ def _count(valid, z):
 
 
 def _places(labels, channels):
-    """labels (R,) -> (R, 1, 1, 1) indices into the last axis; the only channel if there is one."""
+    """labels (R,) -> (R,) indices into the last axis; the only channel if there is one."""
     xp = array_module(labels)
-    return xp.clip(labels, 0, channels - 1).astype(xp.int64)[:, None, None, None]
+    return xp.clip(labels, 0, channels - 1).astype(xp.int64)
 
 
 def _one_hot(labels, channels):
     """(R, 1, 1, C) bool: True at each box's channel."""
-    return _places(labels, channels) == array_module(labels).arange(channels)
+    return _places(labels, channels)[:, None, None, None] == array_module(labels).arange(channels)
+
+
+def _channel_index(labels, channels):
+    """The index that takes from (R, M, M, C) the channel of each box's label: (R, M, M)."""
+    return array_module(labels).arange(len(labels)), slice(None), slice(None), _places(labels, channels)
 
 
 def _channel(x, labels):
     """Of x (R, M, M, C) the channel of each box's label: (R, M, M)."""
-    return array_module(x).take_along_axis(x, _places(labels, x.shape[3]), axis=3)[..., 0]
+    return x[_channel_index(labels, x.shape[3])]
 
 
 def _check_logits(who, logits, labels, kind):
