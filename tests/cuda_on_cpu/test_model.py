@@ -1,0 +1,436 @@
+"""The whole model on a GPU: steps, inference, checkpoints and commands give what the CPU gives, and do not wait."""
+
+import contextlib
+import itertools
+import json
+import re
+import weakref
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimask import checkpoint, mask_rcnn, train
+from minimask.__main__ import main
+from minimask.datasets.loader import Loader
+from minimask.datasets.toy import ToyScenes
+from minimask.errors import InputError
+from minimask.image import restore
+from minimask.mask_rcnn import sampling_generator
+from minimask.tensor import Function
+from minimask.train_gpu import OBJECTS, Draws, Feeder, StepsOnGpu
+
+SMALL = dict(
+    backbone_settings=dict(channels=(8, 8, 8, 8), stem="small"), rpn_first_level=0, fpn_channels=8,
+    anchor_sizes=((8,), (16,), (32,), (64,)), rpn=dict(samples=16, pre_nms=(60, 60), post_nms=(40, 40)),
+    roi_samples=16, roi_canonical_size=56, box_pool_size=4, box_width=16, mask_pool_size=4, mask_channels=(8,),
+    mask_width=8, min_size=64, max_size=64,
+)  # fmt: skip
+BOTTLENECKS = dict(backbone="resnet50", norm="frozen", backbone_settings=dict(channels=(4, 4, 4, 8), stem="large"))
+VARIANTS = {
+    "toy": {},
+    "keypoints": dict(keypoints=8, keypoint_channels=(8,), keypoint_pool_size=4),
+    "group norm": dict(norm="group"),
+    "bottlenecks": BOTTLENECKS,
+    "groups": dict(
+        backbone="resnext50_32x4d", norm="frozen",
+        backbone_settings=dict(channels=(16, 16, 16, 16), stem="large", groups=4, group_width=4),
+    ),
+    "c4": dict(BOTTLENECKS, neck="c4", anchor_sizes=((16, 32, 64),)),
+    "dilated c5": dict(neck="c5", norm="frozen", anchor_sizes=((16, 32, 64),)),
+    "roi_pool, mlp": dict(roi_pooling="roi_pool", mask_head="mlp"),
+    "roi_warp, one mask": dict(roi_pooling="roi_warp", class_agnostic_masks=True),
+    "softmax, detectron2": dict(mask_loss="softmax", conventions="detectron2", sampling_ratio=0),
+    "boxes alone": dict(mask_head=None),
+}  # fmt: skip
+
+
+# For what the schedule of a kernel's threads cannot change: that is looked for in each kernel's own tests.
+one_schedule = pytest.mark.parametrize("gpu", [0], indirect=True, ids=["schedule0"])
+
+RATE = 2e-3  # with 1e-2 changing the weights by 3e-7 on the CPU changes a gradient in step 10 by 1 %
+
+
+def small_model(**changes):
+    return mask_rcnn.build("toy", 4, seed=0, **{**SMALL, **changes})
+
+
+def scenes(model, batch_size=2):
+    return Loader(ToyScenes("train", 64, 12), model.transform, batch_size)
+
+
+def settings(**changes):
+    return train.TrainSettings(**{**dict(steps=20, learning_rate=RATE, schedule="cosine", warm_up=3), **changes})
+
+
+def no_sync(gpu, **rules):
+    """A block in which waiting for the card raises, where the stand-in can tell."""
+    return gpu.no_sync(**rules) if hasattr(gpu, "no_sync") else contextlib.nullcontext()
+
+
+def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
+    """What there is to tell of the first steps, each with its own learning rate; none may make the host wait."""
+    chosen = settings()
+    optimiser = train.make_optimiser(model, chosen)
+    finished = []
+    with make(model, optimiser, chosen, **options) as steps:
+        batches = steps.batches((loader or scenes(model)).iterate(0))
+        for step in range(count):
+            optimiser.lr = RATE * train.rate_factor(chosen, step, step / 20)
+            batch = next(batches)
+            with no_sync(gpu, events=True):  # which is where the step before is read
+                finished += steps.run(batch, step)
+        finished += steps.rest()
+        batches.close()
+    return finished
+
+
+def make_steps_on_cpu(model, count, loader=None):
+    """The same on the CPU."""
+    chosen = settings()
+    optimiser = train.make_optimiser(model, chosen)
+    steps, loader, finished = train.StepsOnCpu(model, optimiser, chosen), loader or scenes(model), []
+    for step in range(count):
+        optimiser.lr = RATE * train.rate_factor(chosen, step, step / 20)
+        finished += steps.run(loader.batch(step), step)
+    return finished
+
+
+def assert_same_steps(found, expected, tolerance=1e-5):
+    assert [f.step for f in found] == list(range(len(expected)))
+    for ours, theirs in zip(found, expected):
+        assert (ours.images, ours.learning_rate) == (theirs.images, theirs.learning_rate)
+        assert list(ours.losses) == list(theirs.losses)
+        np.testing.assert_allclose(list(ours.losses.values()), list(theirs.losses.values()), atol=tolerance, rtol=0)
+        np.testing.assert_allclose(ours.norm, theirs.norm, rtol=10 * tolerance)
+
+
+# ---------------------------------------------------------------------------------------------------- training steps
+
+
+def test_training_steps_equal_the_cpu(gpu, request):
+    """Losses, gradient, weights and running statistics, over 20 steps (3 for the other schedules), with no wait."""
+    count = 20 if "schedule0" in request.node.name else 3
+    cpu, card = small_model(), small_model().to("cuda")
+    expected = make_steps_on_cpu(cpu, count)
+    assert_same_steps(make_steps(gpu, card, count), expected)
+    assert len({sum(e.losses.values()) for e in expected}) == count
+    theirs, before = cpu.state_dict(), small_model().state_dict()
+    for name, array in card.state_dict().items():
+        assert np.abs(theirs[name] - before[name]).max() > 1e-4, name  # training changes all of them
+        np.testing.assert_allclose(array.get(), theirs[name], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@one_schedule
+def test_gradients_and_detections_equal_the_cpu(gpu, variant):
+    """Every part a model can be made of, one step and one inference, with no wait."""
+    cpu, card = small_model(**VARIANTS[variant]), small_model(**VARIANTS[variant]).to("cuda")
+    batch = scenes(cpu).batch(0)
+    on_card = batch.to("cuda")
+    expected = cpu.losses(batch, sampling_generator(0, 0))
+    train.sum_of(expected).backward()
+    with no_sync(gpu):
+        found = card.losses(on_card, Draws(sampling_generator(0, 0)))
+        train.sum_of(found).backward()
+    for name, loss in expected.items():
+        np.testing.assert_allclose(found[name].data.get(), loss.data, rtol=1e-5, atol=1e-6, err_msg=name)
+    parameters = dict(card.named_parameters())
+    for name, parameter in cpu.named_parameters():
+        if parameter.grad is not None:
+            scale = np.abs(parameter.grad).max()
+            np.testing.assert_allclose(parameters[name].grad.get(), parameter.grad, atol=1e-4 * scale + 1e-7)
+
+    cpu.eval(), card.eval()
+    expected = cpu.detect(batch)
+    with no_sync(gpu):
+        found = card.detect(on_card)
+    assert expected.valid.sum() > 10
+    np.testing.assert_array_equal(found.valid.get(), expected.valid)
+    found, real = found.to("cpu"), expected.valid
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    for name in ("masks", "keypoints"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            np.testing.assert_allclose(ours[real], theirs[real], atol=1e-3, err_msg=name)
+
+
+def test_a_model_on_the_card_predicts_from_pictures(gpu):
+    cpu, card = small_model(), small_model().to("cuda")
+    images = [ToyScenes("test", 64, 2)[i].image for i in range(2)]
+    for ours, theirs in zip(card.predict(images), cpu.predict(images)):
+        assert isinstance(ours.masks, np.ndarray)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
+        assert (ours.masks != theirs.masks).mean() < 1e-3
+    assert card.training and card.device == "cuda" and cpu.device == "cpu"
+    batch = card.transform(images)
+    on_card = batch.to("cuda")
+    assert on_card.to("cuda") is on_card and batch.to("cpu") is batch
+    assert len(restore(card.eval().detect(on_card), on_card)) == 2
+
+
+@one_schedule
+def test_results_do_not_depend_on_the_run(gpu):
+    """The same bits again: no sum is made in an order that threads decide."""
+    first, second = (make_steps(gpu, small_model().to("cuda"), 3) for _ in range(2))
+    assert first == second
+
+
+# ------------------------------------------------------------------------------------------------------- CUDA graphs
+
+
+class GrowingScenes:
+    """Batches of 4, 4, 9, 4, 2 ... objects: two shapes of ground truth."""
+
+    def __init__(self, model):
+        self.loader = scenes(model)
+
+    def iterate(self, start):
+        for step in itertools.count(start):
+            batch = self.loader.batch(step)
+            if step in (2, 5):
+                more = [(0, 0), (0, OBJECTS + 1 - batch.boxes.shape[1])]
+                for name in ("boxes", "labels", "masks", "crowd", "valid", "keypoints"):
+                    array = getattr(batch, name)
+                    setattr(batch, name, np.pad(array, more + [(0, 0)] * (array.ndim - 2)))
+            yield batch
+
+    def batch(self, step):
+        return next(self.iterate(step))
+
+
+@one_schedule
+def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
+    """Replays take new batches, random numbers and learning rates; a shape that comes later gets a graph of its own."""
+    launches = []
+    launch = gpu.cuda.Graph.launch
+    monkeypatch.setattr(gpu.cuda.Graph, "launch", lambda graph, stream: launches.append(graph) or launch(graph, stream))
+    plain, graphs = small_model().to("cuda"), small_model().to("cuda")
+    expected = make_steps(gpu, plain, 7, GrowingScenes(plain))
+    assert not launches
+    found = make_steps(gpu, graphs, 7, GrowingScenes(graphs), graph=True)
+    assert len(launches) == 5 and len(set(map(id, launches))) == 2  # the first step of each shape is an ordinary one
+    assert_same_steps(found, expected)
+    for name, array in plain.state_dict().items():
+        np.testing.assert_allclose(graphs.state_dict()[name].get(), array.get(), atol=1e-4, err_msg=name)
+
+
+@one_schedule
+def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch):
+    monkeypatch.setattr("minimask.train_gpu.MOST_GRAPHS", 1)
+    cpu, card = small_model(), small_model().to("cuda")
+    found = make_steps(gpu, card, 4, GrowingScenes(card), graph=True)
+    assert_same_steps(found, make_steps_on_cpu(cpu, 4, GrowingScenes(cpu)))
+
+
+def test_cuda_graphs_need_a_card(tmp_path):
+    with pytest.raises(InputError, match="CUDA graphs need a GPU"):
+        train.train(small_model(), None, settings(), tmp_path, cuda_graph=True)
+
+
+# -------------------------------------------------------------------------------------------------- batches on the card
+
+
+def test_the_feeder_copies_ahead_on_its_own_stream(gpu):
+    """Every batch arrives whole, and of those before only one is kept."""
+    model = small_model()
+    loader = scenes(model)
+    feeder = Feeder(loader.iterate(0))
+    earlier = []
+    for step in range(4):
+        with no_sync(gpu):
+            batch = next(feeder)
+        expected = loader.batch(step)
+        assert batch.names == expected.names and isinstance(batch.original_sizes, np.ndarray)
+        for name in ("images", "sizes", "boxes", "labels", "masks", "crowd", "valid", "keypoints"):
+            np.testing.assert_array_equal(getattr(batch, name).get(), getattr(expected, name), err_msg=name)
+        earlier.append(weakref.ref(batch))
+        assert [reference() is not None for reference in earlier[-3:]][-2:] == [True] * min(step + 1, 2)
+        assert all(reference() is None for reference in earlier[:-2])
+        del batch
+    assert feeder.stream.is_non_blocking if hasattr(feeder.stream, "is_non_blocking") else True
+    assert feeder.stream.ptr != gpu.cuda.get_current_stream().ptr
+    feeder.close()
+
+
+# -------------------------------------------------------------------------------------------------- what is not finite
+
+
+class NotFiniteGradient(Function):
+    """y = 0, with a gradient that is not finite."""
+
+    def forward(self, x):
+        self.x = x
+        return x.sum() * 0
+
+    def backward(self, gy):
+        return (self.x * np.float32(np.nan),)
+
+
+def spoiled_scenes(model, bad_step):
+    loader = scenes(model)
+    for step in itertools.count():
+        batch = loader.batch(step)
+        if step == bad_step:
+            batch.images[0, 5, 5] = np.nan
+        yield batch
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
+@one_schedule
+def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
+    """Although the host learns of it when the next step has been launched."""
+    model, chosen = small_model().to("cuda"), settings()
+    optimiser = train.make_optimiser(model, chosen)
+    with StepsOnGpu(model, optimiser, chosen, graph) as steps:
+        batches = steps.batches(spoiled_scenes(model, bad_step=3))
+        for step in range(3):
+            steps.run(next(batches), step)
+        before = optimiser.flat.data.copy().get()
+        state = {name: array.copy() for name, array in optimiser.state_dict().items()}
+        (third,) = steps.run(next(batches), 3)
+        assert third.step == 2 and np.isfinite(third.norm)
+        with pytest.raises(train.NotFiniteError, match=r"step 4: .*loss_mask.* is not finite .*toy train") as error:
+            steps.run(next(batches), 4)
+        assert all(name in str(error.value) for name in scenes(model).batch(3).names)
+        np.testing.assert_array_equal(optimiser.flat.data.get(), before)
+        for name, array in optimiser.state_dict().items():
+            if name != "steps":
+                np.testing.assert_array_equal(array.get(), state[name].get(), err_msg=name)
+        assert optimiser.steps == state["steps"] == 3
+        assert steps.rest() == []
+        steps.run(scenes(model).batch(5).to("cuda"), 5)  # it can go on
+        (fifth,) = steps.rest()
+        assert np.isfinite(fifth.norm) and (optimiser.flat.data.get() != before).any()
+
+
+@one_schedule
+def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
+    model, chosen = small_model().to("cuda"), settings()
+    optimiser = train.make_optimiser(model, chosen)
+    parameter = model.roi_heads.box_head.fc7.weight
+    losses = model.losses
+
+    def spoiled(batch, rng):
+        parts = losses(batch, rng)
+        parts["loss_box_reg"] = parts["loss_box_reg"] + NotFiniteGradient()(parameter)
+        return parts
+
+    monkeypatch.setattr(model, "losses", spoiled)
+    with StepsOnGpu(model, optimiser, chosen) as steps:
+        steps.run(scenes(model).batch(0), 0)
+        with pytest.raises(train.NotFiniteError, match="step 1: the gradient of roi_heads.box_head.fc7.weight is not"):
+            steps.rest()
+
+
+# ---------------------------------------------------------------------------------------------------- whole runs
+
+
+class PowerCut(Exception):
+    """What ends a run before its time."""
+
+
+class ScenesUntil:
+    """The batches of steps before `end`."""
+
+    def __init__(self, model, end):
+        self.loader, self.dataset, self.end = scenes(model), range(12), end
+
+    def iterate(self, start):
+        for step in range(start, self.end):
+            yield self.loader.batch(step)
+        raise PowerCut
+
+
+def run(model, folder, end=5, **options):
+    """Train for 4 steps, or until a power cut -> what is in the last checkpoint."""
+    with contextlib.suppress(PowerCut):
+        chosen = settings(steps=4, save_every=2)
+        train.train(model, ScenesUntil(model, end), chosen, folder, progress=False, **options)
+    return checkpoint.read(checkpoint.find(folder))
+
+
+@one_schedule
+def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
+    """Of the same numbers they have the same bytes, and a run that began on one device goes on on the other."""
+    cpu = small_model()
+    paths = []
+    for device in ("cpu", "cuda"):
+        model = small_model().to(device)
+        optimiser = train.make_optimiser(model, settings())
+        paths.append(checkpoint.save(tmp_path / device, 0, model, optimiser, {"class_names": []}))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+    arrays, saved = run(cpu, tmp_path / "whole")
+    assert saved["step"] == 4
+    for first, second in (("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")):
+        folder = tmp_path / f"{first} {second}"
+        _, saved = run(small_model().to(first), folder, end=3)
+        assert saved["step"] == 2
+        found, saved = run(small_model().to(second), folder, resume=True)
+        assert saved["step"] == 4
+        assert all(isinstance(array, np.ndarray) for array in found.values())
+        for name, array in arrays.items():
+            np.testing.assert_allclose(found[name], array, atol=2e-4, err_msg=f"{folder.name} {name}")
+    lines = [json.loads(line) for line in (tmp_path / "cuda cuda" / train.LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@one_schedule
+def test_a_run_validates_and_logs_on_the_card(gpu, tmp_path):
+    model = small_model().to("cuda")
+    chosen = settings(steps=3, validate_every=2)
+
+    def validate(model):
+        return train.validation_loss(model, scenes(model), 1)
+
+    train.train(model, scenes(model), chosen, tmp_path, validate=validate, progress=False, cuda_graph=True)
+    lines = [json.loads(line) for line in (tmp_path / train.LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3]
+    assert "validation_loss" in lines[2] and lines[3]["gradient_norm"] > 0
+
+
+@one_schedule
+def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
+    model = small_model().to("cuda")
+    pool = gpu.get_default_memory_pool()
+    pool.set_limit(size=pool.used_bytes() + 1_000_000)
+    try:
+        with pytest.raises(InputError) as error:
+            train.train(model, scenes(model, 8), settings(), tmp_path, progress=False)
+    finally:
+        pool.set_limit(size=0)
+    size = r"[\d.]+ [MG]B"
+    message = f"memory is full: {size} were asked for, {size} are held here, {size} of {size} are free; use fewer"
+    assert re.search(message, str(error.value)) and "(--batch-size)" in str(error.value)
+
+
+@one_schedule
+def test_commands_take_a_device(gpu, tmp_path, capsys):
+    """train, evaluate and predict with --device cuda."""
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items() if not name.endswith("_size")]
+    changes += [f"--set={name}={SMALL[name]}" for name in ("roi_canonical_size", "box_pool_size", "mask_pool_size")]
+    folder = str(tmp_path / "run")
+    assert main([
+        "train", "--device", "cuda", "--cuda-graph", "--padded-size", "64", "64", "--steps", "3", "--toy-size", "64",
+        "--min-size", "64", "--max-size", "64", "--batch-size", "2", "--output", folder, *changes,
+    ]) == 0  # fmt: skip
+    _, saved = checkpoint.read(checkpoint.find(folder))
+    assert saved["step"] == 3 and saved["options"]["device"] == "cuda"
+    photo = tmp_path / "photo.png"
+    Image.fromarray(ToyScenes("test", 64, 1)[0].image).save(photo)
+    found = {}
+    for device in ("cpu", "cuda"):
+        output = tmp_path / device
+        arguments = ["--weights", folder, "--device", device, "--score", "0.05", "--output", str(output)]
+        assert main(["predict", str(photo), *arguments]) == 0
+        found[device] = json.loads((output / "photo.json").read_text())["detections"]
+    assert len(found["cpu"]) == len(found["cuda"]) > 0
+    for ours, theirs in zip(found["cuda"], found["cpu"]):
+        assert ours["label"] == theirs["label"] and ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+    assert main(["train", "--cuda-graph", "--steps", "1", "--output", str(tmp_path / "no")]) == 2
+    assert "--cuda-graph needs --device cuda" in capsys.readouterr().err
