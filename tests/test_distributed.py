@@ -121,6 +121,10 @@ def test_the_command_line(tmp_path, capsys):
     assert_same_run(tmp_path / "alone", tmp_path / "two")
 
 
+def test_all_begin_with_the_state_of_the_first(tmp_path):
+    run(2, "-m", "tests.workers", "same_state", tmp_path / "none")
+
+
 def test_the_first_worker_validates_alone(tmp_path):
     run(2, "-m", "tests.workers", "validate", tmp_path / "none", tmp_path / "run")
     lines = lines_of(tmp_path / "run")

@@ -75,6 +75,19 @@ def task_steps(path, *arguments):
         np.savez(path, **result)
 
 
+def task_same_state(path):
+    """Workers that begin with weights and steps of their own get those of the first."""
+    model = mask_rcnn.build("toy", 4, seed=10 + distributed.rank(), **MODELS["batch_norm"][1])
+    optimiser = train.make_optimiser(model, train.TrainSettings(steps=1))
+    optimiser.steps = 7 + distributed.rank()
+    optimiser.state["m"][0][...] = distributed.rank() + 1
+    distributed.same_state(model, optimiser)
+    if distributed.rank() == 1:
+        first = mask_rcnn.build("toy", 4, seed=10, **MODELS["batch_norm"][1]).state_dict()
+        assert all((array == first[name]).all() for name, array in model.state_dict().items())
+        assert optimiser.steps == 7 and (optimiser.state["m"][0] == 1).all()
+
+
 def task_validate(path, folder):
     """A run that validates: the first worker with a batch of its own, while the others wait."""
     model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
