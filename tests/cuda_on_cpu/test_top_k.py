@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minimask import targets
-from minimask.device import generator, kernels
+from minimask.device import generator
 
 
 def few_values(rng, *shape):
