@@ -39,9 +39,7 @@ def test_equals_the_specification(gpu, n, a, g, shared):
 
 def test_iou_at_the_limits_counts_as_above(gpu):
     # IoU with the first: 1, 1/2, 1/4, 1/5
-    anchors = np.array(
-        [[[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 5, 5], [0, 0, 5, 4]]], np.float32
-    )
+    anchors = np.array([[[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 5, 5], [0, 0, 5, 4]]], np.float32)
     real = np.ones((1, 1), bool)
     labels, _ = targets.match(*map(gpu.asarray, (anchors, anchors[:, :1], real, ~real)), 0.25, 0.5)
     np.testing.assert_array_equal(labels.get(), [[1, 1, -1, 0]])
