@@ -124,9 +124,13 @@ __global__ void __launch_bounds__(256, 2)
 }
 // instantiate: convolve<64, false>, convolve<64, true>, convolve<128, false>, convolve<128, true>
 
-// y = relu(y + bias + residual), in place: what follows a product that cuBLAS made. 4 bytes a number are read and written,
-// and 4 more of the residual. bias: (channels,) or NULL; residual: count numbers or NULL.
-extern "C" __global__ void finish(float *y, const float *bias, const float *residual, long long count, int channels,
-                                  int relu) {
-  GRID_LOOP(i, count) y[i] = finished(y[i], bias, i % channels, residual, i, relu);
+// y (pixels, channels) = relu(y + bias + residual), in place: what follows a product that cuBLAS made. bias: (channels,) or
+// NULL; residual: as y, or NULL. Launch: blocks of (lanes, rows) threads, a row for a pixel. Moves 8 bytes a number, 4 more
+// with a residual.
+extern "C" __global__ void finish(float *y, const float *bias, const float *residual, int pixels, int channels, int relu) {
+  for (int pixel = blockIdx.x * blockDim.y + threadIdx.y; pixel < pixels; pixel += gridDim.x * blockDim.y)
+    for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
+      const long long at = (long long)pixel * channels + channel;
+      y[at] = finished(y[at], bias, channel, residual, at, relu);
+    }
 }

@@ -1,16 +1,18 @@
 """Convolution on the GPU: the same three functions as in `conv`, on CuPy arrays; launches the kernels of conv_*.cu."""
 
+import sys
 from functools import lru_cache
 from math import gcd
 
 import numpy as np
 
-from minimask.device import array_module
-from minimask.kernels.cuda import NULL, blocks_for, launch
+from minimask.device import array_module, get_matmul_precision
+from minimask.kernels.cuda import NULL, blocks_for, capturing, channel_threads, launch
 
 THREADS = 256
 ENOUGH_BLOCKS = 264  # two for each multiprocessor of the largest cards; a constant, so that sums are the same on all
 PIXELS = 4  # that a thread of convolve_grouped has
+DEPTH, STAGES = 16, 3  # D and STAGES of conv_tensor.cu
 SHARES = 4  # of each axis that one launch can have
 
 # The structs of conv_window.cuh.
@@ -24,14 +26,18 @@ Geometry = np.dtype([("y", Axis, SHARES), ("x", Axis, SHARES), *((name, np.int32
 
 def convolve(x, w, window, size, b=None, residual=None, relu=False):
     """See `minimask.convolution.convolve`; here size is not optional, and all arrays are float32."""
-    y = array_module(x).empty((len(x), *size, w.shape[3]), np.float32)
-    return _convolve(x, w, window, False, b, residual, relu, y)
+    xp, shape = array_module(x), (len(x), *size, w.shape[3])
+    if _for_cublas(window, x):
+        return _finished(xp.matmul(_matrix(x), _matrix(w)), b, residual, relu).reshape(shape)
+    return _convolve(x, w, window, False, b, residual, relu, xp.empty(shape, np.float32))
 
 
 def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     """See `minimask.convolution.convolve_backward_data`; all arrays are float32."""
-    y = array_module(gy).empty((len(gy), *size, w.shape[2] * window.groups), np.float32)
-    return _convolve(gy, w, window, True, b, None, relu, y)
+    xp, shape = array_module(gy), (len(gy), *size, w.shape[2] * window.groups)
+    if _for_cublas(window, gy):
+        return _finished(xp.matmul(_matrix(gy), _matrix(w).T), b, None, relu).reshape(shape)
+    return _convolve(gy, w, window, True, b, None, relu, xp.empty(shape, np.float32))
 
 
 def convolve_backward_weights(x, gy, window):
@@ -41,25 +47,112 @@ def convolve_backward_weights(x, gy, window):
     shape = *window.kernel, inner, gy.shape[3]
     if gy.size == 0:
         return xp.zeros(shape, np.float32)
+    if _for_cublas(window, x):
+        return xp.matmul(_matrix(x).T, _matrix(gy)).reshape(shape)
+    if _pointwise(window):  # one long row: the next pixel is found without a division
+        x, gy = (a.reshape(1, 1, -1, a.shape[3]) for a in (x, gy))
     x, gy = _contiguous(x), _contiguous(gy)
     quads = inner % 4 == 0 and _aligned(x), False, outer % 4 == 0 and _aligned(gy)
     channels = groups, inner, outer
     ((g, rows, columns, _),) = _geometries(*_settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads)
-    gw = xp.empty(shape, np.float32)
+    gw, shared = xp.empty(shape, np.float32), 0
     if _small(*channels):
         source, name, blocks = "conv_grouped", "backward_weights_grouped", (-(-gw.size // THREADS), 1)
     else:
         terms = window.kernel[0] * window.kernel[1] * inner
         tile = 128 if min(terms, outer) > 64 else 64
-        source, name, blocks = "conv_weights", f"backward_weights<{tile}>", (_tiles(terms, outer, tile), groups)
-    pixels = rows * columns
-    each = _part(pixels, blocks[0] * blocks[1])
-    parts = -(-pixels // each)
+        source, name, shared = _form("conv_weights", "backward_weights", tile)
+        blocks = _tiles(terms, outer, tile), groups
+    each = _part(rows * columns, blocks[0] * blocks[1])
+    parts = -(-rows * columns // each)
     sums = gw if parts == 1 else xp.empty((parts, *shape), np.float32)
-    launch(source, name, (blocks[0], parts, blocks[1]), THREADS, g, x, gy, each, sums)
+    launch(source, name, (blocks[0], parts, blocks[1]), THREADS, g, x, gy, each, sums, shared=shared)
     if parts > 1:
         launch("conv_weights", "add_parts", blocks_for(gw.size, THREADS), THREADS, sums, parts, np.int64(gw.size), gw)
     return gw
+
+
+def _convolve(x, w, window, backward, b, residual, relu, y):
+    """Either direction: y, the result, is filled. One launch, unless a derivative has many shares."""
+    if y.size == 0:
+        return y
+    x, b, residual = (None if a is None else _contiguous(a) for a in (x, b, residual))
+    w, steps = _weights(w, window.groups, backward)
+    inner, outer = x.shape[3] // window.groups, y.shape[3] // window.groups
+    across = steps[3] == 1
+    quads_w = (outer if across else inner) % 4 == 0 and all(step % 4 == 0 for step in steps if step != 1)
+    quads = inner % 4 == 0 and _aligned(x), quads_w and _aligned(w), outer % 4 == 0
+    arguments = x, w, *(NULL if a is None else a for a in (b, residual)), relu, y
+    channels = window.groups, inner, outer
+    for g, rows, columns, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
+        if _small(*channels):
+            runs = rows * -(-columns // PIXELS)
+            blocks = -(-runs * y.shape[3] // THREADS), 1, shares
+            launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, *arguments)
+            continue
+        shares *= window.groups
+        tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
+        blocks = _tiles(rows * columns, outer, tile), 1, shares
+        source, name, shared = _form("conv", "convolve", tile, across)
+        launch(source, name, blocks, THREADS, g, *arguments, shared=shared)
+    return y
+
+
+# ---------------------------------------------------------------------------- products of matrices by cuBLAS
+
+
+def _for_cublas(window, x):
+    """Whether a convolution is a product of matrices that cuBLAS may do: 1x1, in float32, not in a CUDA graph."""
+    plain = _pointwise(window) and window.groups == 1 and x.size > 0
+    return plain and _precision() == "highest" and not capturing()
+
+
+def _pointwise(window):
+    return window.kernel == window.stride == (1, 1) and window.padding == (0, 0)
+
+
+def _matrix(a):
+    """(..., rows, columns) -> (all the others, columns); for weights (1, 1, in, out) -> (in, out)."""
+    return a.reshape(-1, a.shape[-1])
+
+
+def _finished(y, b, residual, relu):
+    """relu(y + b + residual), in place, for y (pixels, channels)."""
+    if b is None and residual is None and not relu:
+        return y
+    pixels, channels = y.shape
+    others = (NULL if a is None else _contiguous(a) for a in (b, residual))
+    _, (lanes, rows) = channel_threads(channels, THREADS)
+    launch("conv", "finish", blocks_for(pixels, rows), (lanes, rows), y, *others, pixels, channels, relu)
+    return y
+
+
+# ---------------------------------------------------------------------------- which kernel
+
+
+def _precision():
+    """What was asked for, if the card has it."""
+    asked = get_matmul_precision()
+    if asked == "highest" or int(sys.modules["cupy"].cuda.Device().compute_capability) < 80:
+        return "highest"
+    return asked
+
+
+def _form(source, name, tile, *template):
+    """The file, the kernel's full name and its bytes of dynamic shared memory, for the precision that is set."""
+    precision = _precision()
+    if precision == "highest":
+        return source, _instance(name, tile, *template), 0
+    bf16 = precision == "medium"
+    across = template[0] if template else True
+    deep, wide = DEPTH + (8 if bf16 else 4), tile + (4 if bf16 else 8)  # `pitch` of conv_tensor.cu, DEEP or not
+    x = tile * deep if template else DEPTH * wide
+    w = DEPTH * wide if across else tile * deep
+    return "conv_tensor", _instance(name, tile, *template, bf16), STAGES * (x + w) * 4
+
+
+def _instance(name, *template):
+    return f"{name}<{', '.join(str(value).lower() for value in template)}>"
 
 
 def _small(groups, inner, outer):
@@ -71,32 +164,6 @@ def _part(pixels, blocks):
     """How many pixels one part of a sum over pixels has: enough blocks, but none for a few pixels."""
     parts = min(-(-ENOUGH_BLOCKS // blocks), -(-pixels // 256), 65535)
     return -(-pixels // (16 * parts)) * 16  # whole steps
-
-
-def _convolve(x, w, window, backward, b, residual, relu, y):
-    """One launch for either direction: y, the result, is filled."""
-    if y.size == 0:
-        return y
-    x, b, residual = (None if a is None else _contiguous(a) for a in (x, b, residual))
-    w, steps = _weights(w, window.groups, backward)
-    inner, outer = x.shape[3] // window.groups, y.shape[3] // window.groups
-    across = steps[3] == 1
-    quads_w = (outer if across else inner) % 4 == 0 and all(step % 4 == 0 for step in steps if step != 1)
-    quads = inner % 4 == 0 and _aligned(x), quads_w and _aligned(w), outer % 4 == 0
-    others = (NULL if a is None else a for a in (b, residual))
-    arguments = x, w, *others, relu, y
-    channels = window.groups, inner, outer
-    for g, rows, columns, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
-        if _small(*channels):
-            runs = rows * -(-columns // PIXELS)
-            blocks = -(-runs * y.shape[3] // THREADS), 1, shares
-            launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, *arguments)
-            continue
-        shares *= window.groups
-        tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
-        blocks = _tiles(rows * columns, outer, tile), 1, shares
-        launch("conv", f"convolve<{tile}, {str(across).lower()}>", blocks, THREADS, g, *arguments)
-    return y
 
 
 def _tiles(height, width, tile):

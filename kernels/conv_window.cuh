@@ -76,7 +76,7 @@ struct Share {
   __device__ const float *weight(const float *w, const Term &t, int channel) const {
     int place = (y.tap + t.a * y.tap_step) * g.kernel_x + x.tap + t.b * x.tap_step;
     bool exists = t.a < y.taps && channel < g.outer;
-    return exists ? w + (long long)place * g.w_tap + group * g.w_group + t.c * g.w_in + channel * g.w_out : nullptr;
+    return exists ? w + place * g.w_tap + group * g.w_group + t.c * g.w_in + channel * g.w_out : nullptr;
   }
 
   // How far into the result a pixel of the share lies, at the first channel of the group.

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from minimask import convolution_specification as specification
+from minimask import device
 from minimask.convolution import Window, conv2d, conv_transpose2d
 from minimask.functional import linear
-from minimask.kernels import conv_cuda
+from minimask.kernels import conv_cuda, cuda
 from minimask.tensor import Tensor
 from tests.test_convolution import (
     CONVOLUTIONS,
@@ -24,12 +25,12 @@ SEVERAL_TILES = [
 ]  # fmt: skip
 
 
-def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None):
-    """The three functions against the specifications."""
+def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None, rounded=lambda a: a):
+    """The three functions against the specifications, for factors `rounded` before they are multiplied."""
     window = Window("test", w, **settings)
     size = window.output_size(x.shape[1:3])
     gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
-    x64, w64, gy64 = (a.astype(np.float64) for a in (x, w, gy))
+    x64, w64, gy64 = (rounded(a).astype(np.float64) for a in (x, w, gy))
     ours_x, ours_w, ours_b, ours_gy = (gpu.asarray(a) for a in (x, w, b, gy))
     ours_w = ours_w if w_on_card is None else w_on_card
     y = conv_cuda.convolve(ours_x, ours_w, window, size, ours_b, ours_gy, True)
@@ -52,6 +53,13 @@ def arrays(n, h, w, cin, cout, kernel, groups=1):
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_each_case(gpu, case):
     check(gpu, *convolution_arrays(case, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 2), (3, 9, 10, 8, 68), (70, 1, 1, 36, 65)])
+def test_pointwise_in_a_graph(gpu, shape):
+    """Outside cuBLAS has them, inside our own kernels."""
+    with cuda.as_in_a_graph():
+        check(gpu, *arrays(*shape, 1), {})
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -133,6 +141,67 @@ def test_no_images(gpu):
     assert conv_cuda.convolve_backward_data(gpu.empty((0, 5, 5, 8), np.float32), w, (5, 5), window).shape == x.shape
     gw = conv_cuda.convolve_backward_weights(x, gpu.empty((0, 5, 5, 8), np.float32), window)
     np.testing.assert_array_equal(gw.get(), np.zeros(w.shape))
+
+
+# ------------------------------------------------------------------------------------------- tensor cores
+
+
+def tf32(a):
+    """To 10 bits of fraction, halves away from zero."""
+    bits = a.view(np.uint32)
+    return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
+
+
+def bf16(a):
+    """To 7 bits of fraction, halves to even."""
+    bits = a.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & ~np.uint32(0xFFFF)).view(np.float32)
+
+
+ROUNDED = {"high": tf32, "medium": bf16}
+TENSOR = 5e-5  # with the same rounded factors: the sums of tensor cores are a little less exact than float32's
+
+
+@pytest.fixture(params=ROUNDED)
+def precision(request):
+    device.set_matmul_precision(request.param)
+    yield request.param
+    device.set_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    "case", ["plain 3x3", "stem 7x7 stride 2", "dilated, stride 2", "1x1", "1x1 stride 2", "oblong"]
+)
+def test_each_case_on_tensor_cores(gpu, precision, case):
+    check(gpu, *convolution_arrays(case, np.float32), bound=TENSOR, rounded=ROUNDED[precision])
+
+
+@pytest.mark.parametrize("enough", [1, 264], ids=["large tiles", "small tiles"])
+@pytest.mark.parametrize("shape", SEVERAL_TILES)
+def test_several_tiles_on_tensor_cores(gpu, precision, monkeypatch, shape, enough):
+    monkeypatch.setattr(conv_cuda, "ENOUGH_BLOCKS", enough)
+    check(gpu, *arrays(*shape), dict(padding=shape[5] // 2), bound=TENSOR, rounded=ROUNDED[precision])
+
+
+def test_groups_on_tensor_cores(gpu, precision):
+    check(gpu, *arrays(1, 5, 7, 40, 48, 3, 2), dict(padding=1, groups=2), bound=TENSOR, rounded=ROUNDED[precision])
+
+
+def test_errors_of_tensor_cores(gpu, precision):
+    """TF32 is within 1e-3 of the largest result, BF16 within 1e-2, and neither is float32."""
+    x, w, _ = arrays(1, 12, 12, 64, 64, 3)
+    window = Window("test", w, padding=1)
+    y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), window, (12, 12)).get()
+    expected = specification.convolve_specification(x.astype(np.float64), w.astype(np.float64), window, (12, 12))
+    worst = abs(y - expected).max() / abs(expected).max()
+    assert {"high": 1e-5, "medium": 1e-4}[precision] < worst < {"high": 1e-3, "medium": 1e-2}[precision]
+
+
+def test_older_cards_have_no_tensor_cores_for_these(gpu, precision, monkeypatch):
+    if gpu.__name__ == "cupy":
+        pytest.skip("a card is as old as it is")
+    monkeypatch.setattr(gpu.cuda.Device, "compute_capability", "75")
+    check(gpu, *arrays(1, 5, 6, 4, 8, 3), dict(padding=1))
 
 
 # ------------------------------------------------------------------------------------------- operations
