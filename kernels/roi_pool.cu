@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(256)
               for (int x = 0; x < TILE; x++)
 #pragma unroll
                 for (int v = 0; v < V; v++)
-                  if (tile.x + x < level.width && which.at[v] == y * level.width + tile.x + x) sum[x].at[v] += g.at[v];
+                  if (which.at[v] == y * level.width + tile.x + x) sum[x].at[v] += g.at[v];
             }
           }
         }

@@ -1,7 +1,7 @@
 """RoIAlign on the GPU: forward, and the gradients of features and boxes, against specification and Numba kernel."""
 
-import contextlib
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,14 +15,10 @@ from tests.test_roi_align import case
 SETTINGS = list(itertools.product((0, 1, 2), (False, True), ("average", "max")))  # sampling_ratio, aligned, pooling
 
 
-def no_sync(gpu):
-    """On the stand-in for CuPy, what makes the host wait is an error inside."""
-    return gpu.no_sync() if hasattr(gpu, "no_sync") else contextlib.nullcontext()
-
-
-def scaled(x, reference):
-    """What np.testing.assert_allclose calls atol, for an error relative to the largest number of the reference."""
-    return 1e-5 * max(np.abs(reference).max(initial=0), x)
+def close(found, expected):
+    """Equal to 1e-5, of each number or of the largest (sums of numbers that cancel are small)."""
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
 
 
 def run(gpu, features, boxes, image_index, levels, scales, *settings, gy=None, operation=roi_align):
@@ -31,7 +27,7 @@ def run(gpu, features, boxes, image_index, levels, scales, *settings, gy=None, o
     boxes = Tensor(gpu.asarray(boxes), requires_grad=True)
     image_index, levels = gpu.asarray(image_index), gpu.asarray(levels)
     gy = None if gy is None else gpu.asarray(gy)
-    with no_sync(gpu):
+    with getattr(gpu, "no_sync", nullcontext)():
         found = operation(inputs, boxes, image_index, levels, scales, *settings)
         if gy is not None:
             found.backward(gy)
@@ -44,12 +40,10 @@ def compare(gpu, features, boxes, *settings, seed=0):
     gy = np.random.default_rng(seed).standard_normal((len(boxes), size, size, channels)).astype(np.float32)
     found, gradients = run(gpu, features, boxes, *settings, gy=gy)
     expected = module.roi_align_specification(features, boxes, *settings)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=scaled(1, expected))
+    close(found, expected)
     gfeatures, gboxes = module.roi_align_backward_specification(gy, features, boxes, *settings)
     for gradient, expected in zip(gradients, [*gfeatures, gboxes]):
-        assert gradient.dtype == np.float32
-        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=scaled(1, expected))
+        close(gradient, expected)
     return found, gradients
 
 
@@ -160,9 +154,9 @@ def test_equals_the_kernel_of_the_cpu(gpu):
     expected = roi_align(inputs[:2], inputs[2], *where)
     expected.backward(gy)
     found, gradients = run(gpu, features, boxes, *where, gy=gy)
-    np.testing.assert_allclose(found, expected.data, rtol=1e-5, atol=1e-6)
+    close(found, expected.data)
     for gradient, tensor in zip(gradients, inputs):
-        np.testing.assert_allclose(gradient, tensor.grad, rtol=1e-5, atol=scaled(1, tensor.grad))
+        close(gradient, tensor.grad)
 
 
 def test_levels_of_boxes(gpu):
@@ -173,7 +167,7 @@ def test_levels_of_boxes(gpu):
     boxes[9, 2] = np.nan
     for shape, settings in (((300, 4), ()), ((3, 100, 4), (3, 2, 100, 3)), ((0, 4), ())):
         part = boxes[: np.prod(shape[:-1])].reshape(shape)
-        with no_sync(gpu):
+        with getattr(gpu, "no_sync", nullcontext)():
             found = module.assign_levels(gpu.asarray(part), *settings)
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found.get(), module.assign_levels(part, *settings))

@@ -13,7 +13,7 @@ from minimask.roi_pool import (
     round_boxes,
 )
 from minimask.tensor import Tensor
-from tests.cuda_on_cpu.test_roi_align import run, scaled
+from tests.cuda_on_cpu.test_roi_align import close, run
 from tests.test_roi_align import case
 
 
@@ -29,9 +29,8 @@ def compare(gpu, features, boxes, *settings, seed=0):
     roi_pool(inputs, boxes, *settings).backward(gy)
     specified = roi_pool_backward_specification(gy, features, chosen, *settings[:2])
     for gradient, expected, tensor in zip(gradients, specified, inputs):
-        assert gradient.dtype == np.float32
-        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=scaled(1, expected))
-        np.testing.assert_allclose(gradient, tensor.grad, rtol=1e-5, atol=scaled(1, expected))
+        close(gradient, expected)
+        close(gradient, tensor.grad)
     return found, gradients
 
 
@@ -109,9 +108,9 @@ def test_warp_equals_the_kernel_of_the_cpu(gpu, pooling):
     expected.backward(gy)
     found, (*gradients, gboxes) = run(gpu, features, boxes, *where, 3, 2, None, pooling, gy=gy, operation=roi_warp)
     assert gboxes is None
-    np.testing.assert_allclose(found, expected.data, rtol=1e-5, atol=1e-6)
+    close(found, expected.data)
     for gradient, tensor in zip(gradients, inputs):
-        np.testing.assert_allclose(gradient, tensor.grad, rtol=1e-5, atol=scaled(1, tensor.grad))
+        close(gradient, tensor.grad)
 
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
