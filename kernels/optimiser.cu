@@ -1,5 +1,6 @@
 // Optimiser steps on flat buffers that hold all parameters, all gradients, all of a state: see minimask.optim.
 //
+//   collect        many arrays into one, one after the other                reads 4 bytes for each number, writes 4
 //   set_rates      rates = lr, correction1, correction2                     1 thread
 //   norm_parts     parts[block] = sum of squares of a block's gradients     reads g: 4 bytes for each number
 //   clip           the norm, whether all is finite, the scale -> report     1 block
@@ -14,6 +15,23 @@
 
 #define CHUNK 64
 #define NOWHERE 0x7fffffff
+
+// Arrays to be copied: where from, where to (a multiple of CHUNK, divided by it), how many numbers, and the first
+// of the blocks that copy it: TILE numbers each. They are the kernel's argument itself: no table is copied to the card.
+#define MOVES 128
+#define TILE 4096
+struct Moves {
+  const float *source[MOVES];
+  int chunk[MOVES], size[MOVES], block[MOVES];
+};
+
+extern "C" __global__ void collect(const Moves moves, int count, float *flat) {
+  int k = 0;
+  while (k + 1 < count && moves.block[k + 1] <= blockIdx.x) k++;
+  const int first = (blockIdx.x - moves.block[k]) * TILE, last = min(first + TILE, moves.size[k]);
+  float *target = flat + moves.chunk[k] * (long long)CHUNK;
+  for (int i = first + threadIdx.x; i < last; i += blockDim.x) target[i] = moves.source[k][i];
+}
 
 extern "C" __global__ void set_rates(float *rates, float lr, float correction1, float correction2) {
   rates[0] = lr, rates[1] = correction1, rates[2] = correction2;

@@ -10,6 +10,21 @@ from minimask.device import array_module
 from minimask.kernels.cuda import NULL, blocks_for, launch
 
 THREADS = 256
+CHUNK, TILE, MOVES = 64, 4096, 128  # as in optimiser.cu
+Moves = np.dtype([("source", np.uint64, MOVES), *((name, np.int32, MOVES) for name in ("chunk", "size", "block"))])
+
+
+def collect(arrays, starts, flat):
+    """Copy each array to flat[start:], start a multiple of 64; 128 of them with each launch."""
+    arrays = [array_module(a).ascontiguousarray(a, np.float32) for a in arrays]
+    for i in range(0, len(arrays), MOVES):
+        some, moves, blocks = arrays[i : i + MOVES], np.zeros((), Moves), 0
+        for k, (array, start) in enumerate(zip(some, starts[i:])):
+            moves["source"][k], moves["chunk"][k], moves["size"][k] = array.data.ptr, start // CHUNK, array.size
+            moves["block"][k] = blocks
+            blocks += -(-array.size // TILE)
+        if blocks:
+            launch("optimiser", "collect", blocks, THREADS, moves, len(some), flat)
 
 
 def set_rates(rates, lr, correction1, correction2):

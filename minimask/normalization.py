@@ -58,6 +58,15 @@ def group_norm(x, gamma, beta, groups, eps=1e-5, residual=None, relu=False):
     return GroupNormFunction(groups, eps, relu)(x, gamma, beta, *(() if residual is None else (residual,)))
 
 
+def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
+    """What normalisation with constant statistics amounts to, y = x scale + shift: raw arrays (C,) -> scale, shift."""
+    if on_cpu(mean) or mean.dtype != np.float32:
+        scale = gamma / (var + gamma.dtype.type(eps)) ** 0.5
+        return scale, beta - mean * scale
+    *_, scale, shift = kernels("normalization", mean).scale_and_shift(mean[None], var[None], gamma, beta, eps, None)
+    return scale[0], shift[0]
+
+
 def fold_batch_norm(w, gamma, beta, mean, var, eps=1e-5):
     """Weights and bias of the one convolution that equals convolution w followed by batch normalisation (raw arrays).
 
@@ -104,7 +113,7 @@ class NormalizationFunction(Function):
         sum_gxhat = sum_gd * self.inverse  # (S, C)
         gx = self.gradient(g, sum_g, sum_gxhat).reshape(self.shape) if self.needs[0] else None
         residual = (g.reshape(self.shape),) if self.has_residual else ()
-        return gx, sum_gxhat.sum(0), sum_g.sum(0), *residual
+        return gx, _total(sum_gxhat), _total(sum_g), *residual
 
     def gradient(self, g, sum_g, sum_gxhat):
         numbers = sum_g, sum_gxhat, self.gamma, self.inverse, self.groups, self.pixels
@@ -233,6 +242,11 @@ class _Specification:
         mean_h = _over_group(gamma * sum_g, groups) / pixels
         mean_hxhat = _over_group(gamma * sum_gxhat, groups) / pixels
         return gamma * inverse, -inverse * inverse * mean_hxhat, -inverse * mean_h
+
+
+def _total(a):
+    """The sum over the segments of a (segments, channels)."""
+    return a[0] if len(a) == 1 else a.sum(0)
 
 
 def _over_group(a, groups):

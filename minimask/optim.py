@@ -13,12 +13,17 @@ from minimask.device import array_module, kernels, on_cpu
 CHUNK = 64  # numbers: a parameter begins at a multiple of it in its buffer, as CHUNK in kernels/optimiser.cu
 
 
-class FlatParameters:
-    """Moves the arrays of some parameters into one flat array, and has their gradients written into another.
+def _has_kernel(array):
+    """Whether the kernels for flat buffers can take this: a float32 array on a GPU."""
+    return not on_cpu(array) and array.dtype == np.float32
 
-    data, gradients: (P,) arrays of the parameters' dtype. From now on `p.data` is a view of data, and `backward` makes
-    `p.grad` a view of gradients. Each parameter begins at a multiple of 64 numbers; the numbers between them are 0. The
-    gradients of a parameter that `backward` has not reached mean nothing.
+
+class FlatParameters:
+    """Moves the arrays of some parameters into one flat array, and has a place for their gradients in another.
+
+    data, gradients: (P,) arrays of the parameters' dtype. From now on `p.data` is a view of data; after `collect`,
+    `p.grad` is a view of gradients. Each parameter begins at a multiple of 64 numbers; the numbers between them are 0.
+    The gradients of a parameter that `backward` has not reached mean nothing.
     Raises ValueError if the parameters are of several dtypes.
     """
 
@@ -47,13 +52,18 @@ class FlatParameters:
         return int(np.searchsorted(self.starts, position, side="right")) - 1
 
     def collect(self):
-        """Bring gradients that were set by hand to their places. Raises RuntimeError if p.data was replaced."""
-        for p, view in zip(self.params, self.views):
-            if p.data is not view:
-                raise RuntimeError("FlatParameters: a parameter's array was replaced; move a model before training it")
-            if p.grad is not None and p.grad is not p.grad_buffer:
-                p.grad_buffer[...] = p.grad
-                p.grad = p.grad_buffer
+        """Bring all gradients to their places. Raises RuntimeError if p.data was replaced."""
+        if any(p.data is not view for p, view in zip(self.params, self.views)):
+            raise RuntimeError("FlatParameters: a parameter's array was replaced; move a model before training it")
+        away = [i for i, p in enumerate(self.params) if p.grad is not None and p.grad is not p.grad_buffer]
+        if _has_kernel(self.data):  # a launch for 128 of them
+            gradients, starts = [self.params[i].grad for i in away], self.starts[away].tolist()
+            kernels("optimiser", self.data).collect(gradients, starts, self.gradients)
+        else:
+            for i in away:
+                self.params[i].grad_buffer[...] = self.params[i].grad
+        for i in away:
+            self.params[i].grad = self.params[i].grad_buffer
 
 
 class Optimiser:
@@ -78,12 +88,12 @@ class Optimiser:
         self.weight_decay = weight_decay
         self.decay_all = decay_all
         self.steps = 0
-        if on_cpu(self.params[0].data) or self.params[0].dtype != "float32":
+        if _has_kernel(self.params[0].data):
+            self._lie_flat()
+        else:
             self.flat = None
             zeros = array_module(self.params[0].data).zeros_like
             self.state = {name: [zeros(p.data) for p in self.params] for name in self.state_names}
-        else:
-            self._lie_flat()
 
     def zero_grad(self):
         """Forget the gradients."""

@@ -46,7 +46,7 @@ class Tensor:
 
     data: a NumPy or CuPy array.  grad: an array of the same shape once `backward` reached it (leaves only), or None.
     requires_grad: whether gradients flow here.  maker: the Function that made it (None for a leaf).
-    grad_buffer: the array that `backward` writes a leaf's grad to (see optim.FlatParameters), or None: a new one.
+    grad_buffer: where a leaf's grad belongs in the end (see optim.FlatParameters), or None: anywhere.
     """
 
     __slots__ = ("data", "grad", "grad_buffer", "requires_grad", "maker", "birth", "__weakref__")
@@ -115,7 +115,7 @@ class Tensor:
                 own = tensor.birth in owned
                 if tensor.grad is not None:
                     gy, own = tensor.grad + gy, True
-                tensor.grad = gy if own and tensor.grad_buffer is None else _copy(gy, tensor.grad_buffer)
+                tensor.grad = gy if own else _copy(gy, tensor.grad_buffer)
                 continue
             maker = tensor.maker
             if maker.inputs is None:

@@ -118,7 +118,7 @@ def test_bad_settings_are_named():
 
 
 def test_flat_parameters():
-    """Data and gradients are views of two buffers; `backward` writes and adds there."""
+    """Data and gradients are views of two buffers, where `collect` brings what `backward` found."""
     first, second = Parameter(np.arange(6.0).reshape(2, 3)), Parameter(np.ones(65))
     flat = optim.FlatParameters([first, second])
     assert flat.data.shape == flat.gradients.shape == (192,)
@@ -126,6 +126,7 @@ def test_flat_parameters():
     assert [flat.parameter_at(position) for position in (0, 63, 64, 191)] == [0, 0, 1, 1]
     for total in (2, 4):
         (first * 2.0).sum().backward()
+        flat.collect()
         assert np.shares_memory(first.grad, flat.gradients) and second.grad is None
         assert flat.gradients[:6].tolist() == [total] * 6 and (flat.gradients[6:] == 0).all()
     second.grad = np.full(65, 3.0)

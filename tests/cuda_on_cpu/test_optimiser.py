@@ -152,6 +152,24 @@ def test_steps_without_synchronisation(gpu):
     np.testing.assert_allclose(report.get()[0], math.sqrt(sum((g**2).sum() for g in gradients(0))), rtol=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(1,), (5000, 64, 4096, 1, 8193), tuple(range(1, 140))])
+def test_collect(gpu, sizes):
+    """Several tiles of an array, arrays of one number, more arrays than one launch takes; one with strides."""
+    params = [Parameter(gpu.asarray(np.zeros(size, np.float32))) for size in sizes]
+    params.append(Parameter(gpu.asarray(np.zeros((3, 5), np.float32))))
+    flat = optim.FlatParameters(params)
+    values = [np.arange(size, dtype=np.float32) + 10000 * i for i, size in enumerate(sizes)]
+    for p, value in zip(params, values):
+        p.grad = gpu.asarray(value)
+    params[-1].grad = gpu.asarray(np.arange(15, dtype=np.float32).reshape(5, 3)).T
+    flat.collect()
+    expected = np.zeros(flat.gradients.size, np.float32)
+    for start, value in zip(flat.starts, [*values, np.arange(15).reshape(5, 3).T.ravel()]):
+        expected[start : start + len(value)] = value
+    np.testing.assert_array_equal(flat.gradients.get(), expected)
+    assert all(p.grad is p.grad_buffer for p in params)
+
+
 def test_state_continues(gpu):
     """A state goes through NumPy arrays into another optimiser, which makes the same next step."""
     params = parameters(gpu.asarray)
