@@ -139,4 +139,6 @@ def top_k_of_levels(scores, sizes, counts):
 
 def take(array, indices):
     """array[n, indices[n, s]] for all n and s: (N, A, ...) and (N, S) -> (N, S, ...)."""
-    return array[array_module(array).arange(len(array))[:, None], indices]
+    if not on_cpu(array):
+        return kernels("take", array).take(array, indices)
+    return array[np.arange(len(array))[:, None], indices]
