@@ -8,8 +8,7 @@
 //
 // instantiate: forward<1, false>, forward<1, true>, forward<4, false>, forward<4, true>
 // instantiate: backward<1, false>, backward<1, true>, backward<4, false>, backward<4, true>
-// instantiate: backward_atomic<1, false>, backward_atomic<1, true>, backward_atomic<4, false>, backward_atomic<4, true>
-// instantiate: backward_to_boxes<false>, backward_to_boxes<true>
+// instantiate: backward_atomic<false>, backward_atomic<true>, backward_to_boxes<false>, backward_to_boxes<true>
 
 // One side of a box on the feature map: where it starts, its extent, whether the extent follows the box, and how it is
 // cut into bins, each with per_bin samples. __fmul_rn: a product that is rounded before it is added to something, as on the
@@ -211,14 +210,13 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, 4 C additions a sample. The order of
-// the additions, and so the last bits, differ from run to run.
-template <int V, bool MAXIMUM>
+// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds to
+// a line of memory; 4 C additions a sample. Their order, and so the last bits, differ from run to run.
+template <bool MAXIMUM>
 __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
                                 const long long *__restrict__ image_index, const long long *__restrict__ levels,
                                 int count, int bins, int sampling_ratio, int aligned, const float *__restrict__ gy,
                                 const int *__restrict__ chosen) {
-  typedef Channels<float, V> Floats;
   for (int bin = blockIdx.x * blockDim.y + threadIdx.y; bin < count * bins * bins; bin += gridDim.x * blockDim.y) {
     const int r = bin / (bins * bins), i = bin / bins % bins, j = bin % bins;
     const Level<float> level = level_at<float>(levels[r], LEVEL_NAMES);
@@ -228,19 +226,18 @@ __global__ void backward_atomic(LEVELS(float), int images, int channels, const f
     const Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
     const int ny = rows.per_bin, nx = columns.per_bin;
     const float share = MAXIMUM ? 1.0f : 1.0f / max(nx * ny, 1);
-    for (int c = threadIdx.x * V; c < channels; c += blockDim.x * V) {
+    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
       float *gmap = level.map + image * level.height * level.width * channels + c;
-      const Floats g = *(const Floats *)(gy + (long long)bin * channels + c);
-      Channels<int, V> which = {};
-      if (MAXIMUM) which = *(const Channels<int, V> *)(chosen + (long long)bin * channels + c);
+      const float g = gy[(long long)bin * channels + c];
+      const int which = MAXIMUM ? chosen[(long long)bin * channels + c] : 0;
       for (int s = 0; s < ny * nx; s++) {
+        if (MAXIMUM && which != s) continue;
         const Sample y = sample(rows, i, s / nx), x = sample(columns, j, s % nx);
         for (int corner = 0; corner < 4; corner++) {
           const float weight = share * (corner / 2 ? y.high_weight : y.low_weight) * (corner % 2 ? x.high_weight : x.low_weight);
           if (weight == 0) continue;
           const long long cell = (long long)(corner / 2 ? y.high : y.low) * level.width + (corner % 2 ? x.high : x.low);
-          for (int v = 0; v < V; v++)
-            if (!MAXIMUM || which.at[v] == s) atomicAdd(gmap + cell * channels + v, weight * g.at[v]);
+          atomicAdd(gmap + cell * channels, weight * g);
         }
       }
     }

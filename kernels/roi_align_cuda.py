@@ -39,7 +39,7 @@ def backward(
     gfeatures = [make(feature.shape, np.float32) if needed else None for feature, needed in zip(features, needs)]
     if not any(needs):
         return gfeatures
-    vector, threads = channel_threads(channels)
+    vector, _ = channel_threads(channels)
     where = *pyramid(gfeatures, scales), *places(features, boxes, image_index, levels), len(boxes), size
     arguments = *where, sampling_ratio, aligned
     results = contiguous(gy), chosen if maximum else NULL
@@ -51,8 +51,8 @@ def backward(
             *arguments, group, *results, shared=group * table,
         )  # fmt: skip
     elif gy.size:
-        blocks = blocks_for(len(boxes) * size * size, threads[1])
-        launch("roi_align", _name("backward_atomic", vector, maximum), blocks, threads, *arguments, *results)
+        blocks, threads = blocks_for(len(boxes) * size * size, 8), (32, 8)
+        launch("roi_align", f"backward_atomic<{str(maximum).lower()}>", blocks, threads, *arguments, *results)
     return gfeatures
 
 

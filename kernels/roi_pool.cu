@@ -4,7 +4,7 @@
 // level of each box (R), out and chosen (R, bins, bins, C). chosen is the cell y * W + x that won, -1 in a bin without
 // cells. One launch does all levels; a box whose level or image does not exist gives 0. Same arithmetic as roi_pool.py.
 //
-// instantiate: forward<1>, forward<4>, backward<1>, backward<4>, backward_atomic<1>, backward_atomic<4>
+// instantiate: forward<1>, forward<4>, backward<1>, backward<4>
 
 // The nearest whole number, halves away from 0; no further away than any map reaches.
 __device__ int round_half_up(float x) {
@@ -68,7 +68,7 @@ __global__ void forward(LEVELS(const float), int images, int channels, const flo
 // memory. Then each warp sums a row of 8 cells, each lane V channels. Reads gy and chosen of a box about once a row of
 // the tiles that it touches (from L2), writes gmap once.
 template <int V>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 3)
     backward(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
              const long long *__restrict__ image_index, const long long *__restrict__ levels, int count, int bins,
              int group, const float *__restrict__ gy, const int *__restrict__ chosen) {
@@ -134,23 +134,20 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, an addition a number of gy. The
-// order of the additions, and so the last bits, differ from run to run.
-template <int V>
-__global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
-                                const long long *__restrict__ image_index, const long long *__restrict__ levels,
-                                int count, int bins, const float *__restrict__ gy, const int *__restrict__ chosen) {
+// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds to
+// lines of memory; an addition a number of gy. Their order, and so the last bits, differ from run to run.
+extern "C" __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
+                                           const long long *__restrict__ image_index,
+                                           const long long *__restrict__ levels, int count, int bins,
+                                           const float *__restrict__ gy, const int *__restrict__ chosen) {
   for (int bin = blockIdx.x * blockDim.y + threadIdx.y; bin < count * bins * bins; bin += gridDim.x * blockDim.y) {
     const int r = bin / (bins * bins);
     const Level<float> level = level_at<float>(levels[r], LEVEL_NAMES);
     const long long pixels = level.height * level.width;
     if (!level.map) continue;
-    for (int c = threadIdx.x * V; c < channels; c += blockDim.x * V) {
-      const long long at = (long long)bin * channels + c;
-      const Channels<int, V> which = *(const Channels<int, V> *)(chosen + at);
-      const Channels<float, V> g = *(const Channels<float, V> *)(gy + at);
-      for (int v = 0; v < V; v++)
-        if (which.at[v] >= 0) atomicAdd(level.map + (image_index[r] * pixels + which.at[v]) * channels + c + v, g.at[v]);
+    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
+      const long long at = (long long)bin * channels + c, which = chosen[at];
+      if (which >= 0) atomicAdd(level.map + (image_index[r] * pixels + which) * channels + c, gy[at]);
     }
   }
 }

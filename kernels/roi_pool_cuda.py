@@ -32,7 +32,7 @@ def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
     xp = array_module(gy)
     make = xp.empty if device.deterministic else xp.zeros
     gfeatures = [make(feature.shape, np.float32) for feature in features]
-    vector, threads = channel_threads(gy.shape[3])
+    vector, _ = channel_threads(gy.shape[3])
     where = *pyramid(gfeatures, scales), *places(features, boxes, image_index, levels), len(boxes), size
     results = contiguous(gy), chosen
     if device.deterministic:
@@ -40,8 +40,8 @@ def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
         blocks, group = tile_blocks(gfeatures, vector), group_size(table)
         launch("roi_pool", f"backward<{vector}>", blocks, 256, *where, group, *results, shared=group * table)
     elif gy.size:
-        blocks = blocks_for(len(boxes) * size * size, threads[1])
-        launch("roi_pool", f"backward_atomic<{vector}>", blocks, threads, *where, *results)
+        blocks, threads = blocks_for(len(boxes) * size * size, 8), (32, 8)
+        launch("roi_pool", "backward_atomic", blocks, threads, *where, *results)
     return gfeatures
 
 
