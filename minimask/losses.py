@@ -105,7 +105,7 @@ class CrossEntropy(Loss):
 def _weights(weights, count, dtype):
     """weights / max(count, 1) in the dtype of the logits: nothing to count gives a loss of 0, not NaN."""
     xp = array_module(weights)
-    return (weights / xp.maximum(distributed.total(count), 1)).astype(dtype)
+    return xp.divide(weights, xp.maximum(distributed.total(count), 1), dtype=dtype)
 
 
 def _same_shape(name, x, **arrays):
