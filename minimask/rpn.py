@@ -43,9 +43,10 @@ def logits_and_deltas_at(predictions, index):
     """The same as Tensors, at chosen anchors `index` (N, S) only -> (N, S), (N, S, 4): what the losses need."""
     xp = array_module(index)
     p = predictions.shape[2] // 5
-    rows, place, which = xp.arange(len(index))[:, None], index // p, index % p
-    columns = p + 4 * which[..., None] + xp.arange(4)  # (N, S, 4)
-    return predictions[rows, place, which], predictions[rows[..., None], place[..., None], columns]
+    rows, place, which = xp.arange(len(index))[:, None, None], index[..., None] // p, index[..., None] % p
+    columns = xp.concatenate([which, p + 4 * which + xp.arange(4)], axis=2)  # (N, S, 5)
+    chosen = predictions[rows, place, columns]
+    return chosen[..., 0], chosen[..., 1:]
 
 
 class RPN(nn.Module):
