@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 
 from minimask import benchmark
 from minimask.benchmark import common, growth
-from minimask.benchmark.cases import Layer, all_cases
+from minimask.benchmark.cases import Layer, all_cases, roi_align_bytes
+from minimask.device import gpu_available
 from minimask.errors import InputError
 
 
@@ -33,10 +35,11 @@ def small_cases():
     return chosen.values()
 
 
-def test_every_case_is_a_piece_of_both_sides():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_case_is_a_piece_of_both_sides(device):
     from minimask.benchmark import ours
 
-    cases = all_cases("folder")
+    cases = all_cases("folder", device)
     assert len({case.title for case in cases}) == len(cases)
     theirs = ast.parse((benchmark.HERE / "reference.py").read_text())
     signatures = {
@@ -53,6 +56,16 @@ def test_arithmetic_of_a_layer():
     """7x7/2 from 3 to 64 channels: 112 x 112 outputs of 64 channels, 7 * 7 * 3 products each."""
     assert Layer("stem", 1, 224, 224, 3, 64, size=7, stride=2).flops() == 2 * 112 * 112 * 64 * 147
     assert Layer("depthwise", 1, 10, 10, 8, 8, groups=8).flops() == 2 * 100 * 8 * 9
+
+
+def test_bytes_that_must_be_moved():
+    """Max pooling of 4 x 4 numbers gives 2 x 2; RoIAlign of one RoI of 1 x 1 reads 8 x 8 + 4 x 4 + 2 x 2 + 1 places."""
+    cases = {case.title: case for case in all_cases("folder")}
+    assert cases["max pool: toy 3x3/2 forward"].bytes == 4 * 8 * (64 * 64 + 32 * 32) * 32
+    assert cases["batch norm + relu: toy C4 backward"].bytes == 4 * 7 * 8 * 8 * 8 * 128
+    assert cases["optimiser: AdamW 2 million in 60 arrays"].bytes == 4 * 7 * 60 * 9 * 64 * 64
+    assert roi_align_bytes(1, 32, 32, 3, 224, rois=1, size=1) == 4 * 3 * (64 + 16 + 4 + 1 + 1)
+    assert cases["nms: 1000 boxes"].bytes == 0  # how much it reads depends on the boxes
 
 
 def test_every_kernel_case_runs_on_our_side():
@@ -103,6 +116,32 @@ def test_times_fills_the_seconds():
     calls = []
     measured = common.times(lambda: calls.append(sum(range(20_000))), 0.02)
     assert sum(measured) >= 0.02 and len(calls) == len(measured) + 1
+
+
+def test_times_on_a_card_waits_once_for_many_calls():
+    """Here a "card" that works on nothing but what is waited for: 0.2 ms for each call."""
+    launched, waits = [0], []
+
+    def run():
+        launched[0] += 1
+
+    def wait():
+        time.sleep(2e-4 * launched[0])
+        waits.append(launched[0])
+        launched[0] = 0
+
+    measured = common.times(run, 0.05, wait)
+    assert launched[0] == 0 and waits[:3] == [1, 1, 2] and waits[-1] >= 16
+    assert all(2e-4 <= seconds < 2e-3 for seconds in measured)
+    assert sum(measured) * waits[-1] >= 0.05 and len(measured) < 20
+
+
+def test_speed_in_its_units():
+    row = {"flops": 3e12, "bytes": 2e9, "seconds": {"minimask": 0.5}}
+    assert benchmark.show_speed(row, "cpu") == "6000" and benchmark.show_speed(row, "cuda") == "6.00 TFLOP/s"
+    assert benchmark.show_speed({**row, "flops": 0}, "cuda") == "4 GB/s"
+    assert benchmark.show_speed({**row, "flops": 0}, "cpu") == ""
+    assert benchmark.show_speed({**row, "flops": 0, "bytes": 0}, "cuda") == ""
 
 
 def test_peak_memory_counts_what_was_freed():
@@ -160,6 +199,12 @@ def test_table_against_torch(capsys):
 def test_bad_arguments(words, message):
     with pytest.raises(InputError, match=message):
         benchmark.main(arguments(*words))
+
+
+@pytest.mark.skipif(gpu_available(), reason="there is a card")
+def test_without_a_card():
+    with pytest.raises(InputError, match="device cuda: "):
+        benchmark.main(arguments("--device", "cuda"))
 
 
 def test_reference_without_torch_is_named(tmp_path):

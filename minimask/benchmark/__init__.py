@@ -1,12 +1,14 @@
 """Time and peak memory of the model and its kernels on this machine, alone or against torch and torchvision.
 
     python -m minimask benchmark --reference PYTHON --threads 1 2
+    python -m minimask benchmark --reference PYTHON --device cuda
     python -m minimask benchmark --growth growth.png
 
 Each side works in a process of its own (their thread pools must not share one), and only one works at a time: round by
 round they take turns, so that a machine that slows down slows both. A ratio is the median time of ours divided by the
-median time of theirs. Before the timing both do the work once and must come to the same result. `--growth` asks another
-question, of ours alone: how the cost grows with the work (see `growth`).
+median time of theirs. Before the timing both do the work once and must come to the same result. On a card the table
+tells the arithmetic (TFLOP/s) or the bytes that must be moved (GB/s), and what a fresh process holds of its memory.
+`--growth` asks another question, of ours alone: how the cost grows with the work (see `growth`).
 """
 
 import json
@@ -19,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from minimask import device
 from minimask.benchmark import growth
 from minimask.benchmark.cases import all_cases
 from minimask.errors import InputError
@@ -37,6 +40,13 @@ def add_arguments(parser):
         default=[2],
         metavar="N",
         help="threads each side uses (default 2); several numbers: everything is measured with each",
+    )
+    option("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides compute (default cpu)")
+    option(
+        "--precision",
+        choices=device.MATMUL_PRECISIONS,
+        default="highest",
+        help="on a card, how both multiply: float32, TensorFloat32 or, ours, bfloat16 (default highest)",
     )
     option("--rounds", type=int, default=5, help="turns of each side at each piece of work (default 5)")
     option("--only", metavar="NAME", help="only pieces whose name contains NAME, e.g. whole or 'conv R50'")
@@ -58,6 +68,10 @@ def main(args):
     for file in filter(None, (args.growth, args.output)):
         if not Path(file).resolve().parent.is_dir():
             raise InputError(f"benchmark: {file}: its folder does not exist")
+    if args.device != "cpu":
+        device.resolve(args.device)  # says what is missing
+        if args.growth:
+            raise InputError("benchmark: --growth measures the CPU; leave out --device")
     run = run_growth if args.growth else run_cases
     report = {"machine": {}, "results": []}
     for threads in dict.fromkeys(args.threads):
@@ -76,12 +90,12 @@ def main(args):
 def run_cases(args, threads):
     """Measure every chosen case with so many threads; prints the table, returns (machine, rows)."""
     with tempfile.TemporaryDirectory(prefix="minimask_benchmark_") as folder:
-        cases = choose(all_cases(folder), args.only)
-        sides = start_sides(args.reference, threads)
+        cases = choose(all_cases(folder, args.device), args.only)
+        sides = start_sides(args.reference, threads, args.device, args.precision)
         try:
             machine = describe_machine(threads, sides)
             print("\n".join(machine.values()), flush=True)
-            table = Table(compared=len(sides) == 2, memory=not args.no_memory)
+            table = Table(compared=len(sides) == 2, memory=not args.no_memory, device=args.device)
             rows = []
             for case in cases:
                 rows.append(measure(case, sides, args.rounds, memory=not args.no_memory))
@@ -182,18 +196,19 @@ class Side:
             self.process.wait()
 
 
-def start_sides(reference, threads):
+def start_sides(reference, threads, device="cpu", precision="highest"):
     """[ours] or [ours, torch's]."""
+    settings = [device, precision]
     counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
     environment = {**os.environ, **counts, "KMP_BLOCKTIME": "10"}  # Intel's OpenMP would spin for 200 ms
     theirs = {key: value for key, value in environment.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(HERE.parent.parent)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
     )
-    sides = [Side("minimask", [sys.executable, "-m", "minimask.benchmark.ours"], environment)]
+    sides = [Side("minimask", [sys.executable, "-m", "minimask.benchmark.ours", *settings], environment)]
     if reference:
         try:
-            sides.append(Side("torch", [reference, str(HERE / "reference.py")], theirs))
+            sides.append(Side("torch", [reference, str(HERE / "reference.py"), *settings], theirs))
             sides[1].ask(about=True)  # or it says now why it cannot run
         except InputError:
             for side in sides:
@@ -231,7 +246,7 @@ def measure(case, sides, rounds, memory=True):
         side.ask(forget=True)
 
     medians = {name: statistics.median(seconds) for name, seconds in runs.items()}
-    row = {"name": case.title, "flops": case.flops, "seconds": medians, "rounds": runs}
+    row = {"name": case.title, "flops": case.flops, "bytes": case.bytes, "seconds": medians, "rounds": runs}
     row["ratio"] = {name: medians["minimask"] / medians[name] for name in medians if name != "minimask"}
     if memory:
         row["peak_memory"] = measure_memory(case, sides)
@@ -304,6 +319,16 @@ def show_seconds(seconds):
     return f"{milliseconds:.{3 if milliseconds < 10 else 2 if milliseconds < 100 else 1}f} ms"
 
 
+def show_speed(row, device):
+    """Of ours, in the units of the heading: arithmetic on the CPU, on a card also the bytes that must be moved."""
+    seconds = row["seconds"]["minimask"]
+    if device == "cpu":
+        return f"{row['flops'] / seconds / 1e9:.0f}" if row["flops"] else ""
+    if row["flops"]:
+        return f"{row['flops'] / seconds / 1e12:.2f} TFLOP/s"
+    return f"{row['bytes'] / seconds / 1e9:.0f} GB/s" if row["bytes"] else ""
+
+
 def show_memory(peaks, name):
     """`368 MB`, or n/a on a system that does not say."""
     return "n/a" if peaks[name] is None else f"{peaks[name] / 2**20:.0f} MB"
@@ -314,9 +339,9 @@ class Table:
 
     NAME_WIDTH = 40
 
-    def __init__(self, compared, memory):
-        self.compared, self.memory, self.group = compared, memory, None
-        titles = [("minimask", 10), ("GFLOP/s", 7)]
+    def __init__(self, compared, memory, device="cpu"):
+        self.compared, self.memory, self.device, self.group = compared, memory, device, None
+        titles = [("minimask", 10), ("GFLOP/s", 7) if device == "cpu" else ("speed", 13)]
         if compared:
             titles += [("torch", 10), ("ratio", 5), ("tuned", 10), ("ratio", 5)]
         if memory:
@@ -329,8 +354,7 @@ class Table:
 
     def cells(self, row):
         seconds, ratio, peaks = row["seconds"], row["ratio"], row.get("peak_memory")
-        speed = f"{row['flops'] / seconds['minimask'] / 1e9:.0f}" if row["flops"] else ""
-        cells = [show_seconds(seconds["minimask"]), speed]
+        cells = [show_seconds(seconds["minimask"]), show_speed(row, self.device)]
         if self.compared:
             for name in ("torch", "torch tuned"):
                 known = name in seconds

@@ -1,5 +1,6 @@
-"""The pieces of work that are measured: names, shapes and the arithmetic in them."""
+"""The pieces of work that are measured: names, shapes, the arithmetic in them and the bytes they must move."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -12,6 +13,7 @@ class Case:
     piece: str
     settings: dict = field(default_factory=dict)
     flops: float = 0.0  # multiplications and additions in one run; 0 where the number says little
+    bytes: float = 0.0  # that one run must at least read and write; 0 where it says little, or arithmetic counts
     seconds: float = 0.1  # time given to each side in each round
     tolerance: float = 1e-3  # how far the two sides' results may differ, relative
     inputs: str = ""  # our side's piece that writes the files it reads, if any
@@ -97,21 +99,29 @@ def transposed_cases():
 
 
 def pooling_cases():
+    """A quarter of the map is left; the gradient finds the largest of each window again, so it reads the map too."""
     shapes = [("R50 stem", 1, 400, 544, 64), ("toy", 8, 64, 64, 32)]
     return [
-        Case("max pool", f"{name} 3x3/2 {direction}", "max_pool", {"direction": direction, "shape": shape})
+        Case(
+            "max pool", f"{name} 3x3/2 {direction}", "max_pool", {"direction": direction, "shape": shape},
+            bytes=4 * math.prod(shape) * (1.25 if direction == "forward" else 2.5),
+        )
         for name, *shape in shapes
         for direction in ("forward", "backward")
-    ]
+    ]  # fmt: skip
 
 
 def normalization_cases():
+    """Forward: x twice, y. Backward: gy, y, x and g, then g, x and gx."""
     shapes = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
     return [
-        Case("batch norm + relu", f"{name} {direction}", "batch_norm", {"direction": direction, "shape": shape})
+        Case(
+            "batch norm + relu", f"{name} {direction}", "batch_norm", {"direction": direction, "shape": shape},
+            bytes=4 * math.prod(shape) * (3 if direction == "forward" else 7),
+        )
         for name, *shape in shapes
         for direction in ("forward", "backward")
-    ]
+    ]  # fmt: skip
 
 
 def roi_cases():
@@ -124,10 +134,19 @@ def roi_cases():
         ("toy 128 RoIs 14x14", dict(toy, rois=128, size=14)),
     ]
     return [
-        Case("roi align", f"{name} {direction}", "roi_align", {"direction": direction, **settings})
+        Case(
+            "roi align", f"{name} {direction}", "roi_align", {"direction": direction, **settings},
+            bytes=roi_align_bytes(**settings),
+        )
         for name, settings in kinds
         for direction in ("forward", "backward")
-    ]
+    ]  # fmt: skip
+
+
+def roi_align_bytes(images, height, width, channels, canonical, rois, size):
+    """The four maps once and the RoIs' features once, whichever of them is read and which is written."""
+    places = images * sum((height // s) * (width // s) for s in (4, 8, 16, 32)) + rois * size**2
+    return 4.0 * places * channels
 
 
 def box_cases():
@@ -141,29 +160,51 @@ def box_cases():
         Case("matching", f"toy 8 x {toy_anchors} anchors, 4 objects", "match",
              {"images": 8, "anchors": toy_anchors, "objects": 4, "height": 128, "width": 128}, tuned=False),
         Case("paste masks", "100 masks into 480 x 640", "paste",
-             {"masks": 100, "height": 480, "width": 640}, tuned=False),
+             {"masks": 100, "height": 480, "width": 640}, bytes=100.0 * 480 * 640, tuned=False),
     ]  # fmt: skip
 
 
 def optimiser_cases():
+    """SGD reads p, g, v and writes p, v; AdamW reads p, g, m, v and writes p, m, v."""
     return [
-        Case("optimiser", f"{kind} {label}", "optimiser", {"kind": kind, "arrays": arrays, "shape": shape})
-        for kind in ("SGD", "AdamW")
+        Case(
+            "optimiser", f"{kind} {label}", "optimiser", {"kind": kind, "arrays": arrays, "shape": shape},
+            bytes=4.0 * arrays * math.prod(shape) * moved,
+        )
+        for kind, moved in (("SGD", 5), ("AdamW", 7))
         for label, arrays, shape in [
             ("2 million in 60 arrays", 60, [3, 3, 64, 64]),
             ("35 million in 60 arrays", 60, [3, 3, 256, 256]),
         ]
-    ]
+    ]  # fmt: skip
 
 
-def all_cases(folder):
-    """Every case, whole models first. `folder` holds the files that both sides read (see `ours`)."""
-    folder = str(folder)
+def whole_cases(folder):
     return [
         Case("whole", "toy training step, 8 x 128 x 128", "toy_step", {"folder": folder}, seconds=1.0, tolerance=0.3,
              inputs="write_toy"),
         Case("whole", "R50-FPN inference, 800 x 1067", "inference", {"folder": folder}, tolerance=0.02,
              inputs="write_resnet50"),
+    ]  # fmt: skip
+
+
+def whole_cases_on_a_card(folder):
+    """From the batch on the card to what it gives there: the host's resizing would hide the card's part."""
+    return [
+        Case("whole", "toy training step, 8 x 128 x 128", "gpu_toy_step", {"folder": folder, "graph": False},
+             seconds=1.0, tolerance=0.3, inputs="write_toy"),
+        Case("whole", "the same as a CUDA graph (ours)", "gpu_toy_step", {"folder": folder, "graph": True},
+             seconds=1.0, tolerance=0.3, inputs="write_toy"),
+        Case("whole", "R50-FPN inference, 800 x 1344", "gpu_inference", {"folder": folder}, tolerance=0.02,
+             inputs="write_wide_resnet50"),
+    ]  # fmt: skip
+
+
+def all_cases(folder, device="cpu"):
+    """Every case, whole models first. `folder` holds the files that both sides read (see `ours`)."""
+    whole = whole_cases if device == "cpu" else whole_cases_on_a_card
+    return [
+        *whole(str(folder)),
         *convolution_cases("conv R50", RESNET50_LAYERS),
         *convolution_cases("conv toy", TOY_LAYERS),
         *convolution_cases("conv", OTHER_LAYERS),

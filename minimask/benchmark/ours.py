@@ -1,8 +1,10 @@
 """Our side of the benchmark: the pieces of work of `cases`, and the files that both sides read."""
 
+import itertools
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_functions
-from minimask import device, mask_rcnn, optim, targets, warmup
-from minimask.benchmark.common import array, clustered_boxes, scattered_boxes, serve
+from minimask import device, mask_rcnn, optim, targets, train, warmup
+from minimask.benchmark import common
+from minimask.benchmark.common import clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
+from minimask.functional import sigmoid_array
 from minimask.mask_head import paste_masks
 from minimask.normalization import batch_norm
 from minimask.roi_align import assign_levels
@@ -23,6 +27,17 @@ from minimask.tensor import Parameter, Tensor, no_grad
 from minimask.weights import from_torchvision, to_torchvision
 
 STRIDES = (4, 8, 16, 32)
+DEVICE = "cpu"  # where the kernels' arrays are; `main` says
+
+
+def put(x):
+    """An array where it is to be worked on."""
+    return device.to(x, DEVICE)
+
+
+def array(*shape, seed=0):
+    """Standard normal float32 numbers."""
+    return put(common.array(*shape, seed=seed))
 
 
 # -------------------------------------------------------------------------------------------- files for both sides
@@ -44,16 +59,21 @@ def write_toy(folder):
     return write
 
 
-def write_resnet50(folder):
-    """Well-scaled weights of resnet50_fpn in torchvision's layout, and a photo-like image (480, 640, 3) uint8."""
+def write_resnet50(folder, width=640):
+    """Well-scaled weights of resnet50_fpn in torchvision's layout, and a photo-like image (480, width, 3) uint8."""
     folder = Path(folder)
 
     def write():
-        image = blurred_noise(480, 640)
+        image = blurred_noise(480, width)
         np.save(folder / "photo.npy", image)
         np.savez(folder / "resnet50_weights.npz", **to_torchvision(scaled_resnet50_state(image)))
 
     return write
+
+
+def write_wide_resnet50(folder):
+    """The same with an image that becomes 800 x 1333, and 800 x 1344 with its padding."""
+    return write_resnet50(folder, width=800)
 
 
 def torchvision_settings(model):
@@ -157,6 +177,40 @@ def inference(folder):
     return run
 
 
+def gpu_toy_step(folder, graph):
+    """Forward, backward, optimiser step on a card that has the batch; graph: as one CUDA graph."""
+    from minimask.train_gpu import StepsOnGpu
+
+    model = mask_rcnn.build("toy", num_classes=4, seed=0).train().to("cuda")
+    batch = model.transform(toy_samples()).to("cuda")
+    settings = train.TrainSettings(steps=1, optimiser="sgd", learning_rate=1e-4, clip=None)
+    steps = StepsOnGpu(model, train.make_optimiser(model, settings), settings, graph)
+    steps.__enter__()  # its stream is the current one until this process ends
+    number = itertools.count()
+
+    def step():
+        steps.run(batch, next(number))
+        return lambda: np.array(sum(steps.rest()[-1].losses.values()))
+
+    return step
+
+
+def gpu_inference(folder):
+    """From the padded image on a card to boxes, classes and their masks of 28 x 28 there."""
+    folder = Path(folder)
+    model = mask_rcnn.build("resnet50_fpn", num_classes=91)
+    with np.load(folder / "resnet50_weights.npz") as weights:
+        model.load_state_dict(from_torchvision(weights))
+    model.eval().to("cuda")
+    batch = model.transform([np.load(folder / "photo.npy")]).to("cuda")
+
+    def run():
+        found = model.detect(batch)
+        return lambda: [a[found.valid] for a in (found.boxes, found.labels, found.scores, found.masks)]
+
+    return run
+
+
 def scene_batch(model, images, side, objects):
     """A Batch of cloudy images of side x side pixels, each with `objects` objects that fill their boxes."""
     samples = []
@@ -241,7 +295,7 @@ def max_pool(direction, shape):
 
 def normalization(direction, shape):
     x, gamma, beta = Tensor(array(*shape)), Parameter(array(shape[-1], seed=3)), Parameter(array(shape[-1], seed=4))
-    mean, variance = np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32)
+    mean, variance = put(np.zeros(shape[-1], np.float32)), put(np.ones(shape[-1], np.float32))
 
     def forward():
         return batch_norm(x, gamma, beta, mean, variance, training=True, relu=True)
@@ -254,8 +308,8 @@ def roi_align(direction, images, height, width, channels, rois, size, canonical)
         Tensor(array(images, height // stride, width // stride, channels, seed=stride), direction == "backward")
         for stride in STRIDES
     ]
-    boxes = scattered_boxes(rois, height, width)
-    image_index = np.repeat(np.arange(images), -(-rois // images))[:rois]
+    boxes = put(scattered_boxes(rois, height, width))
+    image_index = put(np.repeat(np.arange(images), -(-rois // images))[:rois])
     scales = [1 / stride for stride in STRIDES]
 
     def forward():
@@ -276,27 +330,27 @@ def roi_align(direction, images, height, width, channels, rois, size, canonical)
 
 
 def nms(boxes):
-    boxes, scores = clustered_boxes(boxes, 800, 1067)
-    real = np.ones((1, len(boxes)), bool)
+    boxes, scores = (put(a[None]) for a in clustered_boxes(boxes, 800, 1067))
+    real = put(np.ones(scores.shape, bool))
 
     def run():
-        indices, valid = box_functions.nms(boxes[None], scores[None], real, 0.7)
-        return indices[valid]
+        indices, valid = box_functions.nms(boxes, scores, real, 0.7)
+        return lambda: indices[valid]
 
     return run
 
 
 def match(images, anchors, objects, height, width):
     """1 positive, 0 background, -1 ignored for each anchor of each image."""
-    anchors = scattered_boxes(anchors, height, width)
-    truth = np.stack([scattered_boxes(objects, height, width, seed=1 + i) for i in range(images)])
-    real, crowd = np.ones((images, objects), bool), np.zeros((images, objects), bool)
+    anchors = put(scattered_boxes(anchors, height, width))
+    truth = put(np.stack([scattered_boxes(objects, height, width, seed=1 + i) for i in range(images)]))
+    real, crowd = put(np.ones((images, objects), bool)), put(np.zeros((images, objects), bool))
     return lambda: targets.match(anchors[None], truth, real, crowd, 0.3, 0.7, keep_best=True)[0]
 
 
 def paste(masks, height, width):
-    boxes = scattered_boxes(masks, height, width)
-    masks = 1 / (1 + np.exp(-array(masks, 28, 28)))
+    boxes = put(scattered_boxes(masks, height, width))
+    masks = sigmoid_array(array(masks, 28, 28))
     return lambda: paste_masks(masks, boxes, height, width)
 
 
@@ -305,12 +359,16 @@ def optimiser(kind, arrays, shape):
     for i, parameter in enumerate(parameters):
         parameter.grad = array(*shape, seed=arrays + i)
     if kind == "SGD":
-        step = optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4).step
+        optimiser = optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4)
     else:
-        step = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4).step
+        optimiser = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4)
 
     def run():
-        step()
+        if DEVICE == "cpu":
+            optimiser.step()
+        else:
+            optimiser.prepare_step()
+            optimiser.step_on_device()
         return parameters
 
     return run
@@ -319,23 +377,45 @@ def optimiser(kind, arrays, shape):
 PIECES = dict(
     write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
     conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
-    match=match, paste=paste, optimiser=optimiser, step=step, detect=detect,
+    match=match, paste=paste, optimiser=optimiser, step=step, detect=detect, gpu_toy_step=gpu_toy_step,
+    gpu_inference=gpu_inference, write_wide_resnet50=write_wide_resnet50,
 )  # fmt: skip
 
 
 def to_arrays(result):
+    """A list of NumPy arrays; where only looking at a result tells its size, a piece returns a function that looks."""
+    result = result() if callable(result) else result
     results = result if isinstance(result, (tuple, list)) else [] if result is None else [result]
-    return [x.data if isinstance(x, Tensor) else x for x in results]
+    return [device.to_cpu(x.data if isinstance(x, Tensor) else x) for x in results]
 
 
 def main():
-    import numba
-
+    global DEVICE
+    DEVICE = device.resolve(sys.argv[1])
+    device.set_matmul_precision(sys.argv[2])
     warmup.ensure()
     device.set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
-    libraries = f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
-    about = {"name": "minimask", "versions": f"minimask {minimask.__version__}, {libraries}"}
-    serve(PIECES, about, to_arrays)
+    about = {"name": "minimask", "versions": f"minimask {minimask.__version__}, {libraries()}"}
+    if DEVICE == "cpu":
+        serve(PIECES, about, to_arrays)
+    else:
+        import cupy
+
+        pool = cupy.get_default_memory_pool()  # it gives nothing back, so its size is the most that was held
+        serve(PIECES, about, to_arrays, cupy.cuda.Device().synchronize, pool.total_bytes)
+
+
+def libraries():
+    """Versions of what we compute with, and the card's name."""
+    import numba
+
+    versions = [f"Python {platform.python_version()}", f"NumPy {np.__version__}", f"Numba {numba.__version__}"]
+    if DEVICE == "cuda":
+        import cupy
+
+        card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        versions += [f"CuPy {cupy.__version__}", f"{card}, precision {device.get_matmul_precision()}"]
+    return ", ".join(versions)
 
 
 if __name__ == "__main__":

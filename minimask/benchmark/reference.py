@@ -6,6 +6,7 @@ side, and turned NCHW here. `tuned` asks for torch's fast settings: the channels
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,22 @@ else:
 
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}  # by `tuned`
 LEVELS = ["0", "1", "2", "3"]
+DEVICE = "cpu"  # where the work is done; `main` says
+
+
+def put(x):
+    """A torch tensor of an array, where it is to be worked on."""
+    return torch.from_numpy(x).to(DEVICE)
 
 
 def nchw(x, tuned=False):
     """A torch tensor (N, C, H, W) of an array (N, H, W, C)."""
-    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=FORMATS[tuned])
+    return put(x).permute(0, 3, 1, 2).contiguous(memory_format=FORMATS[tuned])
 
 
 def oihw(w, tuned=False):
     """A torch convolution weight (O, I, kh, kw) of ours (kh, kw, I, O)."""
-    return torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=FORMATS[tuned])
+    return put(w).permute(3, 2, 0, 1).contiguous(memory_format=FORMATS[tuned])
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -151,8 +158,10 @@ def read_batch(path):
 def toy_step(folder, tuned=False):
     folder = Path(folder)
     model = small_mask_rcnn(**json.loads((folder / "toy.json").read_text()))
-    load_weights(model, np.load(folder / "toy_weights.npz")).train().to(memory_format=FORMATS[tuned])
+    load_weights(model, np.load(folder / "toy_weights.npz")).train().to(DEVICE, memory_format=FORMATS[tuned])
     images, targets = read_batch(folder / "toy_batch.npz")
+    images = [image.to(DEVICE) for image in images]
+    targets = [{key: value.to(DEVICE) for key, value in target.items()} for target in targets]
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=tuned)
 
     def step():
@@ -178,6 +187,28 @@ def inference(folder, tuned=False):
             x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
             found = model([x])[0]
             return found["boxes"], found["labels"], found["scores"], found["masks"][:, 0] > 0.5
+
+    return run
+
+
+def gpu_toy_step(folder, graph, tuned=False):
+    """The same from images on the card; a graph cannot be captured, for the sizes of its arrays depend on values."""
+    return toy_step(folder, tuned)
+
+
+def gpu_inference(folder, tuned=False):
+    """From the padded image on the card to boxes, classes and their masks of 28 x 28 there."""
+    folder = Path(folder)
+    model = load_weights(resnet50_mask_rcnn(), np.load(folder / "resnet50_weights.npz")).eval()
+    model.to(DEVICE, memory_format=FORMATS[tuned])
+    images, _ = model.transform([put(np.load(folder / "photo.npy")).permute(2, 0, 1).float() / 255])
+
+    def run():
+        with torch.inference_mode():
+            features = model.backbone(images.tensors.contiguous(memory_format=FORMATS[tuned]))
+            proposals, _ = model.rpn(images, features)
+            (found,), _ = model.roi_heads(features, proposals, images.image_sizes)
+            return found["boxes"], found["labels"], found["scores"], found["masks"]
 
     return run
 
@@ -215,7 +246,7 @@ def conv(direction, n, height, width, inputs, outputs, size, stride, groups, tun
 
 def conv_transpose(direction, n, height, width, inputs, outputs, tuned=False):
     x = nchw(array(n, height, width, inputs), tuned)
-    w = torch.from_numpy(array(2, 2, inputs, outputs, seed=1)).permute(2, 3, 0, 1)
+    w = put(array(2, 2, inputs, outputs, seed=1)).permute(2, 3, 0, 1)
     w = w.contiguous(memory_format=FORMATS[tuned])
     return timed_direction(direction, lambda: F.conv_transpose2d(x, w, None, 2), x, [w])
 
@@ -227,8 +258,8 @@ def max_pool(direction, shape, tuned=False):
 
 def batch_norm(direction, shape, tuned=False):
     x = nchw(array(*shape), tuned)
-    gamma, beta = torch.from_numpy(array(shape[-1], seed=3)), torch.from_numpy(array(shape[-1], seed=4))
-    mean, variance = torch.zeros(shape[-1]), torch.ones(shape[-1])
+    gamma, beta = put(array(shape[-1], seed=3)), put(array(shape[-1], seed=4))
+    mean, variance = put(np.zeros(shape[-1], np.float32)), put(np.ones(shape[-1], np.float32))
 
     def forward():
         return F.relu(F.batch_norm(x, mean, variance, gamma, beta, training=True))
@@ -241,7 +272,7 @@ def roi_align(direction, images, height, width, channels, rois, size, canonical,
         name: nchw(array(images, height // stride, width // stride, channels, seed=stride), tuned)
         for name, stride in zip(LEVELS, (4, 8, 16, 32))
     }
-    boxes = list(torch.from_numpy(scattered_boxes(rois, height, width)).chunk(images))
+    boxes = list(put(scattered_boxes(rois, height, width)).chunk(images))
     pool = MultiScaleRoIAlign(LEVELS, size, 2, canonical_scale=canonical)
     if direction == "forward":
 
@@ -258,7 +289,7 @@ def roi_align(direction, images, height, width, channels, rois, size, canonical,
 
 
 def nms(boxes):
-    boxes, scores = map(torch.from_numpy, clustered_boxes(boxes, 800, 1067))
+    boxes, scores = map(put, clustered_boxes(boxes, 800, 1067))
     return lambda: torchvision.ops.nms(boxes, scores, 0.7)
 
 
@@ -267,8 +298,8 @@ def match(images, anchors, objects, height, width):
     from torchvision.models.detection._utils import Matcher
 
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
-    anchors = torch.from_numpy(scattered_boxes(anchors, height, width))
-    truth = [torch.from_numpy(scattered_boxes(objects, height, width, seed=1 + i)) for i in range(images)]
+    anchors = put(scattered_boxes(anchors, height, width))
+    truth = [put(scattered_boxes(objects, height, width, seed=1 + i)) for i in range(images)]
 
     def labels(boxes):
         matched = matcher(torchvision.ops.box_iou(boxes, anchors))  # the object, -1 background, -2 ignored
@@ -280,15 +311,15 @@ def match(images, anchors, objects, height, width):
 def paste(masks, height, width):
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    boxes = torch.from_numpy(scattered_boxes(masks, height, width))
-    masks = torch.sigmoid(torch.from_numpy(array(masks, 1, 28, 28)))
+    boxes = put(scattered_boxes(masks, height, width))
+    masks = torch.sigmoid(put(array(masks, 1, 28, 28)))
     return lambda: paste_masks_in_image(masks, boxes, (height, width))[:, 0] > 0.5
 
 
 def optimiser(kind, arrays, shape, tuned=False):
-    parameters = [nn.Parameter(torch.from_numpy(array(*shape, seed=i))) for i in range(arrays)]
+    parameters = [nn.Parameter(put(array(*shape, seed=i))) for i in range(arrays)]
     for i, parameter in enumerate(parameters):
-        parameter.grad = torch.from_numpy(array(*shape, seed=arrays + i))
+        parameter.grad = put(array(*shape, seed=arrays + i))
     if kind == "SGD":
         step = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=tuned).step
     else:
@@ -304,18 +335,30 @@ def optimiser(kind, arrays, shape, tuned=False):
 PIECES = dict(
     toy_step=toy_step, inference=inference, conv=conv, conv_transpose=conv_transpose, max_pool=max_pool,
     batch_norm=batch_norm, roi_align=roi_align, nms=nms, match=match, paste=paste, optimiser=optimiser,
+    gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
 )  # fmt: skip
 
 
 def to_arrays(result):
     results = result if isinstance(result, (tuple, list)) else [result]
-    return [tensor.detach().numpy() for tensor in results]
+    return [tensor.detach().cpu().numpy() for tensor in results]
 
 
 def main():
+    global DEVICE
+    DEVICE, precision = sys.argv[1:]
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     about = {"name": "torch", "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}"}
-    serve(PIECES, about, to_arrays)
+    if DEVICE == "cpu":
+        serve(PIECES, about, to_arrays)
+    else:
+        torch.zeros(1, device=DEVICE)  # says now if that is impossible
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != "highest"  # it would be used in any case
+        torch.backends.cudnn.benchmark = True
+        card = torch.cuda.get_device_name()
+        about["versions"] += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, {card}"
+        serve(PIECES, about, to_arrays, torch.cuda.synchronize, torch.cuda.max_memory_reserved)
 
 
 if __name__ == "__main__":

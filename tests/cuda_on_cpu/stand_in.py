@@ -24,6 +24,7 @@ from tests.cuda_on_cpu import minicuda
 from tests.cuda_on_cpu import stand_in_cuda as cuda
 from tests.cuda_on_cpu.stand_in_cuda import SynchronisationError, host_waits, no_sync  # noqa: F401
 
+__version__ = "stand-in"
 _SCALARS = (bool, int, float, complex, np.generic)
 _NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text(encoding="utf-8"))
 

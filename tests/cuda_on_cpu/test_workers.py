@@ -14,8 +14,9 @@ import pytest
 from minimask import distributed, train
 from minimask.errors import InputError
 from minimask.train_gpu import StepsOnGpu
-from tests.cuda_on_cpu.test_model import RATE, is_first_schedule, no_sync, scenes, settings, small_model
+from tests.cuda_on_cpu.test_model import RATE, no_sync, one_schedule, scenes, settings, small_model
 
+pytestmark = one_schedule
 TYPES = {"NCCL_INT32": np.int32, "NCCL_INT64": np.int64, "NCCL_FLOAT32": np.float32, "NCCL_FLOAT64": np.float64}
 
 
@@ -71,12 +72,10 @@ def mirrored_nccl(gpu, calls):
 
 
 @pytest.fixture
-def mirror(gpu, monkeypatch, request):
+def mirror(gpu, monkeypatch):
     """Make this process one of two workers; gives the list of the types that NCCL is asked to send."""
     if not hasattr(gpu, "no_sync"):
         pytest.skip("on a card NCCL itself would be asked, which wants two of them")
-    if not is_first_schedule(request):
-        pytest.skip("once is enough: no kernel is meant here")
     calls = []
     monkeypatch.setattr(gpu.cuda, "nccl", mirrored_nccl(gpu, calls), raising=False)
     monkeypatch.setattr(distributed, "_group", distributed.Group(MirroredMPI()))
