@@ -96,7 +96,8 @@ template <class T> __device__ Level<T> level_at(long long i, LEVELS(T)) {
   return {nullptr, 0, 0, 0};
 }
 
-// A tile of a pyramid, which a block owns in the gradients of RoIAlign and RoIPool: a row of cells for each of its warps.
+// A tile of a pyramid, which a block owns in the gradients of RoIAlign and RoIPool: a row of cells for each of its
+// warps.
 constexpr int TILE = 8;
 struct Tile {
   int level, image, y, x;  // of its first cell

@@ -1,9 +1,9 @@
 // Max pooling on the GPU: the largest value in each window, and which place of the window held it.
 //
-// Threads (lanes, rows): a row of threads takes a pixel, of the result (forward) or of the map (backward), its lanes the
-// channels, V at once: whole lines of memory are read and written. In backward each pixel of the map collects from the
-// windows over it, so that no two threads write to one place. Moves x once (windows overlap in the caches) and y with
-// the winners (a byte each) once; backward the same the other way. Same arithmetic as max_pool.py.
+// Threads (lanes, rows): a row of threads takes a pixel, of the result (forward) or of the map (backward), its lanes
+// the channels, V at once: whole lines of memory are read and written. In backward each pixel of the map collects from
+// the windows over it, so that no two threads write to one place. Moves x once (windows overlap in the caches) and y
+// with the winners (a byte each) once; backward the same the other way. Same arithmetic as max_pool.py.
 //
 // instantiate: forward<1>, forward<4>, backward<1>, backward<4>
 

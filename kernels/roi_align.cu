@@ -11,8 +11,8 @@
 // instantiate: backward_atomic<false>, backward_atomic<true>, backward_to_boxes<false>, backward_to_boxes<true>
 
 // One side of a box on the feature map: where it starts, its extent, whether the extent follows the box, and how it is
-// cut into bins, each with per_bin samples. __fmul_rn: a product that is rounded before it is added to something, as on the
-// CPU, so that a box is sampled at the same places.
+// cut into bins, each with per_bin samples. __fmul_rn: a product that is rounded before it is added to something, as on
+// the CPU, so that a box is sampled at the same places.
 struct Axis {
   float start, extent;
   bool follows;
@@ -33,6 +33,16 @@ __device__ Axis map_axis(float first, float last, float scale, int aligned, int 
     axis.per_bin = axis.step > 0 ? (int)ceilf(fminf(axis.step, 4096.0f)) : 0;
   axis.cells = cells;
   return axis;
+}
+
+template <class T>
+__device__ Axis map_rows(const float *box, const Level<T> &level, int aligned, int bins, int sampling_ratio) {
+  return map_axis(box[1], box[3], level.scale, aligned, bins, sampling_ratio, level.height);
+}
+
+template <class T>
+__device__ Axis map_columns(const float *box, const Level<T> &level, int aligned, int bins, int sampling_ratio) {
+  return map_axis(box[0], box[2], level.scale, aligned, bins, sampling_ratio, level.width);
 }
 
 // A sample along an axis: both neighbours and their weights. Cell i is at position i. More than one cell outside, both
@@ -73,8 +83,8 @@ __global__ void forward(LEVELS(const float), int images, int channels, const flo
     const int r = bin / (bins * bins), i = bin / bins % bins, j = bin % bins;
     const Level<const float> level = level_at<const float>(levels[r], LEVEL_NAMES);
     const long long image = image_index[r];
-    Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
-    Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+    Axis rows = map_rows(boxes + 4 * r, level, aligned, bins, sampling_ratio);
+    Axis columns = map_columns(boxes + 4 * r, level, aligned, bins, sampling_ratio);
     if (!level.map || image < 0 || image >= images) rows.per_bin = 0;
     const int ny = rows.per_bin, nx = columns.per_bin;
     const float share = MAXIMUM ? 1.0f : 1.0f / max(nx * ny, 1);
@@ -89,8 +99,10 @@ __global__ void forward(LEVELS(const float), int images, int channels, const flo
         const float *bottom = map + (long long)y.high * level.width * channels;
         for (int q = 0; q < nx; q++) {
           const Sample x = sample(columns, j, q);
-          const Floats a = *(const Floats *)(top + x.low * channels), b = *(const Floats *)(top + x.high * channels);
-          const Floats c = *(const Floats *)(bottom + x.low * channels), d = *(const Floats *)(bottom + x.high * channels);
+          const Floats a = *(const Floats *)(top + x.low * channels);
+          const Floats b = *(const Floats *)(top + x.high * channels);
+          const Floats c = *(const Floats *)(bottom + x.low * channels);
+          const Floats d = *(const Floats *)(bottom + x.high * channels);
           const float wa = above * x.low_weight, wb = above * x.high_weight;
           const float wc = below * x.low_weight, wd = below * x.high_weight;
 #pragma unroll
@@ -125,17 +137,13 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
              const long long *__restrict__ image_index, const long long *__restrict__ levels, int count, int bins,
              int sampling_ratio, int aligned, int group, const float *__restrict__ gy, const int *__restrict__ chosen) {
   typedef Channels<float, V> Floats;
-  extern __shared__ float weights[];
+  extern __shared__ __align__(32) float weights[];
   __shared__ int list[256];
   const Tile tile = own_tile<float>(images, LEVEL_NAMES);
   const Level<float> level = level_at<float>(tile.level, LEVEL_NAMES);
   const int lane = threadIdx.x % 32, y = threadIdx.x / 32, c = (blockIdx.y * 32 + lane) * V;
-  auto map_rows = [&](int r) {
-    return map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
-  };
-  auto map_columns = [&](int r) {
-    return map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
-  };
+  auto rows_of = [&](int r) { return map_rows(boxes + 4 * r, level, aligned, bins, sampling_ratio); };
+  auto columns_of = [&](int r) { return map_columns(boxes + 4 * r, level, aligned, bins, sampling_ratio); };
   // Whether samples between start and start + extent, each with its cells to both sides, may touch a tile from `first`.
   auto touches = [](const Axis &axis, int first) {
     const float end = axis.start + axis.extent;
@@ -146,7 +154,7 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
   for (int first = 0; first < count; first += 256) {
     const int candidate = first + threadIdx.x;
     bool near = candidate < count && levels[candidate] == tile.level && image_index[candidate] == tile.image;
-    near = near && touches(map_rows(candidate), tile.y) && touches(map_columns(candidate), tile.x);
+    near = near && touches(rows_of(candidate), tile.y) && touches(columns_of(candidate), tile.x);
     int found;
     const int place = sum_before(near, found);
     if (near) list[place] = candidate;
@@ -156,7 +164,7 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
       const int boxes_now = min(group, found - done);
       for (int item = threadIdx.x; item < boxes_now * 2 * bins * TILE; item += 256) {  // box, axis, bin, cell
         const int r = list[done + item / (2 * bins * TILE)], vertical = item / (bins * TILE) % 2;
-        const Axis axis = vertical ? map_rows(r) : map_columns(r);
+        const Axis axis = vertical ? rows_of(r) : columns_of(r);
         const int bin = item / TILE % bins, cell = (vertical ? tile.y : tile.x) + item % TILE;
         float weight = 0;
         for (int k = 0; k < axis.per_bin; k++) weight += weight_of(sample(axis, bin, k), cell);
@@ -171,10 +179,10 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
             const float wy = along_y[i * TILE + y];
             if (wy == 0) continue;
             for (int j = 0; j < bins; j++) {
-              const float *wx = along_x + j * TILE;
+              const Channels<float, TILE> wx = *(const Channels<float, TILE> *)(along_x + j * TILE);
               bool reached = false;
 #pragma unroll
-              for (int x = 0; x < TILE; x++) reached |= wx[x] != 0;
+              for (int x = 0; x < TILE; x++) reached |= wx.at[x] != 0;
               if (!reached) continue;
               const long long at = ((long long)(r * bins + i) * bins + j) * channels + c;
               const Floats g = *(const Floats *)(gy + at);
@@ -182,10 +190,10 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
 #pragma unroll
                 for (int x = 0; x < TILE; x++)
 #pragma unroll
-                  for (int v = 0; v < V; v++) sum[x].at[v] += wy * wx[x] * g.at[v];
+                  for (int v = 0; v < V; v++) sum[x].at[v] += wy * wx.at[x] * g.at[v];
               } else {  // the weights only tell where to look: each channel has its own sample
                 const Channels<int, V> which = *(const Channels<int, V> *)(chosen + at);
-                const Axis rows = map_rows(r), columns = map_columns(r);
+                const Axis rows = rows_of(r), columns = columns_of(r);
 #pragma unroll
                 for (int v = 0; v < V; v++) {
                   const Sample sy = sample(rows, i, which.at[v] / columns.per_bin);
@@ -210,8 +218,8 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds to
-// a line of memory; 4 C additions a sample. Their order, and so the last bits, differ from run to run.
+// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds
+// to a line of memory; 4 C additions a sample. Their order, and so the last bits, differ from run to run.
 template <bool MAXIMUM>
 __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
                                 const long long *__restrict__ image_index, const long long *__restrict__ levels,
@@ -222,8 +230,8 @@ __global__ void backward_atomic(LEVELS(float), int images, int channels, const f
     const Level<float> level = level_at<float>(levels[r], LEVEL_NAMES);
     const long long image = image_index[r];
     if (!level.map || image < 0 || image >= images) continue;
-    const Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
-    const Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+    const Axis rows = map_rows(boxes + 4 * r, level, aligned, bins, sampling_ratio);
+    const Axis columns = map_columns(boxes + 4 * r, level, aligned, bins, sampling_ratio);
     const int ny = rows.per_bin, nx = columns.per_bin;
     const float share = MAXIMUM ? 1.0f : 1.0f / max(nx * ny, 1);
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {
@@ -234,9 +242,10 @@ __global__ void backward_atomic(LEVELS(float), int images, int channels, const f
         if (MAXIMUM && which != s) continue;
         const Sample y = sample(rows, i, s / nx), x = sample(columns, j, s % nx);
         for (int corner = 0; corner < 4; corner++) {
-          const float weight = share * (corner / 2 ? y.high_weight : y.low_weight) * (corner % 2 ? x.high_weight : x.low_weight);
+          const float wy = corner / 2 ? y.high_weight : y.low_weight, wx = corner % 2 ? x.high_weight : x.low_weight;
+          const float weight = share * wy * wx;
           if (weight == 0) continue;
-          const long long cell = (long long)(corner / 2 ? y.high : y.low) * level.width + (corner % 2 ? x.high : x.low);
+          const long long row = corner / 2 ? y.high : y.low, cell = row * level.width + (corner % 2 ? x.high : x.low);
           atomicAdd(gmap + cell * channels, weight * g);
         }
       }
@@ -245,10 +254,10 @@ __global__ void backward_atomic(LEVELS(float), int images, int channels, const f
 }
 
 // gboxes[r]: how the result follows its samples, and how they follow the box's four coordinates.
-// position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a sample's
-// position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
-// A block of 256 threads takes a box: its warps the samples in turn, its lanes the channels; the threads' sums are added
-// in a fixed order. Reads 4 C floats of the map and C of gy a sample.
+// position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a
+// sample's position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
+// A block of 256 threads takes a box: its warps the samples in turn, its lanes the channels; the threads' sums are
+// added in a fixed order. Reads 4 C floats of the map and C of gy a sample.
 template <bool MAXIMUM>
 __global__ void backward_to_boxes(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                                   const long long *__restrict__ image_index, const long long *__restrict__ levels,
@@ -257,14 +266,14 @@ __global__ void backward_to_boxes(LEVELS(const float), int images, int channels,
   const int r = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const Level<const float> level = level_at<const float>(levels[r], LEVEL_NAMES);
   const long long image = image_index[r];
-  Axis rows = map_axis(boxes[4 * r + 1], boxes[4 * r + 3], level.scale, aligned, bins, sampling_ratio, level.height);
-  const Axis columns = map_axis(boxes[4 * r], boxes[4 * r + 2], level.scale, aligned, bins, sampling_ratio, level.width);
+  Axis rows = map_rows(boxes + 4 * r, level, aligned, bins, sampling_ratio);
+  const Axis columns = map_columns(boxes + 4 * r, level, aligned, bins, sampling_ratio);
   if (!level.map || image < 0 || image >= images) rows.per_bin = 0;
   const int ny = rows.per_bin, nx = columns.per_bin;
   const float *map = level.map + image * level.height * level.width * channels;
   float gx_start = 0, gx_extent = 0, gy_start = 0, gy_extent = 0;
   for (int s = warp; s < bins * ny * bins * nx; s += 8) {
-    const int p = s / (bins * nx), q = s % (bins * nx), i = p / ny, j = q / nx;  // row and column of the sample, of its bin
+    const int p = s / (bins * nx), q = s % (bins * nx), i = p / ny, j = q / nx;  // rows and columns: sample and bin
     const Sample y = sample(rows, i, p % ny), x = sample(columns, j, q % nx);
     const float *top = map + (long long)y.low * level.width * channels;
     const float *bottom = map + (long long)y.high * level.width * channels;
@@ -299,8 +308,9 @@ __global__ void backward_to_boxes(LEVELS(const float), int images, int channels,
   }
 }
 
-// The pyramid level of each box, counted from 0: floor(canonical_level + log2(sqrt(area) / canonical_size)), kept within
-// the `count` levels from `first` on. A thread takes a box: 16 bytes in, 8 out, in place of ten passes of array code.
+// The pyramid level of each box, counted from 0: floor(canonical_level + log2(sqrt(area) / canonical_size)), kept
+// within the `count` levels from `first` on. A thread takes a box: 16 bytes in, 8 out, in place of ten passes of array
+// code.
 extern "C" __global__ void assign_levels(const float4 *__restrict__ boxes, int boxes_count, int first, int count,
                                          float canonical_size, float canonical_level, long long *__restrict__ levels) {
   GRID_LOOP(r, boxes_count) {

@@ -26,8 +26,8 @@ __device__ Cells bin_cells(float first, float last, float scale, int bins, int b
 }
 
 // out[r, i, j] = the largest cell of bin (i, j) of box r, chosen[r, i, j] = which one (the first of equals).
-// Threads (lanes, rows): a row of threads takes a bin, its lanes the channels, V at once. Reads each cell of a box about
-// once, writes 2 C numbers a bin.
+// Threads (lanes, rows): a row of threads takes a bin, its lanes the channels, V at once. Reads each cell of a box
+// about once, writes 2 C numbers a bin.
 template <int V>
 __global__ void forward(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                         const long long *__restrict__ image_index, const long long *__restrict__ levels, int count,
@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(256, 3)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds to
-// lines of memory; an addition a number of gy. Their order, and so the last bits, differ from run to run.
+// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds
+// to lines of memory; an addition a number of gy. Their order, and so the last bits, differ from run to run.
 extern "C" __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
                                            const long long *__restrict__ image_index,
                                            const long long *__restrict__ levels, int count, int bins,
