@@ -8,7 +8,7 @@ from minimask import device as device_module
 from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
-from minimask.normalization import batch_norm, group_norm
+from minimask.normalization import batch_norm, constant_scale_and_shift, group_norm
 from minimask.tensor import Parameter
 
 
@@ -283,8 +283,7 @@ class FrozenBatchNorm2d(Module):
 
     def scale_and_shift(self):
         """The two arrays (C,) that the four amount to."""
-        scale = self.weight / (self.running_var + self.weight.dtype.type(self.eps)) ** 0.5
-        return scale, self.bias - self.running_mean * scale
+        return constant_scale_and_shift(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
 
     def forward(self, x, residual=None):
         scale, shift = self.scale_and_shift()

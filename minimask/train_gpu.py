@@ -182,8 +182,8 @@ class StepGraph:
     """One training step for batches of one shape, on arrays that stay where they are: inputs, random numbers, results.
 
     The first step is an ordinary one, in which all kernels are compiled and all constants reach the card. At the second
-    the same launches are captured, which does none of them, and from then on replayed. While capturing, memory comes
-    from a pool of the graph's own: nobody else may write into what a replay uses.
+    the same launches are captured, which does none of them, and from then on replayed. Memory comes from a pool of the
+    graph's own: nobody else may write into what a replay uses. The first step fills it, so that capturing need not.
     """
 
     def __init__(self, steps, objects):
@@ -198,7 +198,7 @@ class StepGraph:
             self.inputs = replace(batch, **{name: self._room(batch, name) for name in _arrays(batch)})
             self._fill(batch)
             self.rng, self.missing = rng, missing
-            with kernels.as_in_a_graph():
+            with kernels.as_in_a_graph(), self.steps.cupy.cuda.using_allocator(self.pool.malloc):
                 return self.steps.compute(self.inputs, self)
         self._fill(batch)
         for i, array in enumerate(self.draws):
