@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 
 from minimask import boxes as box_functions
-from minimask import check, draw, normalization
+from minimask import check, convolution, draw, normalization
 from minimask.convolution import conv2d
 from minimask.device import threads
 from minimask.kernels import add as add_kernel
@@ -54,26 +54,52 @@ def seconds(function, *arguments, repeats=9):
 # - *Kernel*: here a compiled function that does one operation. (A convolution's kernel, notebook 02, is another thing.)
 # - *Numba*: translates a Python function of loops into machine code when it is first called.
 # - *Thread*: one of several sequences of instructions that run at the same time, one a processor core.
-# - *Register*: a place inside the processor for one vector; *vector*: a few numbers, 4 to 16, computed on at once.
+# - *Register*: a place inside the processor for one vector; *vector*: a few numbers, 4 to 16, computed on at once, each
+#   in its *lane*. *Multiply-add*: one instruction that multiplies two vectors and adds the result to a third.
 # - *Cache*: small fast memory between registers and main memory.
 # - *GFLOP/s*: billions of additions and multiplications a second. *GB/s*: billions of bytes moved a second.
+# - *BLAS*: the library of fast matrix products that NumPy calls.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 One operation, two forms
 #
-# Non-maximum suppression (notebook 09): take the best box, drop all that overlap it, go on. In NumPy: **first the whole
-# table** of overlaps, then row by row.
+# Non-maximum suppression (notebook 09): take the best box, drop all that overlap it, go on.
+#
+# - NumPy: **first the whole table** of overlaps, then row by row.
+# - Kernel: **no table**. A dropped box's row is never computed, a kept one's never stored.
 
 # %%
 print(inspect.getsource(box_functions.nms_specification).split('"""')[2])
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### The kernel: no table
 #
-# A dropped box's row is never computed, a kept one's never stored. `kernels/nms.py`:
+# The same in loops, `kernels/nms.py`:
 
 # %%
 print(inspect.getsource(nms_kernel.nms_image.py_func).split('"""')[2])
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+corner = np.random.default_rng(0).uniform(0, 100, (40, 2))
+forty = np.concatenate([corner, corner + 40], axis=1)  # best first
+table, alive = box_functions.iou(forty, forty) > 0.3, np.ones(40, bool)
+computed = np.zeros((40, 40), bool)
+for i in range(40):
+    if alive[i]:
+        computed[i, i + 1 :] = True
+        alive[i + 1 :] &= ~table[i, i + 1 :]
+figure, panels = plt.subplots(1, 2, figsize=(9, 4))
+for axes, cells, name in zip(panels, (np.ones((40, 40), bool), computed), ("NumPy", "kernel")):
+    axes.imshow(np.where(cells, np.where(table, 2, 1), 0), cmap="Blues", vmin=0, vmax=3)
+    axes.set(xticks=[], yticks=[], xlabel="with each of 40 boxes")
+    axes.set_title(f"{name}: {cells.sum()} overlaps", fontsize=14)
+panels[0].set_ylabel("each of 40 boxes, best first")
+assert computed.sum() < 40 * 40 / 3
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# Blue is what is computed, dark blue an overlap above the threshold. The kernel has a row for each box that is kept,
+# and only its part right of the diagonal: the boxes that are worse.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### Equal, and how much faster
@@ -96,6 +122,14 @@ forms = {
 }
 print(f"{R} boxes, {int(fast[1].sum())} kept:", {name: f"{1000 * t:.1f} ms" for name, t in forms.items()})
 assert forms["Numba, one sweep"] < forms["NumPy, the whole table"]
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(9, 2.4))
+bars = axes.barh(list(forms), [1000 * t for t in forms.values()], color=[SKY, ORANGE])
+axes.bar_label(bars, [f"{1000 * t:.1f} ms" for t in forms.values()], padding=5)
+axes.invert_yaxis()
+axes.set(xlabel=f"milliseconds, {R} boxes", xlim=(0, 1250 * max(forms.values())))
+plt.show()
 
 # %% [markdown]
 # ### And on a graphics card?
@@ -143,7 +177,7 @@ plt.show()
 # same bits each time. In max pooling's backward pass the rule shapes the algorithm: each pixel *collects* from the
 # windows above it, instead of windows *scattering* to pixels, since two windows may hit one pixel.
 
-# %% [markdown] slideshow={"slide_type": "slide"}
+# %% [markdown]
 # ### Exercise 1: a thread's share
 
 
@@ -191,6 +225,15 @@ with tempfile.TemporaryDirectory() as empty:
 warm = min(others)
 print(f"cold {cold:.2f} s, from the cache {1000 * cached:.1f} ms, warm {1000 * warm:.3f} ms")
 assert cold > cached > warm
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(9, 2.8))
+first_calls = {"cold": 1000 * cold, "from the cache": 1000 * cached, "warm": 1000 * warm}
+bars = axes.barh(list(first_calls), first_calls.values(), color=[RED, ORANGE, SKY])
+axes.bar_label(bars, [f"{t:.0f} ms" if t > 10 else f"{t:.3f} ms" for t in first_calls.values()], padding=5)
+axes.invert_yaxis()
+axes.set(xlabel="milliseconds (a step is a factor of 10)", xscale="log", xlim=(300 * warm, 30_000 * cold))
+plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A factor of more than a thousand between cold and warm is usual; the time from the cache is mostly that of starting
@@ -359,19 +402,23 @@ plt.show()
 # Row by row each multiply-add loads b and c and stores c. In a block every loaded number is used many times, and the
 # results do not move.
 
-# %%
+# %% slideshow={"slide_type": "fragment"}
 block = np.zeros((ROWS, WIDTH))
-for k in range(K):  # what the micro-kernel does for one block, in NumPy: K outer products
+for k in range(K):  # what the micro-kernel does for one block: K outer products
     block += np.outer(tile[:ROWS, k], matrix[k, :WIDTH])
 np.testing.assert_allclose(block, expected[:ROWS, :WIDTH], atol=1e-4)
-loads, multiply_adds = VECTORS + ROWS, ROWS * VECTORS  # for each k: vectors of b, numbers of a; vectors of results
-print(f"block of {ROWS} x {VECTORS} vectors of {LANES}: {loads} loads for {multiply_adds} multiply-adds")
+
+loads = VECTORS + ROWS  # for each k: vectors of b, numbers of a
+multiply_adds = ROWS * VECTORS  # for each k: vectors of results
+print(f"a block of {ROWS} x {VECTORS} vectors of {LANES} numbers, for each k:")
+print(f"{loads} loads for {multiply_adds} multiply-adds")
 assert loads < multiply_adds  # row by row: two loads and a store for each one
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### Exercise 3: how many rows fit?
 #
-# `rows x vectors` results, `vectors` of b and 1 number of a (in all lanes) must lie in the processor's registers.
+# `rows x vectors` results, `vectors` of b and 1 number of a (in all lanes) must lie in the processor's registers: 32 in
+# processors with AVX-512, or with NEON, 16 in those with AVX2.
 
 
 # %% exercise="block_rows"
@@ -515,27 +562,49 @@ def peak_part(t, parts, arrays, numbers):
 cache = [np.zeros(threads() * n, np.float32) for n in (ROWS * DEPTH, DEPTH * WIDTH, ROWS * WIDTH)]
 sizes = DEPTH, TIMES, ROWS, WIDTH
 parallel.run(peak_part, cache, sizes)  # compiles
-peak = 2 * threads() * TIMES * DEPTH * ROWS * WIDTH / seconds(parallel.run, peak_part, cache, sizes, repeats=600)
-peak = max(peak, rates["micro-kernel"])  # where the other cores are busy with something else
 long = [np.ones(16_000_000, np.float32) for _ in range(3)]  # 64 MB each: larger than the caches
 memory = sum(a.nbytes for a in long) / seconds(add_kernel.add, *long)
-print(f"{threads()} threads: {peak / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s, corner at {peak / memory:.1f}")
-assert peak > memory  # more than one operation for each byte is needed to keep the arithmetic busy
+
+picture = rng.standard_normal((1, 100, 136, 64)).astype(np.float32)
+kernels = {size: rng.standard_normal((size, size, 64, 64)).astype(np.float32) for size in (1, 3)}
+
+
+def convolve(size, winograd):
+    """The convolution of the picture with or without Winograd's identity."""
+    before, convolution.winograd = convolution.winograd, winograd
+    try:
+        return conv2d(picture, kernels[size], padding=size // 2)
+    finally:
+        convolution.winograd = before
+
+
+works = {  # name -> what is run
+    "peak": lambda: parallel.run(peak_part, cache, sizes),
+    "convolution 1 x 1": lambda: convolve(1, False),
+    "convolution 3 x 3": lambda: convolve(3, False),
+    "the same, Winograd": lambda: convolve(3, True),
+}
+shortest = dict.fromkeys(works, np.inf)
+for _ in range(100):  # in turns, for other programs run here too
+    for name, work in works.items():
+        shortest[name] = min(shortest[name], seconds(work, repeats=1))
 
 # %%
 points = {}  # name -> (operations a byte, operations a second)
-sum_time = seconds(add_kernel.add, *long)
-points["sum of two maps"] = (1 / 12, long[0].size / sum_time)  # one operation; two numbers read, one written
+points["sum of two maps"] = (1 / 12, memory / 12)  # one operation; two numbers read, one written
 points["batch norm + ReLU"] = (3 * x.size / one, 3 * x.size / times["fused"])
-picture = rng.standard_normal((1, 100, 136, 64)).astype(np.float32)
-for size in (1, 3):
-    w = rng.standard_normal((size, size, 64, 64)).astype(np.float32)
-    flops = 2 * size * size * 64 * picture.size
+for name, t in shortest.items():
+    w = kernels[1 if "1 x 1" in name else 3]
+    flops = 2 * w.size * picture.size / 64
     moved = 2 * picture.nbytes + w.nbytes  # map read, map written, weights read
-    conv2d(picture, w, padding=size // 2)
-    points[f"convolution {size} x {size}"] = (
-        flops / moved, flops / seconds(lambda w=w, size=size: conv2d(picture, w, padding=size // 2), repeats=15)
-    )  # fmt: skip
+    if name != "peak":
+        points[name] = (flops / moved, flops / t)
+
+peak = 2 * threads() * TIMES * DEPTH * ROWS * WIDTH / shortest["peak"]
+reached = [points[f"convolution {size} x {size}"][1] for size in kernels]
+peak = max(peak, rates["micro-kernel"], *reached)  # where other programs disturbed its measurement more than these
+print(f"{threads()} threads: {peak / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s, corner at {peak / memory:.1f}")
+assert peak > memory  # more than one operation for each byte is needed to keep the arithmetic busy
 for name, (intensity, rate) in points.items():
     limit = my_roofline(intensity, peak, memory)
     print(f"{name:18} {intensity:6.2f} flops a byte, {rate / 1e9:5.0f} GFLOP/s, {100 * rate / limit:3.0f} % of roof")
@@ -546,23 +615,64 @@ assert by_hand == 144 and abs(points["convolution 3 x 3"][0] / by_hand - 1) < 0.
 figure, axes = plt.subplots(figsize=(10, 4.5))
 line = np.geomspace(0.03, 1000, 200)
 axes.plot(line, [my_roofline(i, peak, memory) / 1e9 for i in line], color=RED, linewidth=3)
-marks = zip(points.items(), (SKY, GREEN, BLUE, ORANGE), ("o", "s", "^", "D"))
+marks = zip(points.items(), (SKY, GREEN, BLUE, ORANGE, ORANGE), ("o", "s", "^", "D", "*"))
 for (name, (intensity, rate)), colour, marker in marks:
-    axes.plot(intensity, rate / 1e9, marker, color=colour, markersize=13, label=name)
+    axes.plot(intensity, rate / 1e9, marker, color=colour, markersize=18 if marker == "*" else 13, label=name)
 axes.set_xscale("log")
 axes.set_yscale("log")
 axes.set(xlabel="operations a byte", ylabel="GFLOP/s", xlim=(0.03, 1000))
 axes.text(0.035, memory / 1e9 * 0.16, f"{memory / 1e9:.0f} GB/s", color=RED, va="bottom")
 axes.text(0.035, peak / 1e9, f"peak {peak / 1e9:.0f} GFLOP/s", color=RED, va="center")
-axes.set_ylim(top=4 * peak / 1e9)
+axes.set_ylim(top=3e-9 * max(peak, *(rate for _, rate in points.values())))
 axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Left of the corner only fewer bytes help: fuse. Right of it only better arithmetic: registers, Winograd. The 3 x 3 may
-# lie above the roof, because its operations are counted as if done directly, and Winograd does a quarter of the
-# products. A map that just fits into a cache can lie above the slope for the same kind of reason: the bytes do not all
-# come from memory. The numbers are of the machine that ran this.
+# Left of the corner only fewer bytes help: fuse. Right of it only better arithmetic: registers, Winograd. The star may
+# lie above the roof: its operations are counted as if done directly, and Winograd does a quarter of the products. A map
+# that just fits into a cache can lie above the slope for the same kind of reason: the bytes do not all come from
+# memory. The numbers are of the machine that ran this.
+
+# %% [markdown]
+# Move a convolution along the roof. With k x k places and C channels in and out each number of the map takes part in
+# 2 k² C operations, and is 8 bytes, read and written: k² C / 4 operations a byte.
+
+
+# %% widget=True
+def draw_roof(axes, size, channels):
+    """The roof, and where a convolution of size x size with so many channels stands on it at best."""
+    intensity = size * size * channels / 4
+    axes.loglog(line, [my_roofline(i, peak, memory) / 1e9 for i in line], color=RED, linewidth=3)
+    axes.plot(intensity, my_roofline(intensity, peak, memory) / 1e9, "D", color=ORANGE, markersize=14)
+    limit = "memory" if intensity * memory < peak else "arithmetic"
+    title = f"{size} x {size}, {channels} channels: {intensity:g}\noperations a byte, limit: {limit}"
+    axes.set_title(title, fontsize=13)
+    axes.set(xlabel="operations a byte", xlim=(0.03, 1000))
+
+
+def roof(size=3, channels=64):
+    """One figure for one position of the sliders."""
+    draw_roof(plt.subplots(figsize=(7, 4))[1], size, channels)
+    plt.show()
+
+
+try:
+    from ipywidgets import IntSlider, interact
+
+    interact(roof, size=IntSlider(3, 1, 7, 2), channels=IntSlider(64, 1, 256))
+except ImportError:  # no widgets installed
+    roof()
+
+# %% [markdown]
+# Without sliders, three positions: few channels wait for memory.
+
+# %% tags=["hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True)
+for axes, position in zip(panels, ((1, 4), (1, 64), (3, 64))):
+    draw_roof(axes, *position)
+panels[0].set_ylabel("GFLOP/s at most")
+assert 3 * 3 * 64 / 4 == by_hand  # the 3 x 3 of the figure
+plt.show()
 
 # %% [markdown]
 # ## 8 Common misconceptions
