@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from minimask import targets
 from minimask.anchors import AnchorGenerator
 from minimask.box_head import detect
 from minimask.device import generator
@@ -151,3 +152,21 @@ def test_in_a_graph(gpu):
     np.testing.assert_allclose(results[0].get(), boxes, rtol=1e-5, atol=1e-4)
     for found, loss in zip(results[2:], losses.values()):
         np.testing.assert_allclose(found.get(), loss.data, rtol=1e-5)
+
+
+def test_float64_takes_the_specifications(gpu):
+    """For checks of gradients: no kernel, the same numbers."""
+    rpn, predictions = case()
+    predictions = predictions.astype(np.float64)
+    anchors = [x.astype(np.float64) for x in anchors_of(np)]
+    expected = rpn.proposals(predictions, anchors, SIZES)
+    found = rpn.proposals(gpu.asarray(predictions), [gpu.asarray(x) for x in anchors], gpu.asarray(SIZES))
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.get(), b, rtol=1e-12)
+    every = np.concatenate(anchors)[None]
+    objects = OBJECTS["boxes"].astype(np.float64), OBJECTS["valid"] & ~OBJECTS["crowd"], OBJECTS["crowd"]
+    expected = targets.match(every, *objects, 0.3, 0.7, keep_best=True)
+    found = targets.match(*map(gpu.asarray, (every, *objects)), 0.3, 0.7, keep_best=True)
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a.get(), b)
