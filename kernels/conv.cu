@@ -10,19 +10,22 @@
 //     store     what was read into the other half of shared memory
 //   finish  + bias + residual, ReLU, write
 //
+// A small map has few tiles. Then the sum is cut into parts, a block each, and `finish` adds the parts in a fixed order.
+//
 // The gradient of the map is the same with the parts of `in` and `out` exchanged; with a stride s > 1 the pixels of the map
 // fall into s x s phases (see backward_axis), which are shares of the same launch. So is a transposed convolution.
 //
-// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, 1, groups x phases). 2 kh kw Cin flops for each number of
+// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). 2 kh kw Cin flops for each number of
 // the result; a block reads 8 bytes for T flops, so T = 128 needs 1/16 byte a flop of the cache, which an H100 gives easily
 // (60 TFLOP/s x 1/16 = 4 TB/s). From memory: x about once (neighbouring blocks have the same pixels), the result once.
 #include "conv_window.cuh"
 
+// each: terms of a part, a multiple of D. With several parts y has room for (parts, result), and nothing follows the sums.
 // ACROSS: weights of neighbouring output channels lie side by side (w_out == 1), else those of neighbouring input channels.
 template <int T, bool ACROSS>
 __global__ void __launch_bounds__(256, 2)
     convolve(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
-             const float *__restrict__ residual, int relu, float *__restrict__ y) {
+             const float *__restrict__ residual, int relu, int each, float *__restrict__ y) {
   constexpr int D = 1024 / T, R = T / 16;
   __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // 4 more: stores of a warp fall on different banks
   const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
@@ -35,7 +38,8 @@ __global__ void __launch_bounds__(256, 2)
   const int x_pixel = tid / (D / 4), x_term = tid % (D / 4) * 4;
   const int w_term = ACROSS ? tid / (T / 4) : x_term, w_channel = ACROSS ? tid % (T / 4) * 4 : x_pixel;
   const Window window(s, x, s.place(pixel0 + x_pixel));
-  Term tx = s.term(x_term), tw = s.term(w_term);
+  const int first = blockIdx.y * each;  // term of this part
+  Term tx = s.term(first + x_term), tw = s.term(first + w_term);
   __align__(16) float qx[4], qw[4];
 
   auto read = [&]() {
@@ -75,7 +79,7 @@ __global__ void __launch_bounds__(256, 2)
   // reads 16 pixels and 32 channels of a term: one pass through shared memory each.
   const int my = (tid / 64 * 4 + tid % 32 / 8) * 4, mx = (tid / 32 % 2 * 8 + tid % 8) * 4;
   float sums[R][R] = {};
-  const int steps = (s.terms() + D - 1) / D;
+  const int steps = (min(s.terms() - first, each) + D - 1) / D;  // none: the sums are 0
   if (steps > 0) {
     read();
     store(0);
@@ -100,6 +104,7 @@ __global__ void __launch_bounds__(256, 2)
     __syncthreads();
   }
 
+  y += blockIdx.y * s.size();
 #pragma unroll
   for (int i = 0; i < R; i++) {
     const int pixel = pixel0 + my + i / 4 * 64 + i % 4;
@@ -124,13 +129,17 @@ __global__ void __launch_bounds__(256, 2)
 }
 // instantiate: convolve<64, false>, convolve<64, true>, convolve<128, false>, convolve<128, true>
 
-// y (pixels, channels) = relu(y + bias + residual), in place: what follows a product that cuBLAS made. bias: (channels,) or
-// NULL; residual: as y, or NULL. Launch: blocks of (lanes, rows) threads, a row for a pixel. Moves 8 bytes a number, 4 more
-// with a residual.
-extern "C" __global__ void finish(float *y, const float *bias, const float *residual, int pixels, int channels, int relu) {
+// y (pixels, channels) = relu(sum of the parts (number, pixels, channels) + bias + residual). bias: (channels,) or NULL;
+// residual: as y, or NULL. For a product that cuBLAS made, parts are y itself. Launch: blocks of (lanes, rows) threads, a row
+// for a pixel. Moves 4 (number + 1) bytes a number, 4 more with a residual.
+extern "C" __global__ void finish(const float *parts, int number, const float *bias, const float *residual, int pixels,
+                                  int channels, int relu, float *y) {
+  const long long size = (long long)pixels * channels;
   for (int pixel = blockIdx.x * blockDim.y + threadIdx.y; pixel < pixels; pixel += gridDim.x * blockDim.y)
     for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
       const long long at = (long long)pixel * channels + channel;
-      y[at] = finished(y[at], bias, channel, residual, at, relu);
+      float sum = parts[at];
+      for (int part = 1; part < number; part++) sum += parts[part * size + at];
+      y[at] = finished(sum, bias, channel, residual, at, relu);
     }
 }

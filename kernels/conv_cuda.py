@@ -54,7 +54,9 @@ def convolve_backward_weights(x, gy, window):
     x, gy = _contiguous(x), _contiguous(gy)
     quads = inner % 4 == 0 and _aligned(x), False, outer % 4 == 0 and _aligned(gy)
     channels = groups, inner, outer
-    ((g, rows, columns, _),) = _geometries(*_settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads)
+    ((g, rows, columns, _, _),) = _geometries(
+        _settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads
+    )
     gw, shared = xp.empty(shape, np.float32), 0
     if _small(*channels):
         source, name, blocks = "conv_grouped", "backward_weights_grouped", (-(-gw.size // THREADS), 1)
@@ -82,20 +84,45 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
     across = steps[3] == 1
     quads_w = (outer if across else inner) % 4 == 0 and all(step % 4 == 0 for step in steps if step != 1)
     quads = inner % 4 == 0 and _aligned(x), quads_w and _aligned(w), outer % 4 == 0
-    arguments = x, w, *(NULL if a is None else a for a in (b, residual)), relu, y
     channels = window.groups, inner, outer
-    for g, rows, columns, shares in _geometries(*_settings(window), x.shape, y.shape, channels, backward, steps, quads):
+    launches = _geometries(_settings(window), x.shape, y.shape, channels, backward, steps, quads)
+    follows = *(NULL if a is None else a for a in (b, residual)), relu
+    for g, rows, columns, terms, shares in launches:
         if _small(*channels):
-            runs = rows * -(-columns // PIXELS)
-            blocks = -(-runs * y.shape[3] // THREADS), 1, shares
-            launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, *arguments)
+            blocks = -(-rows * -(-columns // PIXELS) * y.shape[3] // THREADS), 1, shares
+            launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, x, w, *follows, y)
             continue
         shares *= window.groups
         tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
-        blocks = _tiles(rows * columns, outer, tile), 1, shares
+        tiles = _tiles(rows * columns, outer, tile)
+        each = _part(terms, tiles * shares) if len(launches) == 1 else max(1, terms)
+        parts = max(1, -(-terms // each))
         source, name, shared = _form("conv", "convolve", tile, across)
-        launch(source, name, blocks, THREADS, g, *arguments, shared=shared)
+        blocks = tiles, parts, shares
+        if parts == 1:
+            launch(source, name, blocks, THREADS, g, x, w, *follows, each, y, shared=shared)
+        else:
+            sums = array_module(x).empty((parts, *y.shape), np.float32)
+            launch(source, name, blocks, THREADS, g, x, w, NULL, NULL, False, each, sums, shared=shared)
+            _finish(sums, parts, b, residual, relu, y)
     return y
+
+
+def _part(terms, blocks):
+    """How many of the terms of a sum a block adds up, a whole number of steps: all of them, unless there are few blocks
+    and many terms.
+    """
+    parts = max(1, min(-(-ENOUGH_BLOCKS // blocks), terms // 256, 65535))
+    return max(1, -(-terms // (16 * parts))) * 16
+
+
+def _finish(parts, number, b, residual, relu, y):
+    """y = relu(the sum of the parts + b + residual); parts may be y."""
+    pixels, channels = y.size // y.shape[-1], y.shape[-1]
+    others = (NULL if a is None else _contiguous(a) for a in (b, residual))
+    _, (lanes, rows) = channel_threads(channels, THREADS)
+    blocks = blocks_for(pixels, rows)
+    launch("conv", "finish", blocks, (lanes, rows), parts, number, *others, pixels, channels, relu, y)
 
 
 # ---------------------------------------------------------------------------- products of matrices by cuBLAS
@@ -117,13 +144,9 @@ def _matrix(a):
 
 
 def _finished(y, b, residual, relu):
-    """relu(y + b + residual), in place, for y (pixels, channels)."""
-    if b is None and residual is None and not relu:
-        return y
-    pixels, channels = y.shape
-    others = (NULL if a is None else _contiguous(a) for a in (b, residual))
-    _, (lanes, rows) = channel_threads(channels, THREADS)
-    launch("conv", "finish", blocks_for(pixels, rows), (lanes, rows), y, *others, pixels, channels, relu)
+    """relu(y + b + residual), in place."""
+    if not (b is None and residual is None and not relu):
+        _finish(y, 1, b, residual, relu, y)
     return y
 
 
@@ -160,12 +183,6 @@ def _small(groups, inner, outer):
     return groups > 1 and max(inner, outer) <= 16
 
 
-def _part(pixels, blocks):
-    """How many pixels one part of a sum over pixels has: enough blocks, but none for a few pixels."""
-    parts = min(-(-ENOUGH_BLOCKS // blocks), -(-pixels // 256), 65535)
-    return -(-pixels // (16 * parts)) * 16  # whole steps
-
-
 def _tiles(height, width, tile):
     """How many squares of `tile` cover a matrix."""
     return -(-height // tile) * -(-width // tile)
@@ -192,19 +209,21 @@ def _weights(w, groups, backward):
 
 
 def _settings(window):
+    """Kernel size, stride, padding and dilation, each (y, x)."""
     return window.kernel, window.stride, window.padding, window.dilation
 
 
 @lru_cache(maxsize=1024)
-def _geometries(kernel, stride, padding, dilation, source, result, channels, backward, steps, quads):
-    """For each launch: the struct Geometry; rows (of all images) and columns of its largest share; how many shares.
+def _geometries(window, source, result, channels, backward, steps, quads):
+    """For each launch: the struct Geometry; the most rows (of all images), columns and terms of a share; the shares.
 
-    source, result: shapes of the map that is read and the one that is written. channels: groups, and channels read and
-    written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
+    window: `_settings`. source, result: shapes of the map that is read and the one that is written. channels: groups, and
+    channels read and written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
     """
     axes = backward_axis if backward else forward_axis
-    axes_y, axes_x = (axes(*s) for s in zip(result[1:3], kernel, stride, padding, dilation))
-    numbers = *source[1:3], *result[:3], kernel[1], *channels, *steps, *quads
+    axes_y, axes_x = (axes(*settings) for settings in zip(result[1:3], *window))
+    kernel_x = window[0][1]
+    numbers = *source[1:3], *result[:3], kernel_x, *channels, *steps, *quads
     launches = []
     for y in range(0, len(axes_y), SHARES):
         for x in range(0, len(axes_x), SHARES):
@@ -214,7 +233,8 @@ def _geometries(kernel, stride, padding, dilation, source, result, channels, bac
             for name, number in zip(NUMBERS.split(), (len(some_x), *numbers)):
                 g[name] = number
             rows, columns = (max(axis[0] for axis in some) for some in (some_y, some_x))
-            launches.append((g, result[0] * rows, columns, len(some_y) * len(some_x)))
+            terms = channels[1] * max(axis[3] for axis in some_y) * max(axis[3] for axis in some_x)
+            launches.append((g, result[0] * rows, columns, terms, len(some_y) * len(some_x)))
     return launches
 
 

@@ -89,7 +89,7 @@ __device__ void multiply_all(int steps, Read read, float (&sums)[T / 32][T / 32]
 template <int T, bool ACROSS, bool BF16>
 __global__ void __launch_bounds__(256, 2)
     convolve(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
-             const float *__restrict__ residual, int relu, float *__restrict__ y) {
+             const float *__restrict__ residual, int relu, int each, float *__restrict__ y) {
   using X = Operand<T, BF16, true>;
   using W = Operand<T, BF16, !ACROSS>;
   const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(256, 2)
   if (pixel0 >= s.pixels()) return;
 
   const Window windows[] = {Window(s, x, s.place(pixel0 + X::row(0))), Window(s, x, s.place(pixel0 + X::row(1)))};
-  Term tx = s.term(X::term()), tw = s.term(W::term());
+  const int first = blockIdx.y * each;
+  Term tx = s.term(first + X::term()), tw = s.term(first + W::term());
   auto read = [&](float *xs, float *ws) {
 #pragma unroll
     for (int i = 0; i < T / 64; i++) {
@@ -132,8 +133,9 @@ __global__ void __launch_bounds__(256, 2)
     s.forward(tw, D);
   };
   float sums[T / 32][T / 32][4] = {};
-  multiply_all<T, BF16, X, W>((s.terms() + D - 1) / D, read, sums);
+  multiply_all<T, BF16, X, W>((min(s.terms() - first, each) + D - 1) / D, read, sums);
 
+  y += blockIdx.y * s.size();
 #pragma unroll
   for (int m = 0; m < T / 16; m++) {
     const int pixel = pixel0 + Mine<T>::row() + 8 * m;

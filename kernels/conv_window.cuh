@@ -51,6 +51,7 @@ struct Share {
 
   __device__ int pixels() const { return g.images * y.count * x.count; }
   __device__ int terms() const { return y.taps * x.taps * g.inner; }
+  __device__ long long size() const { return (long long)g.images * g.rows * g.columns * (g.groups * g.outer); }  // result
 
   // Pixel number n, and the one that is `pixels` further. (Nearly always the row goes on: no division.)
   __device__ Place place(int n) const { return {n / x.count / y.count, n / x.count % y.count, n % x.count}; }
@@ -66,9 +67,8 @@ struct Share {
 
   // Term number n.
   __device__ Term term(int n) const {
-    Term t = {x.taps > 0 ? 0 : y.taps, 0, 0};  // no taps along x: no terms
-    if (x.taps > 0) t.forward(n, g.inner, x.taps);
-    return t;
+    int tap = n / g.inner;
+    return x.taps > 0 ? Term{tap / x.taps, tap % x.taps, n % g.inner} : Term{y.taps, 0, 0};  // no taps: no terms
   }
   __device__ void forward(Term &t, int terms) const { t.forward(terms, g.inner, x.taps); }
 

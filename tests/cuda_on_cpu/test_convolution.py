@@ -25,6 +25,22 @@ SEVERAL_TILES = [
 ]  # fmt: skip
 
 
+def tf32(a):
+    """To 10 bits of fraction, halves away from zero."""
+    bits = a.view(np.uint32)
+    return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
+
+
+def bf16(a):
+    """To 7 bits of fraction, halves to even."""
+    bits = a.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & ~np.uint32(0xFFFF)).view(np.float32)
+
+
+ROUNDED = {"highest": lambda a: a, "high": tf32, "medium": bf16}
+TENSOR = 5e-5  # with the same rounded factors: the sums of tensor cores are a little less exact than float32's
+
+
 def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None, rounded=lambda a: a):
     """The three functions against the specifications, for factors `rounded` before they are multiplied."""
     window = Window("test", w, **settings)
@@ -91,19 +107,51 @@ def test_groups(gpu, groups, inner, outer, stride, dilation):
     check(gpu, *arrays(2, 9, 11, groups * inner, groups * outer, 3, groups), settings)
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-def test_parts_of_the_sum_over_pixels(gpu, monkeypatch, groups):
-    """2 images of 17 x 31 pixels make 5 parts of at most 224: the last one is short."""
-    launched = []
+@pytest.fixture(autouse=True)
+def highest_precision():
+    yield
+    device.set_matmul_precision("highest")
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names and blocks of the kernels that run."""
+    names = []
     launch = conv_cuda.launch
-    monkeypatch.setattr(conv_cuda, "launch", lambda *a, **k: launched.append(a[:3]) or launch(*a, **k))
+    monkeypatch.setattr(
+        conv_cuda, "launch", lambda *a, **k: names.append((a[1].split("<")[0], a[2])) or launch(*a, **k)
+    )
+    return names
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
+    """2 images of 17 x 31 pixels make 4 parts of at most 272: the last one is short."""
     x, gy = random(2, 17, 31, 9, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
     window = Window("test", np.empty((3, 3, 9 // groups, 6)), padding=1, groups=groups)
     gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
-    name, blocks = ("backward_weights<64>", 2) if groups == 1 else ("backward_weights_grouped", 1)
-    assert [name for _, name, _ in launched] == [name, "add_parts"] and launched[0][2] == (blocks, 5, 1)
+    first = ("backward_weights", (2, 4, 1)) if groups == 1 else ("backward_weights_grouped", (1, 4, 1))
+    assert launched[0] == first and [name for name, _ in launched[1:]] == ["add_parts"]
     expected = specification.convolve_backward_weights_specification(*(a.astype(np.float64) for a in (x, gy)), window)
     assert error(gw.get(), expected) < DIRECT
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_parts_of_the_sum_over_terms(gpu, launched, precision):
+    """9 x 70 = 630 terms on few tiles: 2 parts, then what follows them; with stride 2 the phases have 1 to 4 taps."""
+    device.set_matmul_precision(precision)
+    settings = dict(padding=1), dict(padding=1, stride=2)
+    for more in settings:
+        check(
+            gpu,
+            *arrays(1, 5, 6, 70, 140, 3),
+            more,
+            TENSOR if precision != "highest" else DIRECT,
+            rounded=ROUNDED[precision],
+        )
+    forward = [blocks for name, blocks in launched if name == "convolve"]
+    assert forward[0] == (3, 2, 1) and forward[2] == (2, 4, 1)  # 140 channels; then backward, 1260 terms
+    assert forward[5] == (2, 2, 4) and [name for name, _ in launched].count("finish") == 6
 
 
 def test_arrays_that_begin_anywhere(gpu):
@@ -146,27 +194,10 @@ def test_no_images(gpu):
 # ------------------------------------------------------------------------------------------- tensor cores
 
 
-def tf32(a):
-    """To 10 bits of fraction, halves away from zero."""
-    bits = a.view(np.uint32)
-    return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
-
-
-def bf16(a):
-    """To 7 bits of fraction, halves to even."""
-    bits = a.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & ~np.uint32(0xFFFF)).view(np.float32)
-
-
-ROUNDED = {"high": tf32, "medium": bf16}
-TENSOR = 5e-5  # with the same rounded factors: the sums of tensor cores are a little less exact than float32's
-
-
-@pytest.fixture(params=ROUNDED)
+@pytest.fixture(params=["high", "medium"])
 def precision(request):
     device.set_matmul_precision(request.param)
-    yield request.param
-    device.set_matmul_precision("highest")
+    return request.param
 
 
 @pytest.mark.parametrize(
