@@ -217,8 +217,8 @@ def _settings(window):
 def _geometries(window, source, result, channels, backward, steps, quads):
     """For each launch: the struct Geometry; the most rows (of all images), columns and terms of a share; the shares.
 
-    window: `_settings`. source, result: shapes of the map that is read and the one that is written. channels: groups, and
-    channels read and written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
+    window: `_settings`. source, result: shapes of the map that is read and the one that is written. channels: groups,
+    and channels read and written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
     """
     axes = backward_axis if backward else forward_axis
     axes_y, axes_x = (axes(*settings) for settings in zip(result[1:3], *window))
