@@ -121,9 +121,9 @@ template <class T> __device__ Tile own_tile(int images, LEVELS(T)) {
 // of 16), copies_commit closes a group, copies_wait<n> waits until at most the last n groups are under way. What a thread
 // waited for it sees itself; the other threads see it after a barrier. On the older cards (sm_75) the copy is done at once.
 #ifdef MINICUDA
-#define copy16(shared, global, inside) mc::cp_async16(shared, global, inside)
-#define copies_commit() mc::cp_commit()
-template <int PENDING> __device__ void copies_wait() { mc::cp_wait(PENDING); }
+using mc::copies_commit;
+using mc::copy16;
+template <int PENDING> __device__ void copies_wait() { mc::copies_wait(PENDING); }
 #elif __CUDA_ARCH__ >= 800
 __device__ __forceinline__ void copy16(void *shared, const void *global, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)),
@@ -150,8 +150,8 @@ template <int PENDING> __device__ __forceinline__ void copies_wait() {}
 #ifdef MINICUDA
 #define to_tf32(x) mc::tf32(x)
 #define to_bf16x2(low, high) mc::bf16x2(low, high)
-#define mma_tf32(d, a, b) mc::mma_m16n8k8_tf32(d, a, b)
-#define mma_bf16(d, a, b) mc::mma_m16n8k16_bf16(d, a, b)
+#define mma_tf32(d, a, b) mc::mma_tf32(MC_SITE, d, a, b)
+#define mma_bf16(d, a, b) mc::mma_bf16(MC_SITE, d, a, b)
 #elif __CUDA_ARCH__ >= 800
 __device__ __forceinline__ float to_tf32(float x) {
   unsigned bits;

@@ -1,108 +1,220 @@
-"""Compile CUDA C with g++ and minicuda.h, and launch it with checked arguments (no GPU)."""
-import ctypes, hashlib, os, re, subprocess, tempfile
+"""RawModule and RawKernel as CuPy has them, on a CPU: g++ compiles the CUDA source with minicuda.h.
+
+Launches are checked for what CUDA or the kernel's declaration do not allow; real CuPy passes wrong types on unchecked.
+ORDER chooses the schedule (see minicuda.h). With CHECK each access to memory is looked at as well (minicuda_check.h),
+which takes about three times as long.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
 import numpy as np
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-CACHE = os.environ.get("MINICUDA_CACHE", os.path.join(tempfile.gettempdir(), "minicuda-cache"))
-CXX = ["g++", "-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-fno-weak", "-w",
-       *os.environ.get("MINICUDA_CXXFLAGS", "").split()]
-_KERNEL = re.compile(r"(template\s*<[^;{]*?>\s*)?(?:extern\s+\"C\"\s+)?__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+"
-                     r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
-_DYN = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
-_CODES = {np.dtype(t): c for t, c in [("f4", "f4"), ("f8", "f8"), ("i1", "i1"), ("i2", "i2"), ("i4", "i4"), ("i8", "i8"),
-                                      ("u1", "u1"), ("u2", "u2"), ("u4", "u4"), ("u8", "u8"), ("?", "b1")]}
-ORDER = int(os.environ.get("MINICUDA_ORDER", "0"))     # 0 forward, 1 reverse, n>1 shuffled with seed n
+HERE = Path(__file__).parent
+CACHE = Path(tempfile.gettempdir()) / f"minimask-kernels-{os.getuid()}"
+ORDER = 0
+CHECK = False
+# -fno-weak: shared memory of templates and of other functions can lie in one section.
+FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-march=native",
+    "-fPIC",
+    "-fno-weak",
+    "-w",
+    *os.environ.get("MINICUDA_CXXFLAGS", "").split(),
+]
+CHECK_FLAGS = [
+    "-DMINICUDA_CHECK", "-g1", "-fno-threadsafe-statics", "-fsanitize=thread",
+    "-fsanitize=bounds,alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent",
+]  # fmt: skip
+MOST_SHARED = 99 << 10  # bytes that a block can have on every architecture but the oldest
+MOST_THREADS = 256  # of a block whose kernel does not say more by __launch_bounds__: 65,536 registers are 256 for each
+
+_KERNEL = re.compile(
+    r"(?:template\s*<(?P<template>[^;{]*?)>\s*)?(?:extern\s+\"C\"\s+)?__global__\s+"
+    r"(?:__launch_bounds__\s*\((?P<before>[^)]*)\)\s*)?void\s+(?:__launch_bounds__\s*\((?P<after>[^)]*)\)\s*)?"
+    r"(?P<name>\w+)\s*\("
+)
+_DYNAMIC_SHARED = re.compile(
+    r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?(?P<type>[\w:\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
+)
 
 
 class CompileError(Exception):
-    pass
+    """The compiler's messages."""
+
+
+class KernelError(RuntimeError):
+    """What a kernel did that a card would not do, or would do wrong."""
 
 
 class RawModule:
-    def __init__(self, *, code, options=(), backend="nvrtc", name_expressions=None, **_):
-        kernels = [m.group(2) for m in _KERNEL.finditer(code) if not m.group(1)]
-        exprs = list(dict.fromkeys([*kernels, *(name_expressions or ())]))
-        body = _DYN.sub(lambda m: f"{m.group(1)} *{m.group(2)} = ({m.group(1)} *)mc::dynshared;", code)
-        tail = "".join(f'\nextern "C" void mc_thunk_{i}(void **a) {{ mc::call<&{e}>(a); }}'
-                       f'\nextern "C" const char *mc_sig_{i}() {{ return mc::sig(&{e}); }}' for i, e in enumerate(exprs))
-        src = '#line 1 "kernel.cu"\n' + body + tail
-        flags = [o for o in options if o.startswith(("-D", "-I"))]
-        header = open(os.path.join(HERE, "minicuda.h")).read()
-        key = hashlib.sha1("\0".join([src, header, *CXX, *flags]).encode()).hexdigest()[:20]
-        so = os.path.join(CACHE, key + ".so")
-        if not os.path.exists(so):
-            os.makedirs(CACHE, exist_ok=True)
-            tmp = f"{so}.{os.getpid()}"
-            r = subprocess.run([*CXX, *flags, "-include", os.path.join(HERE, "minicuda.h"), "-x", "c++", "-", "-o", tmp],
-                               input=src, text=True, capture_output=True,
-                               env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"})
-            if r.returncode:
-                raise CompileError(r.stderr)
-            os.replace(tmp, so)
-        self._lib = ctypes.CDLL(so)
-        self._lib.mc_launch.restype = ctypes.c_char_p
-        self._lib.mc_static_shared.restype = ctypes.c_size_t
-        self._index = {e: i for i, e in enumerate(exprs)}
+    def __init__(self, *, code, options=(), backend="nvrtc", name_expressions=None):
+        kernels = {match["name"]: match for match in _KERNEL.finditer(code)}
+        plain = [name for name, match in kernels.items() if not match["template"]]
+        self._names = list(dict.fromkeys([*plain, *(name_expressions or ())]))
+        text = _DYNAMIC_SHARED.sub(r"\g<type> *\g<name> = (\g<type> *)mc::dynamic_shared;", code)
+        for i, name in enumerate(self._names):
+            text += (
+                f'\nextern "C" void mc_entry_{i}(void **values) {{ mc::entry<&{name}>(values); }}'
+                f'\nextern "C" const char *mc_signature_{i}() {{ return mc::signature(&{name}); }}'
+                f'\nextern "C" int mc_threads_{i}() {{ return {_bound(kernels[name.split("<")[0]])}; }}'
+            )
+        self._library = _library(text, [o for o in options if o.startswith(("-D", "-I"))], CHECK)
 
     def get_function(self, name):
-        return RawKernel._of(self._lib, self._index[name], name)
+        return self.kernel._of(self._library, self._names.index(name), name)
+
+
+def _bound(kernel):
+    """C++ text of the most threads that a kernel may be launched with."""
+    bounds = kernel["before"] or kernel["after"]
+    if bounds is None:
+        return str(MOST_THREADS)
+    most = bounds.split(",")[0]
+    parameters = re.findall(r"(\w+)\s*(?:,|=|$)", kernel["template"] or "")
+    return "1024" if set(re.findall(r"\w+", most)) & set(parameters) else most
+
+
+def _library(text, options, check):
+    """The compiled text; kept on disk."""
+    flags = [*FLAGS, *(CHECK_FLAGS if check else ()), *options]
+    headers = [(HERE / name).read_text(encoding="utf-8") for name in ("minicuda.h", "minicuda_check.h")]
+    key = hashlib.sha256("\0".join([text, *headers, *flags, _compiler()]).encode()).hexdigest()[:24]
+    path = CACHE / f"{key}.so"
+    if not path.exists():
+        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            # Linked in a second step: with -fsanitize the linker would add the compiler's own run-time libraries.
+            built, linked = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
+            _run(["g++", *flags, "-include", str(HERE / "minicuda.h"), "-x", "c++", "-c", "-", "-o", str(built)], text)
+            address = [flag for flag in flags if flag.startswith("-fsanitize=address")]
+            _run(["g++", "-shared", *address, str(built), "-o", str(linked)], "")
+            os.replace(linked, path)
+    library = ctypes.CDLL(str(path))
+    library.mc_launch.restype = ctypes.c_char_p
+    library.mc_static_shared.restype = ctypes.c_size_t
+    library.path = path
+    return library
+
+
+@functools.cache
+def _compiler():
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _run(command, text):
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    result = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise CompileError(result.stderr)
+
+
+class _Memory(ctypes.Structure):
+    """minicuda.h's struct Memory."""
+
+    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("granule", ctypes.c_size_t)]
 
 
 class RawKernel:
-    def __init__(self, code, name, options=(), **kw):
-        self.__dict__.update(RawModule(code=code, options=options, **kw).get_function(name).__dict__)
-
     @classmethod
-    def _of(cls, lib, i, name):
+    def _of(cls, library, i, name):
         self = cls.__new__(cls)
-        self.name, self._lib, self._thunk = name, lib, getattr(lib, f"mc_thunk_{i}")
-        sig = getattr(lib, f"mc_sig_{i}")
-        sig.restype = ctypes.c_char_p
-        self.signature = sig().decode().split()
-        self.max_dynamic_shared_size_bytes = 48 << 10
+        self.name, self._library, self._entry = name, library, getattr(library, f"mc_entry_{i}")
+        signature = getattr(library, f"mc_signature_{i}")
+        signature.restype = ctypes.c_char_p
+        self._declared = signature().decode().split()
+        self._most_threads = getattr(library, f"mc_threads_{i}")()
+        self._most_shared = 48 << 10
         return self
 
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._most_shared
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size):
+        if size > MOST_SHARED:
+            raise ValueError(f"{self.name}: cards have at most {MOST_SHARED} bytes of shared memory for a block")
+        self._most_shared = size
+
     def __call__(self, grid, block, args, *, shared_mem=0):
-        grid, block = (tuple(int(v) for v in d) + (1,) * (3 - len(d)) for d in (grid, block))
-        self._check_launch(grid, block, shared_mem)
-        if len(args) != len(self.signature):
-            raise TypeError(f"{self.name} takes {len(self.signature)} arguments, got {len(args)}")
-        keep = [self._argument(i, a, want) for i, (a, want) in enumerate(zip(args, self.signature))]
-        ptrs = (ctypes.c_void_p * len(keep))(*[k.ctypes.data for k in keep])
-        err = self._lib.mc_launch(self._thunk, ptrs, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
-                                  ctypes.c_size_t(shared_mem), ORDER)
-        if err:
-            raise RuntimeError(f"{self.name}: {err.decode()}")
+        grid, block = (tuple(int(n) for n in size) + (1,) * (3 - len(size)) for size in (grid, block))
+        self._check_sizes(grid, block, shared_mem)
+        if len(args) != len(self._declared):
+            raise TypeError(f"{self.name} takes {len(self._declared)} arguments, got {len(args)}")
+        values = [self._value(i, a, declared) for i, (a, declared) in enumerate(zip(args, self._declared))]
+        arrays = [a for a in args if isinstance(a, np.ndarray) and not a.dtype.fields]
+        memory = (_Memory * len(arrays))(*[(a.ctypes.data, a.nbytes, a.itemsize) for a in arrays])
+        error = self._library.mc_launch(
+            self._entry, (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values]), (ctypes.c_uint * 3)(*grid),
+            (ctypes.c_uint * 3)(*block), ctypes.c_size_t(shared_mem), ORDER, memory, len(arrays),
+        )  # fmt: skip
+        if error:
+            raise KernelError(f"{self.name}: {self._with_line(error.decode())}")
 
-    def _check_launch(self, g, b, shared_mem):
-        if not (0 < b[0] * b[1] * b[2] <= 1024 and b[0] <= 1024 and b[1] <= 1024 and 0 < b[2] <= 64):
-            raise ValueError(f"{self.name}: CUDA refuses the block {b}")
-        if not (0 < g[0] < 2**31 and 0 < g[1] < 65536 and 0 < g[2] < 65536):
-            raise ValueError(f"{self.name}: CUDA refuses the grid {g}")
-        if shared_mem > self.max_dynamic_shared_size_bytes or self._lib.mc_static_shared() > 48 << 10:
-            raise ValueError(f"{self.name}: too much shared memory")
+    def _check_sizes(self, grid, block, shared):
+        threads = block[0] * block[1] * block[2]
+        if not (0 < threads <= 1024 and block[2] <= 64):
+            raise ValueError(f"{self.name}: CUDA refuses the block {block}")
+        if threads > self._most_threads:
+            raise ValueError(
+                f"{self.name}: a block of {threads} threads, but __launch_bounds__ allows {self._most_threads} "
+                f"(without it {MOST_THREADS}): there may not be registers enough"
+            )
+        if not (0 < grid[0] < 2**31 and 0 < grid[1] < 2**16 and 0 < grid[2] < 2**16):
+            raise ValueError(f"{self.name}: CUDA refuses the grid {grid}")
+        static = self._library.mc_static_shared()
+        if static > 48 << 10 or shared > self._most_shared or static + shared > MOST_SHARED:
+            raise ValueError(f"{self.name}: too much shared memory, {static} and {shared} bytes")
 
-    def _argument(self, i, a, want):
-        """One element holding the argument's bytes; real CuPy passes wrong types on unchecked."""
-        def fail(what):
-            raise TypeError(f"{self.name}: argument {i} is {what}, the kernel declares {want}")
-        if isinstance(a, np.ndarray) and a.dtype.fields:         # a struct, by value
-            if want != f"V{a.nbytes}":
-                fail(f"a struct of {a.nbytes} bytes")
-            return a
-        if isinstance(a, np.ndarray):
-            if want[0] != "P":
-                fail(f"an array of {a.dtype}")
-            if want[1:] not in ("?", _CODES.get(a.dtype)) and not want.startswith("PV"):
-                fail(f"an array of {a.dtype}")
-            if not a.flags.c_contiguous:
-                fail("an array that is not C-contiguous (RawKernel ignores strides)")
-            return np.array([a.ctypes.data], np.uint64)
-        if a is None and want[0] == "P":
-            return np.array([0], np.uint64)
-        if isinstance(a, np.uint64) and a == 0 and want[0] == "P":
-            return np.array([a])
-        v = np.int64(a) if type(a) is int else np.float64(a) if type(a) is float else a   # as CuPy passes Python scalars
-        if not isinstance(v, (np.generic,)) or _CODES.get(v.dtype) != want:
-            fail(f"{type(a).__name__} passed as {getattr(v, 'dtype', '?')}")
-        return np.array([v])
+    def _value(self, i, value, declared):
+        """A NumPy array with the bytes of an argument."""
+
+        def wrong(what):
+            return TypeError(f"{self.name}: argument {i} is {what}, the kernel declares {declared}")
+
+        if isinstance(value, np.ndarray) and value.dtype.fields:  # a struct
+            if declared != f"V{value.nbytes}":
+                raise wrong(f"a struct of {value.nbytes} bytes")
+            return value
+        if isinstance(value, np.ndarray):
+            pointed = declared[1:]
+            if declared[0] != "P" or pointed not in ("?", _code(value.dtype)) and pointed[0] not in "V":
+                raise wrong(f"an array of {value.dtype}")
+            if not value.flags.c_contiguous:
+                raise wrong(f"an array with strides {value.strides}, which kernels do not see")
+            return np.array(value.ctypes.data, np.uint64)
+        if isinstance(value, np.uint64) and value == 0 and declared[0] == "P":  # no array
+            return np.array(value)
+        number = np.array(value)  # Python's int and float have 64 bits, as CuPy passes them
+        if not isinstance(value, (np.generic, int, float)) or _code(number.dtype) != declared:
+            raise wrong(type(value).__name__)
+        return number
+
+    def _with_line(self, text):
+        """The message with file:line in place of an address in the library."""
+        text, _, address = text.partition(" @")
+        if not address:
+            return text
+        try:
+            found = subprocess.run(
+                ["addr2line", "-e", str(self._library.path), hex(int(address) - 1)], capture_output=True, text=True
+            ).stdout
+        except OSError:  # no binutils
+            return text
+        return f"{text}, at {Path(found.split()[0]).name}" if found else text
+
+
+RawModule.kernel = RawKernel
+
+
+def _code(dtype):
+    return "b1" if dtype == bool else f"{dtype.kind}{dtype.itemsize}"

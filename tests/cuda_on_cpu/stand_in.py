@@ -432,8 +432,7 @@ class RawKernel(minicuda.RawKernel):
 
 
 class RawModule(minicuda.RawModule):
-    def get_function(self, name):
-        return RawKernel._of(self._lib, self._index[name], name)
+    kernel = RawKernel
 
 
 # ---------------------------------------------------------------- cupyx
