@@ -227,9 +227,8 @@ def test_every_variant_can_be_a_graph(gpu, variant):
     """Nothing in a step waits for the card, calls cuBLAS or sends arrays from the host while it is captured."""
     plain, graph = (small_model(**VARIANTS[variant]).to("cuda") for _ in range(2))
     with cuda.as_in_a_graph():
-        expected = make_steps(gpu, plain, 3)
-    assert make_steps(gpu, graph, 3, graph=True) == expected
-    assert_same_steps(expected, make_steps_on_cpu(small_model(**VARIANTS[variant]), 3))
+        expected = make_steps(gpu, plain, 2)
+    assert make_steps(gpu, graph, 2, graph=True) == expected
 
 
 @one_schedule
@@ -248,11 +247,13 @@ def test_cuda_graphs_need_a_card(tmp_path):
 # -------------------------------------------------------------------------------------------------- batches on the card
 
 
-def test_the_feeder_copies_ahead_on_its_own_stream(gpu):
-    """Every batch arrives whole, and of those before only one is kept."""
+def test_the_feeder_copies_ahead_on_its_own_stream(gpu, monkeypatch):
+    """Every batch arrives whole; of those before one is kept, and the others' memory is used when the card is done."""
     model = small_model()
     loader = scenes(model)
     feeder = Feeder(loader.iterate(0))
+    waits, wait = [], feeder.stream.wait_event
+    monkeypatch.setattr(feeder.stream, "wait_event", lambda event: waits.append(event) or wait(event))
     earlier = []
     for step in range(4):
         with no_sync(gpu):
@@ -262,11 +263,10 @@ def test_the_feeder_copies_ahead_on_its_own_stream(gpu):
         for name in ("images", "sizes", "boxes", "labels", "masks", "crowd", "valid", "keypoints"):
             np.testing.assert_array_equal(getattr(batch, name).get(), getattr(expected, name), err_msg=name)
         earlier.append(weakref.ref(batch))
-        assert [reference() is not None for reference in earlier[-3:]][-2:] == [True] * min(step + 1, 2)
-        assert all(reference() is None for reference in earlier[:-2])
         del batch
-    assert feeder.stream.is_non_blocking if hasattr(feeder.stream, "is_non_blocking") else True
-    assert feeder.stream.ptr != gpu.cuda.get_current_stream().ptr
+        assert [reference() is not None for reference in earlier] == [False] * (step - 1) + [True] * min(step + 1, 2)
+        assert len(set(map(id, waits))) == step
+    assert feeder.stream.is_non_blocking and feeder.stream.ptr != gpu.cuda.get_current_stream().ptr
     feeder.close()
 
 
