@@ -67,7 +67,7 @@ OPTIONS = dict(
     weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
     scale_jitter=None, weights=None, new_heads=False, architecture=None, keypoints=False,
     min_size=None, max_size=None, padded_size=None, set={}, workers=None, threads=None, device=None, cuda_graph=False,
-    save_every=None, validate_every=None,
+    precision="highest", save_every=None, validate_every=None,
 )  # fmt: skip
 
 # What may differ when a run goes on: it changes where things are and what is looked at, not the steps.
@@ -194,6 +194,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
 
     where = device.resolve(distributed.own_device(options["device"]))  # before anything slow is done
     _set_threads(options["threads"])
+    device.set_matmul_precision(options["precision"])
     dataset = open_dataset(options["images"], options["annotations"], "train", options)
     settings = _train_settings(options, len(dataset))
     changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
@@ -320,7 +321,7 @@ def command_evaluate(args):
         raise InputError("evaluate: --images DIR and --annotations FILE.json belong together; give both, or none (toy)")
     _set_threads(args.threads)
     path = Path(args.weights)
-    opened = _open(path, args.device)
+    opened = _open(path, args.device, args.precision)
     model, class_names = opened.model, opened.settings["class_names"]
     saved = opened.settings.get("options", {})
     dataset = open_dataset(args.images, args.annotations, "test", {**OPTIONS, **saved})
@@ -331,10 +332,11 @@ def command_evaluate(args):
     evaluate_into(model, dataset, output, args.max_detections, args.batch_size)
 
 
-def _open(path, where):
+def _open(path, where, precision):
     """The model in whatever --weights names, on a device; what is left out of its file is said."""
     from minimask import device, weights
 
+    device.set_matmul_precision(precision)
     where = device.resolve(where)
     opened = weights.open_file(path)
     opened.model.to(where)
@@ -384,7 +386,7 @@ def command_predict(args):
         raise InputError(f"predict: --score must be between 0 and 1, got {args.score}")
     _set_threads(args.threads)
     find_photos(args.photos)  # a wrong path is told before anything slow is done
-    opened = _open(args.weights, args.device)
+    opened = _open(args.weights, args.device, args.precision)
     saved = opened.settings
     if args.device in (None, "cpu"):
         warmup.ensure()
@@ -493,7 +495,8 @@ def command_demo(args):
     """Train, evaluate, draw; see `python -m minimask demo --help`."""
     folder = Path(args.output)
     steps = DEMO["steps"] if args.steps is None else args.steps
-    options = {**OPTIONS, **DEMO, "steps": steps, "threads": args.threads, "device": args.device, "seed": args.seed}
+    options = {**OPTIONS, **DEMO, "steps": steps, "threads": args.threads, "seed": args.seed}
+    options |= {"device": args.device, "precision": args.precision}
     _check_options(options)
     print(f"1. training a Mask R-CNN from scratch on drawn scenes of cats, dogs and ducks: {steps} steps")
     run_training(options, folder, overwrite=True)
@@ -590,8 +593,15 @@ def _command(commands, name, run, text, examples):
     return parser
 
 
+PRECISION = dict(
+    choices=("highest", "high", "medium"),
+    help="with --device cuda, numbers are multiplied as float32, TF32 or BF16 (default highest: float32)",
+)
+
+
 def _add_machine(parser):
     parser.add_argument("--device", metavar="cpu|cuda", help="where to compute; cuda:1 is the second GPU (default cpu)")
+    parser.add_argument("--precision", default="highest", **PRECISION)
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
 
@@ -635,6 +645,7 @@ def _add_train(commands):
     add("--workers", type=int, help="threads that prepare batches in the background (default 2; 0 on two cores)")
     add("--threads", type=int, help="CPU threads that compute (default: one a core)")
     add("--device", metavar="cpu|cuda", help="where to compute; cuda:1 is the second GPU (default cpu)")
+    add("--precision", **PRECISION)
     add("--cuda-graph", action="store_true", help="with --device cuda: launch each step at once (see --padded-size)")
     add("--save-every", type=int, metavar="STEPS", help="a checkpoint every so many steps (default: every minute)")
     add("--validate-every", type=int, metavar="STEPS", help="validation loss and AP, into the log (default: never)")

@@ -4,13 +4,14 @@ import contextlib
 import itertools
 import json
 import re
+import types
 import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint, mask_rcnn, train
+from minimask import checkpoint, device, mask_rcnn, train
 from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
@@ -19,7 +20,7 @@ from minimask.image import restore
 from minimask.kernels import cuda
 from minimask.mask_rcnn import sampling_generator
 from minimask.tensor import Function
-from minimask.train_gpu import OBJECTS, Draws, Feeder, StepsOnGpu
+from minimask.train_gpu import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
 
 SMALL = dict(
     backbone_settings=dict(channels=(8, 8, 8, 8), stem="small"), rpn_first_level=0, fpn_channels=8,
@@ -159,6 +160,19 @@ def test_gradients_and_detections_equal_the_cpu(gpu, variant):
             np.testing.assert_allclose(ours[real], theirs[real], atol=1e-3, err_msg=name)
 
 
+@one_schedule
+@pytest.mark.parametrize("precision, error", [("high", 1e-2), ("medium", 5e-2)])
+def test_a_lower_precision_is_close(gpu, monkeypatch, precision, error):
+    """TF32 has 10 bits behind the point, BF16 7: products are off by 1e-3 and 8e-3, and the setting is really used."""
+    batch = scenes(small_model()).batch(0)
+    found = {}
+    for chosen in ("highest", precision):
+        monkeypatch.setattr(device, "_matmul_precision", chosen)
+        losses = small_model().to("cuda").losses(batch, Draws(sampling_generator(0, 0)))
+        found[chosen] = np.array([loss.item() for loss in losses.values()])
+    assert 1e-6 < np.abs(found[precision] - found["highest"]).max() < error
+
+
 def test_a_model_on_the_card_predicts_from_pictures(gpu):
     cpu, card = small_model(), small_model().to("cuda")
     images = [ToyScenes("test", 64, 2)[i].image for i in range(2)]
@@ -207,9 +221,14 @@ class GrowingScenes:
 @one_schedule
 def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
     """Replays take new batches, random numbers and learning rates; a shape that comes later gets a graph of its own."""
-    launches = []
-    launch = gpu.cuda.Graph.launch
-    monkeypatch.setattr(gpu.cuda.Graph, "launch", lambda graph, stream: launches.append(graph) or launch(graph, stream))
+    launches, capture = [], StepGraph._capture
+
+    def capture_and_count(step_graph):
+        capture(step_graph)
+        launch = step_graph.graph.launch
+        step_graph.graph = types.SimpleNamespace(launch=lambda s: launches.append(step_graph) or launch(s))
+
+    monkeypatch.setattr(StepGraph, "_capture", capture_and_count)
     plain, graphs = small_model().to("cuda"), small_model().to("cuda")
     with cuda.as_in_a_graph():  # with the same kernels, for cuBLAS rounds otherwise
         expected = make_steps(gpu, plain, 7, GrowingScenes(plain))
@@ -372,10 +391,10 @@ def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
     """Of the same numbers they have the same bytes, and a run that began on one device goes on on the other."""
     cpu = small_model()
     paths = []
-    for device in ("cpu", "cuda"):
-        model = small_model().to(device)
+    for where in ("cpu", "cuda"):
+        model = small_model().to(where)
         optimiser = train.make_optimiser(model, settings())
-        paths.append(checkpoint.save(tmp_path / device, 0, model, optimiser, {"class_names": []}))
+        paths.append(checkpoint.save(tmp_path / where, 0, model, optimiser, {"class_names": []}))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
     arrays, saved = run(cpu, tmp_path / "whole")
@@ -411,6 +430,7 @@ def test_a_run_validates_and_logs_on_the_card(gpu, tmp_path):
 def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
     model = small_model().to("cuda")
     pool = gpu.get_default_memory_pool()
+    pool.free_all_blocks()
     pool.set_limit(size=pool.used_bytes() + 1_000_000)
     try:
         with pytest.raises(InputError) as error:
@@ -437,11 +457,11 @@ def test_commands_take_a_device(gpu, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.fromarray(ToyScenes("test", 64, 1)[0].image).save(photo)
     found = {}
-    for device in ("cpu", "cuda"):
-        output = tmp_path / device
-        arguments = ["--weights", folder, "--device", device, "--score", "0.05", "--output", str(output)]
+    for where in ("cpu", "cuda"):
+        output = tmp_path / where
+        arguments = ["--weights", folder, "--device", where, "--score", "0.05", "--output", str(output)]
         assert main(["predict", str(photo), *arguments]) == 0
-        found[device] = json.loads((output / "photo.json").read_text())["detections"]
+        found[where] = json.loads((output / "photo.json").read_text())["detections"]
     assert len(found["cpu"]) == len(found["cuda"]) > 0
     for ours, theirs in zip(found["cuda"], found["cpu"]):
         assert ours["label"] == theirs["label"] and ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
