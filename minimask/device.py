@@ -119,6 +119,8 @@ ON_THE_CPU = "everything runs on the CPU too: leave the device out"
 
 def _why_no_card(error):
     """What stands between this machine and its card, and the command that changes it."""
+    while error.__cause__ is not None:  # CuPy wraps what goes wrong in paragraphs of advice
+        error = error.__cause__
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     version = driver_version()
     if version is None:

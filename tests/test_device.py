@@ -20,7 +20,7 @@ def cupy(cards=1, error=None, product=2.0):
 
     def count():
         if error:
-            raise RuntimeError(error)
+            raise ImportError(f"\n=====\nFailed to import CuPy.\nOriginal error: {error}\n") from RuntimeError(error)
         return cards
 
     class Ones(np.ndarray):
