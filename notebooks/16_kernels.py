@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +27,7 @@ from numba import njit
 from minimask import boxes as box_functions
 from minimask import check, convolution, draw, normalization
 from minimask.convolution import conv2d
-from minimask.device import threads
+from minimask.device import gpu_available, threads, to_cpu, to_gpu
 from minimask.kernels import add as add_kernel
 from minimask.kernels import parallel
 from minimask.kernels.simd import LANES, ROWS, VECTORS, WIDTH, multiply
@@ -130,24 +131,6 @@ axes.bar_label(bars, [f"{1000 * t:.1f} ms" for t in forms.values()], padding=5)
 axes.invert_yaxis()
 axes.set(xlabel=f"milliseconds, {R} boxes", xlim=(0, 1250 * max(forms.values())))
 plt.show()
-
-# %% [markdown]
-# ### And on a graphics card?
-#
-# The project has no CUDA kernels: on a card the specification itself runs, array by array. In words, a CUDA kernel for
-# the table of overlaps would look like this. It has **no loops over boxes**: it is written for one pair (i, j), and
-# started for all pairs at once, as thousands of threads; each finds its i and j from its own number. Threads come in
-# blocks that share a small fast memory, so a block would first load its 64 boxes there, and each thread would then
-# compare one box with these 64 and write 64 answers as the bits of one number. What stays serial, "is the better one
-# itself still alive", would be a second, small kernel. And nothing says in which order threads run: where several add
-# to one place (the backward pass of RoIAlign, notebook 08), each addition must be *atomic*, done in one piece.
-#
-# | | NumPy | Numba | CUDA |
-# |---|---|---|---|
-# | is written for | whole arrays | one thread's share, in loops | one number |
-# | goes in parallel over | nothing, or what BLAS does | a few threads | thousands of threads |
-# | results on the way | in memory | in registers and cache | in registers, a block's own memory |
-# | must be careful with | copies | what another thread writes | that, and the order of threads |
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 One loop for all: `kernels/parallel.py`
@@ -674,8 +657,198 @@ panels[0].set_ylabel("GFLOP/s at most")
 assert 3 * 3 * 64 / 4 == by_hand  # the 3 x 3 of the figure
 plt.show()
 
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 8 On a graphics card: one thread for each number
+#
+# A card has thousands of threads. A CUDA kernel is written for **one** of them, which finds its place from its own
+# number. `kernels/add.py` has a loop; `kernels/add.cu` is started so often that it hardly needs one.
+
+# %%
+folder = Path(add_kernel.__file__).parent
+print((folder / "add.cu").read_text())
+print("#define GRID_LOOP" + (folder / "common.cuh").read_text().split("#define GRID_LOOP")[1].split("\n\n")[0])
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+BLOCKS, THREADS, SIZE = 3, 4, 10
+numbers = [(block, thread, block * THREADS + thread) for block in range(BLOCKS) for thread in range(THREADS)]
+assert numbers[6] == (1, 2, 6) and sum(i >= SIZE for _, _, i in numbers) == 2  # by hand: 1 * 4 + 2; two have nothing
+figure, axes = plt.subplots(figsize=(9, 2.6))
+for block, thread, i in numbers:
+    colour = (ORANGE, SKY, GREEN)[block] if i < SIZE else "lightgrey"
+    axes.add_patch(plt.Rectangle((i + 0.4 * block, 0), 0.93, 0.8, color=colour))
+    axes.text(i + 0.4 * block + 0.46, 0.4, f"{i}", ha="center", va="center", fontsize=18)
+    axes.text(i + 0.4 * block + 0.46, -0.3, f"{thread}", ha="center", va="center", fontsize=13)
+for block in range(BLOCKS):
+    axes.text(4.4 * block + 2, 1.0, f"block {block}", ha="center")
+axes.text(-0.3, -0.3, "thread", ha="right", va="center", fontsize=13)
+axes.set(xlim=(-1.6, 13), ylim=(-0.6, 1.4), title="10 numbers, blocks of 4 threads")
+axes.axis("off")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# Two threads of the last block find nothing to do: `if (i < count)`, or the loop, must say so, or they write behind the
+# array. A warp, 32 threads of a block, goes on together; blocks share nothing and run in any order.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### A card in ten lines of Python
+#
+# Each thread is a generator; `yield` is a **barrier**: none of a block goes on before all have come. Blocks come **in
+# any order**, and so do threads between two barriers. A block has a small memory of its own, *shared*.
+
+
+# %%
+def launch(kernel, blocks, threads, *arrays):
+    """Run `kernel` as a card would: every thread of every block, in random order between barriers."""
+    for block in rng.permutation(blocks):
+        shared = np.full(threads, np.nan)
+        running = [kernel(block, thread, shared, *arrays) for thread in range(threads)]
+        while running:
+            order = rng.permutation(len(running))
+            running = [running[i] for i in order if next(running[i], "done") != "done"]
+
+
+def block_sum(block, thread, shared, values, sums):
+    """sums[block] = the sum of the block's values: half of the threads add, then a quarter, ..."""
+    shared[thread] = values[block * len(shared) + thread]
+    yield
+    half = len(shared) // 2
+    while half:
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        yield
+        half //= 2
+    if thread == 0:
+        sums[block] = shared[0]
+
+
+# %% slideshow={"slide_type": "fragment"}
+values, sums = rng.integers(0, 100, 64).astype(float), np.zeros(4)
+launch(block_sum, 4, 16, values, sums)
+assert (sums == values.reshape(4, 16).sum(1)).all()  # whatever the order
+print(sums)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### Without the barrier: right, sometimes
+#
+# The same without the second `yield`: a thread adds a number that its neighbour has not finished yet. In how many of
+# 200 orders is the sum right?
+
+
+# %%
+def without_barrier(block, thread, shared, values, sums):
+    """`block_sum` with a barrier forgotten."""
+    shared[thread] = values[block * len(shared) + thread]
+    yield
+    half = len(shared) // 2
+    while half:
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        half //= 2
+    if thread == 0:
+        sums[block] = shared[0]
+
+
+def rate_of_right(kernel, threads, times=200):
+    """Part of `times` orders in which `kernel` comes to the right sum of `threads` ones."""
+    ones, right = np.ones(threads), 0
+    for _ in range(times):
+        result = np.zeros(1)
+        launch(kernel, 1, threads, ones, result)
+        right += int(result[0] == threads)
+    return right / times
+
+
+right = {threads: rate_of_right(without_barrier, threads) for threads in (2, 4, 8, 16)}
+print("right without the barrier:", right)
+assert rate_of_right(block_sum, 16) == 1 == right[2] and right[16] < right[4] < 1
+assert abs(right[4] - 1 / 2) < 0.2  # by hand, of 4: thread 0 needs what thread 1 adds up, so 1 must come first
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# That is the treacherous part: with few threads, or in the order that this card happens to take, the mistake does not
+# show. So the project's tests run each kernel in several orders, forwards, backwards and shuffled, and fill shared
+# memory with NaN before. The same `.cu` files are compiled by an ordinary C++ compiler for that, with a header in the
+# place of CUDA: no card is needed (`tests/cuda_on_cpu`).
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### Many threads, one place
+#
+# Where several threads add to one place (RoIAlign's backward pass: two boxes, one cell), reading, adding and writing
+# must be one piece: an **atomic** addition. Otherwise an addition is lost.
+
+
+# %%
+def add_to_place(block, thread, shared, places, total):
+    """Read, then write: between the two another thread may write."""
+    old = total[places[thread]]
+    yield
+    total[places[thread]] = old + 1
+
+
+def add_atomically(block, thread, shared, places, total):
+    """In one piece."""
+    total[places[thread]] += 1
+    yield
+
+
+places = np.array([0, 1, 1, 1, 2, 2, 3, 3])
+counts_of = {}
+for kernel in (add_to_place, add_atomically):
+    total = np.zeros(4)
+    launch(kernel, 1, len(places), places, total)
+    counts_of[kernel.__name__] = total.tolist()
+print(counts_of)
+assert counts_of == {"add_to_place": [1, 1, 1, 1], "add_atomically": [1, 3, 2, 2]}
+
 # %% [markdown]
-# ## 8 Common misconceptions
+# Atomic, nothing is lost; but the *order* is the card's, and float sums depend on it:
+
+# %%
+parts = rng.standard_normal(1000).astype(np.float32)
+different = {float(np.cumsum(parts[rng.permutation(1000)])[-1]) for _ in range(50)}
+print(f"{len(different)} different sums of the same 1000 numbers, {max(different) - min(different):.1e} apart")
+assert len(different) > 5
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# So the library's default is to *gather*: a thread owns a cell and adds up what the boxes give to it, box after box,
+# always in the same order. `device.deterministic = False` allows atomic additions, which may be faster, and then each
+# run rounds in its own way.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### Neighbours read neighbours
+#
+# Memory comes in lines of 128 bytes. A warp of 32 threads that reads 32 numbers beside each other needs **one** line.
+# One that reads down a column needs **32**, and throws away 31 of 32 numbers of each.
+
+# %%
+lines = {step: len({4 * thread * step // 128 for thread in range(32)}) for step in (1, 2, 8, 32, 64)}
+print("lines for 32 numbers that are so far apart:", lines)
+assert lines == {1: 1, 2: 2, 8: 8, 32: 32, 64: 32}
+
+# %% [markdown]
+# That is why feature maps are `(N, H, W, C)` here: threads beside each other take channels beside each other. And the
+# roofline holds on a card too, with other numbers. By its data sheet an H100 moves 3,350 GB/s and does 67,000 GFLOP/s
+# in float32: the corner lies at 20 operations a byte.
+#
+# | | NumPy | Numba | CUDA |
+# |---|---|---|---|
+# | is written for | whole arrays | one thread's share, in loops | one number, or a few |
+# | goes in parallel over | nothing, or what BLAS does | a few threads | thousands of threads |
+# | results on the way | in memory | in registers and cache | in registers, a block's shared memory |
+# | must be careful with | copies | what another thread writes | that, and the order of threads |
+#
+# With a card and CuPy the same call takes the CUDA kernel, because the arrays are there:
+
+# %%
+assert round(67_000 / 3350) == 20
+if gpu_available():
+    on_card = box_functions.nms(*map(to_gpu, (boxes, scores, valid)), 0.5)
+    assert all((to_cpu(a) == b).all() for a, b in zip(on_card, fast))
+    print("the card keeps the same boxes")
+else:
+    print("no card here: kernels/nms.cu waits for one")
+
+# %% [markdown]
+# ## 9 Common misconceptions
 #
 # ### "Compiled is always faster"
 #
