@@ -318,6 +318,8 @@ def _steps(model, optimiser, settings, cuda_graph):
         if cuda_graph:
             raise InputError("training: CUDA graphs need a GPU (device cuda)")
         return StepsOnCpu(model, optimiser, settings)
+    if optimiser.flat is None:
+        raise InputError(f"training: on a GPU parameters must be float32, got {optimiser.params[0].dtype}")
     from minimask.train_gpu import StepsOnGpu
 
     return StepsOnGpu(model, optimiser, settings, cuda_graph)

@@ -366,6 +366,9 @@ def test_files_that_are_something_else(tmp_path):
 def test_it_is_for_inference():
     model = MaskRCNN2Go(small_graph(), small_weights())
     assert model.eval() is model and model.train(False) is model and not model.training
+    assert model.to("cpu") is model
+    with pytest.raises(InputError, match="calculates on the CPU only, got device cuda"):
+        model.to("cuda")
     with pytest.raises(ValueError, match="inference alone"):
         model.train()
 

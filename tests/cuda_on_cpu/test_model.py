@@ -258,9 +258,12 @@ def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch)
     assert_same_steps(found, make_steps_on_cpu(cpu, 4, GrowingScenes(cpu)))
 
 
-def test_cuda_graphs_need_a_card(tmp_path):
+@one_schedule
+def test_what_cannot_be_trained_is_said(gpu, tmp_path):
     with pytest.raises(InputError, match="CUDA graphs need a GPU"):
         train.train(small_model(), None, settings(), tmp_path, cuda_graph=True)
+    with pytest.raises(InputError, match="on a GPU parameters must be float32, got float64"):
+        train.train(small_model().to("cuda").to(np.float64), None, settings(), tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------- batches on the card
