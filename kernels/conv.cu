@@ -15,9 +15,10 @@
 // The gradient of the map is the same with the parts of `in` and `out` exchanged; with a stride s > 1 the pixels of the map
 // fall into s x s phases (see backward_axis), which are shares of the same launch. So is a transposed convolution.
 //
-// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). 2 kh kw Cin flops for each number of
-// the result; a block reads 8 bytes for T flops, so T = 128 needs 1/16 byte a flop of the cache, which an H100 gives easily
-// (60 TFLOP/s x 1/16 = 4 TB/s). From memory: x about once (neighbouring blocks have the same pixels), the result once.
+// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). 2 kh kw Cin flops for each number
+// of the result. For one term of the sum a block reads 2 T numbers and makes 2 T^2 flops, so T = 128 needs 1/32 byte a flop
+// of the second-level cache: 2 TB/s at the 60 TFLOP/s that an H100 has in float32, less than it gives. From memory: x about
+// once (neighbouring blocks have the same pixels), the result once.
 #include "conv_window.cuh"
 
 // each: terms of a part, a multiple of D. With several parts y has room for (parts, result), and nothing follows the sums.
@@ -139,6 +140,7 @@ extern "C" __global__ void finish(const float *parts, int number, const float *b
     for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
       const long long at = (long long)pixel * channels + channel;
       float sum = parts[at];
+#pragma unroll 1  // few parts, and often one
       for (int part = 1; part < number; part++) sum += parts[part * size + at];
       y[at] = finished(sum, bias, channel, residual, at, relu);
     }

@@ -58,14 +58,16 @@ def convolve_backward_weights(x, gy, window):
         _settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads
     )
     gw, shared = xp.empty(shape, np.float32), 0
+    enough = ENOUGH_BLOCKS
     if _small(*channels):
         source, name, blocks = "conv_grouped", "backward_weights_grouped", (-(-gw.size // THREADS), 1)
+        enough *= 4  # they are small
     else:
         terms = window.kernel[0] * window.kernel[1] * inner
         tile = 128 if min(terms, outer) > 64 else 64
         source, name, shared = _form("conv_weights", "backward_weights", tile)
         blocks = _tiles(terms, outer, tile), groups
-    each = _part(rows * columns, blocks[0] * blocks[1])
+    each = _part(rows * columns, blocks[0] * blocks[1], enough)
     parts = -(-rows * columns // each)
     sums = gw if parts == 1 else xp.empty((parts, *shape), np.float32)
     launch(source, name, (blocks[0], parts, blocks[1]), THREADS, g, x, gy, each, sums, shared=shared)
@@ -95,7 +97,7 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
         shares *= window.groups
         tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
         tiles = _tiles(rows * columns, outer, tile)
-        each = _part(terms, tiles * shares) if len(launches) == 1 else max(1, terms)
+        each = _part(terms, tiles * shares, ENOUGH_BLOCKS) if len(launches) == 1 else max(1, terms)
         parts = max(1, -(-terms // each))
         source, name, shared = _form("conv", "convolve", tile, across)
         blocks = tiles, parts, shares
@@ -108,11 +110,11 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
     return y
 
 
-def _part(terms, blocks):
-    """How many of the terms of a sum a block adds up, a whole number of steps: all of them, unless there are few blocks
-    and many terms.
+def _part(terms, blocks, enough):
+    """How many of the terms of a sum a block adds up, a whole number of steps: all of them, unless there are many terms
+    and, with all of them, fewer blocks than enough.
     """
-    parts = max(1, min(-(-ENOUGH_BLOCKS // blocks), terms // 256, 65535))
+    parts = max(1, min(-(-enough // blocks), terms // 256, 65535))
     return max(1, -(-terms // (16 * parts))) * 16
 
 
