@@ -218,4 +218,5 @@ __global__ void __launch_bounds__(256, 2)
     }
   }
 }
-// instantiate: backward_weights<64, false>, backward_weights<128, false>, backward_weights<64, true>, backward_weights<128, true>
+// instantiate: backward_weights<64, false>, backward_weights<128, false>
+// instantiate: backward_weights<64, true>, backward_weights<128, true>
