@@ -7,11 +7,19 @@ import sys
 import pytest
 
 from minimask import device
+from minimask.kernels import cuda
 
-SCHEDULES = {0: "in order", 1: "in reverse", 2: "warps shuffled", 3: "warps shuffled again"}
+SCHEDULES = {
+    0: "in order",
+    1: "in reverse",
+    2: "warps shuffled",
+    3: "warps shuffled again, each access to memory checked",
+}
+_checked_modules = {}  # these kernels are compiled in another way
 
 
-def _stand_in():
+def stand_in_or_skip():
+    """(minicuda, stand_in), or the test is skipped with the reason."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         pytest.skip("kernels run on the CPU on x86-64 Linux only")
     if shutil.which("g++") is None:
@@ -31,8 +39,11 @@ def gpu(request, monkeypatch):
 
         yield cupy
         return
-    minicuda, stand_in = _stand_in()
+    minicuda, stand_in = stand_in_or_skip()
     monkeypatch.setattr(minicuda, "ORDER", request.param)
+    if request.param == 3:
+        monkeypatch.setattr(minicuda, "CHECK", True)
+        monkeypatch.setattr(cuda, "_modules", _checked_modules)
     for name, module in stand_in.MODULES.items():
         monkeypatch.setitem(sys.modules, name, module)
     yield stand_in

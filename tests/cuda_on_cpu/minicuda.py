@@ -151,7 +151,7 @@ class RawKernel:
         if len(args) != len(self._declared):
             raise TypeError(f"{self.name} takes {len(self._declared)} arguments, got {len(args)}")
         values = [self._value(i, a, declared) for i, (a, declared) in enumerate(zip(args, self._declared))]
-        arrays = [a for a in args if isinstance(a, np.ndarray) and not a.dtype.fields]
+        arrays = self._arrays(args)
         memory = (_Memory * len(arrays))(*[(a.ctypes.data, a.nbytes, a.itemsize) for a in arrays])
         error = self._library.mc_launch(
             self._entry, (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values]), (ctypes.c_uint * 3)(*grid),
@@ -159,6 +159,21 @@ class RawKernel:
         )  # fmt: skip
         if error:
             raise KernelError(f"{self.name}: {self._with_line(error.decode())}")
+
+    @staticmethod
+    def array_at(address):
+        """The array in whose memory an address lies, which a struct contains; None if there is none."""
+        return None
+
+    def _arrays(self, args):
+        """The arrays that the kernel may read and write."""
+        arrays = [a for a in args if isinstance(a, np.ndarray) and not a.dtype.fields]
+        if not CHECK:
+            return arrays
+        structs = [a for a in args if isinstance(a, np.ndarray) and a.dtype.fields]
+        pointers = [a[name].ravel() for a in structs for name in a.dtype.names if a.dtype[name].base == np.uint64]
+        found = [self.array_at(int(p)) for p in np.unique(np.concatenate([*pointers, np.zeros(0, np.uint64)])) if p]
+        return arrays + [a for a in found if a is not None]
 
     def _check_sizes(self, grid, block, shared):
         threads = block[0] * block[1] * block[2]
@@ -217,4 +232,4 @@ RawModule.kernel = RawKernel
 
 
 def _code(dtype):
-    return "b1" if dtype == bool else f"{dtype.kind}{dtype.itemsize}"
+    return "b1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"

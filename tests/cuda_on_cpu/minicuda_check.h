@@ -22,7 +22,7 @@ struct Watched {
   Memory memory;
   Cell *cells;
 };
-constexpr int MOST = 64;
+constexpr int MOST = 256;
 static Watched watched[MOST];  // arguments, then static and dynamic shared memory
 static int watched_count, shared_from;
 static std::vector<std::vector<Cell>> all_cells(MOST);

@@ -412,6 +412,8 @@ _shim = threading.Lock()  # it runs one kernel at a time
 
 
 class RawKernel(minicuda.RawKernel):
+    array_at = staticmethod(cuda.array_at)
+
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
         stream = stream or cuda.get_current_stream()
         arrays = [a._a for a in args if isinstance(a, ndarray)]

@@ -395,9 +395,21 @@ class MemoryPool:
 default_pool = MemoryPool()
 
 
+_living = weakref.WeakValueDictionary()  # arrays on the card, by address
+
+
+def array_at(address):
+    """The NumPy array on the card in whose memory an address lies, or None."""
+    for begin, array in list(_living.items()):
+        if begin <= address < begin + array.nbytes:
+            return array
+    return None
+
+
 def allocate(array):
     """Let the current allocator account for the memory of a new NumPy array."""
     array = owner(array)
+    _living[array.ctypes.data] = array
     pointer = get_allocator()(array.nbytes)
     graph = get_current_stream().graph
     if graph is not None:
