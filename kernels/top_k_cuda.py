@@ -1,6 +1,6 @@
 """The best of many numbers, in order, and random samples, on the GPU; see top_k.cu."""
 
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate
 
 import numpy as np
@@ -63,7 +63,7 @@ def sort(scores, valid=None):
     return order
 
 
-@lru_cache(maxsize=None)  # a CUDA graph may know a table's address, so none is ever given up
+@cache  # a CUDA graph may know a table's address, so none is ever given up
 def _level_table(xp, card, sizes, counts):
     """(L, 4) int32: a level's first score, how many scores, its first place in the result, how many places.
 
