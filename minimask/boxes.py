@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)  # a predicted box grows at most 62.5 times: exp() cannot overflow
 SMALLEST_SIDE = 1e-6  # pixels; keeps the encoding of padding (a box of no size) finite
@@ -51,7 +51,7 @@ def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """
     xp = array_module(boxes)
     _check_boxes("encode", boxes)
-    if not on_cpu(boxes) and boxes.dtype == anchors.dtype == np.float32 and boxes.shape == anchors.shape:
+    if fits_gpu_kernel(boxes, anchors) and boxes.shape == anchors.shape:
         return kernels("boxes", boxes).encode(boxes, anchors, weights, SMALLEST_SIDE)
     x, y, width, height = _centre_and_size(boxes, "encode")
     xa, ya, width_a, height_a = _centre_and_size(anchors, "encode")
@@ -92,7 +92,7 @@ def predicted(deltas, anchors, sizes, weights=(1.0, 1.0, 1.0, 1.0), side=0.0):
     deltas (N, R, C, 4) for anchors (N, R, 4); sizes (N, 2): heights and widths of the images; side: pixels.
     -> boxes (N, R, C, 4) of the dtype of deltas, large_enough (N, R, C) bool.
     """
-    if not on_cpu(deltas) and deltas.dtype == anchors.dtype == np.float32:
+    if fits_gpu_kernel(deltas, anchors):
         return kernels("boxes", deltas).decode(deltas, anchors, sizes, weights, LARGEST_LOG_SCALE, side)
     boxes = clip(decode(deltas, anchors[:, :, None], weights), sizes).astype(deltas.dtype)
     return boxes, large_enough(boxes, side)

@@ -45,6 +45,11 @@ def kernels(name, array):
     return importlib.import_module(f"minimask.kernels.{name}" if on_cpu(array) else f"minimask.kernels.{name}_cuda")
 
 
+def fits_gpu_kernel(*arrays):
+    """Whether CUDA kernels can take these arrays: float32, on a GPU."""
+    return all(not on_cpu(a) and a.dtype == np.float32 for a in arrays)
+
+
 def gpu_available():
     """True if CuPy is installed and sees at least one card."""
     try:

@@ -6,7 +6,7 @@ Tensor its operators. Convolution, normalisation, RoI pooling and the losses hav
 
 import numpy as np
 
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels
 from minimask.tensor import Function, Tensor, unbroadcast
 
 
@@ -18,11 +18,6 @@ def _tensor(x, like):
     if np.isscalar(x):
         return Tensor(xp.full((), x, like.dtype))  # a number goes to the GPU with the kernel, an array would be copied
     return Tensor(xp.asarray(x, dtype=like.dtype))
-
-
-def _has_kernel(x):
-    """Whether x is on the GPU and float32: there the operations of this module that would be slow have kernels."""
-    return not on_cpu(x) and x.dtype == np.float32
 
 
 # ------------------------------------------------------------------------------------------------ elementwise, binary
@@ -324,7 +319,7 @@ class GetItem(Function):
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
         if all(isinstance(p, (int, slice)) or p is None or p is Ellipsis for p in parts):
             gx[self.index] = gy  # a slice takes no element twice
-        elif _has_kernel(gy):
+        elif fits_gpu_kernel(gy):
             places = xp.arange(gx.size, dtype=np.int32).reshape(self.shape)[self.index]
             kernels("scatter_add", gy).scatter_add(gx, places, gy)
         else:
@@ -344,7 +339,7 @@ class ResizeNearest(Function):
         xp = array_module(x)
         self.shape = n, h, w, c = x.shape
         high, wide = self.size
-        if _has_kernel(x):
+        if fits_gpu_kernel(x):
             return kernels("resize", x).nearest(x, self.size)
         if high % h == 0 and wide % w == 0:
             y = xp.empty((n, h, high // h, w, wide // w, c), x.dtype)
@@ -357,7 +352,7 @@ class ResizeNearest(Function):
     def backward(self, gy):
         n, h, w, c = self.shape
         high, wide = self.size
-        if _has_kernel(gy):
+        if fits_gpu_kernel(gy):
             return (kernels("resize", gy).nearest_backward(gy, self.shape),)
         if high % h == 0 and wide % w == 0:
             blocks = gy.reshape(n, h, high // h, w, wide // w, c)  # (N, H, H'/H, W, W'/W, C)
@@ -398,12 +393,12 @@ class ResizeBilinear(Function):
 
     def forward(self, x):
         self.shape = x.shape
-        if _has_kernel(x):
+        if fits_gpu_kernel(x):
             return kernels("resize", x).bilinear(x, self.size)
         return self._stretch(x, *self._matrices(x))
 
     def backward(self, gy):
-        if _has_kernel(gy):
+        if fits_gpu_kernel(gy):
             return (kernels("resize", gy).bilinear_backward(gy, self.shape),)
         down, across = self._matrices(gy)
         return (self._stretch(gy, down.T, across.T),)

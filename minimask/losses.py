@@ -6,10 +6,9 @@ share a batch, the count is that of all of them, so that their losses add up to 
 The mask loss stands in mask_head.py.
 """
 
-import numpy as np
 
 from minimask import distributed
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels
 from minimask.functional import sigmoid_array
 from minimask.tensor import Function, Tensor
 
@@ -42,7 +41,7 @@ class KernelLoss(Function):
 
 def has_kernel(z):
     """Whether a kernel can take these logits: a float32 array on a GPU, not empty."""
-    return not on_cpu(z) and z.dtype == np.float32 and z.size > 0
+    return fits_gpu_kernel(z) and z.size > 0
 
 
 class BinaryCrossEntropy(Loss):

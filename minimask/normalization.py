@@ -17,7 +17,7 @@ what lies between the passes, a few numbers a channel, has kernels too.
 import numpy as np
 
 from minimask import distributed
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels
 from minimask.tensor import Function
 
 # -------------------------------------------------------------------------------------------- public operations
@@ -60,7 +60,7 @@ def group_norm(x, gamma, beta, groups, eps=1e-5, residual=None, relu=False):
 
 def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
     """What normalisation with constant statistics amounts to, y = x scale + shift: raw arrays (C,) -> scale, shift."""
-    if on_cpu(mean) or mean.dtype != np.float32:
+    if not fits_gpu_kernel(mean):
         scale = gamma / (var + gamma.dtype.type(eps)) ** 0.5
         return scale, beta - mean * scale
     *_, scale, shift = kernels("normalization", mean).scale_and_shift(mean[None], var[None], gamma, beta, eps, None)
@@ -171,7 +171,7 @@ def _passes(*maps):
 
 def _between(a):
     """The module that has what comes between the passes, for an array like a (segments, channels)."""
-    fast = not on_cpu(a) and a.dtype == np.float32 and a.size > 0
+    fast = fits_gpu_kernel(a) and a.size > 0
     return kernels("normalization", a) if fast else _Specification
 
 

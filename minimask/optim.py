@@ -8,14 +8,9 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 
 CHUNK = 64  # numbers: a parameter begins at a multiple of it in its buffer, as CHUNK in kernels/optimiser.cu
-
-
-def _has_kernel(array):
-    """Whether the kernels for flat buffers can take this: a float32 array on a GPU."""
-    return not on_cpu(array) and array.dtype == np.float32
 
 
 class FlatParameters:
@@ -56,7 +51,7 @@ class FlatParameters:
         if any(p.data is not view for p, view in zip(self.params, self.views)):
             raise RuntimeError("FlatParameters: a parameter's array was replaced; move a model before training it")
         away = [i for i, p in enumerate(self.params) if p.grad is not None and p.grad is not p.grad_buffer]
-        if _has_kernel(self.data):  # a launch for 128 of them
+        if fits_gpu_kernel(self.data):  # a launch for 128 of them
             gradients, starts = [self.params[i].grad for i in away], self.starts[away].tolist()
             kernels("optimiser", self.data).collect(gradients, starts, self.gradients)
         else:
@@ -88,7 +83,7 @@ class Optimiser:
         self.weight_decay = weight_decay
         self.decay_all = decay_all
         self.steps = 0
-        if _has_kernel(self.params[0].data):
+        if fits_gpu_kernel(self.params[0].data):
             self._lie_flat()
         else:
             self.flat = None

@@ -11,9 +11,7 @@ torchvision's Mask R-CNN, it is at 0, and a box is at least one cell wide.
 
 import math
 
-import numpy as np
-
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 from minimask.tensor import Function, Tensor
 
 POOLINGS = ("average", "max")
@@ -45,7 +43,7 @@ def assign_levels(boxes, first_level=2, levels=4, canonical_size=224, canonical_
     k = floor(canonical_level + log2(sqrt(area) / canonical_size)), kept within the `levels` levels that start with P
     `first_level`: a box of 224 x 224 pixels reads P4 (2 here), one of 112 x 112 P3 (1). Lin et al. 2017, equation 1.
     """
-    if not on_cpu(boxes) and boxes.dtype == np.float32:
+    if fits_gpu_kernel(boxes):
         settings = first_level, levels, canonical_size, canonical_level
         return kernels("roi_align", boxes).assign_levels(boxes, *settings)
     xp = array_module(boxes)
@@ -211,7 +209,7 @@ class RoIAlign(Function):
 
 def has_kernel(features):
     """Whether the kernels can do it: any float type on the CPU, float32 on the GPU."""
-    return on_cpu(features[0]) or all(feature.dtype == np.float32 for feature in features)
+    return on_cpu(features[0]) or fits_gpu_kernel(*features)
 
 
 def check(who, features, boxes, image_index, levels, scales):

@@ -8,7 +8,7 @@ classes: slides T10, L05, L08. Both are called as `roi_align` is, so that one ca
 
 import numpy as np
 
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels
 from minimask.roi_align import check, has_kernel, roi_align
 from minimask.tensor import Function, Tensor
 
@@ -36,10 +36,10 @@ def roi_warp(
     """
     boxes = boxes.data if isinstance(boxes, Tensor) else boxes
     image_index, levels = check("roi_warp", features, boxes, image_index, levels, scales)
-    if on_cpu(boxes) or boxes.dtype != np.float32:
-        rounded = round_boxes(boxes, levels, scales)
-    else:
+    if fits_gpu_kernel(boxes):
         rounded = kernels("roi_pool", boxes).round_boxes(boxes, levels, scales)
+    else:
+        rounded = round_boxes(boxes, levels, scales)
     return roi_align(
         features, rounded, image_index, levels, scales, size, sampling_ratio, aligned=True, pooling=pooling
     )

@@ -12,7 +12,7 @@ would be background and lies at least half inside a crowd is ignored.
 import numpy as np
 
 from minimask import boxes as boxes_module
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 
 LARGEST_SORT = 4096  # what one block of threads of a card sorts at once: more goes other ways
 CROWD_COVER = 0.5  # the part of a box inside a crowd region from which on the box is not background
@@ -45,7 +45,7 @@ def match(anchors, boxes, real, crowd, low, high, keep_best=False):
     xp = array_module(anchors)
     if anchors.ndim != 3 or anchors.shape[2] != 4 or anchors.shape[0] not in (1, len(boxes)):
         raise ValueError(f"match: anchors must be (1 or {len(boxes)}, A, 4), got shape {anchors.shape}")
-    if not on_cpu(anchors) and anchors.dtype == np.float32:
+    if fits_gpu_kernel(anchors):
         boxes = boxes.astype(np.float32, copy=False)
         return kernels("match", anchors).match(anchors, boxes, real, crowd, low, high, keep_best, CROWD_COVER)
     if on_cpu(anchors):
@@ -101,7 +101,7 @@ def top_k(scores, count):
     """Indices (N, count) of the largest of `scores` (N, A), by falling score, equal ones by index, NaN last."""
     xp = array_module(scores)
     count = min(count, scores.shape[1])
-    if not on_cpu(scores) and scores.dtype == np.float32:
+    if fits_gpu_kernel(scores):
         return kernels("top_k", scores).top_k(scores, count)
     if count == 0:
         return xp.zeros((len(scores), 0), np.int64)
@@ -126,7 +126,7 @@ def top_k_of_levels(scores, sizes, counts):
     sizes: how many of the A scores belong to each level, in this order; counts: how many are taken of each, K in all.
     """
     xp = array_module(scores)
-    if not on_cpu(scores) and scores.dtype == np.float32 and max(counts) <= LARGEST_SORT:
+    if fits_gpu_kernel(scores) and max(counts) <= LARGEST_SORT:
         return kernels("top_k", scores).top_k_of_levels(scores, sizes, counts)
     indices, level_of, start = [], [], 0
     for level, (size, count) in enumerate(zip(sizes, counts)):
