@@ -157,27 +157,34 @@ def _end_all(error, tell):
     os._exit(status)  # some MPIs come back from Abort, and only then are ended
 
 
+# What an mpiexec tells the processes that it starts: how many there are. MPICH's relatives, and Open MPI.
+_COUNTS = {"MPICH": "PMI_SIZE", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+
+
 def _world():
     """The communicator of all workers that mpiexec started."""
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # begin after the check below, end by itself
         from mpi4py import MPI
     except ImportError as error:
         raise InputError(f"--distributed needs mpi4py and an MPI ({error}): {INSTALL}") from None
     except RuntimeError as error:  # mpi4py is there, the library that it calls is not
         raise InputError(f"--distributed: mpi4py finds no MPI ({str(error).splitlines()[0]}): {INSTALL}") from None
-    started = started_by_mpiexec()
-    if started != MPI.COMM_WORLD.Get_size():
-        raise InputError(
-            f"--distributed: mpiexec started {started} processes, but mpi4py sees {MPI.COMM_WORLD.Get_size()}: they "
-            f"belong to two different MPIs ({MPI.Get_library_version().split(',')[0].strip()} is mpi4py's); take "
-            "the mpiexec of mpi4py's"
-        )
+    library = MPI.Get_library_version()
+    ours = "Open MPI" if "Open MPI" in library else "MPICH"
+    (other,) = _COUNTS.keys() - {ours}
+    if _COUNTS[other] in os.environ and _COUNTS[ours] not in os.environ:
+        raise InputError(f"--distributed: this mpiexec is that of {other}, but mpi4py uses {ours}: take its mpiexec")
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
     return MPI.COMM_WORLD
 
 
 def started_by_mpiexec():
-    """How many processes mpiexec started beside this one, with it: 1 if there was no mpiexec."""
-    return int(os.environ.get("PMI_SIZE") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)
+    """How many processes mpiexec started, this one with them: 1 if there was no mpiexec."""
+    return max(int(os.environ.get(name) or 1) for name in _COUNTS.values())
 
 
 def own_device(name):
