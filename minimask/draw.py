@@ -762,11 +762,11 @@ def _draw_neighbours(axes, point, shape):
         axes.annotate(
             f"{weight:.2f}",
             (column, row),
-            xytext=(15 if column > point[0] else -15, -13 if row > point[1] else 13),
+            xytext=(22 if column > point[0] else -22, -16 if row > point[1] else 16),
             textcoords="offset points",
             ha="center",
             va="center",
-            fontsize=9,
+            fontsize=13,
             bbox=dict(boxstyle="round,pad=0.15", facecolor="white", edgecolor="black", linewidth=0.8),
             zorder=7,
         )

@@ -552,6 +552,17 @@ assert alike > 0.9
 best, second = (PAPER[name][1] for name in ("RoIAlign C4", "RoIAlign C4, max"))
 assert abs(best - second) < 0.2 < PAPER["RoIAlign C4"][1] - PAPER["RoIPool C4"][1]  # 0.1 beside 3.4
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[1, 1.3])
+left.plot(mean, most, ".", color=BLUE, markersize=5)
+left.plot([mean.min(), mean.max()], [mean.min(), mean.max()], color="black")
+left.set(xlabel="average", ylabel="maximum", title=f"bins of a RoI: correlation {alike:.3f}")
+bars = right.bar(["RoIPool", "RoIAlign,\nmaximum", "RoIAlign,\naverage"], [26.9, second, best], color=[RED, SKY, BLUE])
+right.bar_label(bars)
+right.set(ylim=(0, 38), yticks=[], title="mask AP, stride 16 (the paper)")
+assert PAPER["RoIPool C4"][1] == 26.9
+plt.show()
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The four samples of a bin are interpolated from cells that they share, so they are nearly alike, and so are their
 # maximum and their average. RoIPool's maximum is over whole cells of a rounded box; that is where the difference is.
