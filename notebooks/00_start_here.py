@@ -36,6 +36,10 @@ ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
 # - *Object*, or *instance*: one single cat. Two cats are two instances of one class.
 # - *Box*: `x1, y1, x2, y2`, the left, upper, right and lower end of an object, in pixels from the upper left corner.
 # - *Mask*: an array `(H, W)` of True and False: which pixels are the object.
+# - *Network*: a function from a picture to an answer, in many simple steps with millions of numbers, its *weights*. It
+#   is *trained*: the weights are found from examples with known answers (notebooks 01 and 12).
+# - *Features*: numbers that a network computes to describe what is at a place of the picture (notebook 03).
+# - *Score*: how sure a network is of an object that it has found, 0 to 1.
 #
 # The pictures of this course are drawn by a program, so that the right answer is known to the pixel. They are numbered.
 # We look for the first one with the lecture's four animals, two cats, a dog and a duck, in which the cats touch:
@@ -206,6 +210,17 @@ check.semantic_map(my_semantic_map)
 # %%
 np.testing.assert_array_equal(my_semantic_map(masks, labels), classes_of_pixels)
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, panels = plt.subplots(1, 3, figsize=(11, 4))
+show_masks(panels[0], masks, image)
+panels[1].imshow(image)
+show_boxes(panels[1], [my_box_of_mask(mask) for mask in masks], labels)
+show_classes(panels[2], my_semantic_map(masks, labels))
+for axes, title in zip(panels, ("the instances", "their boxes (exercise 2)", "their classes (exercise 3)")):
+    axes.set_title(title)
+    axes.set(xticks=[], yticks=[])
+plt.show()
+
 # %% [markdown] slides=["T03"] slideshow={"slide_type": "slide"}
 # ## 3 The hard one of the three (T03)
 #
@@ -309,17 +324,32 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # k is not known beforehand: it is part of the answer. That is what makes detection different from telling the class of
 # a whole picture, and why notebooks 05 to 09 exist: a network has a fixed number of outputs, a picture any number of
-# objects. A found object also has a *score*, 0 to 1: how sure the network is.
+# objects.
 
 # %% [markdown] slides=["T07"] slideshow={"slide_type": "slide"}
 # ## 5 Earlier methods: from boxes, or from pixels (T07)
 #
-# **R-CNN driven**: find regions first, then say what each is and which pixels. *SDS, hypercolumns, CFM, MNC, FCIS,
-# Arnab & Torr.*
+# **R-CNN driven**: find regions first, then say what each is and which pixels.
 #
-# **FCN driven**: classify pixels first, then sort them into objects. *PFN, InstanceCut, deep watershed.*
+# **FCN driven**: classify pixels first, then sort them into objects.
 #
 # Mask R-CNN is of the first family, with a small FCN inside each region.
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+FAMILIES = {
+    "R-CNN driven": {2014: "SDS", 2015: "hypercolumns\nCFM", 2016: "MNC", 2017: "FCIS\nArnab & Torr\nMask R-CNN"},
+    "FCN driven": {2015: "PFN", 2017: "InstanceCut\ndeep watershed"},
+}
+figure, axes = plt.subplots(figsize=(10, 3.4))
+for row, (methods, colour) in enumerate(zip(FAMILIES.values(), (SKY, YELLOW))):
+    axes.axhspan(-row - 0.45, -row + 0.45, color=colour, alpha=0.4)
+    for year, text in methods.items():
+        axes.text(year, -row, text, ha="center", va="center", fontsize=15)
+axes.set(xlim=(2013.5, 2017.6), ylim=(-1.5, 0.5), xticks=range(2014, 2018))
+axes.set_yticks([0, -1], FAMILIES)
+axes.spines[:].set_visible(False)
+axes.tick_params(length=0)
+plt.show()
 
 # %% [markdown]
 # *R-CNN*: a network that classifies regions of a picture (notebooks 05 to 09). *FCN*, fully convolutional network: one
@@ -330,7 +360,7 @@ plt.show()
 # | SDS, Hariharan et al. 2014 | R-CNN | proposes regions, computes features of each and of its box, classifies them |
 # | hypercolumns, Hariharan et al. 2015 | R-CNN | refines a detection's mask with many layers' features at each pixel |
 # | CFM, Dai et al. 2015 | R-CNN | cuts the shared feature map, not the picture, with the proposed segments |
-# | MNC, Dai et al. 2016 | R-CNN | a cascade: boxes, then masks, then classes of the masks; won COCO 2015 |
+# | MNC, Dai et al. 2016 | R-CNN | one after the other: boxes, then masks, then classes of the masks; won COCO 2015 |
 # | FCIS, Li et al. 2017 | R-CNN | maps for the parts of an object answer class, box and mask at once; won COCO 2016 |
 # | Arnab & Torr 2017 | R-CNN | lets boxes of a detector and classes of pixels vote for the instance of each pixel |
 # | PFN, Liang et al. 2015 | FCN | every pixel says where the box of its object is; pixels that agree are one object |
@@ -347,15 +377,13 @@ plt.show()
 # %% [markdown] slides=["T06", "T26"] slideshow={"slide_type": "slide"}
 # ## 6 The goals, and the conclusion (T06, T26)
 #
-# The talk begins and ends with one list. Fast/Faster R-CNN (boxes) and FCN (pixels) had it all; instance segmentation
-# had not:
-#
-# **a meta-algorithm, good speed, good accuracy, intuitive, easy to use**
+# The talk begins and ends with one list. Fast/Faster R-CNN (boxes, notebook 05) and FCN (pixels) had it all; instance
+# segmentation had not:
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "fragment"}
 # | goal | what is meant | where this course tests it |
 # |---|---|---|
-# | meta-algorithm | a frame with exchangeable parts: backbone, pyramid, heads | 03, 04, 15 |
+# | a meta-algorithm | a frame with exchangeable parts (section 8): backbone, pyramid, heads | 03, 04, 15 |
 # | good speed | 200 ms a picture on a graphics card of 2017; one pass, all heads share the features | 16 |
 # | good accuracy | better than the winners of 2015 and 2016 | 14 |
 # | intuitive | a mask is classified pixels in a box | 10, 13 |
@@ -375,7 +403,7 @@ plt.show()
 # %%
 model, class_names = course.toy_model()
 assert tuple(class_names) == C
-model.predict([image])  # the first call compiles
+model.predict([image])  # the first call translates the inner loops to machine code
 start = time.perf_counter()
 prediction = model.predict([image])[0]
 seconds = time.perf_counter() - start
@@ -399,6 +427,41 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Colours only tell neighbours apart; the outline of a box (solid, dashed, dotted) and the text tell the class. Dots are
 # keypoints, such as eyes and paws (notebook 15). Look closely at the borders: that is what notebook 13 is about.
+
+# %% [markdown]
+# The network says much more than we have shown, each with a score. Choose from which score on an object is drawn:
+
+
+# %% widget=True
+def draw_found(axes, least):
+    """What the network found with a score of at least `least`."""
+    axes.imshow(draw.draw_prediction(image, prediction, class_names, least, caption=False, side=512))
+    axes.set_title(f"score at least {least:.2f}:\n{(prediction.scores >= least).sum()} found")
+    axes.axis("off")
+
+
+def found_from(score=0.5):
+    """One figure for one position of the slider."""
+    draw_found(plt.subplots(figsize=(5, 5.5))[1], score)
+    plt.show()
+
+
+try:
+    from ipywidgets import FloatSlider, interact
+
+    interact(found_from, score=FloatSlider(value=0.5, min=0.05, max=0.99, step=0.01))
+except ImportError:  # no widgets installed
+    found_from()
+
+# %% [markdown]
+# Without a slider, three positions. Low, and it reports animals that are not there; high, and it misses some that are.
+
+# %% tags=["hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(11, 4.5))
+for axes, least in zip(panels, (0.05, 0.5, 0.98)):
+    draw_found(axes, least)
+assert (prediction.scores >= 0.05).sum() > len(masks) > (prediction.scores >= 0.98).sum()
+plt.show()
 
 # %% [markdown]
 # How good is that? For each true object we take the found mask of its class that fits best. How well two masks fit is
@@ -473,7 +536,7 @@ plt.show()
 # boxes), then height, width and channels:
 
 # %%
-with no_grad(), Trace() as stages:
+with no_grad(), Trace() as stages:  # no_grad: without the notes that training needs (notebook 01)
     model.detect(model.transform([image]))
 WHERE = {
     "images": "00", "C3": "03", "P3": "04", "anchors": "05", "objectness": "06", "proposals": "06",

@@ -4,7 +4,7 @@
 # **Question.** Mask R-CNN is a function of **44,401,393 numbers**, its weights. It is wrong. **Which of them should
 # grow and which should shrink, and how much?**
 #
-# - Try each: change one weight a little, look at the loss again. At one second a look: **2.8 years**.
+# - Try each: change one weight a little, look again how wrong it is. At one second a look: **2.8 years**.
 # - Today: all 44 million answers for the price of about three looks.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -29,7 +29,7 @@ plt.rcParams["figure.constrained_layout.use"] = True
 ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
 
 # %% [markdown]
-# The number of the title comes out of the code:
+# The number of the title comes out of the code (the model's parts are the subject of notebooks 03 to 10):
 
 # %%
 model = mask_rcnn.build("resnet50_fpn", num_classes=91)  # COCO's 80 classes have numbers up to 90; 0 is background
@@ -47,7 +47,9 @@ del model
 #   derivative of 12 means: x grows by 0.001, so y grows by about 0.012.
 # - *Gradient* of an array: the derivative of the loss with respect to each of its numbers; an array of the same shape.
 #   In code the gradient of `x` is always called `gx`, that of `w` is `gw`, and so on.
-# - *Parameter* or *weight*: a number that training changes.
+# - *Parameter* or *weight*: a number that training changes. In code a `Parameter` is an array of them that asks for its
+#   gradient.
+# - *Layer*: one step of a network, most often a product with a matrix of weights. *Bias*: a weight that is added.
 # - *Forward*: from inputs to the loss. *Backward*: from the loss to all gradients.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -286,9 +288,9 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # If a came first, with only the 1 from y, it would hand on 1 · 6, and later again 3 · 6: right in the end, but all
-# below a would be walked twice. With n such places in a row, 2^n times. A ResNet-50 has 16 shortcuts: 65,536 walks.
-# "Born" is a counter that every tensor gets; the constant 3 was born too, between a and c. Sorting by birth is all that
-# is needed.
+# below a would be walked twice. With n such places in a row, 2^n times. The network of notebook 03 has 16: 65,536
+# walks. "Born" is a counter that every tensor gets; the constant 3 was born too, between a and c. Sorting by birth is
+# all that is needed.
 
 # %% [markdown]
 # Why "youngest first" is enough: what uses a tensor is younger than the tensor. So when a tensor is the youngest of
@@ -409,8 +411,8 @@ assert len(source.splitlines()) < 250
 print(source[: source.index("class Tensor:")])  # the header, and no_grad
 
 # %% [markdown]
-# `no_grad` is a switch: inside of `with no_grad():` operations do not remember their inputs. That is for inference,
-# where no backward will come and memory should be free again.
+# `no_grad` is a switch: inside of `with no_grad():` operations do not remember their inputs. That is for *inference*,
+# the use of a trained model, where no backward will come and memory should be free again.
 #
 # The tensor itself:
 
@@ -430,8 +432,8 @@ print(inspect.getsource(Tensor.backward))
 # What is more than in `walk_back`:
 #
 # - **`gradient`**: backward of a result that is not one number needs to be told how much each of its numbers matters.
-# - **`tensor.grad + gy`** at a leaf: gradients **add up** over calls, until an optimiser's `zero_grad()`. Then a batch
-#   may come in two halves.
+# - **`tensor.grad + gy`** at a leaf: gradients **add up** over calls, until `zero_grad()` clears them (section 13).
+#   Then the examples of one step may come in two halves.
 # - **`maker.__dict__.clear()`**: what the operation kept for backward is not needed any more. In training, memory is
 #   full of these arrays; they are freed while the walk goes on, not after it.
 # - **`owned`**: `a += b` needs no new array, but changes `a` for everybody who has it. A gradient may be somebody
@@ -571,7 +573,7 @@ check.matmul_backward(my_matmul_backward)
 
 # %%
 rng = np.random.default_rng(0)
-layers = [Parameter(rng.standard_normal((512, 512)).astype(np.float32) / 23) for _ in range(6)]
+layers = [Parameter(rng.standard_normal((512, 512)).astype(np.float32) / 23) for _ in range(6)]  # 23: root of 512
 batch = Tensor(rng.standard_normal((512, 512)).astype(np.float32))
 
 
@@ -701,7 +703,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # On the left there is nothing to see, and that is the point: with the plain sum the wrong sign, zeros, or a factor of
 # 1000 all pass. On the right the wrong sign is plain. A random cotangent asks for all directions at once.
-# Normalisations, whose results have a fixed mean, have the same trap.
+# Normalisations (notebook 03), which shift numbers so that their mean is always 0, have the same trap.
 
 # %% [markdown]
 # **The gradient of softmax.** Every $y_i$ depends on every $x_k$: $\partial y_i / \partial x_k = y_i (\delta_{ik} -
@@ -771,7 +773,7 @@ plt.show()
 
 # %% [markdown]
 # Ramachandran et al. 2017. The curves were made by the library from two operations it knows, a product and a sigmoid.
-# As one operation of its own it needs half the memory: one array is kept, not three. The exercise is to write it.
+# As one operation of its own it is one box in the graph in place of two. The exercise is to write it.
 
 # %% [markdown]
 # ### Exercise 7: write the operation
@@ -819,7 +821,8 @@ np.testing.assert_allclose(
 #
 # Two parameters, w and b. Twenty points. The loss is the mean of $(w x + b - t)^2$.
 #
-# **Gradient descent**: compute the gradient, take a small step against it, repeat.
+# **Gradient descent**: compute the gradient, take a small step against it, repeat. How small says the *learning rate*
+# `lr`: $p \leftarrow p - lr \cdot g$.
 
 # %%
 rng = np.random.default_rng(5)
@@ -833,7 +836,7 @@ def line_loss(w, b, chosen=slice(None)):
     return (error * error).mean()
 
 
-# %% tags=["hide-input", "hide-output"] slideshow={"slide_type": "fragment"}
+# %%
 def descend(lr, steps, start=(-1.0, 2.0)):
     """The way (steps + 1, 2) of (w, b) down from start."""
     w, b = Parameter(np.array(start[0])), Parameter(np.array(start[1]))
@@ -893,9 +896,10 @@ assert left_over[1] < 0.1 < 1 < left_over[0] and left_over[2] > np.linalg.norm(n
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Too long a step jumps over the valley and lands higher on the other side: the loss grows, in the end to NaN. Where is
-# the limit? Along a direction in which the slope changes by k for each bit of way, steps longer than 2/k jump. So the
-# steepest direction dictates the step, and all others are slow. That is the problem that momentum addresses.
+# Too long a step jumps over the valley and lands higher on the other side: the loss grows, in the end to infinity and
+# to NaN, "not a number", which is what infinity minus infinity gives. Where is the limit? Along a direction in which
+# the slope changes by k for each bit of way, it is a learning rate of 2/k. So the steepest direction dictates the rate,
+# and all others are slow. That is the problem that momentum addresses.
 
 
 # %% widget=True
@@ -920,7 +924,8 @@ except ImportError:  # no widgets installed
 #
 # **SGD**, *stochastic* gradient descent: the gradient of a few examples drawn at random. Cheap, but noisy.
 #
-# **Momentum**: roll like a ball. `v = m v + g`, then `p = p - lr v`. Zigzag cancels, what stays adds up.
+# **Momentum**: roll like a ball, with velocity v. `v = m v + g`, then `p = p - lr v`. Zigzag cancels, what stays adds
+# up.
 
 # %%
 STEEP = np.array([1.0, 40.0])  # a long valley: 40 times as steep across as along
@@ -929,7 +934,7 @@ STEEP = np.array([1.0, 40.0])  # a long valley: 40 times as steep across as alon
 def valley_way(momentum, lr=0.045, steps=30):
     """The way (steps + 1, 2) down the loss p0^2 / 2 + 40 p1^2 / 2, by the library's optimiser."""
     p = Parameter(np.array([-9.0, 1.0]))
-    optimiser = optim.SGD([p], lr=lr, momentum=momentum, weight_decay=0.0)
+    optimiser = optim.SGD([p], lr=lr, momentum=momentum, weight_decay=0.0)  # weight decay: notebook 12
     way = [p.data.copy()]
     for _ in range(steps):
         optimiser.zero_grad()
@@ -1084,7 +1089,7 @@ assert (y.item(), x.grad) == (81, 4 * 27)
 # 2. Why does a tensor know its inputs, but not its users?
 # 3. Why must the youngest box go first, and not, say, the one nearest to the loss?
 # 4. y = x + x. Which gradient does x get, and what would `=` in place of `+=` give?
-# 5. A bias (64,) is added to feature maps (8, 32, 32, 64). How many numbers are summed for each of its gradients?
+# 5. A bias (64,) is added to an array (8, 32, 32, 64). How many numbers are summed for each of its gradients?
 # 6. a is (10, 20), b is (20, 30). What is the shape of the gradient of b, and how is it computed?
 # 7. Why are gradients checked in float64 with a step of about 1e-6?
 # 8. Name an operation other than softmax for which a plain sum passes a broken backward.
@@ -1101,7 +1106,7 @@ assert (y.item(), x.grad) == (81, 4 * 27)
 # 5. 8 · 32 · 32 = 8192.
 # 6. (20, 30), as b: a transposed, times gy (10, 30).
 # 7. The difference of two nearly equal numbers keeps few digits; float64 has 16, and 1e-6 is near the best compromise.
-# 8. A normalisation: its results always add up to 0 (or to a constant), so the gradient of the sum is 0.
+# 8. To subtract the mean: the results always add up to 0, so the gradient of their sum is 0.
 # 9. What the operations keep for backward: nearly every intermediate result.
 # 10. Ten times as long: 1 + 0.9 + 0.81 + ... = 10.
 #

@@ -37,7 +37,10 @@ ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
 # - *Backbone*: the network that turns a picture into feature maps. Everything else in Mask R-CNN reads those, never the
 #   picture.
 # - *Level*: one of the backbone's maps. `C2` has stride 4 = 2², `C3` stride 8 = 2³, and so on to `C5`, stride 32.
-# - *Depth*: how many convolutions (notebook 02) come one after the other.
+# - *Depth*: how many convolutions (notebook 02) come one after the other. *ResNet-50*: a well-known backbone with 50
+#   such layers, in *residual* blocks (section 3); *ResNet-18* is a small one, *ResNeXt* a relative (section 7).
+# - *ImageNet*: a million photos, each with one of 1000 classes, on which backbones are trained first.
+# - *torchvision*, *Detectron2*: two libraries with Mask R-CNNs whose trained weights are published (notebook 18).
 # - *Normalisation*: channels are shifted and scaled so that their numbers stay of a size (section 8).
 #
 # The picture of the question is a drawn scene. Among all pixels of its animals and all pixels around them, these two
@@ -126,7 +129,7 @@ plt.show()
 
 # %%
 model, class_names = course.toy_model()
-model.eval()
+model.eval()  # in use, not in training: that matters to norms (section 8)
 body = model.backbone.body
 print(class_names, body.strides, body.out_channels)
 
@@ -240,6 +243,7 @@ def train(depth, residual, steps=100, batch=32, learning_rate=0.05):
     for step in range(steps):
         optimiser.lr = learning_rate * min(1, (step + 1) / 10)
         chosen = rng.choice(len(pictures), batch, replace=False)
+        # the loss of a class, small if the right one gets the largest of three numbers: notebook 11
         loss = class_loss(stack(Tensor(pictures[chosen])), labels[chosen], np.ones(batch, np.float32))
         optimiser.zero_grad()
         loss.backward()
@@ -281,8 +285,53 @@ plt.show()
 # Both pictures are computed, not drawn. Left: note the axis, from a million-millionth to ten million. Right: the
 # shallow plain stack learns, the deep one stays at guessing, though it could copy the shallow one and let its other
 # layers do nothing. This is what He et al. 2016 report on their first page: 56 plain layers do worse than 20, on the
-# *training* set, so it is not overfitting. Their remedy is the next slide: make "do nothing" the easiest thing to
-# learn.
+# *training* set, so it is not *overfitting*, learning by heart. Their remedy is the next slide: make "do nothing" the
+# easiest thing to learn.
+
+# %% [markdown]
+# Turn the gain of a plain stack, and see how little it takes:
+
+
+# %% widget=True
+SHALLOW = (2, 10, 20, 30, 40)
+
+
+def draw_gain(axes, gain):
+    """The gradient at the first layer of stacks of 2 to 40 layers: plain with this gain, and residual."""
+    sizes = [gradient_at_the_first_layer(depth, gain=gain) for depth in SHALLOW]
+    axes.semilogy(SHALLOW, sizes, "o-", color=ORANGE, linewidth=3, label="plain")
+    residual = [arrives["residual, batch norm"][DEPTHS.index(depth)] for depth in (2, 10, 25)]
+    axes.semilogy((2, 10, 25), residual, "s--", color=BLUE, linewidth=3, label="residual, batch norm")
+    axes.set(xlabel="layers", ylim=(1e-5, 1e5))
+    axes.set_title(f"gain {gain:.2f}:\nafter 40 layers {sizes[-1]:.2g}", fontsize=13)
+    return sizes[-1]
+
+
+def gain_of(gain=1.0):
+    """One figure for one position of the slider."""
+    draw_gain(plt.subplots(figsize=(6, 4))[1], gain)
+    plt.legend()
+    plt.show()
+
+
+try:
+    from ipywidgets import FloatSlider, interact
+
+    interact(gain_of, gain=FloatSlider(min=0.8, max=1.2, step=0.05, value=1.0, continuous_update=False))
+except ImportError:  # no widgets installed
+    gain_of()
+
+# %% [markdown]
+# Without a slider, three positions. A tenth more or less at each of 40 layers is a factor of nearly a hundred:
+# 0.9 to the power of 40 is 0.015, 1.1 to the power of 40 is 45.
+
+# %% tags=["hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+ends = [draw_gain(axes, gain) for axes, gain in zip(panels, (0.9, 1.0, 1.1))]
+panels[0].set_ylabel("gradient at the first layer")
+panels[2].legend(loc="lower right", fontsize=12)
+assert ends[0] < 0.2 * ends[1] and ends[2] > 5 * ends[1]
+plt.show()
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 The residual block
@@ -650,7 +699,7 @@ assert my_dense_weights(w, 32).size == 32 * w.size
 # %% [markdown] slides=["T15", "T18"] slideshow={"slide_type": "slide"}
 # ## Better features: ResNeXt in the talk's tables (T15, T18)
 #
-# Nothing else is changed: same heads, same training, same pictures (COCO).
+# Nothing else is changed: same heads, same training, same pictures (COCO). *AP* says how good, 0 to 100 (notebook 14).
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 TALK = {  # AP, AP50 of Mask R-CNN on COCO with FPN (notebook 04)
@@ -674,7 +723,7 @@ panels[0].legend(loc="upper left")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# AP, average precision, is explained in notebook 14; it goes from 0 to 100. The gain is about as large as that of
+# AP is average precision; AP50 is its mild form. The gain is about as large as that of
 # RoIAlign or of the mask branch on boxes, and costs no idea at all in the detector: the same code reads other features.
 # Better features help masks and boxes alike. On ImageNet, where backbones learn first, ResNeXt-50 makes 22.2 % errors
 # and ResNet-50 23.9 %, with as many weights (Xie et al. 2017, table 3).
@@ -682,8 +731,8 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Batch norm, and why detectors freeze it
 #
-# **Batch norm:** each channel minus its mean, over its deviation; then times γ plus β, which are learnt. The mean is
-# that of all cells of all pictures of the *batch*, those that are trained on at once.
+# **Batch norm:** each channel minus its mean, over its standard deviation; then times γ plus β, which are learnt. The
+# mean is that of all cells of all pictures of the *batch*, those that are trained on at once.
 #
 # **Frozen:** mean and variance become constants. Then it is $a x + b$, which fits *into* the convolution before it:
 # with mean 3, variance 4, γ = 4, β = 1: $a = 4/\sqrt 4 = 2$ and $b = 1 - 3 \cdot 2 = -5$.
@@ -938,8 +987,8 @@ assert strength["C3"] < strength["C1"]
 # %% [markdown]
 # Mask R-CNN's mask branch is such an FCN on each region (notebook 10). Here is the whole thing in a few lines: the
 # backbone stays as it is, and the 1 x 1 convolution, "animal or not", is found by least squares: the weights for which
-# the sum of squared errors over all cells is smallest (`np.linalg.solve`). We read C2, C3 and C4 together, enlarged to
-# C2's 32 x 32 cells.
+# the sum of squared errors over all cells is smallest (`np.linalg.solve`; a little is added to the matrix's diagonal,
+# so that there is just one solution). We read C2, C3 and C4 together, enlarged to C2's 32 x 32 cells.
 
 
 # %%

@@ -35,8 +35,10 @@ LEVEL_LINES = ("-", "--", ":", "-.")
 # - *Feature pyramid network*, FPN (Lin et al. 2017): it turns C2 to C5 into P2 to P5, which have the same strides, all
 #   the same number of channels, and all of them the meaning of the deepest.
 # - *Top-down*: from the coarse level to the fine one. *Lateral*: from a C level across to the P level of its size.
-# - *RoI*, region of interest: a box in pixels in which there may be an object (notebook 06). *RoIAlign* reads a map
-#   inside of it (notebook 08). *Heads*: what turns that into a class, a box and a mask (notebooks 09 and 10).
+# - *RoI*, region of interest: a box in pixels in which there may be an object. *RPN*: the part that proposes RoIs
+#   (notebook 06). *RoIAlign* reads a map inside of one (notebook 08). *Heads*: what turns that into a class, a box and
+#   a mask (notebooks 09 and 10).
+# - *AP*, average precision: how good the found masks are, 0 to 100 (notebook 14).
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 LARGE = ToyScenes("test", size=512)
@@ -724,7 +726,7 @@ assert min(doubling.values()) > max(fixed[40], fixed[80])
 # ### "P2 is C2, enlarged"
 #
 # P2 has the size of C2. What is enlarged comes from above. Without the lateral part the fine level is as coarse as the
-# coarsest: 4 levels up are blocks of 8 x 8 equal cells in our model.
+# coarsest: from three levels up come blocks of 8 x 8 equal cells in our model.
 
 # %%
 top = np.random.default_rng(0).standard_normal((8, 8, 3))

@@ -62,6 +62,7 @@ plt.show()
 # - *Anchor*: a box that belongs to a place of a level, whatever the picture shows.
 # - *Deltas*: four numbers that say how an anchor must move and stretch.
 # - *IoU*, intersection over union: how alike two boxes are, 0 to 1.
+# - *RoI*, region of interest: a box that was proposed and will be looked at more closely.
 
 # %% [markdown] slides=["T04", "L06"] slideshow={"slide_type": "slide"}
 # ## 1 Detection: a meta-algorithm (T04), and its parts (L06)
@@ -481,7 +482,7 @@ check.grid_anchors(my_grid_anchors)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### How many anchors has a photo?
 #
-# 800 x 1088 pixels, five levels, one size a level, three ratios:
+# Enlarged to 800 x 1088 pixels, as large models do; five levels, P2 to P6, one size a level, three ratios:
 #
 # (200 · 272 + 100 · 136 + 50 · 68 + 25 · 34 + 13 · 17) · 3 = **217,413**
 

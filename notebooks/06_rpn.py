@@ -651,7 +651,8 @@ print(mine[:5].round(1))
 # - Each anchor is called object, background, or neither, by its IoU with the true boxes (notebook 07).
 # - Two losses (notebook 11): **objectness**, is the score right? **Box**, are the deltas right?
 #
-# An untrained network says logit 0, score 1/2, everywhere. Its objectness loss is -log(1/2) = **0.693**.
+# The loss of a yes or no is minus the logarithm of the probability given to the right answer. An untrained network says
+# logit 0, score 1/2, everywhere: -log(1/2) = **0.693**.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 names = {"loss_objectness": "objectness", "loss_rpn_box_reg": "box"}

@@ -444,7 +444,7 @@ assert np.where(labels == 1, which, labels - 1).tolist() == TORCHVISION
 # Of the 8,064 anchors of a drawn scene, on average **5** are positive.
 #
 # - Always to say "background" is right for 99.9 % of the anchors, and finds nothing.
-# - At the start every anchor pulls equally hard: 5 up, 7,699 down.
+# - At the start every anchor pulls its score equally hard (notebook 11): 5 up, 7,699 down.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 labels_of = [matched(anchors, scenes[i].boxes)[0] for i in range(100)]
@@ -470,7 +470,7 @@ plt.show()
 levels = [(800 // stride, 1216 // stride) for stride in (4, 8, 16, 32)] + [(13, 19)]
 assert sum(map(len, AnchorGenerator()(levels, (800, 1216)))) == 242_991
 
-# A loss of ln 2 for each anchor before anything is learnt: at a logit of 0 the gradient is p - t = 0.5 - t.
+# Before anything is learnt every score p is 0.5; the gradient is p minus what it should be, 0 or 1 (notebook 11).
 pull_up, pull_down = 0.5 * mean[1], 0.5 * mean[0]
 print(f"all anchors: {pull_down / pull_up:.0f} times as much pull down as up")
 assert pull_down / pull_up > 1000

@@ -139,6 +139,21 @@ places, learnt = keypoint_targets(points, box, np.zeros((1, 1), int))
 assert places[0, 0, 0] == 14 and places[0, 0, 1] == 55 * 56 + 55  # row * 56 + column
 assert learnt[0, 0].tolist() == [True, True, False, False]  # outside of the box, not labelled: not learnt
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, panels = plt.subplots(1, 2, figsize=(11, 2.4))
+for axes, x, cells in zip(panels, (17.2, 38.0), (range(12, 18), range(51, 57))):
+    taken = min(int((x - 10) * 56 / 28), 55)
+    for cell in cells:
+        left = 10 + cell / 2
+        look = dict(facecolor=ORANGE if cell == taken else "white", edgecolor="black") if cell < 56 else dict(alpha=0)
+        axes.add_patch(plt.Rectangle((left, 0), 0.5, 1, **look))
+        axes.text(left + 0.25, 0.5, cell if cell < 56 else "no 56", ha="center", va="center", fontsize=18)
+    axes.plot(x, 1.15, "v", color=RED, markersize=14)
+    axes.text(x, 1.4, f"x = {x:g}", color=RED, ha="center")
+    axes.set(xlim=(10 + cells[0] / 2 - 0.1, 10 + cells[-1] / 2 + 0.6), ylim=(0, 1.8), yticks=[], xlabel="pixels")
+assert taken == 55
+plt.show()
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Why not two numbers x and y, as for boxes? A hidden left foot may be in one of two places; the mean of both is between
 # the feet, where no foot is. A map can say "here or there", and it keeps the layout: the answer lies where the evidence
@@ -324,24 +339,67 @@ assert answer[0] == 11.25 == 10 + 1.5 * 2.5 / 3
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 cells = np.arange(8)
-truth_x = 3.8  # in cells, from the left
-bump = np.exp(-((cells + 0.5 - truth_x) ** 2) / 2)
-stretched = bicubic_matrix(8, 80) @ bump
-peak = (stretched.argmax() + 0.5) / 10
+
+
+def peaks(truth_x):
+    """A map of 8 cells with its peak at truth_x; the same stretched to 80 pixels; where each is largest, in cells."""
+    bump = np.exp(-((cells + 0.5 - truth_x) ** 2) / 2)
+    stretched = bicubic_matrix(8, 80) @ bump
+    return bump, stretched, bump.argmax() + 0.5, (stretched.argmax() + 0.5) / 10
+
+
+def draw_peak(axes, truth_x):
+    """The map, the smooth curve through it, the truth and what is found."""
+    bump, stretched, _, peak = peaks(truth_x)
+    axes.bar(cells + 0.5, bump, 0.96, color=SKY, label="8 cells")
+    axes.plot((np.arange(80) + 0.5) / 10, stretched, color=BLUE, linewidth=3, label="bicubic, 80 pixels")
+    axes.axvline(truth_x, color="black", linestyle=":", linewidth=3, label=f"the truth, {truth_x:.2f}")
+    axes.axvline(peak, color=ORANGE, linewidth=3, label=f"found, {peak:.2f}")
+    axes.set(xlabel="cells of the map", ylabel="logit", ylim=(0, 1.1))
+
+
 figure, axes = plt.subplots(figsize=(9, 3.4))
-axes.bar(cells + 0.5, bump, 0.96, color=SKY, label="8 cells")
-axes.plot((np.arange(80) + 0.5) / 10, stretched, color=BLUE, linewidth=3, label="bicubic, 80 pixels")
-axes.axvline(truth_x, color="black", linestyle=":", linewidth=3, label="the truth, 3.80")
-axes.axvline(peak, color=ORANGE, linewidth=3, label=f"found, {peak:.2f}")
-axes.set(xlabel="cells of the map", ylabel="logit")
+draw_peak(axes, 3.8)
 axes.legend(loc="upper right")
-assert abs(peak - truth_x) < 0.15 < abs(bump.argmax() + 0.5 - truth_x)  # the middle of the largest cell is 0.3 off
+_, _, of_cell, of_curve = peaks(3.8)
+assert abs(of_curve - 3.8) < 0.15 < abs(of_cell - 3.8)  # the middle of the largest cell is 0.3 off
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The map has a cell of ten pixels here; the smooth curve finds the place better than a cell's middle. That is so where
 # a box is larger than the map, as persons in photos are. Where the box is smaller than 56 pixels the "stretched" map
 # has fewer places than the map itself, and something is lost: see below.
+
+# %% [markdown]
+# Move the truth: the largest cell stays or jumps, the curve's peak goes along.
+
+
+# %% widget=True
+def peak_at(truth=3.8):
+    """One figure for one position of the slider."""
+    axes = plt.subplots(figsize=(7, 3.6))[1]
+    draw_peak(axes, truth)
+    axes.set_title(f"largest cell {peaks(truth)[2]:.2f}, curve {peaks(truth)[3]:.2f}")
+    plt.show()
+
+
+try:
+    from ipywidgets import FloatSlider, interact
+
+    interact(peak_at, truth=FloatSlider(min=2.5, max=5.5, step=0.05, value=3.8))
+except ImportError:  # no widgets installed
+    peak_at()
+
+# %% [markdown]
+# Without a slider: three positions within one cell. The middle of the largest cell is 3.5 in all of them.
+
+# %% tags=["hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.2), sharey=True)
+for axes, truth in zip(panels, (3.1, 3.5, 3.9)):
+    draw_peak(axes, truth)
+    axes.set_title(f"truth {truth}: cell {peaks(truth)[2]}, curve {peaks(truth)[3]:.2f}", fontsize=13)
+    assert peaks(truth)[2] == 3.5 and abs(peaks(truth)[3] - truth) < 0.15
+plt.show()
 
 # %% [markdown]
 # ### Exercise 3: the simple way back

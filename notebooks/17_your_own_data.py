@@ -204,6 +204,55 @@ plt.show()
 # For annotating by hand polygons are enough. How many corners? As many as it takes for the outline to be within a pixel
 # or two of the edge at the size at which the network sees the photo; more is lost work.
 
+# %% [markdown]
+# How many corners does an animal take? Choose, and see how much of the mask the polygon keeps (IoU, notebook 14):
+
+
+# %% widget=True
+outline = max(plt.contour(np.arange(128) + 0.5, np.arange(128) + 0.5, mask, [0.5]).allsegs[0], key=len)  # (points, 2)
+plt.close()
+
+
+def with_corners(count):
+    """A polygon with `count` corners, evenly spread along the outline, and the mask inside of it."""
+    corners = outline[np.arange(count) * len(outline) // count]
+    return corners, decode_segmentation([corners.ravel().tolist()], 128, 128).astype(bool)
+
+
+def draw_corners(axes, count):
+    """The mask, and its polygon."""
+    corners, inside = with_corners(count)
+    axes.imshow(mask, cmap="Blues", vmax=1.5, extent=(0, 128, 128, 0))
+    axes.plot(*np.concatenate([corners, corners[:1]]).T, "o-", color=ORANGE, linewidth=3)
+    axes.set(xticks=[], yticks=[], xlim=outline[:, 0].min() + [-4, np.ptp(outline[:, 0]) + 4])
+    axes.set_ylim(outline[:, 1].max() + 4, outline[:, 1].min() - 4)
+    axes.set_title(f"{count} corners: IoU {(inside & mask).sum() / (inside | mask).sum():.2f}")
+
+
+def corners(count=12):
+    """One figure for one position of the slider."""
+    draw_corners(plt.subplots(figsize=(5, 4.5))[1], count)
+    plt.show()
+
+
+try:
+    from ipywidgets import IntSlider, interact
+
+    interact(corners, count=IntSlider(12, 3, 60))
+except ImportError:  # no widgets installed
+    corners()
+
+# %% [markdown]
+# Without a slider, three positions:
+
+# %% tags=["hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.8))
+for axes, count in zip(panels, (5, 12, 40)):
+    draw_corners(axes, count)
+kept = [(with_corners(n)[1] & mask).sum() / (with_corners(n)[1] | mask).sum() for n in (5, 12, 40)]
+assert kept[0] < kept[1] < kept[2] and kept[2] > 0.8
+plt.show()
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 What errors look like
 #
@@ -259,6 +308,20 @@ names = [{image["file_name"] for image in part["images"]} for part in (train_par
 print(f"{len(train_set)} photos to train on, {len(val_set)} for validation")
 assert not names[0] & names[1] and len(names[0] | names[1]) == 60
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(10, 2.6))
+for row, (title, side_of) in enumerate({
+    "every third photo": lambda i: i % 3 == 0, "every third film": lambda i: i // 4 % 3 == 0
+}.items()):  # fmt: skip
+    for i in range(24):
+        colour = ORANGE if side_of(i) else SKY
+        axes.add_patch(plt.Rectangle((i + i // 4 * 0.5, -1.4 * row), 0.9, 0.9, color=colour))
+    axes.text(-0.4, 0.45 - 1.4 * row, title, ha="right", va="center")
+axes.text(0, 1.15, "24 photos of six films; blue: to train on, orange: for validation")
+axes.set(xlim=(-6, 27), ylim=(-1.5, 1.8))
+axes.axis("off")
+plt.show()
+
 # %% [markdown]
 # ### Exercise 4: a split by groups
 
@@ -310,6 +373,21 @@ def ap50(model):
 before = ap50(model)
 print("before: AP50 of boxes {:.0f}, of masks {:.0f}".format(*before))
 assert max(before) < 25  # new heads know nothing
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+PARTS = {"ResNet": "backbone.body", "pyramid": "backbone.fpn", "RPN": "rpn", "box head": "roi_heads.box_",
+         "mask head": "roi_heads.mask_"}  # fmt: skip
+state = {name: array.size for name, array in weights.to_torchvision(model.state_dict()).items()}
+figure, axes = plt.subplots(figsize=(10, 3))
+for row, start in enumerate(PARTS.values()):
+    total = sum(size for name, size in state.items() if name.startswith(start))
+    new = sum(state[name] for name in report.replaced if name.startswith(start))
+    axes.barh(row, total, color=ORANGE if new else BLUE)
+    axes.text(total + 15_000, row, f"{total - new:,} kept" + (f", {new:,} new" if new else ""), va="center")
+axes.set_yticks(range(5), PARTS)
+axes.invert_yaxis()
+axes.set(xlabel="numbers in the model", xlim=(0, 1_900_000), xticks=[])
+plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The report says what became of each array. "new" are the heads; "skipped" is the keypoint branch, which our data has
@@ -438,19 +516,19 @@ plt.show()
 # python -m minimask split all.json --every 3
 # python -m minimask train --images photos \
 #     --annotations all_train.json --weights data/toy_weights.npz \
-#     --new-heads --set keypoints=0 --steps 40 --output runs/mine
+#     --new-heads --steps 40 --output runs/mine
 # python -m minimask evaluate --weights runs/mine \
 #     --images photos --annotations all_val.json
 # python -m minimask predict holiday.jpg --weights runs/mine
 # ```
 
 # %% [markdown]
-# `--set keypoints=0` leaves out the branch that the shipped weights have and our data has no answers for. Here the same
-# lines with two steps only, called from Python:
+# The keypoint branch of the shipped weights is left out, for our data has no answers for it (`--keypoints` would keep
+# it). Here the same lines with two steps only, called from Python:
 
 # %%
 photos, mine = str(FOLDER / "photos"), str(FOLDER / "mine")
-start = ["--weights", str(course.TOY_WEIGHTS), "--new-heads", "--set", "keypoints=0", "--steps", "2", "--output", mine]
+start = ["--weights", str(course.TOY_WEIGHTS), "--new-heads", "--steps", "2", "--output", mine]
 commands = [
     ["split", str(FOLDER / "all.json"), "--every", "3"],
     ["train", "--images", photos, "--annotations", str(FOLDER / "all_train.json"), *start],
