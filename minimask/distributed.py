@@ -31,6 +31,7 @@ from minimask.device import array_module, on_cpu
 from minimask.errors import InputError
 
 INSTALL = "pip install mpi4py mpich"
+LEAD, PASS_ON = 3, 1  # seconds: before others tell what the first may tell too; for mpiexec to pass on what was printed
 _group = None  # the workers that this process belongs to; None: it works alone
 
 
@@ -143,9 +144,9 @@ class Stopped(KeyboardInterrupt):
 def _end_all(error, tell):
     """Tell what went wrong here and end all workers: the others wait for this one, and would wait for ever.
 
-    The first worker has a second's lead: where all fail alike (a wrong option), one tells.
+    The first worker has a lead: where all fail alike (a wrong option), one tells.
     """
-    time.sleep(0 if is_first() else 1)
+    time.sleep(0 if is_first() else LEAD)
     status = 1
     try:
         status = tell(error)
@@ -153,6 +154,7 @@ def _end_all(error, tell):
         traceback.print_exc()
     print(f"minimask: worker {rank()} of {size()} could not go on; all are ended", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    time.sleep(PASS_ON)
     _group.comm.Abort(status)
     os._exit(status)  # some MPIs come back from Abort, and only then are ended
 
