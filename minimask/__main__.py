@@ -84,6 +84,8 @@ def command_train(args):
 
     if args.distributed:
         with distributed.session(_tell):
+            if distributed.size() == 1:
+                _say("this is one worker alone; several are started by: mpiexec -n 4 python -m minimask train ...")
             return _train(args)
     if distributed.started_by_mpiexec() > 1:
         raise InputError("train: mpiexec started several processes, which share one run only with --distributed")
