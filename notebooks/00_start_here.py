@@ -533,7 +533,7 @@ plt.show()
 # | Your photos, and large networks? | 17 your own data, 18 published weights |
 #
 # None of this is hidden. A *trace* keeps what each stage computed in one pass. Shapes are the number of pictures (or
-# boxes), then height, width and channels:
+# boxes), then height, width, and how many numbers there are at each place, the *channels*:
 
 # %%
 with no_grad(), Trace() as stages:  # no_grad: without the notes that training needs (notebook 01)

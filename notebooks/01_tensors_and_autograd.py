@@ -439,8 +439,8 @@ print(inspect.getsource(Tensor.backward))
 # - **`owned`**: `a += b` needs no new array, but changes `a` for everybody who has it. A gradient may be somebody
 #   else's array (Add hands the same gy to both inputs). So the first sum makes a new array, and that one is *owned* and
 #   may be added to in place.
-# - **`grad_buffer`**: where an optimiser that works on a GPU wants a parameter's gradient. On the CPU it is `None`, and
-#   `_copy` makes a new array.
+# - **`grad_buffer`**: where an optimiser that works on a graphics card (GPU) wants a parameter's gradient. On the
+#   processor (CPU) it is `None`, and `_copy` makes a new array.
 #
 # And the operations:
 

@@ -4,8 +4,8 @@
 # **Question.** A cat's ear may be anywhere in the picture. **How can a network look for it everywhere, with the same
 # few numbers?**
 #
-# - Every output number its own weights for every pixel: a picture of 128 x 128, 64 channels out: **52 billion**
-#   weights.
+# - Every output number its own weights for every pixel: a picture of 128 x 128, 64 numbers out for each pixel:
+#   **52 billion** weights.
 # - One small window of weights that slides over the picture: **1,728**.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -423,8 +423,8 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 A feature map is a picture of vectors
 #
-# All filters at once: a kernel `(3, 3, 1, 3)` gives **3 numbers for each pixel**. A ResNet gives 2048; that map is the
-# input of all that Mask R-CNN does (L09, in notebook 03).
+# All filters at once: a kernel `(3, 3, 1, 3)` gives **3 numbers for each pixel**. The network of notebook 03 gives
+# 2048; such a map is the input of all that Mask R-CNN does (L09).
 
 # %%
 names = list(FILTERS)[:3]
@@ -656,8 +656,8 @@ plt.show()
 # %% [markdown]
 # ### Exercise 6: transposed convolution
 #
-# The result has `(H - 1) * stride + kh - 2 * padding` rows. Here `w` is `(kh, kw, Cin, Cout)` with Cin the channels of
-# x.
+# The result has `(H - 1) * stride + kh - 2 * padding` rows: of the stamped map `padding` rows and columns are cut off
+# on each side. Here `w` is `(kh, kw, Cin, Cout)` with Cin the channels of x.
 
 
 # %% exercise="conv_transpose2d"
@@ -716,10 +716,13 @@ assert (max_pool2d(negative, 3, stride=2, padding=1).data == -5).all()  # with z
 #
 # $$2 \cdot k_h k_w \cdot C_{in} C_{out} \cdot H W = 2 \cdot 9 \cdot 64^2 \cdot 56^2 = 231 \text{ million}$$
 #
+# From here on *kernel* has a second meaning, too: a function in machine code that does one operation. The library's are
+# Python functions of loops that *Numba* translates (`njit` below; notebook 16).
+#
 # **How fast can this machine be?** The inner part of the library's kernel is `multiply`: a block of results stays in
 # the processor's registers (its fastest memory, a few dozen vectors of numbers), and vectors of numbers are multiplied
-# and added at once. We run it on numbers that stay in the first-level cache, on all threads: that is as good as it
-# gets.
+# and added at once. We run it on numbers that stay in the first-level *cache*, the fastest memory beside the processor,
+# on all *threads*, one for each of its cores: that is as good as it gets.
 
 # %%
 SIZE, CHANNELS = 56, 64
@@ -865,7 +868,8 @@ plt.show()
 # micro-kernel whose peak was measured above: what is missing to the peak is gathering, writing, and blocks at the
 # border that are not full.
 #
-# How large is a block? A fused multiply-add takes a vector of `b`, a number of `a`, and a vector of results. With one
+# How large is a block? A multiply-add, one instruction, takes a vector of `b`, a number of `a`, and adds their product
+# to a vector of results. With one
 # vector of results, two loads would be needed for each multiply-add. With a block of ROWS x WIDTH results, ROWS numbers
 # and WIDTH / lanes vectors are loaded for ROWS · WIDTH / lanes multiply-adds:
 

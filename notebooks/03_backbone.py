@@ -40,7 +40,8 @@ ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
 # - *Depth*: how many convolutions (notebook 02) come one after the other. *ResNet-50*: a well-known backbone with 50
 #   such layers, in *residual* blocks (section 3); *ResNet-18* is a small one, *ResNeXt* a relative (section 7).
 # - *ImageNet*: a million photos, each with one of 1000 classes, on which backbones are trained first.
-# - *torchvision*, *Detectron2*: two libraries with Mask R-CNNs whose trained weights are published (notebook 18).
+# - *PyTorch*: the library in which most networks are written; *torchvision*, *Detectron2*: two libraries on top of it,
+#   with Mask R-CNNs whose trained weights are published (notebook 18).
 # - *Normalisation*: channels are shifted and scaled so that their numbers stay of a size (section 8).
 #
 # The picture of the question is a drawn scene. Among all pixels of its animals and all pixels around them, these two

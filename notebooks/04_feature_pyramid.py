@@ -760,7 +760,8 @@ assert np.sqrt(16 * 512) < 112
 # %% [markdown]
 # ### "A bilinear enlargement would be better, so it can be exchanged"
 #
-# Weights want the convention they learnt with (notebook 03). With bilinear enlarging in the trained model:
+# *Bilinear*: a new cell is a weighted mean of the four old ones around it (notebook 08). But weights want the
+# convention they learnt with (notebook 03). With bilinear enlarging in the trained model:
 
 # %%
 nearest = F.resize_nearest

@@ -63,7 +63,8 @@ def show_found(axes, image, boxes, labels, scores=None, width=3):
 # - *Logits*: C numbers that the network gives a RoI, any size. *Softmax* turns them into probabilities (notebook 11).
 # - *Score*: the probability of a class other than the background.
 # - *Deltas*: four numbers dx, dy, dw, dh that say how to move a box (notebook 05).
-# - *Fully connected layer*: a matrix product; each result reads all inputs.
+# - *Fully connected layer*: a matrix product; each result reads all inputs. *Hidden* is a layer whose numbers only the
+#   next layer reads. `fc6` and `fc7` are the box head's two, named so since a network of 2012 with five layers before.
 # - *To suppress*: to drop a box because a better one overlaps it too much.
 
 # %%

@@ -54,6 +54,7 @@ ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
 #   fully connected layers, in which every output number reads every input number.
 # - *Mask*: for each pixel, or cell, whether it belongs to the object; *soft*, if it is a probability.
 # - *IoU* of two masks: pixels in both, divided by pixels in at least one (for boxes: notebook 05).
+# - *AP*, average precision: how good the found masks are, 0 to 100 (notebook 14); AP50 is mild, AP75 strict.
 #
 # We use a small Mask R-CNN that was trained on drawn cats, dogs and ducks. Its mask head is the paper's with 64
 # channels in place of 256.
@@ -368,7 +369,7 @@ for name, net in (("FCN", fcn), ("MLP", mlp)):
 
 # %% [markdown]
 # Now with learning: both nets see 150 batches of 16 noisy ellipses whose middle lies in the middle of the 14 x 14
-# cells, and learn the 28 x 28 mask with the loss of notebook 11.
+# cells, and learn the 28 x 28 mask with the loss of notebook 11 and the optimiser AdamW of notebook 12.
 
 
 # %%

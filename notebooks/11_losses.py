@@ -692,8 +692,9 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The square alone pulls the harder the larger the error, without an end: one box that is far off, perhaps wrongly
 # labelled, would outshout all others. The absolute value alone pulls with 1 even for the smallest error, so it shakes
-# around the right value. Smooth L1 takes the good half of both. Beta says where they meet: with 1/9 nearly everything
-# is L1. Its gradient is the error once more, said minus wanted, here times 9, and cut off at 1.
+# around the right value. Smooth L1 takes the good half of both. Beta says where they meet; 1/9 is the choice of Faster
+# R-CNN's first code for the RPN, and with it nearly everything is L1. Its gradient is the error once more, said minus
+# wanted, here times 9, and cut off at 1.
 
 # %% [markdown]
 # The gradient by hand: d = 0.1 gives 0.1 · 9 = 0.9, d = 1 gives 1, d = -0.05 gives -0.45.

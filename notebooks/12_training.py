@@ -652,7 +652,7 @@ np.testing.assert_allclose(moved["adamw"], [-0.01, 0.01], rtol=1e-4)
 # \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \varepsilon}$$
 #
 # The divisions by $1 - \beta^t$ are there because m and v begin at 0: after one step m is 0.1 g, and 0.1 g / (1 - 0.9)
-# is g again. *Weight decay* pulls every weight a little towards 0.
+# is g again. ε, such as 1e-8, keeps from dividing by 0. *Weight decay* pulls every weight a little towards 0.
 #
 # ### Exercise 4: a step of AdamW
 
@@ -906,7 +906,7 @@ plt.show()
 # ### What an honest small experiment would need
 #
 # 1. One change: `mask_head=None`. The same steps (not minutes), data, schedule.
-# 2. Several seeds, for both. Two runs of one setting differ too: by **σ**.
+# 2. Several seeds, for both. Two runs of one setting differ too: with the standard deviation **σ**.
 # 3. The difference *with its error*: with n seeds each, σ · √(2/n).
 #
 # To see 0.9 at twice its error: n = 2 (2σ / 0.9)². With σ = 1: **10 seeds each**. With σ = 0.3: one.

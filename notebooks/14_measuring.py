@@ -201,6 +201,8 @@ print("rows: detections by falling score; columns: A, B, C\n", overlaps.round(3)
 # 0.95 is not good enough any more and leaves A free for the 0.70.
 #
 # ### Exercise 2: match
+#
+# Of objects that a detection overlaps equally, it takes the first.
 
 
 # %% exercise="match_detections"
