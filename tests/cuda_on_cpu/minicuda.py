@@ -45,6 +45,7 @@ _KERNEL = re.compile(
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*)?(?P<type>[\w:\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
 )
+_SHARED = re.compile(r"__shared__\s+([^;]*);")
 
 
 class CompileError(Exception):
@@ -61,6 +62,7 @@ class RawModule:
         plain = [name for name, match in kernels.items() if not match["template"]]
         self._names = list(dict.fromkeys([*plain, *(name_expressions or ())]))
         text = _DYNAMIC_SHARED.sub(r"\g<type> *\g<name> = (\g<type> *)mc::dynamic_shared;", code)
+        text = _SHARED.sub(_shared, text)
         for i, name in enumerate(self._names):
             text += (
                 f'\nextern "C" void mc_entry_{i}(void **values) {{ mc::entry<&{name}>(values); }}'
@@ -71,6 +73,14 @@ class RawModule:
 
     def get_function(self, name):
         return self.kernel._of(self._library, self._names.index(name), name)
+
+
+def _shared(declaration):
+    """C++ text for `__shared__ T a, b[2];`: references to the members of a struct in the block's shared memory."""
+    kind = f"Shared{declaration.start()}"
+    members = re.sub(r"__align__\(\d+\)|\[[^]]*\]", "", declaration[1]).split(",")
+    references = "".join(f" auto &{name} = mc::shared<{kind}>().{name};" for name in (m.split()[-1] for m in members))
+    return f"struct {kind} {{ {declaration[1]}; }};{references}"
 
 
 def _bound(kernel):
@@ -100,7 +110,6 @@ def _library(text, options, check):
             os.replace(linked, path)
     library = ctypes.CDLL(str(path))
     library.mc_launch.restype = ctypes.c_char_p
-    library.mc_static_shared.restype = ctypes.c_size_t
     library.path = path
     return library
 
@@ -186,9 +195,8 @@ class RawKernel:
             )
         if not (0 < grid[0] < 2**31 and 0 < grid[1] < 2**16 and 0 < grid[2] < 2**16):
             raise ValueError(f"{self.name}: CUDA refuses the grid {grid}")
-        static = self._library.mc_static_shared()
-        if static > 48 << 10 or shared > self._most_shared or static + shared > MOST_SHARED:
-            raise ValueError(f"{self.name}: too much shared memory, {static} and {shared} bytes")
+        if shared > self._most_shared:
+            raise ValueError(f"{self.name}: too much shared memory, {shared} bytes, of {self._most_shared} allowed")
 
     def _value(self, i, value, declared):
         """A NumPy array with the bytes of an argument."""

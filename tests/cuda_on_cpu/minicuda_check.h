@@ -45,13 +45,13 @@ static void watch(char *begin, size_t bytes, size_t granule) {
   watched[watched_count++] = {{begin, bytes, granule}, cells.data()};
 }
 
-static void begin_checking(const Memory *arrays, int count, size_t shared) {
+static void begin_checking(const Memory *arrays, int count, size_t dynamic) {
   watched_count = 0;
   doubtful.open = false;
   for (int i = 0; i < count; i++) watch(arrays[i].begin, arrays[i].bytes, min<size_t>(arrays[i].granule, 4));
   shared_from = watched_count;
-  watch(__start_mc_shared, mc_static_shared(), 1);
-  watch(dynamic_shared, shared, 1);
+  watch(static_shared, MOST_STATIC, 1);
+  watch(dynamic_shared, dynamic, 1);
 }
 
 // `from`: an address in the kernel's code; Python finds the line.
@@ -103,7 +103,8 @@ NOINLINE static void report_outside(const char *at, size_t bytes, Access access,
   quiet = 1;
   std::string near;
   for (int i = 0; i < watched_count; i++) {
-    const Memory &m = watched[i].memory;
+    Memory m = watched[i].memory;
+    if (i == shared_from) m.bytes = static_used;
     if (at + bytes > m.begin - 4096 && at < m.begin + m.bytes + 4096)
       near += " (" + std::to_string(at - m.begin) + " bytes after the beginning of " +
               (i < shared_from ? "array " + std::to_string(i) : "shared memory") + ", which has " +
@@ -130,7 +131,8 @@ UNWATCHED static void check(const char *at, size_t bytes, Access access, const v
   const uint32_t own = own_number();
   for (int i = 0; i < watched_count; i++) {
     Watched &w = watched[i];
-    if (at < w.memory.begin || at + bytes > w.memory.begin + w.memory.bytes) continue;
+    const size_t size = i == shared_from ? static_used : w.memory.bytes;
+    if (at < w.memory.begin || at + bytes > w.memory.begin + size) continue;
     const bool shared = i >= shared_from;
     const size_t step = shared ? (bytes >= 4 ? 4 : bytes) : w.memory.granule < 4 ? w.memory.granule : 4;
     for (size_t offset = 0; offset < bytes; offset += step) {

@@ -288,6 +288,46 @@ def test_launch_bounds(shim):
     assert x[0] == 128
 
 
+def test_shared_memory_of_a_template(shim):
+    """It is checked as that of other functions; several declarations lie side by side; there are 48 KiB."""
+    code = """template <int N> __device__ int other(int i) {
+      __shared__ int numbers[N];
+      numbers[i] = i;
+      __syncthreads();
+      return numbers[63 - i];
+    }
+    template <int N> __global__ void k(int *x) {
+      __shared__ __align__(16) int rows[2][N / 2], last;
+      __shared__ float unwritten;
+      int i = threadIdx.x;
+      if (i == 0) last = 1000;
+      rows[i / 32][i % 32] = i;
+      if (N > 50) __syncthreads();
+      x[i] = rows[1 - i / 32][i % 32] + other<N>(i) + last + (unwritten == unwritten ? 5000 : 0);
+    }
+    template <int N> __global__ void large(int *x) {
+      __shared__ char a[40000];
+      __shared__ char b[N];
+      a[threadIdx.x] = b[threadIdx.x] = 0;
+      __syncthreads();
+      x[threadIdx.x] = a[0] + b[0];
+    }"""
+    expected = (np.arange(64) + 32) % 64 + 63 - np.arange(64) + 1000
+    for shim.ORDER, shim.CHECK in itertools.product(range(4), (False, True)):
+        module, x = (
+            shim.RawModule(code=code, name_expressions=["k<64>", "large<9000>", "large<9200>"]),
+            np.zeros(64, np.int32),
+        )
+        module.get_function("k<64>")((2,), (64,), (x,))
+        np.testing.assert_array_equal(x, expected)
+        module.get_function("large<9000>")((1,), (64,), (x,))
+        with pytest.raises(shim.KernelError, match="more than 48 KiB"):
+            module.get_function("large<9200>")((1,), (64,), (x,))
+    module = shim.RawModule(code=code.replace("N > 50", "N > 70"), name_expressions=["k<64>"])
+    with pytest.raises(shim.KernelError, match="race: .* of shared memory"):
+        module.get_function("k<64>")((1,), (64,), (np.zeros(64, np.int32),))
+
+
 def test_more_shared_memory_on_demand(shim):
     code = 'extern "C" __global__ void k(float *x) { extern __shared__ float s[]; s[14999] = 7; x[0] = s[14999]; }'
     kernel, x = shim.RawModule(code=code).get_function("k"), np.zeros(1, np.float32)
