@@ -182,7 +182,7 @@ BUGS = {
         "test_paste_mask.test_paste", {"height": 40, "width": 50, "whole_pixels": True},
     ),
     "resize: another rounding": Bug(
-        "resize.cu", "return (y * high + h - 1) / h;", "return y * high / h;", 
+        "resize.cu", "return (y * high + h - 1) / h;", "return y * high / h;",
         "test_resize.test_resize", {"resize": F.resize_nearest, "name": "up, not whole"},
     ),
     "keypoints: the last of equals": Bug(
