@@ -4,8 +4,12 @@ NVRTC comes from the package nvidia-cuda-nvrtc-cu12 (in the extra `test`).
 """
 
 import ctypes
+import functools
 import importlib.util
+import multiprocessing
 import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +31,7 @@ class Resources:
     shared: int
 
 
+@functools.cache
 def library():
     """libnvrtc of the installed package; None where there is none."""
     spec = importlib.util.find_spec("nvidia")
@@ -61,6 +66,22 @@ def compile_source(nvrtc, text, name, architecture, instantiations=()):
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
+def compile_all(jobs, processes=2):
+    """{job: {kernel: Resources}, or the compiler's log} for jobs (text, name, architecture, instantiations).
+
+    In processes of their own: within one, NVRTC compiles one source after the other.
+    """
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        return dict(zip(jobs, pool.map(_compile_job, jobs)))
+
+
+def _compile_job(job):
+    try:
+        return compile_source(library(), *job)
+    except CompileError as error:
+        return str(error)
+
+
 def _mangled(nvrtc, program, instantiations):
     """{name in the compiled code: template's name in the source}"""
     names = {}
@@ -81,3 +102,22 @@ def _resources(log, names):
             int(re.search(r"Used (\d+) registers", part)[1]), stack, stores + loads, int(shared[1]) if shared else 0
         )
     return found
+
+
+def report(sources, architectures):
+    """Print what each kernel needs: `python -m tests.cuda_on_cpu.nvrtc [source ...]`."""
+    from minimask.kernels import cuda
+
+    print(f"{'source':16s} {'kernel':32s} sm  registers  spilled bytes  shared bytes")
+    for source in sources or sorted(path.stem for path in cuda.FOLDER.glob("*.cu")):
+        text = cuda.source_text(source)
+        jobs = [(text, f"{source}.cu", architecture, cuda.instantiations(text)) for architecture in architectures]
+        for (_, _, architecture, _), kernels in compile_all(jobs).items():
+            if isinstance(kernels, str):
+                raise SystemExit(kernels)
+            for name, k in sorted(kernels.items()):
+                print(f"{source:16s} {name:32s} {architecture:3d} {k.registers:9d} {k.spilled:14d} {k.shared:13d}")
+
+
+if __name__ == "__main__":
+    report(sys.argv[1:], (80, 90))

@@ -1,7 +1,7 @@
 """Every .cu compiles for every architecture that we name, and what must be fast keeps its numbers in registers."""
 
+import itertools
 import platform
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,18 +25,13 @@ def compiler():
 
 @pytest.fixture(scope="module")
 def compiled(compiler):
-    """{(source, architecture): {kernel: Resources}, or the compiler's log}; NVRTC compiles without Python's lock."""
-
-    def job(key):
-        source, architecture = key
+    """{(source, architecture): {kernel: Resources}, or the compiler's log}"""
+    jobs = {}
+    for source, architecture in itertools.product(SOURCES, ARCHITECTURES):
         text = cuda.source_text(source)
-        try:
-            return key, nvrtc.compile_source(compiler, text, f"{source}.cu", architecture, cuda.instantiations(text))
-        except nvrtc.CompileError as error:
-            return key, str(error)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(job, [(source, a) for source in SOURCES for a in ARCHITECTURES]))
+        jobs[source, architecture] = (text, f"{source}.cu", architecture, cuda.instantiations(text))
+    results = nvrtc.compile_all(list(jobs.values()))
+    return {key: results[job] for key, job in jobs.items()}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a}")
