@@ -362,6 +362,7 @@ def test_slides_show_what_is_marked(lectures):
     assert "this is not on a slide" not in text and "Now you" not in text
     assert "np.arange(3)" in re.sub("<[^>]*>", "", text)  # code ...
     assert "plt.subplots" not in re.sub("<[^>]*>", "", text) and "&lt;Axes" not in text  # ... but not that of a figure
+    assert re.findall('alt="(.*?)"', text) == ["Figure: A picture"]
     assert "7 min" in (lectures / "index.html").read_text()
 
 

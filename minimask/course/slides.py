@@ -7,6 +7,7 @@ The cells with a `slide_type` are on the slides. A cell with a figure shows the 
 import copy
 import html
 import importlib.resources
+import re
 from pathlib import Path
 
 from nbconvert import SlidesExporter
@@ -48,7 +49,11 @@ def page(notebook, name):
     notebook = copy.deepcopy(notebook)
     notebook.metadata["title"] = notebooks.title(notebook)
     notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) in ON_SLIDES]
+    heading = notebook.metadata["title"]
     for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^#+ +(.+)$", cell.source, re.M)):
+            heading = found[1].strip()
+        cell.metadata.setdefault("alt", f"Figure: {heading}")  # what is read aloud in its place
         figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         tags = cell.metadata.get("tags", [])
         if figures and "show-input" not in tags:
