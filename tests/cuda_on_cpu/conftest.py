@@ -21,9 +21,9 @@ _checked_modules = {}  # these kernels are compiled in another way
 def stand_in_or_skip():
     """(minicuda, stand_in), or the test is skipped with the reason."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        pytest.skip("kernels run on the CPU on x86-64 Linux only")
+        pytest.skip("kernels run on the CPU on x86-64 Linux only", allow_module_level=True)
     if shutil.which("g++") is None:
-        pytest.skip("running kernels on the CPU needs g++")
+        pytest.skip("running kernels on the CPU needs g++", allow_module_level=True)
     from tests.cuda_on_cpu import minicuda, stand_in
 
     return minicuda, stand_in
