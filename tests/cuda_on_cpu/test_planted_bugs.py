@@ -7,11 +7,12 @@ import importlib
 import inspect
 import shutil
 import sys
+import types
 from dataclasses import dataclass, field
 
 import pytest
 
-from minimask import device
+from minimask import device, train
 from minimask import functional as F
 from minimask.kernels import cuda
 from tests.cuda_on_cpu.conftest import stand_in_or_skip
@@ -120,7 +121,21 @@ BUGS = {
         "test_convolution.test_several_tiles_on_tensor_cores",
         {"precision": "high", "shape": (70, 1, 1, 200, 65, 1), "enough": 264}, CHECKED, "race",
     ),
+    "conv: no barrier before the next step": Bug(
+        "conv.cu", "if (step + 1 < steps) store((step + 1) % 2);\n    __syncthreads();",
+        "if (step + 1 < steps) store((step + 1) % 2);",
+        "test_convolution.test_several_tiles", {"shape": (1, 40, 18, 4, 4, 3), "enough": 1}, CHECKED, "race",
+    ),
     # arithmetic
+    "conv: one pixel too many": Bug(
+        "conv.cu", "if (pixel >= s.pixels()) continue;", "if (pixel > s.pixels()) continue;",
+        "test_convolution.test_several_tiles", {"shape": (1, 40, 18, 4, 4, 3), "enough": 1}, CHECKED,
+        "writes outside|reads outside",
+    ),
+    "conv_grouped: the weights' stride": Bug(
+        "conv_grouped.cu", "weight[c * g.w_in]", "weight[c]",
+        "test_convolution.test_groups", {"groups": 3, "inner": 5, "outer": 16, "stride": 1, "dilation": 1},
+    ),
     "conv: ReLU before the residual": Bug(
         "conv_window.cuh", "if (residual) sum += residual[at];",
         "if (relu) sum = fmaxf(sum, 0); if (residual) sum += residual[at];",
@@ -224,3 +239,45 @@ def test_planted_bugs_are_found(name, tmp_path):
     (tmp_path / bug.file).write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
     with pytest.raises((AssertionError, minicuda.KernelError), match=bug.found):
         run(bug, tmp_path)
+
+
+# ---------------------------------------------------------------- what the host does
+
+
+def forget_wait_event(stand_in, patch):
+    patch.setattr(stand_in.cuda.Stream, "wait_event", lambda self, event: None)
+
+
+def forget_to_wait_for_results(stand_in, patch):
+    patch.setattr(stand_in.cuda.Event, "synchronize", lambda self: None)
+
+
+def look_at_a_loss(stand_in, patch):
+    total = train.sum_of
+    patch.setattr(
+        train, "sum_of", lambda losses: total({name: loss * float(loss.data) for name, loss in losses.items()})
+    )
+
+
+@pytest.mark.parametrize(
+    "plant, error",
+    [
+        (forget_wait_event, "."),
+        (forget_to_wait_for_results, "nan|finite"),
+        (look_at_a_loss, "float.*waits for the card"),
+    ],
+)
+def test_what_the_host_forgets_is_found(plant, error):
+    minicuda, stand_in = stand_in_or_skip()
+    from tests.cuda_on_cpu import test_model
+
+    request = types.SimpleNamespace(node=types.SimpleNamespace(name="schedule1"))  # three steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minicuda, "ORDER", 1)
+        for replaced, module in stand_in.MODULES.items():
+            patch.setitem(sys.modules, replaced, module)
+        plant(stand_in, patch)
+        with pytest.raises(
+            (AssertionError, ArithmeticError, IndexError, RuntimeError, ValueError), match=f"(?i){error}"
+        ):
+            test_model.test_training_steps_equal_the_cpu(stand_in, request)
