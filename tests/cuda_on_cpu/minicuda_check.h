@@ -3,7 +3,8 @@
 // g++ calls __tsan_read4(address) and its like before each access (-fsanitize=thread), and __ubsan_handle_... for wrong
 // arithmetic (-fsanitize=bounds,alignment,...); what they do is defined here, no library of the compiler is used.
 //
-// Two accesses to a number by different threads, one of them a write, need a barrier between: one of the block, or of the
+// Two accesses to a number by different threads, one of them a write, need a barrier between: one of the block, or
+// of the
 // warp if they are of the same warp. Threads of different blocks have none. Atomics need no order among themselves, and
 // two threads may write the same bits.
 #define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("undefined")))
