@@ -4,9 +4,8 @@
 // arithmetic (-fsanitize=bounds,alignment,...); what they do is defined here, no library of the compiler is used.
 //
 // Two accesses to a number by different threads, one of them a write, need a barrier between: one of the block, or
-// of the
-// warp if they are of the same warp. Threads of different blocks have none. Atomics need no order among themselves, and
-// two threads may write the same bits.
+// of the warp if they are of the same warp. Threads of different blocks have none. Atomics need no order among
+// themselves, and two threads may write the same bits.
 #define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("undefined")))
 
 namespace mc {
