@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import glob
 import importlib
 import importlib.metadata
@@ -42,7 +43,12 @@ def on_cpu(x):
 
 def kernels(name, array):
     """The kernels of an operation: kernels/NAME.py for a NumPy array, kernels/NAME_cuda.py for a CuPy array."""
-    return importlib.import_module(f"minimask.kernels.{name}" if on_cpu(array) else f"minimask.kernels.{name}_cuda")
+    return _module(name if on_cpu(array) else f"{name}_cuda")
+
+
+@functools.cache
+def _module(name):
+    return importlib.import_module(f"minimask.kernels.{name}")
 
 
 def fits_gpu_kernel(*arrays):
