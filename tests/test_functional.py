@@ -141,3 +141,23 @@ def test_bilinear_by_hand():
 def test_shapes_that_do_not_fit(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "size, to", [((3, 5), (6, 10)), ((3, 5), (7, 9)), ((7, 4), (3, 4)), ((1, 1), (5, 2)), ((6, 6), (2, 3))]
+)
+def test_the_kernel_of_resize_nearest_equals_the_specification(size, to):
+    rng = np.random.default_rng(0)
+    x, gy = rng.standard_normal((2, *size, 5)), rng.standard_normal((2, *to, 5))
+    results = {}
+    for dtype in (np.float32, np.float64):  # the kernel, the specification
+        leaf = Tensor(x.astype(dtype), requires_grad=True)
+        y = F.resize_nearest(leaf, to)
+        y.backward(gy.astype(dtype))
+        results[dtype] = y.data, leaf.grad
+    np.testing.assert_array_equal(
+        results[np.float32][0],
+        x.astype(np.float32)[:, np.arange(to[0]) * size[0] // to[0]][:, :, np.arange(to[1]) * size[1] // to[1]],
+    )
+    np.testing.assert_allclose(results[np.float32][1], results[np.float64][1], atol=1e-5)
+    assert results[np.float32][1].dtype == np.float32
