@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from numba import njit
 
 from minimask import boxes as box_functions
@@ -661,7 +662,7 @@ plt.show()
 # ## 8 On a graphics card: one thread for each number
 #
 # A card has thousands of threads. A CUDA kernel is written for **one** of them, which finds its place from its own
-# number. `kernels/add.py` has a loop; `kernels/add.cu` is started so often that it hardly needs one.
+# number. `kernels/add.py` loops over the numbers; of `kernels/add.cu` there is a thread for each.
 
 # %%
 folder = Path(add_kernel.__file__).parent
@@ -763,6 +764,13 @@ print("right without the barrier:", right)
 assert rate_of_right(block_sum, 16) == 1 == right[2] and right[16] < right[4] < 1
 assert abs(right[4] - 1 / 2) < 0.2  # by hand, of 4: thread 0 needs what thread 1 adds up, so 1 must come first
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(9, 3.6))
+bars = axes.bar([str(threads) for threads in right], [100 * part for part in right.values()], color=SKY)
+axes.bar_label(bars, [f"{100 * part:.0f} %" for part in right.values()], padding=3)
+axes.set(xlabel="threads that add up as many numbers", ylabel="right, %", ylim=(0, 115))
+plt.show()
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # That is the treacherous part: with few threads, or in the order that this card happens to take, the mistake does not
 # show. So the project's tests run each kernel in several orders, forwards, backwards and shuffled, and fill shared
@@ -799,6 +807,16 @@ for kernel in (add_to_place, add_atomically):
 print(counts_of)
 assert counts_of == {"add_to_place": [1, 1, 1, 1], "add_atomically": [1, 3, 2, 2]}
 
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, axes = plt.subplots(figsize=(9, 3.6))
+for k, (title, colour) in enumerate(zip(("read, then write", "atomic"), (RED, GREEN))):
+    bars = axes.bar(np.arange(4) + 0.4 * k - 0.2, list(counts_of.values())[k], 0.38, color=colour, label=title)
+    axes.bar_label(bars, padding=2)
+axes.set(ylim=(0, 3.9), ylabel="what is there", yticks=range(4))
+axes.set_xticks(range(4), [f"place {i}: {n} thread{'s' * (n > 1)}" for i, n in enumerate(np.bincount(places).tolist())])
+axes.legend(loc="upper right")
+plt.show()
+
 # %% [markdown]
 # Atomic, nothing is lost; but the *order* is the card's, and float sums depend on it:
 
@@ -823,6 +841,17 @@ assert len(different) > 5
 lines = {step: len({4 * thread * step // 128 for thread in range(32)}) for step in (1, 2, 8, 32, 64)}
 print("lines for 32 numbers that are so far apart:", lines)
 assert lines == {1: 1, 2: 2, 8: 8, 32: 32, 64: 32}
+
+# %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
+figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
+for axes, step, title in zip(panels, (1, 32), ("beside each other: 1 line", "down a column: 32 lines")):
+    memory = np.zeros((32, 32))  # a row is a line of 128 bytes
+    memory.flat[np.arange(32) * step] = 1
+    assert memory.any(axis=1).sum() == lines[step]
+    memory += memory.any(axis=1, keepdims=True)
+    axes.imshow(memory, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
+    axes.set(title=title, xticks=[], yticks=[], xlabel="red: wanted, blue: read too", ylabel="lines of memory")
+plt.show()
 
 # %% [markdown]
 # That is why feature maps are `(N, H, W, C)` here: threads beside each other take channels beside each other. And the
@@ -905,8 +934,8 @@ assert counts["Winograd"][0] < counts["direct"][0] and counts["Winograd"][1] > c
 # 1. A specification says what, a kernel how; an assert says that they agree.
 # 2. One compiled loop hands each thread its share; no part writes what another reads.
 # 3. Memory-bound: count bytes, and fuse. Compute-bound: keep results in registers.
-# 4. Winograd's F(2, 3) takes four products for six; F(4 x 4, 3 x 3) a quarter of them.
-# 5. The roofline tells which limit holds: the smaller of peak and intensity times bandwidth.
+# 4. Winograd takes fewer products; the roofline tells which limit holds: peak, or intensity times bandwidth.
+# 5. A CUDA kernel is written for one of thousands of threads; barriers and atomic additions keep them from harm.
 
 # %% [markdown]
 # ## Quiz
