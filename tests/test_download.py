@@ -320,8 +320,10 @@ def test_control_c_keeps_what_came_and_says_so(server, tmp_path, capsys):
         end.wait(5)
 
     server.cut, server.after_cut = 150_000, interrupt
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background shells let it be ignored
     with pytest.raises(KeyboardInterrupt):
         fetch(server, tmp_path)
+    signal.signal(signal.SIGINT, before)
     end.set()
     assert capsys.readouterr().err == (
         f"net-{DIGITS}.pth: not complete. 0.1 MB are kept in {tmp_path / PARTIAL}; "
