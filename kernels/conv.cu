@@ -89,18 +89,7 @@ __global__ void __launch_bounds__(256, 2)
   for (int step = 0; step < steps; step++) {
     if (step + 1 < steps) read();
 #pragma unroll 2  // all of them at once need more registers than there are
-    for (int k = 0; k < D; k++) {
-      __align__(16) float a[R], b[R];
-#pragma unroll
-      for (int h = 0; h < R; h += 4) {
-        *(float4 *)&a[h] = *(float4 *)&xs[step % 2][k][my + 16 * h];
-        *(float4 *)&b[h] = *(float4 *)&ws[step % 2][k][mx + 16 * h];
-      }
-#pragma unroll
-      for (int i = 0; i < R; i++)
-#pragma unroll
-        for (int j = 0; j < R; j++) sums[i][j] += a[i] * b[j];
-    }
+    for (int k = 0; k < D; k++) add_products<R>(&xs[step % 2][k][my], &ws[step % 2][k][mx], sums);
     if (step + 1 < steps) store((step + 1) % 2);
     __syncthreads();
   }
