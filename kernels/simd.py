@@ -213,6 +213,28 @@ def copy_short(typing, target, target0, source, source0, count):
     return types.void(target, target0, source, source0, count), generate
 
 
+def _prefetch(write):
+    @intrinsic
+    def prefetch(typing, array, offset):
+        """Begin to bring the line that holds array[offset] into the cache, and do not wait for it."""
+
+        def generate(context, builder, signature, arguments):
+            kinds, small = signature.args, ir.IntType(32)
+            at = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+            at = builder.bitcast(at, ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [at.type, small, small, small])
+            function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
+            builder.call(function, [at, small(write), small(2), small(1)])  # 2: no nearer than the second level
+            return context.get_dummy_value()
+
+        return types.void(array, offset), generate
+
+    return prefetch
+
+
+prefetch_to_read, prefetch_to_write = _prefetch(0), _prefetch(1)
+
+
 @intrinsic
 def window_sum(typing, target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add):
     """target[target0 + l] (+)= sum of x[x0 + i x_i + j x_j + l] * w[w0 + i w_i + j w_j + l] over i < rows, j < columns.

@@ -22,7 +22,7 @@ from numba import njit
 from minimask.device import threads
 from minimask.kernels.conv_tiles import Steps, mirrored, upright
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, WIDTH, linear_map, multiply, scratch
+from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
 from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for those who use this module
     A_T,
     B_T,
@@ -32,6 +32,7 @@ from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for th
     apart,
     fits,
     place,
+    prefetch_tile,
     tiling,
     transform_pixels,
 )
@@ -66,27 +67,26 @@ def transform_weights_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True)
-def transform_result(products, padded, block, k, outer, columns, result):
-    """result (4, 4, outer) = A^T m A for the products m (36, block, padded) of tile k of the block."""
+def transform_result(products, padded, block, k, outer, columns, result, at, line):
+    """result[at + i line ...] = A^T m A, 4x4 pixels, for the products m (36, block, padded) of tile k of the block."""
     matrix = apart(block * padded)
     for c in range(0, outer, LANES):
         for j in range(6):
             times_a_t(products, j * matrix + k * padded + c, 6 * matrix, columns, j * LANES, 6 * LANES)  # (4, 6)
         for i in range(4):
-            times_a_t(columns, i * 6 * LANES, LANES, result, i * 4 * outer + c, outer)  # (4, 4)
+            times_a_t(columns, i * 6 * LANES, LANES, result, at + i * line + c, outer)  # (4, 4)
 
 
 @njit(cache=True)
-def finish(result, g, tile, bias, residual, relu, out):
-    """out = relu(result + bias + residual) for the pixels of a tile that lie in the map."""
-    outer = g.outer
+def finish(g, tile, bias, residual, relu, out):
+    """out = relu(out + bias + residual) for the pixels of a tile that lie in the map."""
     image, top, left = place(g, tile)
-    run = min(4, g.columns - left) * outer  # numbers of a row of the tile: they lie side by side
+    run = min(4, g.columns - left) * g.outer  # numbers of a row of the tile: they lie side by side
     for i in range(min(4, g.rows - top)):
-        at = ((image * g.rows + top + i) * g.columns + left) * outer
-        sums, y = result[i * 4 * outer : i * 4 * outer + run], out[at : at + run]
+        at = ((image * g.rows + top + i) * g.columns + left) * g.outer
+        y = out[at : at + run]
         for c in range(run):
-            y[c] = sums[c] + bias[c]
+            y[c] += bias[c]
         if residual.size > 0:
             other = residual[at : at + run]
             for c in range(run):
@@ -98,7 +98,7 @@ def finish(result, g, tile, bias, residual, relu, out):
 
 @njit(cache=True)
 def forward_part(t, parts, arrays, numbers):
-    """The blocks of tiles of thread t. bias: four times in a row, for the four pixels of a row of a tile."""
+    """The blocks of tiles of thread t. bias: four times, for the four pixels of a row of a tile; or none."""
     x, panels, bias, residual, out = arrays[:5]
     g = Tiling(*numbers[:FIELDS])
     relu = numbers[FIELDS]
@@ -115,13 +115,25 @@ def forward_part(t, parts, arrays, numbers):
         n = min(block, tiles - first)
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         for e in range(36):
+            for k in range(e * block // 36, (e + 1) * block // 36):  # the memory works while the arithmetic goes on
+                prefetch_tile(out, g.rows, g.columns, outer, *place(g, first + k), 1)
+                image, row, column = place(g, first + block + k)
+                prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
             for r in range(count):
                 panel, of, to = e * matrices[0] + r * inner * WIDTH, e * matrices[1], e * matrices[2] + r * WIDTH
                 wide = outer - r * WIDTH
                 multiply(pixels, of, inner, 1, panels, panel, products, to, padded, n, wide, inner, 0)
         for k in range(n):
-            transform_result(products, padded, block, k, outer, columns, result)
-            finish(result, g, first + k, bias, residual, relu, out)
+            image, top, left = place(g, first + k)
+            at, line = ((image * g.rows + top) * g.columns + left) * outer, g.columns * outer
+            if top + 4 <= g.rows and left + 4 <= g.columns:
+                transform_result(products, padded, block, k, outer, columns, out, at, line)
+            else:
+                transform_result(products, padded, block, k, outer, columns, result, 0, 4 * outer)
+                for i in range(min(4, g.rows - top)):
+                    copy(out, at + i * line, result, i * 4 * outer, min(4, g.columns - left) * outer)
+            if bias.size > 0:
+                finish(g, first + k, bias, residual, relu, out)
 
 
 # -------------------------------------------------------------------------------------------- on arrays
@@ -143,7 +155,8 @@ def _forward(x, w, steps, channels, padding, size, b, residual, relu):
     inner, outer = channels
     panels = scratch(36 * apart(inner * -(-outer // WIDTH) * WIDTH))
     run(transform_weights_part, (w, panels), (inner, outer, *steps))
-    bias = np.zeros(4 * outer, np.float32) if b is None else np.tile(b, 4)
+    plain = b is None and residual is None and not relu
+    bias = np.zeros(0 if plain else 4 * outer, np.float32) if b is None else np.tile(b, 4)
     out = np.empty((len(x), *size, outer), np.float32)
     numbers = *tiling(x.shape, outer, padding, size, threads()), relu
     run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), numbers)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from numba import njit
 
-from minimask.kernels.simd import LANES, ROWS, copy, linear_map
+from minimask.kernels.simd import LANES, LINE, ROWS, copy, linear_map, prefetch_to_read, prefetch_to_write
 
 B_T = (
     (4, 0, -5, 0, 1, 0),
@@ -84,6 +84,19 @@ def patch(x, height, width, channels, image, top, left, size, buffer):
 def place(g, tile):
     """Image, row and column of the first pixel of a tile in the result."""
     return tile // (g.down * g.across), tile // g.across % g.down * 4, tile % g.across * 4
+
+
+@njit(cache=True)
+def prefetch_tile(x, height, width, channels, image, top, left, write):
+    """Begin to bring 4x4 pixels of a map near."""
+    for row in range(max(top, 0), min(top + 4, height)):
+        at = ((image * height + row) * width + max(left, 0)) * channels
+        end = min(at + (min(left + 4, width) - max(left, 0)) * channels, x.size)
+        for line in range(at, end, LINE):
+            if write:
+                prefetch_to_write(x, line)
+            else:
+                prefetch_to_read(x, line)
 
 
 @njit(cache=True)

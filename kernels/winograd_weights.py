@@ -11,7 +11,7 @@ from numba import njit
 from minimask.device import threads
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, ROWS, WIDTH, linear_map, multiply, scratch
-from minimask.kernels.winograd_tiles import A_T, FIELDS, G, Tiling, apart, patch, place, tiling, transform_pixels
+from minimask.kernels.winograd_tiles import A_T, FIELDS, G, Tiling, apart, patch, place, prefetch_tile, tiling, transform_pixels
 
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
@@ -59,6 +59,10 @@ def weights_part(t, parts, arrays, numbers):
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         transform_gradient(gy, g, first, n, buffer, columns, gradients)
         for e in range(36):
+            for k in range(e * block // 36, (e + 1) * block // 36):
+                image, row, column = place(g, first + block + k)
+                prefetch_tile(gy, g.rows, g.columns, outer, image, row, column, 0)
+                prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
             for r in range(count):
                 of, panel = e * matrices[0], e * matrices[1] + r * block * WIDTH
                 to, wide = (t * 36 + e) * matrices[2] + r * tall * WIDTH, outer - r * WIDTH
