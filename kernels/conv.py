@@ -47,7 +47,7 @@ from minimask.kernels.conv_tiles import (
 )
 from minimask.kernels.conv_weights import convolve_backward_weights  # noqa: F401  the third of the three functions
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, ROWS, WIDTH, multiply, scratch
+from minimask.kernels.simd import LANES, WIDTH, multiply, scratch
 
 DEPTH = 576  # rows of a panel of weights that are used at a time: 73 kB
 RESULTS = 65536  # of a tile that are multiplied before they are finished: a quarter of a megabyte
@@ -107,11 +107,11 @@ def forward_part(t, parts, arrays, numbers):
         n = min(g.tile, pixels - first)
         for group in range(g.groups):
             rows, rows0 = buffer, 0
-            if as_is and first + n + ROWS <= pixels:
+            if as_is:
                 rows, rows0 = x, first * depth
             else:
                 gather(x, g, group, first, n, buffer)
-            if straight and n % ROWS == 0:  # nothing to finish: the product goes where the result lies
+            if straight:  # nothing to finish: the product goes where the result lies
                 to = g.out_start + first * g.outer
                 multiply_panels(rows, rows0, depth, panels, 0, 0, count, out, to, g.outer, n, g.outer)
                 continue

@@ -29,32 +29,31 @@ from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply, scratch
 
 
 @njit(cache=True)
-def add_product(rows, rows0, panels, panel0, sums, to, g, n, add):
-    """sums (panels, tall, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
+def add_product(rows, rows0, panels, sums, to, g, n, add):
+    """sums (panels, depth, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
     depth = g.kernel_y * g.kernel_x * g.inner
-    tall = (depth + ROWS - 1) // ROWS * ROWS
     for m in range(0, depth, ROWS):  # these columns of the rows stay in the nearest cache for all panels
         for r in range((g.outer + WIDTH - 1) // WIDTH):
-            panel, of = panel0 + r * g.tile * WIDTH, to + (r * tall + m) * WIDTH
-            multiply(rows, rows0 + m, 1, depth, panels, panel, sums, of, WIDTH, ROWS, g.outer - r * WIDTH, n, add)
+            panel, of = r * g.tile * WIDTH, to + (r * depth + m) * WIDTH
+            count, columns = min(ROWS, depth - m), g.outer - r * WIDTH
+            multiply(rows, rows0 + m, 1, depth, panels, panel, sums, of, WIDTH, count, columns, n, add)
 
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """sums[t] (groups, panels, tall, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
+    """sums[t] (groups, panels, depth, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
     x, gy, sums = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
     depth = g.kernel_y * g.kernel_x * g.inner
     count = (g.outer + WIDTH - 1) // WIDTH
-    tall = (depth + ROWS - 1) // ROWS * ROWS  # the last block reaches beyond the depth
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = rows_as_they_are(g)
-    buffer = scratch((1 if as_is else g.tile) * depth + ROWS + LANES)
+    buffer = scratch((1 if as_is else g.tile) * depth + LANES)
     panels = scratch(count * g.tile * WIDTH)
     begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
-        sums[t * g.groups * count * tall * WIDTH : (t + 1) * g.groups * count * tall * WIDTH] = 0
+        sums[t * g.groups * count * depth * WIDTH : (t + 1) * g.groups * count * depth * WIDTH] = 0
     for q in range(begin, end):
         first = q * g.tile
         n = min(g.tile, pixels - first)
@@ -64,16 +63,12 @@ def weights_part(t, parts, arrays, numbers):
                 for p in range(n):
                     of = ((first + p) * g.groups + group) * g.outer + r * WIDTH
                     copy(panels, (r * g.tile + p) * WIDTH, gy, of, columns)
-            to = (t * g.groups + group) * count * tall * WIDTH
-            if as_is:  # but of the very last pixel, the last block would reach beyond the map
-                last = 1 if first + n == pixels else 0
-                add_product(x, first * depth, panels, 0, sums, to, g, n - last, q > begin)
-                if last:
-                    gather(x, g, group, pixels - 1, 1, buffer)
-                    add_product(buffer, 0, panels, (n - 1) * WIDTH, sums, to, g, 1, q > begin or n > 1)
+            to = (t * g.groups + group) * count * depth * WIDTH
+            if as_is:
+                add_product(x, first * depth, panels, sums, to, g, n, q > begin)
             else:
                 gather(x, g, group, first, n, buffer)
-                add_product(buffer, 0, panels, 0, sums, to, g, n, q > begin)
+                add_product(buffer, 0, panels, sums, to, g, n, q > begin)
 
 
 @njit(cache=True)
@@ -85,15 +80,15 @@ def total_part(t, parts, arrays, numbers):
     sums, gw = arrays[:2]
     taps, groups, inner, outer, merged = numbers[:5]
     count = (merged * outer + WIDTH - 1) // WIDTH
-    tall = (taps * merged * inner + ROWS - 1) // ROWS * ROWS
-    step = groups * count * tall * WIDTH  # from one thread's sums to the next
+    depth = taps * merged * inner
+    step = groups * count * depth * WIDTH  # from one thread's sums to the next
     for row in range(t * taps * inner // parts, (t + 1) * taps * inner // parts):
         for group in range(groups * merged):
             member = group % merged
             line = (row // inner * merged + member) * inner + row % inner
             for r in range(count):
                 here = min(WIDTH - member * outer, outer - r * WIDTH)
-                of = ((group // merged * count + r) * tall + line) * WIDTH + member * outer
+                of = ((group // merged * count + r) * depth + line) * WIDTH + member * outer
                 to = (row * groups * merged + group) * outer + r * WIDTH
                 total = gw[to : to + here]
                 copy(gw, to, sums, of, here)
@@ -121,8 +116,7 @@ def convolve_backward_weights(x, gy, window):
     else:
         tile = min(TILE_ROWS, TILE_NUMBERS // depth)
     g = geometry(x.shape, *shape, *settings, tile, threads())
-    tall = -(-depth // ROWS) * ROWS
-    sums = scratch(threads() * g.groups * panels * tall * WIDTH)
+    sums = scratch(threads() * g.groups * panels * depth * WIDTH)
     run(weights_part, (flat(x), flat(gy), sums), g)
     gw = np.empty((*window.kernel, inner, channels), np.float32)
     run(total_part, (sums, flat(gw)), (taps, g.groups, inner, outer, merged))

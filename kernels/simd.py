@@ -4,7 +4,7 @@ Each is an `@intrinsic`: a function whose LLVM code is written out here, in vect
 arrays are flat (1-D, contiguous, float32), and an offset says where in it to begin: nothing is checked, buffers must
 be large enough.
 
-A matrix product is fast when its numbers stay in registers. `multiply_block` keeps a block of ROWS x (VECTORS * LANES)
+A matrix product is fast when its numbers stay in registers. `multiply` keeps a block of ROWS x (VECTORS * LANES)
 results in registers and walks over the depth k: it loads VECTORS vectors of b and, row by row, one number of a, and
 does ROWS * VECTORS fused multiply-adds of LANES numbers. The block is as large as the machine's registers allow:
 
@@ -38,6 +38,7 @@ def _register_block():
 
 LANES, ROWS, VECTORS = _register_block()
 WIDTH = VECTORS * LANES  # columns of a block
+BLOCKS = (ROWS, *(rows for rows in (8, 4, 2, 1) if rows < ROWS))  # rows of the blocks that a product is cut into
 LINE = 16  # numbers of a line of the cache: 64 bytes
 SHORT = 6 * LANES  # numbers that `copy_short` copies at most
 
@@ -91,24 +92,24 @@ def scratch(size):
 # -------------------------------------------------------------------------------------------- matrix product
 
 
-def _block_function(module, vectors):
-    """The LLVM function behind `multiply_block`: built once in a module, and called, not copied, where it is used."""
-    name = f"minimask_multiply_block_{ROWS}x{vectors * LANES}"
+def _block_function(module, rows, vectors):
+    """The LLVM function that computes a block of results: built once in a module, and called where it is used."""
+    name = f"minimask_multiply_block_{rows}x{vectors * LANES}"
     if name in module.globals:
         return module.globals[name]
     pointer = _float.as_pointer()
-    arguments = [pointer, _int, _int, pointer, _int, pointer, _int, _int, _int]
+    arguments = [pointer, _int, _int, pointer, pointer, _int, _int, _int]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block())
-    a, a_row, a_step, b, b_step, c, c_row, depth, add = function.args
+    a, a_row, a_step, b, c, c_row, depth, add = function.args
 
-    cells = [(m, v) for m in range(ROWS) for v in range(vectors)]
+    cells = [(m, v) for m in range(rows) for v in range(vectors)]
     result = {(m, v): cgutils.alloca_once(builder, _vector) for m, v in cells}  # LLVM turns these into registers
-    c_rows = [builder.gep(c, [builder.mul(c_row, _int(m))]) for m in range(ROWS)]
-    a_rows = [builder.gep(a, [builder.mul(a_row, _int(m))]) for m in range(ROWS)]
+    c_rows = [builder.gep(c, [builder.mul(c_row, _int(m))]) for m in range(rows)]
+    a_rows = [builder.gep(a, [builder.mul(a_row, _int(m))]) for m in range(rows)]
     with builder.if_else(builder.icmp_signed("!=", add, _int(0))) as (adds, starts):
         with adds:
             for m, v in cells:
@@ -117,10 +118,10 @@ def _block_function(module, vectors):
             for m, v in cells:
                 builder.store(ir.Constant(_vector, [0.0] * LANES), result[m, v])
     with cgutils.for_range(builder, depth, intp=_int) as loop:
-        b_k = builder.gep(b, [builder.mul(loop.index, b_step)])
+        b_k = builder.gep(b, [builder.mul(loop.index, _int(WIDTH))])
         a_k = builder.mul(loop.index, a_step)
         columns = [_load(builder, builder.gep(b_k, [_int(v * LANES)])) for v in range(vectors)]
-        for m in range(ROWS):
+        for m in range(rows):
             number = _splat(builder, builder.load(builder.gep(a_rows[m], [a_k])))
             for v in range(vectors):
                 total = builder.call(_multiply_add(builder), [number, columns[v], builder.load(result[m, v])])
@@ -131,51 +132,52 @@ def _block_function(module, vectors):
     return function
 
 
-def _multiply_block(vectors):
+def _multiply(vectors):
     @intrinsic
-    def multiply_block(typing, a, a0, a_row, a_step, b, b0, b_step, c, c0, c_row, depth, add):
-        """c[m, n] (+)= sum_k a[m, k] b[k, n], m < ROWS, n < vectors * LANES.
-
-        a[m, k] is a[a0 + m a_row + k a_step], b[k, n] is b[b0 + k b_step + n], c[m, n] is c[c0 + m c_row + n].
-        add: keep what c holds and add to it.
-        """
+    def multiply_rows(typing, a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add):
+        """`multiply` for the first vectors * LANES columns: blocks of ROWS rows, then smaller ones for what is left."""
 
         def generate(context, builder, signature, arguments):
             kinds = signature.args
 
-            def at(array):
-                return _pointer(
-                    context, builder, kinds[array], arguments[array], kinds[array + 1], arguments[array + 1]
-                )
+            def at(i):
+                return _pointer(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1])
 
-            def whole(i):
-                return context.cast(builder, arguments[i], kinds[i], types.int64)
-
-            function = _block_function(builder.module, vectors)
-            a, b, c = at(0), at(4), at(7)
-            builder.call(function, [a, whole(2), whole(3), b, whole(6), c, whole(9), whole(10), whole(11)])
+            a, b, c = at(0), at(4), at(6)
+            a_row, a_step, c_row, left, depth, add = (
+                context.cast(builder, arguments[i], kinds[i], types.int64) for i in (2, 3, 8, 9, 10, 11)
+            )
+            done = _int(0)
+            for size in BLOCKS:
+                function = _block_function(builder.module, size, vectors)
+                blocks = builder.sdiv(left, _int(size))
+                with cgutils.for_range(builder, blocks, intp=_int) as loop:
+                    m = builder.add(done, builder.mul(loop.index, _int(size)))
+                    of, to = builder.gep(a, [builder.mul(m, a_row)]), builder.gep(c, [builder.mul(m, c_row)])
+                    builder.call(function, [of, a_row, a_step, b, to, c_row, depth, add])
+                done = builder.add(done, builder.mul(blocks, _int(size)))
+                left = builder.srem(left, _int(size))
             return context.get_dummy_value()
 
-        return types.void(a, a0, a_row, a_step, b, b0, b_step, c, c0, c_row, depth, add), generate
+        return types.void(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add), generate
 
-    return multiply_block
+    return multiply_rows
 
 
-_wide_block = _multiply_block(VECTORS)
-_narrow_block = _multiply_block(max(1, VECTORS // 2))
+_multiply_wide, _multiply_narrow = _multiply(VECTORS), _multiply(max(1, VECTORS // 2))
 
 
 @njit(cache=True)
 def multiply(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, columns, depth, add):
-    """c[m, n] (+)= sum_k a[m, k] b[k, n] for m < rows (rounded up to ROWS), n < WIDTH, k < depth.
+    """c[m, n] (+)= sum_k a[m, k] b[k, n] for m < rows, n < WIDTH, k < depth.
 
-    b is a panel: row k begins at b0 + k * WIDTH. If only the first half of the columns is in use, only it is computed.
+    a[m, k] is a[a0 + m a_row + k a_step], c[m, n] is c[c0 + m c_row + n]. b is a panel: b[k, n] is b[b0 + k WIDTH + n].
+    If no more than half of the WIDTH columns are in use, only half are computed. add: keep what c holds and add to it.
     """
-    for m in range(0, rows, ROWS):
-        if columns <= WIDTH // 2:
-            _narrow_block(a, a0 + m * a_row, a_row, a_step, b, b0, WIDTH, c, c0 + m * c_row, c_row, depth, add)
-        else:
-            _wide_block(a, a0 + m * a_row, a_row, a_step, b, b0, WIDTH, c, c0 + m * c_row, c_row, depth, add)
+    if columns <= WIDTH // 2:
+        _multiply_narrow(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add)
+    else:
+        _multiply_wide(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add)
 
 
 # -------------------------------------------------------------------------------------------- copy and linear maps

@@ -98,21 +98,20 @@ def finish(g, tile, bias, residual, relu, out):
 
 @njit(cache=True)
 def forward_part(t, parts, arrays, numbers):
-    """The blocks of tiles of thread t. bias: four times, for the four pixels of a row of a tile; or none."""
+    """The tiles of thread t. bias: four times, for the four pixels of a row of a tile; or none."""
     x, panels, bias, residual, out = arrays[:5]
     g = Tiling(*numbers[:FIELDS])
     relu = numbers[FIELDS]
     inner, outer, block = g.inner, g.outer, g.block
     tiles = g.images * g.down * g.across
-    blocks = (tiles + block - 1) // block
     count = (outer + WIDTH - 1) // WIDTH
     padded = count * WIDTH
     matrices = apart(count * inner * WIDTH), apart(block * inner), apart(block * padded)  # of panels, pixels, products
     pixels, products = scratch(36 * matrices[1]), scratch(36 * matrices[2])
     buffer, columns, result = scratch(36 * inner), scratch(36 * LANES), scratch(16 * outer)
-    for q in range(t * blocks // parts, (t + 1) * blocks // parts):
-        first = q * block
-        n = min(block, tiles - first)
+    end = (t + 1) * tiles // parts
+    for first in range(t * tiles // parts, end, block):
+        n = min(block, end - first)
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         for e in range(36):
             for k in range(e * block // 36, (e + 1) * block // 36):  # the memory works while the arithmetic goes on

@@ -51,7 +51,7 @@ class Tiling(NamedTuple):
     columns: int
     down: int  # tiles of an image
     across: int
-    block: int  # tiles transformed at a time: a multiple of ROWS
+    block: int  # tiles transformed at a time
 
 
 FIELDS = len(Tiling._fields)
@@ -134,10 +134,10 @@ def fits(images, inner, outer, window, result):
 
 @lru_cache(maxsize=1024)
 def tiling(shape, outer, padding, size, parts):
-    """The Tiling of a convolution of a map of `shape`, with blocks that give each of the threads as many blocks."""
+    """The Tiling of a convolution of a map of `shape`, with blocks that are about as large for each of the threads."""
     down, across = -(-size[0] // 4), -(-size[1] // 4)
     tiles = shape[0] * down * across
     largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (shape[3] + outer)) // ROWS * ROWS)
-    rounds = -(-tiles // (largest * parts))
-    block = -(-tiles // (rounds * parts * ROWS)) * ROWS
+    own = -(-tiles // parts)  # tiles of a thread
+    block = -(-own // -(-own // largest))
     return Tiling(*shape, outer, -padding[0], -padding[1], *size, down, across, block)

@@ -10,8 +10,19 @@ from numba import njit
 
 from minimask.device import threads
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, ROWS, WIDTH, linear_map, multiply, scratch
-from minimask.kernels.winograd_tiles import A_T, FIELDS, G, Tiling, apart, patch, place, prefetch_tile, tiling, transform_pixels
+from minimask.kernels.simd import LANES, WIDTH, linear_map, multiply, scratch
+from minimask.kernels.winograd_tiles import (
+    A_T,
+    FIELDS,
+    G,
+    Tiling,
+    apart,
+    patch,
+    place,
+    prefetch_tile,
+    tiling,
+    transform_pixels,
+)
 
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
@@ -39,23 +50,20 @@ def transform_gradient(gy, g, first, count, buffer, columns, gradients):
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """sums[t] (36, panels, tall, WIDTH): what the tiles of thread t add to the gradient of the transformed weights."""
+    """sums[t] (36, panels, inner, WIDTH): what the tiles of thread t add to the gradient of the transformed weights."""
     x, gy, sums = arrays[:3]
     g = Tiling(*numbers[:FIELDS])
     inner, outer, block = g.inner, g.outer, g.block
     tiles = g.images * g.down * g.across
-    blocks = (tiles + block - 1) // block
     count = (outer + WIDTH - 1) // WIDTH
-    tall = (inner + ROWS - 1) // ROWS * ROWS
-    matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * tall * WIDTH)  # of what is multiplied
-    pixels, gradients = scratch(36 * matrices[0] + ROWS), scratch(36 * matrices[1])
+    matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * inner * WIDTH)  # of what is multiplied
+    pixels, gradients = scratch(36 * matrices[0]), scratch(36 * matrices[1])
     buffer, columns = scratch(36 * max(inner, outer)), scratch(36 * LANES)
-    begin, end = t * blocks // parts, (t + 1) * blocks // parts
+    begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
         sums[t * 36 * matrices[2] : (t + 1) * 36 * matrices[2]] = 0
-    for q in range(begin, end):
-        first = q * block
-        n = min(block, tiles - first)
+    for first in range(begin, end, block):
+        n = min(block, end - first)
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         transform_gradient(gy, g, first, n, buffer, columns, gradients)
         for e in range(36):
@@ -65,8 +73,8 @@ def weights_part(t, parts, arrays, numbers):
                 prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
             for r in range(count):
                 of, panel = e * matrices[0], e * matrices[1] + r * block * WIDTH
-                to, wide = (t * 36 + e) * matrices[2] + r * tall * WIDTH, outer - r * WIDTH
-                multiply(pixels, of, 1, inner, gradients, panel, sums, to, WIDTH, inner, wide, n, q > begin)
+                to, wide = (t * 36 + e) * matrices[2] + r * inner * WIDTH, outer - r * WIDTH
+                multiply(pixels, of, 1, inner, gradients, panel, sums, to, WIDTH, inner, wide, n, first > begin)
 
 
 @njit(cache=True)
@@ -74,12 +82,11 @@ def total_part(t, parts, arrays, numbers):
     """gw (3, 3, inner, outer) = G^T (sum of all threads' sums) G, for the input channels of thread t."""
     sums, gw = arrays[:2]
     inner, outer = numbers[:2]
-    count, tall = (outer + WIDTH - 1) // WIDTH, (inner + ROWS - 1) // ROWS * ROWS
-    matrix = apart(count * tall * WIDTH)
+    matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
     total, half = scratch(36 * LANES), scratch(18 * LANES)
     for c in range(t * inner // parts, (t + 1) * inner // parts):
         for o in range(0, outer, LANES):
-            at = (o // WIDTH * tall + c) * WIDTH + o % WIDTH
+            at = (o // WIDTH * inner + c) * WIDTH + o % WIDTH
             total[:] = 0
             for e in range(36 * parts):
                 own = total[e % 36 * LANES : (e % 36 + 1) * LANES]
@@ -95,8 +102,7 @@ def total_part(t, parts, arrays, numbers):
 def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; where `winograd_tiles.fits` says so."""
     inner, outer = x.shape[3], gy.shape[3]
-    tall, panels = -(-inner // ROWS) * ROWS, -(-outer // WIDTH)
-    sums = scratch(threads() * 36 * apart(panels * tall * WIDTH))
+    sums = scratch(threads() * 36 * apart(-(-outer // WIDTH) * inner * WIDTH))
     run(weights_part, (flat(x), flat(gy), sums), tiling(x.shape, outer, window.padding, gy.shape[1:3], threads()))
     gw = np.empty((3, 3, inner, outer), np.float32)
     run(total_part, (sums, flat(gw)), (inner, outer))
