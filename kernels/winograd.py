@@ -53,8 +53,8 @@ def transform_weights_part(t, parts, arrays, numbers):
     steps = Steps(*numbers[2:8])
     matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
     taps, half = scratch(9 * LANES), scratch(18 * LANES)
-    for c in range(t * inner // parts, (t + 1) * inner // parts):
-        for o in range(0, outer, LANES):
+    for o in range(0, outer, LANES):
+        for c in range(t * inner // parts, (t + 1) * inner // parts):
             for tap in range(9):
                 of = steps.start + tap // 3 * steps.i + tap % 3 * steps.j + c * steps.c + o * steps.o
                 for lane in range(LANES):

@@ -139,5 +139,5 @@ def tiling(shape, outer, padding, size, parts):
     tiles = shape[0] * down * across
     largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (shape[3] + outer)) // ROWS * ROWS)
     own = -(-tiles // parts)  # tiles of a thread
-    block = -(-own // -(-own // largest))
+    block = -(-own // (4 * -(-own // largest))) * 4
     return Tiling(*shape, outer, -padding[0], -padding[1], *size, down, across, block)

@@ -27,6 +27,8 @@ from minimask.kernels.winograd_tiles import (
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
 
+TOGETHER = 8  # input channels whose sums are read at a time: long runs of memory
+
 
 @njit(cache=True)
 def transform_gradient(gy, g, first, count, buffer, columns, gradients):
@@ -83,20 +85,29 @@ def total_part(t, parts, arrays, numbers):
     sums, gw = arrays[:2]
     inner, outer = numbers[:2]
     matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
-    total, half = scratch(36 * LANES), scratch(18 * LANES)
-    for c in range(t * inner // parts, (t + 1) * inner // parts):
-        for o in range(0, outer, LANES):
-            at = (o // WIDTH * inner + c) * WIDTH + o % WIDTH
-            total[:] = 0
-            for e in range(36 * parts):
-                own = total[e % 36 * LANES : (e % 36 + 1) * LANES]
-                values = sums[e * matrix + at : e * matrix + at + LANES]
-                for lane in range(LANES):
-                    own[lane] += values[lane]
-            for j in range(6):
-                times_g_t(total, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)  # (3, 6)
-            for i in range(3):
-                times_g_t(half, i * 6 * LANES, LANES, gw, (i * 3 * inner + c) * outer + o, inner * outer)  # (3, 3)
+    total, half = scratch(36 * TOGETHER * WIDTH), scratch(18 * LANES)
+    end = (t + 1) * inner // parts
+    for o in range(0, outer, WIDTH):
+        for c in range(t * inner // parts, end, TOGETHER):
+            count = min(TOGETHER, end - c) * WIDTH
+            for e in range(36):
+                own = total[e * TOGETHER * WIDTH : e * TOGETHER * WIDTH + count]
+                for other in range(parts):
+                    at = (other * 36 + e) * matrix + (o // WIDTH * inner + c) * WIDTH
+                    values = sums[at : at + count]
+                    if other == 0:
+                        own[:] = values
+                    else:
+                        for i in range(count):
+                            own[i] += values[i]
+            for at in range(0, count, LANES):
+                if o + at % WIDTH >= outer:
+                    continue
+                for j in range(6):
+                    times_g_t(total, j * TOGETHER * WIDTH + at, 6 * TOGETHER * WIDTH, half, j * LANES, 6 * LANES)  # (3, 6)
+                to = (c + at // WIDTH) * outer + o + at % WIDTH
+                for i in range(3):
+                    times_g_t(half, i * 6 * LANES, LANES, gw, i * 3 * inner * outer + to, inner * outer)  # (3, 3)
 
 
 def convolve_backward_weights(x, gy, window):
