@@ -85,13 +85,13 @@ def total_part(t, parts, arrays, numbers):
     sums, gw = arrays[:2]
     inner, outer = numbers[:2]
     matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
-    total, half = scratch(36 * TOGETHER * WIDTH), scratch(18 * LANES)
-    end = (t + 1) * inner // parts
+    line, end = TOGETHER * WIDTH, (t + 1) * inner // parts
+    total, half = scratch(36 * line), scratch(18 * LANES)
     for o in range(0, outer, WIDTH):
         for c in range(t * inner // parts, end, TOGETHER):
             count = min(TOGETHER, end - c) * WIDTH
             for e in range(36):
-                own = total[e * TOGETHER * WIDTH : e * TOGETHER * WIDTH + count]
+                own = total[e * line : e * line + count]
                 for other in range(parts):
                     at = (other * 36 + e) * matrix + (o // WIDTH * inner + c) * WIDTH
                     values = sums[at : at + count]
@@ -104,7 +104,7 @@ def total_part(t, parts, arrays, numbers):
                 if o + at % WIDTH >= outer:
                     continue
                 for j in range(6):
-                    times_g_t(total, j * TOGETHER * WIDTH + at, 6 * TOGETHER * WIDTH, half, j * LANES, 6 * LANES)  # (3, 6)
+                    times_g_t(total, j * line + at, 6 * line, half, j * LANES, 6 * LANES)  # (3, 6)
                 to = (c + at // WIDTH) * outer + o + at % WIDTH
                 for i in range(3):
                     times_g_t(half, i * 6 * LANES, LANES, gw, i * 3 * inner * outer + to, inner * outer)  # (3, 3)
