@@ -140,9 +140,7 @@ def nms(boxes, scores, valid, threshold, keep=None, groups=None):
         return kernels("nms", boxes).nms(boxes, scores, valid, threshold, keep, groups, one_group)
 
     counts = valid.sum(1)
-    first = xp.argsort(~valid, axis=1, kind="stable")[:, : counts.max(initial=0)]  # the rest need no sorting
-    order = _by_falling_score(xp.take_along_axis(scores, first, 1), xp.take_along_axis(valid, first, 1))
-    order = xp.take_along_axis(first, order, 1)
+    order = _by_falling_score(scores, valid, int(counts.max(initial=0)))
     corners = xp.take_along_axis(boxes, order[..., None], 1).transpose(0, 2, 1)  # (N, 4, R)
     kept = xp.zeros((boxes.shape[0], keep), xp.int64)
     kept_valid = xp.zeros(kept.shape, bool)
@@ -164,7 +162,7 @@ def nms_specification(boxes, scores, valid, threshold, keep=None, groups=None):
     groups = _check_nms(boxes, scores, valid, groups)
     images, count = scores.shape
     keep = count if keep is None else min(keep, count)
-    order = _by_falling_score(scores, valid)
+    order = _by_falling_score(scores, valid, count)
     ordered = xp.take_along_axis(boxes, order[..., None], 1)
     group = xp.take_along_axis(groups, order, 1)
     alive = xp.take_along_axis(valid, order, 1)
@@ -177,10 +175,14 @@ def nms_specification(boxes, scores, valid, threshold, keep=None, groups=None):
     return xp.where(kept_valid, xp.take_along_axis(order, first, 1), 0), kept_valid
 
 
-def _by_falling_score(scores, valid):
-    """Indices (N, R) that sort by falling score, equal ones by index, those not valid last."""
+def _by_falling_score(scores, valid, count):
+    """The first `count` of the indices (N, R) that sort by falling score, equal ones by index, those not valid last."""
     xp = array_module(scores)
-    return xp.argsort(xp.where(valid, -scores, xp.inf), axis=1, kind="stable")
+    lowest = np.finfo(scores.dtype).min  # for -inf and NaN: still above what is not valid
+    keys = xp.where(valid, xp.fmax(scores, lowest), -xp.inf)
+    if keys.dtype == np.float32 and on_cpu(keys):
+        return kernels("top_k", keys).top_k(keys, count)
+    return xp.argsort(-keys, axis=1, kind="stable")[:, :count]
 
 
 def _round_down(threshold, dtype):

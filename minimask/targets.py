@@ -99,25 +99,17 @@ def _smallest(keys, count):
 
 def top_k(scores, count):
     """Indices (N, count) of the largest of `scores` (N, A), by falling score, equal ones by index, NaN last."""
-    xp = array_module(scores)
     count = min(count, scores.shape[1])
-    if fits_gpu_kernel(scores):
+    if scores.dtype == np.float32:
         return kernels("top_k", scores).top_k(scores, count)
-    if count == 0:
-        return xp.zeros((len(scores), 0), np.int64)
+    return top_k_specification(scores, count)
+
+
+def top_k_specification(scores, count):
+    """`top_k` of any dtype: all are sorted."""
+    xp = array_module(scores)
     scores = xp.where(scores == scores, scores, -xp.inf)
-    if not on_cpu(scores):  # no size here may depend on values
-        return xp.argsort(-scores, axis=1, kind="stable")[:, :count]
-    if count < scores.shape[1]:
-        last = -xp.partition(-scores, count - 1, axis=1)[:, count - 1 : count]  # (N, 1) the smallest that is taken
-        larger, equal = scores > last, scores == last
-        wanted = count - larger.sum(axis=1, keepdims=True)
-        taken = larger | (equal & (xp.cumsum(equal, axis=1) <= wanted))
-        some = xp.nonzero(taken)[1].reshape(len(scores), count)
-    else:
-        some = xp.broadcast_to(xp.arange(scores.shape[1]), scores.shape)
-    order = xp.argsort(-xp.take_along_axis(scores, some, 1), axis=1, kind="stable")
-    return xp.take_along_axis(some, order, 1)
+    return xp.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def top_k_of_levels(scores, sizes, counts):
@@ -138,7 +130,8 @@ def top_k_of_levels(scores, sizes, counts):
 
 
 def take(array, indices):
-    """array[n, indices[n, s]] for all n and s: (N, A, ...) and (N, S) -> (N, S, ...)."""
+    """array[n, indices[n, s]] for all n and s: (N, A, ...) and (N, S), of 0 to A - 1 -> (N, S, ...)."""
     if not on_cpu(array):
         return kernels("take", array).take(array, indices)
-    return array[np.arange(len(array))[:, None], indices]
+    images, size, *rest = array.shape
+    return array.reshape(images * size, *rest).take(np.arange(images)[:, None] * size + indices, axis=0)

@@ -122,3 +122,24 @@ def test_top_k_takes_equal_scores_by_index():
         np.testing.assert_array_equal(targets.top_k(scores, count), expected)
     scores[0, 5] = np.nan
     assert 5 not in targets.top_k(scores, 399)[0]
+
+
+@pytest.mark.parametrize("images, total, count", [(1, 1, 1), (3, 33, 2), (2, 5000, 4000), (1, 70000, 300), (2, 7, 0)])
+def test_top_k_equals_its_specification(images, total, count):
+    rng = np.random.default_rng(total)
+    scores = rng.normal(size=(images, total)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.2] = np.nan
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    scores[rng.random(scores.shape) < 0.1] = np.inf
+    few = rng.integers(-1, 2, scores.shape) * np.float32(0.5)  # -0.0 among them, which equals 0
+    for numbers in (scores, few, scores[:, ::2]):
+        found = targets.top_k(numbers, count)
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found, targets.top_k_specification(numbers, count))
+
+
+def test_take():
+    numbers = np.arange(24.0).reshape(2, 3, 4)
+    rows = np.array([[2, 0], [1, 1]])
+    np.testing.assert_array_equal(targets.take(numbers, rows), numbers[[[0], [1]], rows])
+    assert targets.take(numbers[:, :0], np.zeros((2, 0), int)).shape == (2, 0, 4)
