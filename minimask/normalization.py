@@ -10,8 +10,8 @@ both, with h = gamma g, g = gy where y > 0, and means over the numbers that xhat
     gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(var + eps),  ggamma = sum g xhat,  gbeta = sum g
 
 Each of the four passes over the map (`moments`, `affine`, `gradient_sums`, `gradient`) has its specification here and
-float32 kernels for the CPU and the GPU in `minimask.kernels`. On a GPU, where a launch costs as much as a small map,
-what lies between the passes, a few numbers a channel, has kernels too.
+float32 kernels for the CPU and the GPU in `minimask.kernels`. So has what lies between the passes, a few numbers a
+channel: there a dozen calls of NumPy, or launches on a GPU, would cost as much as a small map.
 """
 
 import numpy as np
@@ -136,7 +136,7 @@ class BatchNormFunction(NormalizationFunction):
             return tuple(a[None].astype(x.dtype) for a in self.running)
         self.pixels, mean, var = distributed.moments_of_all(x.shape[1], *moments(x))
         unbias = self.pixels / (self.pixels - 1)
-        _between(mean).move_running(*self.running, mean[0], var[0], self.momentum, unbias)
+        _between(mean, *self.running).move_running(*self.running, mean[0], var[0], self.momentum, unbias)
         return mean, var
 
     def gradient(self, g, sum_g, sum_gxhat):
@@ -169,10 +169,10 @@ def _passes(*maps):
     return kernels("normalization", maps[0]) if fast else _Specification
 
 
-def _between(a):
-    """The module that has what comes between the passes, for an array like a (segments, channels)."""
-    fast = fits_gpu_kernel(a) and a.size > 0
-    return kernels("normalization", a) if fast else _Specification
+def _between(*arrays):
+    """The module that has what comes between the passes, for arrays like these (segments, channels) or (channels,)."""
+    fast = all(a.dtype == np.float32 and a.size > 0 for a in arrays)
+    return kernels("normalization", arrays[0]) if fast else _Specification
 
 
 def moments(x):

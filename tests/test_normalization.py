@@ -164,6 +164,38 @@ def test_kernels_equal_the_specification(shape):
     check("gradient", g, x, mean, a, b, c)
 
 
+@pytest.mark.parametrize("groups", [None, 1, 4, 12])
+def test_between_the_passes(groups):
+    """Channels' few numbers: mean 3, so that differences of large numbers would show."""
+    a, b, c, d = (random(3, 12, seed=s, dtype=np.float32) for s in range(4))
+    statistics = a + 3, abs(b), c[0], d[0]
+    sums = a, b, c[0], abs(d) + 1
+    for name, arrays, rest in (
+        ("scale_and_shift", statistics, (np.float32(0.01), groups)),
+        ("gradient_coefficients", sums, (groups, 7)),
+    ):
+        found = getattr(kernels, name)(*arrays, *rest)
+        expected = getattr(specification, name)(*(v.astype(np.float64) for v in arrays), *rest)
+        assert len(found) == len(expected)
+        for one, right in zip(found, expected):
+            assert error(one, right) < 1e-6, name
+
+
+def test_running_statistics():
+    running, values = random(2, 300, seed=1, dtype=np.float32), random(2, 300, seed=2, dtype=np.float32)
+    found, expected = running.copy(), running.astype(np.float64)
+    kernels.move_running(*found, *values, 0.1, 1.25)
+    specification.move_running(*expected, *values.astype(np.float64), 0.1, 1.25)
+    assert error(found, expected) < 1e-6
+
+
+def test_not_a_number_stays():
+    x = random(1, 64, 3, dtype=np.float32)
+    x[0, 5, 1] = np.nan
+    for found in kernels.moments(x):
+        np.testing.assert_array_equal(np.isnan(found), [[False, True, False]])
+
+
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_float32_equals_float64(norm):
     """The whole operation and its gradients."""
