@@ -4,7 +4,8 @@ Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y
 one float type. A part works on one pyramid level and passes over the boxes of other levels. Positions and weights of
 the samples are computed once for each box and axis and shared by all channels; the loops over channels read and write
 rows, which become vector instructions. Forward moves 4 C floats a sample in and C floats a bin out. Same arithmetic as
-the specification in `minimask.roi_align`, in the feature map's own precision.
+the specification in `minimask.roi_align`, in the feature map's own precision; only the gradient of average pooling is
+added up in another order, rows and columns apart (`backward_box`).
 
 No two threads write the same number: forward they take every T-th box, backward a range of channels each. So there are
 no races, and the results do not depend on T.
@@ -167,32 +168,73 @@ def forward_part(t, parts, arrays, numbers):
             forward_box(image, rois[r], scale[0], sampling_ratio, aligned, maximum, out[r], which)
 
 
-@njit(inline="always", error_model="numpy")
-def backward_box(gfeature, box, scale, sampling_ratio, aligned, maximum, gy, chosen, first, last):
-    """Add one box's gradient gy (bins, bins, C) to the channels first .. last - 1 of gfeature (H, W, C)."""
-    real = type(scale)
+@njit(cache=True, error_model="numpy")
+def cells_of_bins(per_bin, neighbours, weights, bins):
+    """The mean of a bin's samples as weights of cells, along one axis: first cell, weights (bins, cells)."""
+    first, last = 1 << 30, -1
+    for s in range(bins * per_bin):
+        if weights[s, 0] + weights[s, 1] > 0:  # the sample is not outside
+            first, last = min(first, neighbours[s, 0]), max(last, neighbours[s, 1])
+    table = np.zeros((bins, max(0, last + 1 - first)), weights.dtype)
+    for s in range(bins * per_bin):
+        for k in range(2):
+            if weights[s, k] != 0:
+                table[s // per_bin, neighbours[s, k] - first] += weights[s, k] / weights.dtype.type(per_bin)
+    return first, table
+
+
+@njit(cache=True, error_model="numpy")
+def backward_box(gfeature, box, scale, sampling_ratio, aligned, gy, first, last, across):
+    """Add one box's gradient gy (bins, bins, C) to the channels first .. last - 1 of gfeature (H, W, C).
+
+    Average pooling weighs rows and columns apart: out[i, j] = sum over y, x of wy[i, y] wx[j, x] feature[y, x]. So each
+    row of bins is first spread over the columns of cells, into `across` (W, last - first), then over the rows.
+    """
     bins = gy.shape[0]
     ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, gfeature.shape[0])
     nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, gfeature.shape[1])
-    share = real(1) if maximum else real(1) / real(max(nx * ny, 1))
+    top, wy = cells_of_bins(ny, ys, y_weights, bins)
+    left, wx = cells_of_bins(nx, xs, x_weights, bins)
+    for i in range(bins):
+        for x in range(wx.shape[1]):
+            spread, started = across[x], False
+            for j in range(bins):
+                weight, gradient = wx[j, x], gy[i, j, first:last]
+                if weight != 0 and started:
+                    for k in range(spread.size):
+                        spread[k] += weight * gradient[k]
+                elif weight != 0:
+                    started = True
+                    for k in range(spread.size):
+                        spread[k] = weight * gradient[k]
+            if not started:  # a column that other bins' samples lie around
+                spread[:] = 0
+        for y in range(wy.shape[1]):
+            weight = wy[i, y]
+            if weight != 0:
+                for x in range(wx.shape[1]):
+                    target, spread = gfeature[top + y, left + x, first:last], across[x]
+                    for k in range(target.size):
+                        target[k] += weight * spread[k]
+
+
+@njit(cache=True, error_model="numpy")
+def backward_box_of_maximum(gfeature, box, scale, sampling_ratio, aligned, gy, chosen, first, last):
+    """The same for maximum pooling: a number's gradient goes to the four cells around the sample that was chosen."""
+    bins = gy.shape[0]
+    ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, gfeature.shape[0])
+    nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, gfeature.shape[1])
     for i in range(bins):
         for j in range(bins):
-            gradient = gy[i, j, first:last]
+            gradient, which = gy[i, j, first:last], chosen[i, j, first:last]
             for sample in range(ny * nx):
                 p, q = i * ny + sample // nx, j * nx + sample % nx
                 for corner in range(4):
                     u, v = corner // 2, corner % 2
-                    weight = share * y_weights[p, u] * x_weights[q, v]
+                    weight = y_weights[p, u] * x_weights[q, v]
                     target = gfeature[ys[p, u], xs[q, v], first:last]
-                    if weight == 0:
-                        continue
-                    if maximum:
-                        which = chosen[i, j, first:last]
-                        for k in range(target.size):
-                            if which[k] == sample:
-                                target[k] += weight * gradient[k]
-                    else:
-                        for k in range(target.size):
+                    for k in range(target.size):
+                        if which[k] == sample:
                             target[k] += weight * gradient[k]
 
 
@@ -206,10 +248,15 @@ def backward_part(t, parts, arrays, numbers):
     gy = gy.reshape((count, bins, bins, channels))
     chosen = chosen.reshape((count if maximum else 0, bins, bins, channels))
     first, last = channels * t // parts, channels * (t + 1) // parts
+    across = np.empty((width, last - first), gfeature.dtype)
     for r in range(count):
         if rois[r, 5] == level:
-            image, which = gfeature[int(rois[r, 4])], chosen[r if maximum else 0]
-            backward_box(image, rois[r], scale[0], sampling_ratio, aligned, maximum, gy[r], which, first, last)
+            image, box = gfeature[int(rois[r, 4])], rois[r]
+            if maximum:
+                own = chosen[r]
+                backward_box_of_maximum(image, box, scale[0], sampling_ratio, aligned, gy[r], own, first, last)
+            else:
+                backward_box(image, box, scale[0], sampling_ratio, aligned, gy[r], first, last, across)
 
 
 @njit(cache=True, error_model="numpy")
