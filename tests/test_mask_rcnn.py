@@ -33,7 +33,7 @@ def two_squares():
     )
 
 
-def train(model, batch, steps=80, lr=3e-3):
+def train(model, batch, steps, lr=3e-3):
     optimiser, history = AdamW(model.parameters(), lr), []
     model.train()
     for step in range(steps):
@@ -48,7 +48,7 @@ def train(model, batch, steps=80, lr=3e-3):
 
 def test_learns_two_squares():
     model, batch = build("toy", 3, **TINY), two_squares()
-    history = train(model, batch)
+    history = train(model, batch, steps=110) + train(model, batch, steps=50, lr=3e-4)
     assert sum(history[-1].values()) < 0.3 * sum(history[0].values())
     model.eval()
     for _ in range(30):  # batch statistics of a constant batch: let the running ones arrive
