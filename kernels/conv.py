@@ -42,6 +42,7 @@ from minimask.kernels.conv_tiles import (
     mirrored,
     pack,
     place,
+    row_length,
     rows_as_they_are,
     upright,
 )
@@ -78,13 +79,14 @@ def finish(result, padded, bias, residual, relu, g, channel, channels, first, co
 
 
 @njit(cache=True)
-def multiply_panels(rows, rows0, depth, panels, panel0, first, last, result, to, step, n, outer):
-    """result (n, step) = the rows of n pixels times the panels first .. last - 1 of weights."""
+def multiply_panels(rows, rows0, lengths, panels, panel0, first, last, result, to, step, n, outer):
+    """result (n, step) = the rows of n pixels times the panels first .. last - 1 of weights; lengths: `row_length`."""
+    depth, row_step = lengths
     for k in range(0, depth, DEPTH):
         deep = min(DEPTH, depth - k)
         for r in range(first, last):
             panel, at, columns = panel0 + (r * depth + k) * WIDTH, to + (r - first) * WIDTH, outer - r * WIDTH
-            multiply(rows, rows0 + k, depth, 1, panels, panel, result, at, step, n, columns, deep, k)
+            multiply(rows, rows0 + k, row_step, 1, panels, panel, result, at, step, n, columns, deep, k)
 
 
 @njit(cache=True)
@@ -93,14 +95,14 @@ def forward_part(t, parts, arrays, numbers):
     x, panels, bias, residual, out = arrays[:5]
     g = Geometry(*numbers[:FIELDS])
     relu, straight = numbers[FIELDS], numbers[FIELDS + 1]
-    depth = g.kernel_y * g.kernel_x * g.inner
+    lengths = depth, row_step = row_length(g)
     count = (g.outer + WIDTH - 1) // WIDTH  # panels of a group
     together = min(count, max(1, RESULTS // (g.tile * WIDTH)))  # panels that are multiplied before they are finished
     padded = together * WIDTH
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = rows_as_they_are(g)
-    buffer = scratch(g.tile * depth + LANES)
+    buffer = scratch(g.tile * row_step + LANES)
     result = scratch(g.tile * padded)
     for q in range(t * tiles // parts, (t + 1) * tiles // parts):
         first = q * g.tile
@@ -113,12 +115,12 @@ def forward_part(t, parts, arrays, numbers):
                 gather(x, g, group, first, n, buffer)
             if straight:  # nothing to finish: the product goes where the result lies
                 to = g.out_start + first * g.outer
-                multiply_panels(rows, rows0, depth, panels, 0, 0, count, out, to, g.outer, n, g.outer)
+                multiply_panels(rows, rows0, lengths, panels, 0, 0, count, out, to, g.outer, n, g.outer)
                 continue
             for some in range(0, count, together):
                 last = min(count, some + together)
                 panel = group * count * depth * WIDTH
-                multiply_panels(rows, rows0, depth, panels, panel, some, last, result, 0, padded, n, g.outer)
+                multiply_panels(rows, rows0, lengths, panels, panel, some, last, result, 0, padded, n, g.outer)
                 channel, channels = group * g.outer + some * WIDTH, min(g.outer, last * WIDTH) - some * WIDTH
                 finish(result, padded, bias, residual, relu, g, channel, channels, first, n, out)
 

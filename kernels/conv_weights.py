@@ -22,6 +22,7 @@ from minimask.kernels.conv_tiles import (
     gather,
     geometry,
     mergeable,
+    row_length,
     rows_as_they_are,
 )
 from minimask.kernels.parallel import flat, run
@@ -31,12 +32,12 @@ from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply, scratch
 @njit(cache=True)
 def add_product(rows, rows0, panels, sums, to, g, n, add):
     """sums (panels, depth, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
-    depth = g.kernel_y * g.kernel_x * g.inner
+    depth, row_step = row_length(g)
     for m in range(0, depth, ROWS):  # these columns of the rows stay in the nearest cache for all panels
         for r in range((g.outer + WIDTH - 1) // WIDTH):
             panel, of = r * g.tile * WIDTH, to + (r * depth + m) * WIDTH
             count, columns = min(ROWS, depth - m), g.outer - r * WIDTH
-            multiply(rows, rows0 + m, 1, depth, panels, panel, sums, of, WIDTH, count, columns, n, add)
+            multiply(rows, rows0 + m, 1, row_step, panels, panel, sums, of, WIDTH, count, columns, n, add)
 
 
 @njit(cache=True)
@@ -44,12 +45,12 @@ def weights_part(t, parts, arrays, numbers):
     """sums[t] (groups, panels, depth, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
     x, gy, sums = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
-    depth = g.kernel_y * g.kernel_x * g.inner
+    depth, row_step = row_length(g)
     count = (g.outer + WIDTH - 1) // WIDTH
     pixels = g.images * g.rows * g.columns
     tiles = (pixels + g.tile - 1) // g.tile
     as_is = rows_as_they_are(g)
-    buffer = scratch((1 if as_is else g.tile) * depth + LANES)
+    buffer = scratch((1 if as_is else g.tile) * row_step + LANES)
     panels = scratch(count * g.tile * WIDTH)
     begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:

@@ -69,7 +69,7 @@ def weights_part(t, parts, arrays, numbers):
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         transform_gradient(gy, g, first, n, buffer, columns, gradients)
         for e in range(36):
-            for k in range(e * block // 36, (e + 1) * block // 36):
+            for k in range(e * block // 36, (e + 1) * block // 36):  # what the next block reads
                 image, row, column = place(g, first + block + k)
                 prefetch_tile(gy, g.rows, g.columns, outer, image, row, column, 0)
                 prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)

@@ -684,9 +684,9 @@ plt.show()
 # ## 9 The fast version
 #
 # Two steps take time: to find the best of many, and the suppression. For the first there is `np.argpartition`, which
-# finds the best 500 without sorting the rest. For the second a compiled kernel that compares a box only with those
-# that are kept so far, and stops when there are enough. The specification next to it keeps the whole table of
-# overlaps.
+# finds the best 500 without sorting the rest; `targets.top_k` does the same in a compiled kernel. For the second there
+# is a kernel that compares a box only with those that are kept so far, and stops when there are enough. The
+# specification next to it keeps the whole table of overlaps.
 
 # %%
 rng = np.random.default_rng(0)
