@@ -30,19 +30,27 @@ from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply, scratch
 
 
 @njit(cache=True)
+def panel_rows(depth):
+    """Rows of a panel of sums: one more than are used, for panels a power of two apart would drive each other out of
+    the caches.
+    """
+    return depth + 1
+
+
+@njit(cache=True)
 def add_product(rows, rows0, panels, sums, to, g, n, add):
-    """sums (panels, depth, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
+    """sums (panels, panel_rows, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
     depth, row_step = row_length(g)
     for m in range(0, depth, ROWS):  # these columns of the rows stay in the nearest cache for all panels
         for r in range((g.outer + WIDTH - 1) // WIDTH):
-            panel, of = r * g.tile * WIDTH, to + (r * depth + m) * WIDTH
+            panel, of = r * g.tile * WIDTH, to + (r * panel_rows(depth) + m) * WIDTH
             count, columns = min(ROWS, depth - m), g.outer - r * WIDTH
             multiply(rows, rows0 + m, 1, row_step, panels, panel, sums, of, WIDTH, count, columns, n, add)
 
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """sums[t] (groups, panels, depth, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
+    """sums[t] (groups, panels, panel_rows, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
     x, gy, sums = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
     depth, row_step = row_length(g)
@@ -52,9 +60,10 @@ def weights_part(t, parts, arrays, numbers):
     as_is = rows_as_they_are(g)
     buffer = scratch((1 if as_is else g.tile) * row_step + LANES)
     panels = scratch(count * g.tile * WIDTH)
+    size = count * panel_rows(depth) * WIDTH  # of a group's sums
     begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
-        sums[t * g.groups * count * depth * WIDTH : (t + 1) * g.groups * count * depth * WIDTH] = 0
+        sums[t * g.groups * size : (t + 1) * g.groups * size] = 0
     for q in range(begin, end):
         first = q * g.tile
         n = min(g.tile, pixels - first)
@@ -64,7 +73,7 @@ def weights_part(t, parts, arrays, numbers):
                 for p in range(n):
                     of = ((first + p) * g.groups + group) * g.outer + r * WIDTH
                     copy(panels, (r * g.tile + p) * WIDTH, gy, of, columns)
-            to = (t * g.groups + group) * count * depth * WIDTH
+            to = (t * g.groups + group) * size
             if as_is:
                 add_product(x, first * depth, panels, sums, to, g, n, q > begin)
             else:
@@ -82,14 +91,14 @@ def total_part(t, parts, arrays, numbers):
     taps, groups, inner, outer, merged = numbers[:5]
     count = (merged * outer + WIDTH - 1) // WIDTH
     depth = taps * merged * inner
-    step = groups * count * depth * WIDTH  # from one thread's sums to the next
+    step = groups * count * panel_rows(depth) * WIDTH  # from one thread's sums to the next
     for row in range(t * taps * inner // parts, (t + 1) * taps * inner // parts):
         for group in range(groups * merged):
             member = group % merged
             line = (row // inner * merged + member) * inner + row % inner
             for r in range(count):
                 here = min(WIDTH - member * outer, outer - r * WIDTH)
-                of = ((group // merged * count + r) * depth + line) * WIDTH + member * outer
+                of = ((group // merged * count + r) * panel_rows(depth) + line) * WIDTH + member * outer
                 to = (row * groups * merged + group) * outer + r * WIDTH
                 total = gw[to : to + here]
                 copy(gw, to, sums, of, here)
@@ -117,7 +126,7 @@ def convolve_backward_weights(x, gy, window):
     else:
         tile = min(TILE_ROWS, TILE_NUMBERS // depth)
     g = geometry(x.shape, *shape, *settings, tile, threads())
-    sums = scratch(threads() * g.groups * panels * depth * WIDTH)
+    sums = scratch(threads() * g.groups * panels * panel_rows(depth) * WIDTH)
     run(weights_part, (flat(x), flat(gy), sums), g)
     gw = np.empty((*window.kernel, inner, channels), np.float32)
     run(total_part, (sums, flat(gw)), (taps, g.groups, inner, outer, merged))

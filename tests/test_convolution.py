@@ -257,9 +257,13 @@ def test_direct_kernels_on_random_shapes(seed):
     check_kernels(direct, x, w, b, settings, DIRECT)
 
 
-@pytest.mark.parametrize("shape", [(700, 1, 1, 1200, 950), (3, 60, 50, 64, 32), (1, 33, 9, 3, 130)])
+@pytest.mark.parametrize(
+    "shape", [(700, 1, 1, 1200, 950), (3, 60, 50, 64, 32), (1, 33, 9, 3, 130), (150, 1, 1, 1024, 40)]
+)
 def test_direct_kernels_on_several_tiles(shape):
-    """More weights than a cache holds, more rows of weights than are used at a time, more pixels than a tile has."""
+    """More weights than a cache holds, more rows of weights than are used at a time, more pixels than a tile has; rows
+    that are set apart.
+    """
     n, h, w, cin, cout = shape
     kernel = (1, 1) if h == 1 else (3, 3)
     x, weights = random(n, h, w, cin, dtype=np.float32), random(*kernel, cin, cout, dtype=np.float32)
