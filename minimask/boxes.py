@@ -162,7 +162,7 @@ def nms_specification(boxes, scores, valid, threshold, keep=None, groups=None):
     groups = _check_nms(boxes, scores, valid, groups)
     images, count = scores.shape
     keep = count if keep is None else min(keep, count)
-    order = _by_falling_score(scores, valid, count)
+    order = _by_falling_score(scores, valid)
     ordered = xp.take_along_axis(boxes, order[..., None], 1)
     group = xp.take_along_axis(groups, order, 1)
     alive = xp.take_along_axis(valid, order, 1)
@@ -175,9 +175,11 @@ def nms_specification(boxes, scores, valid, threshold, keep=None, groups=None):
     return xp.where(kept_valid, xp.take_along_axis(order, first, 1), 0), kept_valid
 
 
-def _by_falling_score(scores, valid, count):
-    """The first `count` of the indices (N, R) that sort by falling score, equal ones by index, those not valid last."""
+def _by_falling_score(scores, valid, count=None):
+    """Indices (N, R) that sort by falling score, equal ones by index, those not valid last; the first `count` of them.
+    """
     xp = array_module(scores)
+    count = scores.shape[1] if count is None else count
     lowest = np.finfo(scores.dtype).min  # for -inf and NaN: still above what is not valid
     keys = xp.where(valid, xp.fmax(scores, lowest), -xp.inf)
     if keys.dtype == np.float32 and on_cpu(keys):
