@@ -26,6 +26,8 @@ ARRAYS, NUMBERS = 8, 32  # every part takes this many; what is not used is an em
 _arrays, _numbers = types.UniTuple(types.float32[::1], ARRAYS), types.UniTuple(types.int64, NUMBERS)
 _signature = (types.int64, types.int64, _arrays, _numbers)
 _nothing = np.empty(0, np.float32)
+_empty = [(_nothing,) * (ARRAYS - n) for n in range(ARRAYS + 1)]  # what is missing where n are given
+_zeros = [(0,) * (NUMBERS - n) for n in range(NUMBERS + 1)]
 _addresses = {}
 
 
@@ -35,9 +37,7 @@ def run(part, arrays, numbers):
         part.compile(_signature)  # from the cache on disk, if it is there
         compiled = part.overloads[_signature]
         _addresses[part] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
-    arrays = (*arrays, *(_nothing,) * (ARRAYS - len(arrays)))
-    numbers = (*map(int, numbers), *(0,) * (NUMBERS - len(numbers)))
-    _run(_addresses[part], threads(), arrays, numbers)
+    _run(_addresses[part], threads(), (*arrays, *_empty[len(arrays)]), (*map(int, numbers), *_zeros[len(numbers)]))
 
 
 def flat(x):

@@ -98,12 +98,16 @@ class Optimiser:
     def step(self, scale=1.0):
         """One update; every gradient is multiplied by `scale` on the way (gradient clipping without another pass)."""
         self.steps += 1
+        settings = {}  # weight decay -> what the kernel takes
         for i, p in enumerate(self.params):
             if p.grad is not None:
-                decay = self._decay(p)
-                fast = on_cpu(p.data) and p.dtype == "float32" and p.data.flags.c_contiguous
-                update = self.update_fast if fast else self.update
-                update(p.data, p.grad, *(self.state[name][i] for name in self.state_names), decay, scale)
+                decay, arrays = self._decay(p), (p.data, p.grad, *(self.state[name][i] for name in self.state_names))
+                if p.data.dtype == np.float32 and p.data.flags.c_contiguous and on_cpu(p.data):
+                    if decay not in settings:
+                        settings[decay] = np.array(self.settings(decay, scale), np.float32)
+                    self.kernel(*(a.reshape(-1) for a in arrays), settings[decay])
+                else:
+                    self.update(*arrays, decay, scale)
 
     def _lie_flat(self):
         xp = array_module(self.params[0].data)
@@ -201,11 +205,11 @@ class SGD(Optimiser):
         velocity += g * scale + decay * p
         p -= self.lr * velocity
 
-    def update_fast(self, p, g, velocity, decay, scale):
-        from minimask.kernels import optimiser as kernel
+    def settings(self, decay, scale):
+        return [self.lr, self.momentum, decay, scale]
 
-        settings = np.array([self.lr, self.momentum, decay, scale], np.float32)
-        kernel.sgd(p.reshape(-1), g.reshape(-1), velocity.reshape(-1), settings)
+    def kernel(self, p, *arrays):
+        kernels("optimiser", p).sgd(p, *arrays)
 
     def update_flat(self, module, decay):
         flat = self.flat
@@ -240,13 +244,12 @@ class AdamW(Optimiser):
         p *= 1 - self.lr * decay
         p -= self.lr * (m * correction1) / ((v * correction2) ** 0.5 + self.eps)
 
-    def update_fast(self, p, g, m, v, decay, scale):
-        from minimask.kernels import optimiser as kernel
-
+    def settings(self, decay, scale):
         averages = [x for beta in self.betas for x in (beta, 1 - beta)]
-        settings = [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
-        arrays = (a.reshape(-1) for a in (p, g, m, v))
-        kernel.adamw(*arrays, np.array(settings, np.float32))
+        return [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
+
+    def kernel(self, p, *arrays):
+        kernels("optimiser", p).adamw(p, *arrays)
 
     def update_flat(self, module, decay):
         flat = self.flat
