@@ -1,4 +1,4 @@
-"""The largest of many numbers, in order, on the CPU: radix select, then radix sort.
+"""The largest of many numbers, in order, and random samples, on the CPU: radix select, then radix sort.
 
 A number becomes a key of 32 bits that rises where the number falls. The key that parts the `count` smallest from the
 rest is found eleven bits at a time: a histogram of the digits says in which of 2048 bins it lies. What is below it, and
@@ -65,24 +65,60 @@ def _sort(keys, indices):
 
 
 @njit(cache=True)
-def _top_k_image(scores, chosen):
-    keys, count = np.empty(scores.size, np.uint32), chosen.size
-    _falling(scores, keys)
+def _smallest(keys, indices, chosen):
+    """chosen (count,) = of the indices those with the smallest keys, in the order of the keys. count: 0 to all."""
+    count = chosen.size
+    if count == 0:
+        return
     last, equal = _cut(keys, count)
     some_keys, some = np.empty(count, np.uint32), np.empty(count, np.int64)
     n = 0
     for i in range(keys.size):
         if keys[i] < last or (keys[i] == last and equal > 0):
             equal -= keys[i] == last
-            some_keys[n], some[n] = keys[i], i
+            some_keys[n], some[n] = keys[i], indices[i]
             n += 1
     chosen[:] = _sort(some_keys, some)
+
+
+@njit(cache=True)
+def _top_k_image(scores, chosen):
+    keys = np.empty(scores.size, np.uint32)
+    _falling(scores, keys)
+    _smallest(keys, np.arange(scores.size), chosen)
 
 
 @njit(cache=True, parallel=True, nogil=True)
 def _top_k(scores, chosen):
     for n in prange(len(scores)):
         _top_k_image(scores[n], chosen[n])
+
+
+@njit(cache=True)
+def _sample_image(labels, priority, most_positives, indices, positive, valid):
+    """One image: see targets.sample_specification; also the indices that mean nothing are the same."""
+    count, every = indices.size, np.arange(labels.size)
+    positives = min(np.sum(labels == 1), most_positives)
+    background = min(np.sum(labels == 0), count - positives)
+    positive[:positives] = True
+    valid[: positives + background] = True
+    for label, wanted in ((1, most_positives), (0, count)):
+        keys = np.where(labels == label, priority, np.float32(2)).view(np.uint32)  # bits of numbers >= 0 rise with them
+        chosen = np.empty(wanted, np.int64)
+        _smallest(keys, every, chosen)
+        for i in range(wanted):
+            if label == 1:
+                place = i if i < positives else background + i
+            else:
+                place = positives + i if i < background else most_positives + i
+            if place < count:
+                indices[place] = chosen[i]
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def _sample(labels, priority, most_positives, indices, positive, valid):
+    for n in prange(len(labels)):
+        _sample_image(labels[n], priority[n], most_positives, indices[n], positive[n], valid[n])
 
 
 def top_k(scores, count):
@@ -93,6 +129,17 @@ def top_k(scores, count):
     return chosen
 
 
+def sample(labels, priority, count, most_positives):
+    """Indices (N, count) int64, positive and valid (N, count) bool; see targets.sample_specification."""
+    shape = len(labels), count
+    indices, positive, valid = np.empty(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    if indices.size:
+        _sample(np.ascontiguousarray(labels), priority, most_positives, indices, positive, valid)
+    return indices, positive, valid
+
+
 def warm_up():
-    """Compile the kernel (or load it from the cache)."""
-    top_k(np.zeros((1, 2), np.float32), 1)
+    """Compile the kernels (or load them from the cache)."""
+    scores = np.zeros((1, 2), np.float32)
+    top_k(scores, 1)
+    sample(np.zeros((1, 2), np.int8), scores, 1, 1)

@@ -77,8 +77,14 @@ def sample(labels, count, fraction, rng):
     count = min(count, total)
     most_positives = min(int(count * fraction), count)
     priority = xp.asarray(rng.random(labels.shape, dtype=np.float32))
-    if not on_cpu(labels) and count <= LARGEST_SORT:
+    if on_cpu(labels) or count <= LARGEST_SORT:
         return kernels("top_k", labels).sample(labels, priority, count, most_positives)
+    return sample_specification(labels, priority, count, most_positives)
+
+
+def sample_specification(labels, priority, count, most_positives):
+    """`sample` with the priorities (N, A) float32 given: of those allowed the smallest, at most so many positives."""
+    xp = array_module(labels)
     positives, is_positive = _smallest(xp.where(labels == 1, priority, 2), most_positives)  # (N, P)
     rest, is_rest = _smallest(xp.where(labels == 0, priority, 2), count)  # (N, S)
     is_rest &= xp.arange(count) < count - is_positive.sum(axis=1, keepdims=True)

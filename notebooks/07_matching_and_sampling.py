@@ -584,10 +584,12 @@ plt.show()
 # nothing, and divides by how many are valid (notebook 11).
 
 # %% [markdown]
-# The library's `sample`, in full. `top_k` is a partial sort: it does not sort the 8,000 that are not wanted.
+# The library's `sample`, and what its kernels compute. `top_k` is a partial sort: it does not sort the 8,000 that are
+# not wanted.
 
 # %%
 print(inspect.getsource(targets.sample))
+print(inspect.getsource(targets.sample_specification))
 for n in range(5):
     drawn = generator(4).random((5, 12), dtype=np.float32)[n]  # what the library draws from the same seed
     theirs = [array[n] for array in targets.sample(batch_labels, 8, 0.5, generator(4))]

@@ -5,6 +5,7 @@ import pytest
 
 from minimask import targets
 from minimask.device import generator
+from minimask.kernels import top_k
 
 BOXES = np.array([[[0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 0, 0]]], np.float32)  # two objects and padding
 REAL = np.array([[True, True, False]])
@@ -93,6 +94,21 @@ def test_sample_takes_at_most_the_fraction_and_fills_with_background():
         assert (labels[n][chosen] == positive[n][valid[n]]).all()
     again = targets.sample(labels, 8, 0.5, generator(0))
     assert all((a == b).all() for a, b in zip(again, (index, positive, valid)))
+
+
+CASES = [(3, 40, 16, 8), (2, 5000, 256, 128), (2, 9, 9, 4), (1, 6, 0, 0)]
+
+
+@pytest.mark.parametrize("images, total, count, most", CASES)
+def test_sample_equals_its_specification(images, total, count, most):
+    rng = np.random.default_rng(total)
+    labels = rng.choice([-1, 0, 0, 0, 1], (images, total)).astype(np.int8)
+    labels[0] = rng.choice([-1, -1, 1], total)  # few that are allowed
+    priority = rng.integers(0, 50, (images, total)).astype(np.float32) / 50  # with equal ones
+    found = top_k.sample(labels, priority, count, most)
+    expected = targets.sample_specification(labels, priority, count, most)
+    for one, right in zip(found, expected):
+        np.testing.assert_array_equal(one, right)
 
 
 def test_sample_is_uniform():
