@@ -33,6 +33,7 @@ from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for th
     fits,
     place,
     prefetch_tile,
+    tiles_ahead,
     tiling,
     transform_pixels,
 )
@@ -109,12 +110,12 @@ def forward_part(t, parts, arrays, numbers):
     matrices = apart(count * inner * WIDTH), apart(block * inner), apart(block * padded)  # of panels, pixels, products
     pixels, products = scratch(36 * matrices[1]), scratch(36 * matrices[2])
     buffer, columns, result = scratch(36 * inner), scratch(36 * LANES), scratch(16 * outer)
-    end = (t + 1) * tiles // parts
+    ahead, end = tiles_ahead(g), (t + 1) * tiles // parts
     for first in range(t * tiles // parts, end, block):
         n = min(block, end - first)
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         for e in range(36):
-            for k in range(e * block // 36, (e + 1) * block // 36):  # the memory works while the arithmetic goes on
+            for k in range(e * ahead // 36, (e + 1) * ahead // 36):  # the memory works while the arithmetic goes on
                 prefetch_tile(out, g.rows, g.columns, outer, *place(g, first + k), 1)
                 image, row, column = place(g, first + block + k)
                 prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
@@ -125,7 +126,7 @@ def forward_part(t, parts, arrays, numbers):
         for k in range(n):
             image, top, left = place(g, first + k)
             at, line = ((image * g.rows + top) * g.columns + left) * outer, g.columns * outer
-            if top + 4 <= g.rows and left + 4 <= g.columns:
+            if ahead > 0 and top + 4 <= g.rows and left + 4 <= g.columns:  # all of the map that is written is near
                 transform_result(products, padded, block, k, outer, columns, out, at, line)
             else:
                 transform_result(products, padded, block, k, outer, columns, result, 0, 4 * outer)

@@ -87,6 +87,12 @@ def place(g, tile):
 
 
 @njit(cache=True)
+def tiles_ahead(g):
+    """How many tiles of the next block are fetched while one is at work: all, or none if they would not stay near."""
+    return g.block if g.block * 16 * (g.inner + g.outer) <= BLOCK_NUMBERS else 0
+
+
+@njit(cache=True)
 def prefetch_tile(x, height, width, channels, image, top, left, write):
     """Begin to bring 4x4 pixels of a map near."""
     for row in range(max(top, 0), min(top + 4, height)):

@@ -20,6 +20,7 @@ from minimask.kernels.winograd_tiles import (
     patch,
     place,
     prefetch_tile,
+    tiles_ahead,
     tiling,
     transform_pixels,
 )
@@ -61,7 +62,7 @@ def weights_part(t, parts, arrays, numbers):
     matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * inner * WIDTH)  # of what is multiplied
     pixels, gradients = scratch(36 * matrices[0]), scratch(36 * matrices[1])
     buffer, columns = scratch(36 * max(inner, outer)), scratch(36 * LANES)
-    begin, end = t * tiles // parts, (t + 1) * tiles // parts
+    ahead, begin, end = tiles_ahead(g), t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
         sums[t * 36 * matrices[2] : (t + 1) * 36 * matrices[2]] = 0
     for first in range(begin, end, block):
@@ -69,7 +70,7 @@ def weights_part(t, parts, arrays, numbers):
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         transform_gradient(gy, g, first, n, buffer, columns, gradients)
         for e in range(36):
-            for k in range(e * block // 36, (e + 1) * block // 36):  # what the next block reads
+            for k in range(e * ahead // 36, (e + 1) * ahead // 36):  # what the next block reads
                 image, row, column = place(g, first + block + k)
                 prefetch_tile(gy, g.rows, g.columns, outer, image, row, column, 0)
                 prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
