@@ -39,8 +39,8 @@ def widened(values, segments, channels, times):
     """values (segments, channels), each segment's `times` times in a row: (segments, times * channels), flat."""
     result = np.empty(segments * times * channels, np.float32)
     for i in range(segments * times):
-        segment = i // times
-        result[i * channels : (i + 1) * channels] = values[segment * channels : (segment + 1) * channels]
+        for c in range(channels):
+            result[i * channels + c] = values[i // times * channels + c]
     return result
 
 
@@ -55,8 +55,8 @@ def moments_part(t, parts, arrays, numbers):
     while row < last:
         segment = row // rows
         stop = min(last, (segment + 1) * rows, row + BLOCK)
-        for i in range(times):
-            middle[i * channels : (i + 1) * channels] = x[segment * rows * width :][:channels]
+        for c in range(width):
+            middle[c] = x[segment * rows * width + c % channels]
         total[:] = 0
         square[:] = 0
         for r in range(row, stop):
@@ -144,82 +144,69 @@ def gradient_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True)
-def _add_sums(sums, totals):
-    """totals (2, segments, channels) float64: the sums over all parts (parts, segments, 2, times, channels)."""
-    parts, segments, _, times, channels = sums.shape
-    totals[:] = 0
-    for t in range(parts):
-        for s in range(segments):
-            for i in range(2):
-                for k in range(times):
-                    for c in range(channels):
-                        totals[i, s, c] += sums[t, s, i, k, c]
+def finish_part(t, parts, arrays, numbers):
+    """Both sums over all of sums (shares, segments, 2, times, channels) -> two (segments, channels).
+
+    x given: the sums are of d and d d, d = x - the segment's first pixel, and the results mean and variance.
+    """
+    sums, x, first, second = arrays[:4]
+    shares, segments, pixels, channels, times = numbers[:5]
+    width = times * channels
+    for i in range(t * segments * channels // parts, (t + 1) * segments * channels // parts):
+        segment, channel = i // channels, i % channels
+        a = b = 0.0
+        for share in range(shares):
+            at = (share * segments + segment) * 2 * width + channel
+            for k in range(times):
+                a += sums[at + k * channels]
+                b += sums[at + width + k * channels]
+        if x.size > 0:
+            a, b = a / pixels, b / pixels
+            b -= a * a
+            a += x[segment * pixels * channels + channel]
+            b = 0.0 if b < 0 else b  # NaN stays NaN
+        first[i], second[i] = a, b
 
 
 @njit(cache=True)
-def _finish_moments(sums, x, pixels, mean, var):
-    _, segments, _, _, channels = sums.shape
-    totals = np.empty((2, segments, channels))
-    _add_sums(sums, totals)
-    for s in range(segments):
-        for c in range(channels):
-            d = totals[0, s, c] / pixels
-            mean[s, c] = d + x[s * pixels * channels + c]
-            v = totals[1, s, c] / pixels - d * d
-            var[s, c] = 0.0 if v < 0 else v  # NaN stays NaN
+def scale_and_shift_part(t, parts, arrays, numbers):
+    """group_mean, inverse, scale, shift (4, segments, channels) of `together` channels at a time; settings: eps."""
+    mean, var, gamma, beta, settings, results = arrays[:6]
+    segments, channels, together = numbers[:3]
+    size, count = segments * channels, segments * channels // together
+    for group in range(t * count // parts, (t + 1) * count // parts):
+        first, last = group * together, (group + 1) * together
+        middle = variance = np.float32(0)
+        for i in range(first, last):
+            middle += mean[i]
+        middle /= np.float32(together)
+        for i in range(first, last):
+            variance += var[i] + (mean[i] - middle) * (mean[i] - middle)
+        inverse = np.float32(1) / np.sqrt(variance / np.float32(together) + settings[0])
+        for i in range(first, last):
+            scale = gamma[i % channels] * inverse
+            results[i], results[size + i] = middle, inverse
+            results[2 * size + i], results[3 * size + i] = scale, beta[i % channels] - scale * middle
 
 
 @njit(cache=True)
-def _finish_sums(sums, total, product):
-    _, segments, _, _, channels = sums.shape
-    totals = np.empty((2, segments, channels))
-    _add_sums(sums, totals)
-    total[:] = totals[0]
-    product[:] = totals[1]
-
-
-@njit(cache=True)
-def _scale_and_shift(mean, var, gamma, beta, eps, together, group_mean, inverse, scale, shift):
-    segments, channels = mean.shape
-    for s in range(segments):
-        for first in range(0, channels, together):
-            middle, variance = np.float32(0), np.float32(0)
-            for c in range(first, first + together):
-                middle += mean[s, c]
-            middle /= np.float32(together)
-            for c in range(first, first + together):
-                d = mean[s, c] - middle
-                variance += var[s, c] + d * d
-            deviation = np.sqrt(variance / np.float32(together) + eps)
-            for c in range(first, first + together):
-                group_mean[s, c] = middle
-                inverse[s, c] = np.float32(1) / deviation
-                scale[s, c] = gamma[c] * inverse[s, c]
-                shift[s, c] = beta[c] - scale[s, c] * middle
-
-
-@njit(cache=True)
-def _gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, pixels, together, a, b, c):
-    segments, channels = sum_g.shape
-    for s in range(segments):
-        for first in range(0, channels, together):
-            mean_h, mean_hxhat = np.float32(0), np.float32(0)
-            for i in range(first, first + together):
-                mean_h += gamma[i] * sum_g[s, i]
-                mean_hxhat += gamma[i] * sum_gxhat[s, i]
-            mean_h /= np.float32(together) * pixels
-            mean_hxhat /= np.float32(together) * pixels
-            for i in range(first, first + together):
-                a[s, i] = gamma[i] * inverse[s, i]
-                b[s, i] = -inverse[s, i] * inverse[s, i] * mean_hxhat
-                c[s, i] = -inverse[s, i] * mean_h
-
-
-@njit(cache=True)
-def _move_running(running_mean, running_var, mean, var, momentum, unbias):
-    for c in range(mean.size):
-        running_mean[c] += momentum * (mean[c] - running_mean[c])
-        running_var[c] += momentum * (var[c] * unbias - running_var[c])
+def gradient_coefficients_part(t, parts, arrays, numbers):
+    """a, b, c (3, segments, channels) of `gradient`, `together` channels at a time; settings: pixels."""
+    sum_g, sum_gxhat, gamma, inverse, settings, results = arrays[:6]
+    segments, channels, together = numbers[:3]
+    size, count = segments * channels, segments * channels // together
+    for group in range(t * count // parts, (t + 1) * count // parts):
+        first, last = group * together, (group + 1) * together
+        mean_h = mean_hxhat = np.float32(0)
+        for i in range(first, last):
+            mean_h += gamma[i % channels] * sum_g[i]
+            mean_hxhat += gamma[i % channels] * sum_gxhat[i]
+        mean_h /= np.float32(together) * settings[0]
+        mean_hxhat /= np.float32(together) * settings[0]
+        for i in range(first, last):
+            results[i] = gamma[i % channels] * inverse[i]
+            results[size + i] = -inverse[i] * inverse[i] * mean_hxhat
+            results[2 * size + i] = -inverse[i] * mean_h
 
 
 # -------------------------------------------------------------------------------------------- on arrays
@@ -245,25 +232,27 @@ def _run_sums(part, arrays, share):
     return sums
 
 
-def _small(like, count):
-    """Some new arrays like a (segments, channels)."""
-    return [np.empty(like.shape, np.float32) for _ in range(count)]
+def _finish(sums, x, shape):
+    """What `finish_part` makes of sums over maps of this shape: two arrays (segments, channels)."""
+    segments, pixels, channels = shape
+    results = np.empty((2, segments, channels), np.float32)
+    run(finish_part, (flat(sums), x, *results.reshape(2, -1)), (len(sums), segments, pixels, channels, sums.shape[3]))
+    return tuple(results)
 
 
-def _of_channels(x):
-    """An array (segments, channels) for each of two results of sums over the pixels of x."""
-    return [np.empty((x.shape[0], x.shape[2]), np.float32) for _ in range(2)]
-
-
-def _contiguous(*arrays):
-    return [np.ascontiguousarray(a, np.float32) for a in arrays]
+def _between(part, arrays, number, count, groups):
+    """Run a part for arrays that begin with a (segments, channels) one: `count` such arrays."""
+    segments, channels = arrays[0].shape
+    results = np.empty((count, segments, channels), np.float32)
+    arrays = *(flat(a) for a in arrays), np.array([number], np.float32), flat(results)
+    run(part, arrays, (segments, channels, channels // (groups or channels)))
+    return tuple(results)
 
 
 def moments(x):
     """Mean and variance over the pixels of x (segments, pixels, channels): two arrays (segments, channels)."""
-    numbers, (mean, var) = flat(x), _of_channels(x)
-    _finish_moments(_run_sums(moments_part, (numbers,), _share(x)), numbers, x.shape[1], mean, var)
-    return mean, var
+    numbers = flat(x)
+    return _finish(_run_sums(moments_part, (numbers,), _share(x)), numbers, x.shape)
 
 
 def affine(x, scale, shift, residual, relu):
@@ -281,9 +270,7 @@ def gradient_sums(gy, y, x=None, mean=None):
     g = gy if y is None else np.empty(gy.shape, np.float32)
     mean = gy[:, 0] if mean is None else mean
     arrays = flat(gy), flat(y), flat(gy if x is None else x), flat(mean), flat(None if y is None else g)
-    total, product = _of_channels(gy)
-    _finish_sums(_run_sums(gradient_sums_part, arrays, _share(gy)), total, product)
-    return g, total, product
+    return g, *_finish(_run_sums(gradient_sums_part, arrays, _share(gy)), flat(None), gy.shape)
 
 
 def gradient(g, x, mean, a, b, c):
@@ -295,23 +282,18 @@ def gradient(g, x, mean, a, b, c):
 
 def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
     """Mean and 1 / deviation over groups of channels (None: each alone), scale and shift: (segments, channels) each."""
-    results, channels = _small(mean, 4), mean.shape[1]
-    together = channels // (groups or channels)
-    _scale_and_shift(*_contiguous(mean, var, gamma, beta), np.float32(eps), together, *results)
-    return results
-
-
-def move_running(running_mean, running_var, mean, var, momentum, unbias):
-    """Move the running mean and variance (channels,) towards mean and var unbias, in place."""
-    _move_running(running_mean, running_var, *_contiguous(mean, var), np.float32(momentum), np.float32(unbias))
+    return _between(scale_and_shift_part, (mean, var, gamma, beta), eps, 4, groups)
 
 
 def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
     """a, b, c of `gradient`: (segments, channels) each."""
-    results, channels = _small(sum_g, 3), sum_g.shape[1]
-    together = channels // (groups or channels)
-    _gradient_coefficients(*_contiguous(sum_g, sum_gxhat, gamma, inverse), np.float32(pixels), together, *results)
-    return results
+    return _between(gradient_coefficients_part, (sum_g, sum_gxhat, gamma, inverse), pixels, 3, groups)
+
+
+def move_running(running_mean, running_var, mean, var, momentum, unbias):
+    """Move the running mean and variance (channels,) towards mean and var unbias, in place."""
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (var * unbias - running_var)
 
 
 def warm_up():
@@ -322,5 +304,4 @@ def warm_up():
     gradient_sums(x, x, x, channel)
     gradient(x, x, channel, channel, channel, channel)
     scale_and_shift(channel, channel, channel[0], channel[0], 0)
-    move_running(channel[0], channel[0], channel[0], channel[0], 1, 1)
     gradient_coefficients(channel, channel, channel[0], channel, None, 1)

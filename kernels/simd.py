@@ -38,7 +38,7 @@ def _register_block():
 
 LANES, ROWS, VECTORS = _register_block()
 WIDTH = VECTORS * LANES  # columns of a block
-BLOCKS = (ROWS, *(rows for rows in (8, 4, 2, 1) if rows < ROWS))  # rows of the blocks that a product is cut into
+BLOCKS = sorted({rows for rows in (ROWS, ROWS - 1, 8, 4, 2, 1) if rows <= ROWS}, reverse=True)  # 27 rows are 14 and 13
 LINE = 16  # numbers of a line of the cache: 64 bytes
 SHORT = 6 * LANES  # numbers that `copy_short` copies at most
 
@@ -144,19 +144,21 @@ def _multiply(vectors):
                 return _pointer(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1])
 
             a, b, c = at(0), at(4), at(6)
-            a_row, a_step, c_row, left, depth, add = (
+            a_row, a_step, c_row, rows, depth, add = (
                 context.cast(builder, arguments[i], kinds[i], types.int64) for i in (2, 3, 8, 9, 10, 11)
             )
+
+            def block(first, size):
+                of, to = builder.gep(a, [builder.mul(first, a_row)]), builder.gep(c, [builder.mul(first, c_row)])
+                function = _block_function(builder.module, size, vectors)
+                builder.call(function, [of, a_row, a_step, b, to, c_row, depth, add])
+
             done = _int(0)
             for size in BLOCKS:
-                function = _block_function(builder.module, size, vectors)
-                blocks = builder.sdiv(left, _int(size))
-                with cgutils.for_range(builder, blocks, intp=_int) as loop:
-                    m = builder.add(done, builder.mul(loop.index, _int(size)))
-                    of, to = builder.gep(a, [builder.mul(m, a_row)]), builder.gep(c, [builder.mul(m, c_row)])
-                    builder.call(function, [of, a_row, a_step, b, to, c_row, depth, add])
-                done = builder.add(done, builder.mul(blocks, _int(size)))
-                left = builder.srem(left, _int(size))
+                with cgutils.for_range(builder, builder.sdiv(rows, _int(size)), intp=_int) as loop:
+                    block(builder.add(done, builder.mul(loop.index, _int(size))), size)
+                done = builder.add(done, builder.mul(builder.sdiv(rows, _int(size)), _int(size)))
+                rows = builder.srem(rows, _int(size))
             return context.get_dummy_value()
 
         return types.void(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add), generate

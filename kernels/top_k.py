@@ -7,7 +7,9 @@ order of equal ones. Up to three passes over the A numbers (4 A bytes each) and 
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from minimask.kernels.parallel import flat, run
 
 BINS = 2048  # of a digit of eleven bits
 SHIFTS = (0, 11, 22)  # where a key's digits begin
@@ -16,11 +18,11 @@ SHIFTS = (0, 11, 22)  # where a key's digits begin
 @njit(cache=True)
 def _falling(scores, keys):
     """keys (A,) uint32 that rise where the scores fall, NaN as minus infinity."""
-    clean = np.where(scores == scores, scores, np.float32(-np.inf)) + np.float32(0)  # + 0: -0 equals 0
-    bits = clean.view(np.uint32)
+    bits = scores.view(np.uint32)
     for i in range(bits.size):
-        negative = bits[i] >> np.uint32(31) != 0
-        keys[i] = bits[i] if negative else ~bits[i] & np.uint32(0x7FFFFFFF)
+        b = bits[i] if scores[i] == scores[i] else np.uint32(0xFF800000)  # of minus infinity
+        b = np.uint32(0) if b == np.uint32(0x80000000) else b  # -0 equals 0
+        keys[i] = b if b >> np.uint32(31) != 0 else ~b & np.uint32(0x7FFFFFFF)
 
 
 @njit(cache=True)
@@ -65,8 +67,8 @@ def _sort(keys, indices):
 
 
 @njit(cache=True)
-def _smallest(keys, indices, chosen):
-    """chosen (count,) = of the indices those with the smallest keys, in the order of the keys. count: 0 to all."""
+def _smallest(keys, chosen):
+    """chosen (count,) = where the smallest of the keys are, in the order of the keys. count: 0 to all."""
     count = chosen.size
     if count == 0:
         return
@@ -76,66 +78,69 @@ def _smallest(keys, indices, chosen):
     for i in range(keys.size):
         if keys[i] < last or (keys[i] == last and equal > 0):
             equal -= keys[i] == last
-            some_keys[n], some[n] = keys[i], indices[i]
+            some_keys[n], some[n] = keys[i], i
             n += 1
-    chosen[:] = _sort(some_keys, some)
+    some = _sort(some_keys, some)
+    for i in range(count):
+        chosen[i] = some[i]
 
 
 @njit(cache=True)
-def _top_k_image(scores, chosen):
-    keys = np.empty(scores.size, np.uint32)
-    _falling(scores, keys)
-    _smallest(keys, np.arange(scores.size), chosen)
-
-
-@njit(cache=True, parallel=True, nogil=True)
-def _top_k(scores, chosen):
-    for n in prange(len(scores)):
-        _top_k_image(scores[n], chosen[n])
+def top_k_part(t, parts, arrays, numbers):
+    """Every parts-th image, from image t on. chosen: int64, seen as pairs of float32."""
+    scores, chosen = arrays[0], arrays[1].view(np.int64)
+    images, total, count = numbers[:3]
+    keys = np.empty(total, np.uint32)
+    for n in range(t, images, parts):
+        _falling(scores[n * total : (n + 1) * total], keys)
+        _smallest(keys, chosen[n * count : (n + 1) * count])
 
 
 @njit(cache=True)
-def _sample_image(labels, priority, most_positives, indices, positive, valid):
-    """One image: see targets.sample_specification; also the indices that mean nothing are the same."""
-    count, every = indices.size, np.arange(labels.size)
-    positives = min(np.sum(labels == 1), most_positives)
-    background = min(np.sum(labels == 0), count - positives)
-    positive[:positives] = True
-    valid[: positives + background] = True
-    for label, wanted in ((1, most_positives), (0, count)):
-        keys = np.where(labels == label, priority, np.float32(2)).view(np.uint32)  # bits of numbers >= 0 rise with them
-        chosen = np.empty(wanted, np.int64)
-        _smallest(keys, every, chosen)
-        for i in range(wanted):
-            if label == 1:
-                place = i if i < positives else background + i
-            else:
-                place = positives + i if i < background else most_positives + i
-            if place < count:
-                indices[place] = chosen[i]
+def sample_part(t, parts, arrays, numbers):
+    """Every parts-th image, from image t on. indices: int64, seen as pairs of float32; counts: positives, background.
 
-
-@njit(cache=True, parallel=True, nogil=True)
-def _sample(labels, priority, most_positives, indices, positive, valid):
-    for n in prange(len(labels)):
-        _sample_image(labels[n], priority[n], most_positives, indices[n], positive[n], valid[n])
+    Where `valid` is False, the indices are those of the specification too.
+    """
+    labels, priority, counts, indices = arrays[0], arrays[1], arrays[2], arrays[3].view(np.int64)
+    images, total, count, most_positives = numbers[:4]
+    keys, chosen = np.empty(total, np.uint32), np.empty(count, np.int64)
+    for n in range(t, images, parts):
+        bits = priority[n * total : (n + 1) * total].view(np.uint32)  # the bits of numbers >= 0 rise with them
+        own, positives, background = n * count, int(counts[2 * n]), int(counts[2 * n + 1])
+        for label in range(1, -1, -1):
+            wanted = most_positives if label == 1 else count
+            for i in range(total):
+                keys[i] = bits[i] if labels[n * total + i] == label else np.uint32(0x40000000)  # of 2
+            _smallest(keys, chosen[:wanted])
+            for i in range(wanted):
+                if label == 1:
+                    place = i if i < positives else background + i
+                else:
+                    place = positives + i if i < background else most_positives + i
+                if place < count:
+                    indices[own + place] = chosen[i]
 
 
 def top_k(scores, count):
     """Indices (N, count) int64 of the largest of `scores` (N, A) float32; see targets.top_k. count: 0 to A."""
     chosen = np.empty((len(scores), count), np.int64)
     if chosen.size:
-        _top_k(np.ascontiguousarray(scores), chosen)
+        run(top_k_part, (flat(scores), chosen.reshape(-1).view(np.float32)), (*scores.shape, count))
     return chosen
 
 
 def sample(labels, priority, count, most_positives):
     """Indices (N, count) int64, positive and valid (N, count) bool; see targets.sample_specification."""
-    shape = len(labels), count
-    indices, positive, valid = np.empty(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    indices = np.empty((len(labels), count), np.int64)
+    positives = np.minimum((labels == 1).sum(1), most_positives)
+    background = np.minimum((labels == 0).sum(1), count - positives)
     if indices.size:
-        _sample(np.ascontiguousarray(labels), priority, most_positives, indices, positive, valid)
-    return indices, positive, valid
+        counts = np.stack([positives, background], axis=1)
+        arrays = flat(labels), flat(priority), flat(counts), indices.reshape(-1).view(np.float32)
+        run(sample_part, arrays, (*labels.shape, count, most_positives))
+    place = np.arange(count)
+    return indices, place < positives[:, None], place < (positives + background)[:, None]
 
 
 def warm_up():

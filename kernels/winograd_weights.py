@@ -10,7 +10,7 @@ from numba import njit
 
 from minimask.device import threads
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, WIDTH, linear_map, multiply, scratch
+from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
 from minimask.kernels.winograd_tiles import (
     A_T,
     FIELDS,
@@ -92,15 +92,13 @@ def total_part(t, parts, arrays, numbers):
         for c in range(t * inner // parts, end, TOGETHER):
             count = min(TOGETHER, end - c) * WIDTH
             for e in range(36):
+                at = e * matrix + (o // WIDTH * inner + c) * WIDTH
+                copy(total, e * line, sums, at, count)
                 own = total[e * line : e * line + count]
-                for other in range(parts):
-                    at = (other * 36 + e) * matrix + (o // WIDTH * inner + c) * WIDTH
-                    values = sums[at : at + count]
-                    if other == 0:
-                        own[:] = values
-                    else:
-                        for i in range(count):
-                            own[i] += values[i]
+                for other in range(1, parts):
+                    values = sums[at + other * 36 * matrix : at + other * 36 * matrix + count]
+                    for i in range(count):
+                        own[i] += values[i]
             for at in range(0, count, LANES):
                 if o + at % WIDTH >= outer:
                     continue
