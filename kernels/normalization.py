@@ -143,7 +143,7 @@ def gradient_part(t, parts, arrays, numbers):
 # -------------------------------------------------------------------------------------------- a few numbers a channel
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def finish_part(t, parts, arrays, numbers):
     """Both sums over all of sums (shares, segments, 2, times, channels) -> two (segments, channels).
 
@@ -168,7 +168,7 @@ def finish_part(t, parts, arrays, numbers):
         first[i], second[i] = a, b
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def scale_and_shift_part(t, parts, arrays, numbers):
     """group_mean, inverse, scale, shift (4, segments, channels) of `together` channels at a time; settings: eps."""
     mean, var, gamma, beta, settings, results = arrays[:6]
@@ -189,7 +189,7 @@ def scale_and_shift_part(t, parts, arrays, numbers):
             results[2 * size + i], results[3 * size + i] = scale, beta[i % channels] - scale * middle
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def gradient_coefficients_part(t, parts, arrays, numbers):
     """a, b, c (3, segments, channels) of `gradient`, `together` channels at a time; settings: pixels."""
     sum_g, sum_gxhat, gamma, inverse, settings, results = arrays[:6]
@@ -288,12 +288,6 @@ def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
 def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
     """a, b, c of `gradient`: (segments, channels) each."""
     return _between(gradient_coefficients_part, (sum_g, sum_gxhat, gamma, inverse), pixels, 3, groups)
-
-
-def move_running(running_mean, running_var, mean, var, momentum, unbias):
-    """Move the running mean and variance (channels,) towards mean and var unbias, in place."""
-    running_mean += momentum * (mean - running_mean)
-    running_var += momentum * (var * unbias - running_var)
 
 
 def warm_up():

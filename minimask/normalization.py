@@ -136,7 +136,8 @@ class BatchNormFunction(NormalizationFunction):
             return tuple(a[None].astype(x.dtype) for a in self.running)
         self.pixels, mean, var = distributed.moments_of_all(x.shape[1], *moments(x))
         unbias = self.pixels / (self.pixels - 1)
-        _between(mean, *self.running).move_running(*self.running, mean[0], var[0], self.momentum, unbias)
+        between = _between(mean) if fits_gpu_kernel(mean, *self.running) else _Specification
+        between.move_running(*self.running, mean[0], var[0], self.momentum, unbias)
         return mean, var
 
     def gradient(self, g, sum_g, sum_gxhat):
@@ -169,10 +170,9 @@ def _passes(*maps):
     return kernels("normalization", maps[0]) if fast else _Specification
 
 
-def _between(*arrays):
-    """The module that has what comes between the passes, for arrays like these (segments, channels) or (channels,)."""
-    fast = all(a.dtype == np.float32 and a.size > 0 for a in arrays)
-    return kernels("normalization", arrays[0]) if fast else _Specification
+def _between(a):
+    """The module that has what comes between the passes, for an array like a (segments, channels)."""
+    return kernels("normalization", a) if a.dtype == np.float32 and a.size > 0 else _Specification
 
 
 def moments(x):
