@@ -71,8 +71,3 @@ def find_peaks(logits, pixels):
     result = np.zeros((r, k, 3), np.float32)
     run(part, (flat(logits), flat(pixels), result.reshape(-1)), (r * k, k, h, w))
     return result
-
-
-def warm_up():
-    """Compile (or load from the disk cache) what inference uses."""
-    find_peaks(np.zeros((1, 1, 2, 2), np.float32), np.ones((1, 2)))

@@ -113,10 +113,3 @@ def backward_part(t, parts, arrays, numbers):
                 for k in range(channels * t // parts, channels * (t + 1) // parts):
                     if chosen[r, b, k] >= 0:
                         image[int(chosen[r, b, k]), k] += gy[r, b, k]
-
-
-def warm_up():
-    """Compile (or load from the disk cache) what training and inference use in float32."""
-    features, boxes, zero = [np.zeros((1, 2, 2, 1), np.float32)], np.zeros((1, 4), np.float32), np.zeros(1, np.int64)
-    settings = features, boxes, zero, zero, [1.0], 1
-    backward(*forward(*settings), *settings)
