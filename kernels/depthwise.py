@@ -5,14 +5,52 @@ a vector of channels at a time. For the rest see `conv`.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from minimask.device import threads
 from minimask.kernels.conv_tiles import FIELDS, Geometry, Steps, geometry
 from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, window_sum
+from minimask.kernels.simd import INT, LANES, VECTOR, address, load, multiply_add, store
 
 STEPS, END = FIELDS + 1, FIELDS + 1 + len(Steps._fields)  # where a part's numbers hold the Steps of the weights
+
+
+@intrinsic
+def window_sum(typing, target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add):
+    """target[target0 + l] (+)= sum of x[x0 + i x_i + j x_j + l] * w[w0 + i w_i + j w_j + l] over i < rows, j < columns.
+
+    For l < LANES; the sum stays in a register. add: keep what target holds and add to it.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kinds = signature.args
+
+        def whole(i):
+            return context.cast(builder, arguments[i], kinds[i], types.int64)
+
+        to, of_x, of_w = (
+            address(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1]) for i in (0, 2, 6)
+        )
+        total = cgutils.alloca_once(builder, VECTOR)  # LLVM turns it into a register
+        before = builder.select(
+            builder.icmp_signed("!=", whole(12), INT(0)), load(builder, to), ir.Constant(VECTOR, [0.0] * LANES)
+        )
+        builder.store(before, total)
+        with cgutils.for_range(builder, whole(10), intp=INT) as i:
+            with cgutils.for_range(builder, whole(11), intp=INT) as j:
+                factors = []
+                for pointer, step_i, step_j in ((of_x, whole(4), whole(5)), (of_w, whole(8), whole(9))):
+                    offset = builder.add(builder.mul(i.index, step_i), builder.mul(j.index, step_j))
+                    factors.append(load(builder, builder.gep(pointer, [offset])))
+                builder.store(builder.call(multiply_add(builder), [*factors, builder.load(total)]), total)
+        store(builder, builder.load(total), to)
+        return context.get_dummy_value()
+
+    arguments = target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add
+    return types.void(*arguments), generate
 
 
 @njit(cache=True)

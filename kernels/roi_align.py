@@ -233,6 +233,8 @@ def backward_box_of_maximum(gfeature, box, scale, sampling_ratio, aligned, gy, c
                     u, v = corner // 2, corner % 2
                     weight = y_weights[p, u] * x_weights[q, v]
                     target = gfeature[ys[p, u], xs[q, v], first:last]
+                    if weight == 0:  # outside: also a gradient that is not finite goes nowhere
+                        continue
                     for k in range(target.size):
                         if which[k] == sample:
                             target[k] += weight * gradient[k]

@@ -38,43 +38,44 @@ def _register_block():
 
 LANES, ROWS, VECTORS = _register_block()
 WIDTH = VECTORS * LANES  # columns of a block
-BLOCKS = sorted({rows for rows in (ROWS, ROWS - 1, 8, 4, 2, 1) if rows <= ROWS}, reverse=True)  # 27 rows are 14 and 13
+# Rows of the blocks that a product is cut into. ROWS - 1: the 27 rows of a 3x3 window of three channels are 14 and 13.
+BLOCKS = sorted({rows for rows in (ROWS, ROWS - 1, 8, 4, 2, 1) if rows <= ROWS}, reverse=True)
 LINE = 16  # numbers of a line of the cache: 64 bytes
 SHORT = 6 * LANES  # numbers that `copy_short` copies at most
 
-_float, _int = ir.FloatType(), ir.IntType(64)
-_vector = ir.VectorType(_float, LANES)
+_float, INT = ir.FloatType(), ir.IntType(64)
+VECTOR = ir.VectorType(_float, LANES)
 _ALIGN = 4  # bytes: addresses are those of single numbers
 
 
-def _pointer(context, builder, array_type, array, offset_type, offset):
+def address(context, builder, array_type, array, offset_type, offset):
     """Address of array[offset]."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [context.cast(builder, offset, offset_type, types.int64)])
 
 
-def _load(builder, pointer):
+def load(builder, pointer):
     """The vector at a float pointer."""
-    vector = builder.load(builder.bitcast(pointer, _vector.as_pointer()))
+    vector = builder.load(builder.bitcast(pointer, VECTOR.as_pointer()))
     vector.align = _ALIGN
     return vector
 
 
-def _store(builder, vector, pointer):
-    builder.store(vector, builder.bitcast(pointer, _vector.as_pointer())).align = _ALIGN
+def store(builder, vector, pointer):
+    builder.store(vector, builder.bitcast(pointer, VECTOR.as_pointer())).align = _ALIGN
 
 
 def _splat(builder, number):
     """A vector whose lanes are all `number`."""
-    undefined = ir.Constant(_vector, ir.Undefined)
+    undefined = ir.Constant(VECTOR, ir.Undefined)
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def _multiply_add(builder):
+def multiply_add(builder):
     """The LLVM function a * b + c on vectors (one instruction where the processor has it)."""
-    kind = ir.FunctionType(_vector, [_vector] * 3)
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
     return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
 
 
@@ -98,7 +99,7 @@ def _block_function(module, rows, vectors):
     if name in module.globals:
         return module.globals[name]
     pointer = _float.as_pointer()
-    arguments = [pointer, _int, _int, pointer, pointer, _int, _int, _int]
+    arguments = [pointer, INT, INT, pointer, pointer, INT, INT, INT]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
@@ -107,27 +108,27 @@ def _block_function(module, rows, vectors):
     a, a_row, a_step, b, c, c_row, depth, add = function.args
 
     cells = [(m, v) for m in range(rows) for v in range(vectors)]
-    result = {(m, v): cgutils.alloca_once(builder, _vector) for m, v in cells}  # LLVM turns these into registers
-    c_rows = [builder.gep(c, [builder.mul(c_row, _int(m))]) for m in range(rows)]
-    a_rows = [builder.gep(a, [builder.mul(a_row, _int(m))]) for m in range(rows)]
-    with builder.if_else(builder.icmp_signed("!=", add, _int(0))) as (adds, starts):
+    result = {(m, v): cgutils.alloca_once(builder, VECTOR) for m, v in cells}  # LLVM turns these into registers
+    c_rows = [builder.gep(c, [builder.mul(c_row, INT(m))]) for m in range(rows)]
+    a_rows = [builder.gep(a, [builder.mul(a_row, INT(m))]) for m in range(rows)]
+    with builder.if_else(builder.icmp_signed("!=", add, INT(0))) as (adds, starts):
         with adds:
             for m, v in cells:
-                builder.store(_load(builder, builder.gep(c_rows[m], [_int(v * LANES)])), result[m, v])
+                builder.store(load(builder, builder.gep(c_rows[m], [INT(v * LANES)])), result[m, v])
         with starts:
             for m, v in cells:
-                builder.store(ir.Constant(_vector, [0.0] * LANES), result[m, v])
-    with cgutils.for_range(builder, depth, intp=_int) as loop:
-        b_k = builder.gep(b, [builder.mul(loop.index, _int(WIDTH))])
+                builder.store(ir.Constant(VECTOR, [0.0] * LANES), result[m, v])
+    with cgutils.for_range(builder, depth, intp=INT) as loop:
+        b_k = builder.gep(b, [builder.mul(loop.index, INT(WIDTH))])
         a_k = builder.mul(loop.index, a_step)
-        columns = [_load(builder, builder.gep(b_k, [_int(v * LANES)])) for v in range(vectors)]
+        columns = [load(builder, builder.gep(b_k, [INT(v * LANES)])) for v in range(vectors)]
         for m in range(rows):
             number = _splat(builder, builder.load(builder.gep(a_rows[m], [a_k])))
             for v in range(vectors):
-                total = builder.call(_multiply_add(builder), [number, columns[v], builder.load(result[m, v])])
+                total = builder.call(multiply_add(builder), [number, columns[v], builder.load(result[m, v])])
                 builder.store(total, result[m, v])
     for m, v in cells:
-        _store(builder, builder.load(result[m, v]), builder.gep(c_rows[m], [_int(v * LANES)]))
+        store(builder, builder.load(result[m, v]), builder.gep(c_rows[m], [INT(v * LANES)]))
     builder.ret_void()
     return function
 
@@ -141,7 +142,7 @@ def _multiply(vectors):
             kinds = signature.args
 
             def at(i):
-                return _pointer(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1])
+                return address(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1])
 
             a, b, c = at(0), at(4), at(6)
             a_row, a_step, c_row, rows, depth, add = (
@@ -153,12 +154,12 @@ def _multiply(vectors):
                 function = _block_function(builder.module, size, vectors)
                 builder.call(function, [of, a_row, a_step, b, to, c_row, depth, add])
 
-            done = _int(0)
+            done = INT(0)
             for size in BLOCKS:
-                with cgutils.for_range(builder, builder.sdiv(rows, _int(size)), intp=_int) as loop:
-                    block(builder.add(done, builder.mul(loop.index, _int(size))), size)
-                done = builder.add(done, builder.mul(builder.sdiv(rows, _int(size)), _int(size)))
-                rows = builder.srem(rows, _int(size))
+                with cgutils.for_range(builder, builder.sdiv(rows, INT(size)), intp=INT) as loop:
+                    block(builder.add(done, builder.mul(loop.index, INT(size))), size)
+                done = builder.add(done, builder.mul(builder.sdiv(rows, INT(size)), INT(size)))
+                rows = builder.srem(rows, INT(size))
             return context.get_dummy_value()
 
         return types.void(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add), generate
@@ -191,8 +192,8 @@ def copy(typing, target, target0, source, source0, count):
 
     def generate(context, builder, signature, arguments):
         kinds = signature.args
-        to = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
-        of = _pointer(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
+        to = address(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+        of = address(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
         cgutils.raw_memcpy(builder, to, of, context.cast(builder, arguments[4], kinds[4], types.int64), 4)
         return context.get_dummy_value()
 
@@ -205,13 +206,13 @@ def copy_short(typing, target, target0, source, source0, count):
 
     def generate(context, builder, signature, arguments):
         kinds = signature.args
-        to = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
-        of = _pointer(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
+        to = address(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+        of = address(context, builder, kinds[2], arguments[2], kinds[3], arguments[3])
         count = context.cast(builder, arguments[4], kinds[4], types.int64)
         for offset in range(0, SHORT, LANES):
-            with builder.if_then(builder.icmp_signed(">", count, _int(offset))):
-                vector = _load(builder, builder.gep(of, [_int(offset)]))
-                _store(builder, vector, builder.gep(to, [_int(offset)]))
+            with builder.if_then(builder.icmp_signed(">", count, INT(offset))):
+                vector = load(builder, builder.gep(of, [INT(offset)]))
+                store(builder, vector, builder.gep(to, [INT(offset)]))
         return context.get_dummy_value()
 
     return types.void(target, target0, source, source0, count), generate
@@ -224,7 +225,7 @@ def _prefetch(write):
 
         def generate(context, builder, signature, arguments):
             kinds, small = signature.args, ir.IntType(32)
-            at = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+            at = address(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
             at = builder.bitcast(at, ir.IntType(8).as_pointer())
             kind = ir.FunctionType(ir.VoidType(), [at.type, small, small, small])
             function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
@@ -239,41 +240,6 @@ def _prefetch(write):
 prefetch_to_read, prefetch_to_write = _prefetch(0), _prefetch(1)
 
 
-@intrinsic
-def window_sum(typing, target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add):
-    """target[target0 + l] (+)= sum of x[x0 + i x_i + j x_j + l] * w[w0 + i w_i + j w_j + l] over i < rows, j < columns.
-
-    For l < LANES; the sum stays in a register. add: keep what target holds and add to it.
-    """
-
-    def generate(context, builder, signature, arguments):
-        kinds = signature.args
-
-        def whole(i):
-            return context.cast(builder, arguments[i], kinds[i], types.int64)
-
-        to, of_x, of_w = (
-            _pointer(context, builder, kinds[i], arguments[i], kinds[i + 1], arguments[i + 1]) for i in (0, 2, 6)
-        )
-        total = cgutils.alloca_once(builder, _vector)  # LLVM turns it into a register
-        before = builder.select(
-            builder.icmp_signed("!=", whole(12), _int(0)), _load(builder, to), ir.Constant(_vector, [0.0] * LANES)
-        )
-        builder.store(before, total)
-        with cgutils.for_range(builder, whole(10), intp=_int) as i:
-            with cgutils.for_range(builder, whole(11), intp=_int) as j:
-                factors = []
-                for pointer, step_i, step_j in ((of_x, whole(4), whole(5)), (of_w, whole(8), whole(9))):
-                    offset = builder.add(builder.mul(i.index, step_i), builder.mul(j.index, step_j))
-                    factors.append(_load(builder, builder.gep(pointer, [offset])))
-                builder.store(builder.call(_multiply_add(builder), [*factors, builder.load(total)]), total)
-        _store(builder, builder.load(total), to)
-        return context.get_dummy_value()
-
-    arguments = target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add
-    return types.void(*arguments), generate
-
-
 def linear_map(matrix):
     """An intrinsic that multiplies a small constant matrix with vectors of LANES numbers.
 
@@ -286,27 +252,27 @@ def linear_map(matrix):
         for coefficient, vector in zip(coefficients, x):
             if coefficient == 0:
                 continue
-            constant = ir.Constant(_vector, [float(coefficient)] * LANES)
+            constant = ir.Constant(VECTOR, [float(coefficient)] * LANES)
             if total is None:
                 total = vector if coefficient == 1 else builder.fmul(constant, vector)
             elif coefficient in (1, -1):
                 total = (builder.fadd if coefficient == 1 else builder.fsub)(total, vector)
             else:
-                total = builder.call(_multiply_add(builder), [constant, vector, total])
+                total = builder.call(multiply_add(builder), [constant, vector, total])
         return total
 
     @intrinsic
     def apply(typing, source, s0, s_step, target, t0, t_step):
         def generate(context, builder, signature, arguments):
             kinds = signature.args
-            of = _pointer(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
-            to = _pointer(context, builder, kinds[3], arguments[3], kinds[4], arguments[4])
+            of = address(context, builder, kinds[0], arguments[0], kinds[1], arguments[1])
+            to = address(context, builder, kinds[3], arguments[3], kinds[4], arguments[4])
             s_step = context.cast(builder, arguments[2], kinds[2], types.int64)
             t_step = context.cast(builder, arguments[5], kinds[5], types.int64)
-            offsets = [builder.mul(s_step, _int(j)) for j in range(len(matrix[0]))]
-            x = [_load(builder, builder.gep(of, [offset])) for offset in offsets]
+            offsets = [builder.mul(s_step, INT(j)) for j in range(len(matrix[0]))]
+            x = [load(builder, builder.gep(of, [offset])) for offset in offsets]
             for i, coefficients in enumerate(matrix):
-                _store(builder, row(builder, coefficients, x), builder.gep(to, [builder.mul(t_step, _int(i))]))
+                store(builder, row(builder, coefficients, x), builder.gep(to, [builder.mul(t_step, INT(i))]))
             return context.get_dummy_value()
 
         return types.void(source, s0, s_step, target, t0, t_step), generate

@@ -136,7 +136,7 @@ class BatchNormFunction(NormalizationFunction):
             return tuple(a[None].astype(x.dtype) for a in self.running)
         self.pixels, mean, var = distributed.moments_of_all(x.shape[1], *moments(x))
         unbias = self.pixels / (self.pixels - 1)
-        between = _between(mean) if fits_gpu_kernel(mean, *self.running) else _Specification
+        between = _between(mean) if fits_gpu_kernel(mean, *self.running) else _Specification  # two lines of NumPy
         between.move_running(*self.running, mean[0], var[0], self.momentum, unbias)
         return mean, var
 

@@ -104,8 +104,8 @@ class Optimiser:
                 decay, arrays = self._decay(p), (p.data, p.grad, *(self.state[name][i] for name in self.state_names))
                 if p.data.dtype == np.float32 and p.data.flags.c_contiguous and on_cpu(p.data):
                     if decay not in settings:
-                        settings[decay] = np.array(self.settings(decay, scale), np.float32)
-                    self.kernel(*(a.reshape(-1) for a in arrays), settings[decay])
+                        settings[decay] = np.array(self.kernel_settings(decay, scale), np.float32)
+                    self.update_by_kernel(*(a.reshape(-1) for a in arrays), settings[decay])
                 else:
                     self.update(*arrays, decay, scale)
 
@@ -205,10 +205,10 @@ class SGD(Optimiser):
         velocity += g * scale + decay * p
         p -= self.lr * velocity
 
-    def settings(self, decay, scale):
+    def kernel_settings(self, decay, scale):
         return [self.lr, self.momentum, decay, scale]
 
-    def kernel(self, p, *arrays):
+    def update_by_kernel(self, p, *arrays):
         kernels("optimiser", p).sgd(p, *arrays)
 
     def update_flat(self, module, decay):
@@ -244,11 +244,11 @@ class AdamW(Optimiser):
         p *= 1 - self.lr * decay
         p -= self.lr * (m * correction1) / ((v * correction2) ** 0.5 + self.eps)
 
-    def settings(self, decay, scale):
+    def kernel_settings(self, decay, scale):
         averages = [x for beta in self.betas for x in (beta, 1 - beta)]
         return [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
 
-    def kernel(self, p, *arrays):
+    def update_by_kernel(self, p, *arrays):
         kernels("optimiser", p).adamw(p, *arrays)
 
     def update_flat(self, module, decay):
