@@ -164,6 +164,16 @@ def test_boxes_that_are_not_numbers_do_no_harm():
         assert found.shape == (4, 2, 2, 2) and (found[3] == 1).all()
 
 
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_samples_outside_take_no_gradient(pooling):
+    """Not even one that is not finite."""
+    feature = Tensor(np.ones((1, 4, 4, 2), np.float32), requires_grad=True)
+    boxes, zero = np.array([[-40, -40, -20, -20]], np.float32), np.zeros(1, np.int64)
+    out = roi_align([feature], boxes, zero, zero, [1.0], size=2, pooling=pooling)
+    out.backward(np.full(out.shape, np.inf, np.float32))
+    np.testing.assert_array_equal(feature.grad, np.zeros_like(feature.data))
+
+
 def test_backward_does_not_depend_on_the_number_of_threads():
     from minimask.device import set_threads, threads
 
