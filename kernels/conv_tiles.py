@@ -102,24 +102,25 @@ def rows_as_they_are(g):
 def gather(x, g, group, first, count, buffer):
     """buffer[p, (i, j, c)] = the numbers under the window of output pixel first + p, p < count; 0 outside the map.
 
-    Row p begins at p times the second number of `row_length`. Runs are written one after the other, so what a short
-    copy writes too much is written again: the buffer needs room for LANES numbers more.
+    Rows begin as far apart as `row_length` says. Runs are written one after the other, so what a short copy writes too
+    much is written again: the buffer needs room for LANES numbers more.
     """
     together = g.kernel_x if g.dilation_x == 1 and g.groups == 1 else 1  # pixels that lie side by side in memory
     run = together * g.inner
     channels = g.groups * g.inner
     high, wide = (g.kernel_y - 1) * g.dilation_y, (g.kernel_x - 1) * g.dilation_x
     line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
-    _, row_step = row_length(g)
+    depth, row_step = row_length(g)
     image, row, column = place(g, first)
-    for p in range(count):
-        to = p * row_step
+    to = 0
+    for _ in range(count):
         top, left = row * g.stride_y + g.start_y, column * g.stride_x + g.start_x
         of = ((image * g.height + top) * g.width + left) * channels + group * g.inner
         inside = top >= 0 and left >= 0 and top + high < g.height and left + wide < g.width
         short = run <= SHORT and of + g.kernel_y * line + SHORT <= x.size
         if not inside:
             gather_at_border(x, g, of, top, left, together, buffer, to)
+            to += depth
         else:
             for _ in range(g.kernel_y):
                 start = of
@@ -131,6 +132,7 @@ def gather(x, g, group, first, count, buffer):
                     to += run
                     start += step
                 of += line
+        to += row_step - depth
         image, row, column = following(g, image, row, column)
 
 
