@@ -10,12 +10,16 @@ FEWEST = 65536  # numbers; below, starting the threads costs more than it saves
 
 @njit(cache=True)
 def add_part(t, parts, arrays, numbers):
-    """total = a + b for the numbers of thread t; total may be a or b."""
+    """total = a + b for the numbers of thread t; total empty: a += b."""
     a, b, total = arrays[:3]
     first, last = t * a.size // parts, (t + 1) * a.size // parts
     a, b, total = a[first:last], b[first:last], total[first:last]
-    for i in range(a.size):
-        total[i] = a[i] + b[i]
+    if total.size == 0:  # a loop of its own: where the result may lie over an input, nothing is vectorised
+        for i in range(a.size):
+            a[i] += b[i]
+    else:
+        for i in range(a.size):
+            total[i] = a[i] + b[i]
 
 
 def fits(a, b):
@@ -25,8 +29,8 @@ def fits(a, b):
 
 
 def add(a, b, total):
-    """total = a + b, in place if total is a or b."""
-    run(add_part, (flat(a), flat(b), flat(total)), ())
+    """total = a + b; total may be a."""
+    run(add_part, (flat(a), flat(b), flat(None if total is a else total)), ())
 
 
 def warm_up():

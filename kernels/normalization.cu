@@ -6,6 +6,8 @@
 //   gradient_sums_part   g = gy where y > 0; sums of g, g (x - mean) reads gy (y, x), writes g (if y is there)
 //   gradient             gx = a g + b (x - mean) + c                 reads g, x, writes gx
 //
+// The last two may write their result over the gradient they read.
+//
 // All four are launched alike. A block takes a tile of `width` <= 64 channels of one segment, and of its pixels
 // 256 / width at a time, `steps` times: so each thread keeps to one channel, whose constants it reads once, and
 // neighbours read neighbours. They move 4 bytes a number and map, and calculate nearly nothing.
@@ -80,7 +82,7 @@ extern "C" __global__ void affine(const float *__restrict__ x, const float *__re
   }
 }
 
-extern "C" __global__ void gradient_sums_part(const float *__restrict__ gy, const float *__restrict__ y,
+extern "C" __global__ void gradient_sums_part(const float *gy, const float *__restrict__ y,
                                               const float *__restrict__ x, const float *__restrict__ mean, float *g,
                                               float *sums, int pixels, int channels, int width, int parts, int steps) {
   const Share share(pixels, channels, width, parts, steps);
@@ -99,7 +101,7 @@ extern "C" __global__ void gradient_sums_part(const float *__restrict__ gy, cons
   share.store(total, product, sums);
 }
 
-extern "C" __global__ void gradient(const float *__restrict__ g, const float *__restrict__ x,
+extern "C" __global__ void gradient(const float *g, const float *__restrict__ x,
                                     const float *__restrict__ mean, const float *__restrict__ a,
                                     const float *__restrict__ b, const float *__restrict__ c, float *gx, int pixels,
                                     int channels, int width, int parts, int steps) {

@@ -18,6 +18,7 @@ from numba import njit
 
 from minimask.device import threads
 from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import copy
 
 BLOCK = 64  # rows added up before the sum is added to the total
 WIDE = 256  # numbers in a row that loops run over, where the map allows it
@@ -94,11 +95,14 @@ def affine_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def gradient_sums_part(t, parts, arrays, numbers):
-    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t."""
+    """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t.
+
+    g may be gy: a row is finished before it is written, for a loop that writes what it reads is not vectorised.
+    """
     gy, y, x, mean, g, sums = arrays[:6]
     segments, rows, channels, times = numbers[:4]
     width = times * channels
-    total, product = np.empty(width, np.float32), np.empty(width, np.float32)
+    total, product, masked = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     mean = widened(mean, segments, channels, times)
     row, last = t * segments * rows // parts, (t + 1) * segments * rows // parts
     while row < last:
@@ -110,9 +114,10 @@ def gradient_sums_part(t, parts, arrays, numbers):
         for r in range(row, stop):
             values, gradient = x[r * width : (r + 1) * width], gy[r * width : (r + 1) * width]
             if y.size > 0:
-                result, masked = y[r * width : (r + 1) * width], g[r * width : (r + 1) * width]
+                result = y[r * width : (r + 1) * width]
                 for c in range(width):
                     masked[c] = gradient[c] if result[c] > 0 else np.float32(0)
+                copy(g, r * width, masked, 0, width)
                 gradient = masked
             for c in range(width):
                 total[c] += gradient[c]
@@ -124,20 +129,21 @@ def gradient_sums_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def gradient_part(t, parts, arrays, numbers):
-    """gx = a g + b (x - mean) + c for the rows of thread t."""
+    """gx = a g + b (x - mean) + c for the rows of thread t; gx may be g."""
     g, x, mean, a, b, c, gx = arrays[:7]
     segments, rows, channels, times = numbers[:4]
     width = times * channels
     mean, a = widened(mean, segments, channels, times), widened(a, segments, channels, times)
     b, c = widened(b, segments, channels, times), widened(c, segments, channels, times)
+    result = np.empty(width, np.float32)
     for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
         at = r // rows * width
         middle, of_g = mean[at : at + width], a[at : at + width]
         of_x, constant = b[at : at + width], c[at : at + width]
         gradient, values = g[r * width : (r + 1) * width], x[r * width : (r + 1) * width]
-        result = gx[r * width : (r + 1) * width]
         for i in range(width):
             result[i] = of_g[i] * gradient[i] + of_x[i] * (values[i] - middle[i]) + constant[i]
+        copy(gx, r * width, result, 0, width)
 
 
 # -------------------------------------------------------------------------------------------- a few numbers a channel
@@ -240,6 +246,11 @@ def _finish(sums, x, shape):
     return tuple(results)
 
 
+def _result(a, overwrite):
+    """Where a result of a's shape goes: to a itself, if that is allowed and can be."""
+    return a if overwrite and a.flags.c_contiguous and a.flags.writeable else np.empty(a.shape, np.float32)
+
+
 def _between(part, arrays, number, count, groups):
     """Run a part for arrays that begin with a (segments, channels) one: `count` such arrays."""
     segments, channels = arrays[0].shape
@@ -262,20 +273,24 @@ def affine(x, scale, shift, residual, relu):
     return y
 
 
-def gradient_sums(gy, y, x=None, mean=None):
+def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
     """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
 
-    Without x and mean the second sum means nothing; it costs nothing either, for these loops wait for the memory.
+    overwrite: g may take the place of gy. Without x and mean the second sum means nothing; it costs nothing either,
+    for these loops wait for the memory.
     """
-    g = gy if y is None else np.empty(gy.shape, np.float32)
+    g = gy if y is None else _result(gy, overwrite)
     mean = gy[:, 0] if mean is None else mean
     arrays = flat(gy), flat(y), flat(gy if x is None else x), flat(mean), flat(None if y is None else g)
     return g, *_finish(_run_sums(gradient_sums_part, arrays, _share(gy)), flat(None), gy.shape)
 
 
-def gradient(g, x, mean, a, b, c):
-    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels)."""
-    gx = np.empty(x.shape, np.float32)
+def gradient(g, x, mean, a, b, c, overwrite=False):
+    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels).
+
+    overwrite: gx may take the place of g.
+    """
+    gx = _result(g, overwrite)
     run(gradient_part, [flat(v) for v in (g, x, mean, a, b, c, gx)], _share(x))
     return gx
 

@@ -48,6 +48,11 @@ def _finish(name, sums, arrays, numbers):
     launch("normalization", name, -(-columns // 32), (32, 32), sums, *arrays, sums.shape[1], *numbers)
 
 
+def _result(a, overwrite):
+    """Where a result of a's shape goes: to a itself, if that is allowed and can be."""
+    return a if overwrite and a.flags.c_contiguous else array_module(a).empty(a.shape, np.float32)
+
+
 def moments(x):
     """Mean and variance over the pixels of x: two arrays (segments, channels)."""
     (x,) = _contiguous(x)
@@ -66,21 +71,21 @@ def affine(x, scale, shift, residual, relu):
     return y
 
 
-def gradient_sums(gy, y, x=None, mean=None):
+def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
     """g = gy where y > 0 (y None: g is gy); also the sums of g and of g (x - mean), (segments, channels) each.
 
-    Without x and mean the second sum is 0.
+    overwrite: g may take the place of gy. Without x and mean the second sum is 0.
     """
-    g = gy if y is None else array_module(gy).empty(gy.shape, gy.dtype)
+    g = gy if y is None else _result(gy, overwrite)
     sums = _sums("gradient_sums_part", gy.shape, *_contiguous(gy, y, x, mean), NULL if y is None else g)
     total, product = _small(sums[0, 0], 2)
     _finish("gradient_sums_finish", sums, (total, product), (total.size,))
     return g, total, product
 
 
-def gradient(g, x, mean, a, b, c):
-    """gx = a g + b (x - mean) + c."""
-    gx = array_module(x).empty(x.shape, x.dtype)
+def gradient(g, x, mean, a, b, c, overwrite=False):
+    """gx = a g + b (x - mean) + c; overwrite: gx may take the place of g."""
+    gx = _result(g, overwrite)
     blocks, share = _share(x.shape)
     launch("normalization", "gradient", blocks, THREADS, *_contiguous(g, x, mean, a, b, c), gx, *share)
     return gx

@@ -117,7 +117,7 @@ class Conv2dFunction(Function):
     def backward(self, gy):
         window, x, w = self.window, self.x, self.w
         needs_b = self.has_bias and self.needs[2]
-        g, gb = epilogue_backward(gy, self.y, needs_b)
+        g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
         gx = convolve_backward_data(g, w, x.shape[1:3], window) if self.needs[0] else None
         gw = convolve_backward_weights(x, g, window) if self.needs[1] else None
         return gx, gw, *((gb,) if self.has_bias else ()), *((g,) if self.has_residual else ())
@@ -140,7 +140,7 @@ class ConvTranspose2dFunction(Function):
     def backward(self, gy):
         window, x, w = self.window, self.x, self.w
         needs_b = self.has_bias and self.needs[2]
-        g, gb = epilogue_backward(gy, self.y, needs_b)
+        g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
         gx = gw = None
         if self.needs[0]:
             gx = convolve(g, w.transpose(0, 1, 3, 2), window, size=x.shape[1:3])
@@ -211,12 +211,15 @@ def _kernels(x, inner, outer, window, size):
     return winograd_kernels if fits else kernels("conv", x)
 
 
-def epilogue_backward(gy, y, needs_bias):
-    """The gradient before ReLU (y: its result, None without ReLU) and the gradient of the bias (None if not needed)."""
+def epilogue_backward(gy, y, needs_bias, overwrite=False):
+    """The gradient before ReLU (y: its result, None without ReLU) and the gradient of the bias (None if not needed).
+
+    overwrite: the first may take the place of gy.
+    """
     if _has_kernel(gy) and gy.size and not (y is None and not needs_bias):
         channels = gy.shape[3]
         pixels = [None if a is None else a.reshape(1, -1, channels) for a in (gy, y)]  # (1, N H W, C)
-        g, gb, _ = gradient_sums(*pixels)
+        g, gb, _ = gradient_sums(*pixels, overwrite=overwrite)
         return g.reshape(gy.shape), gb[0] if needs_bias else None
     g = gy if y is None else gy * (y > 0)
     return g, g.sum(axis=(0, 1, 2)) if needs_bias else None

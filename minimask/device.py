@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import re
 import sys
+import threading
 
 # Numba's OpenMP layer forks and joins in microseconds; its fallback needs ten times as long.
 os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
@@ -27,6 +28,9 @@ deterministic = True
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 _matmul_precision = "highest"
+
+# Numba keeps a number of threads for each Python thread, behind a lock that would be taken a thousand times a step.
+_of_this_thread = threading.local()
 
 
 def array_module(x):
@@ -222,9 +226,13 @@ def generator(*seed):
 
 def threads():
     """How many threads the Numba kernels use."""
-    import numba
+    try:
+        return _of_this_thread.kernel_threads
+    except AttributeError:  # the first call in this Python thread
+        import numba
 
-    return numba.get_num_threads()
+        _of_this_thread.kernel_threads = numba.get_num_threads()
+        return _of_this_thread.kernel_threads
 
 
 def set_threads(count):
@@ -238,6 +246,7 @@ def set_threads(count):
     if not 1 <= count <= numba.config.NUMBA_NUM_THREADS:
         raise ValueError(f"set_threads: count must be 1 to {numba.config.NUMBA_NUM_THREADS} here, got {count}")
     numba.set_num_threads(count)
+    _of_this_thread.kernel_threads = count
 
 
 def _single_threaded_blas():

@@ -109,7 +109,8 @@ class NormalizationFunction(Function):
         return y.reshape(self.shape)
 
     def backward(self, gy):
-        g, sum_g, sum_gd = gradient_sums(gy.reshape(self.x.shape), self.y, self.x, self.mean)  # d = x - mean
+        gy = gy.reshape(self.x.shape)
+        g, sum_g, sum_gd = gradient_sums(gy, self.y, self.x, self.mean, self.overwrite)  # d = x - mean
         sum_gxhat = sum_gd * self.inverse  # (S, C)
         gx = self.gradient(g, sum_g, sum_gxhat).reshape(self.shape) if self.needs[0] else None
         residual = (g.reshape(self.shape),) if self.has_residual else ()
@@ -117,7 +118,8 @@ class NormalizationFunction(Function):
 
     def gradient(self, g, sum_g, sum_gxhat):
         numbers = sum_g, sum_gxhat, self.gamma, self.inverse, self.groups, self.pixels
-        return gradient(g, self.x, self.mean, *_between(sum_g).gradient_coefficients(*numbers))
+        overwrite = not self.has_residual and (self.relu or self.overwrite)  # else g is still needed
+        return gradient(g, self.x, self.mean, *_between(sum_g).gradient_coefficients(*numbers), overwrite)
 
 
 class BatchNormFunction(NormalizationFunction):
@@ -185,17 +187,20 @@ def affine(x, scale, shift, residual, relu):
     return _passes(x, residual).affine(x, scale, shift, residual, relu)
 
 
-def gradient_sums(gy, y, x=None, mean=None):
+def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
     """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
 
-    Without x and mean the second sum means nothing.
+    overwrite: g may take the place of gy. Without x and mean the second sum means nothing.
     """
-    return _passes(gy, y, x).gradient_sums(gy, y, x, mean)
+    return _passes(gy, y, x).gradient_sums(gy, y, x, mean, overwrite)
 
 
-def gradient(g, x, mean, a, b, c):
-    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels)."""
-    return _passes(g, x).gradient(g, x, mean, a, b, c)
+def gradient(g, x, mean, a, b, c, overwrite=False):
+    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels).
+
+    overwrite: gx may take the place of g.
+    """
+    return _passes(g, x).gradient(g, x, mean, a, b, c, overwrite)
 
 
 class _Specification:
@@ -212,12 +217,12 @@ class _Specification:
         return array_module(x).maximum(y, 0) if relu else y
 
     @staticmethod
-    def gradient_sums(gy, y, x=None, mean=None):
+    def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
         g = gy if y is None else gy * (y > 0)
         return g, g.sum(1), None if x is None else (g * (x - mean[:, None])).sum(1)
 
     @staticmethod
-    def gradient(g, x, mean, a, b, c):
+    def gradient(g, x, mean, a, b, c, overwrite=False):
         return a[:, None] * g + b[:, None] * (x - mean[:, None]) + c[:, None]
 
     @staticmethod

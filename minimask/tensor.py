@@ -106,7 +106,7 @@ class Tensor:
 
         # Inputs are older than outputs, so the youngest tensor first is a topological order: no recursion needed.
         gradients = {self.birth: gradient}
-        owned = set()  # gradients that nobody else holds: they may be added to in place, and kept
+        owned = set()  # gradients that nobody else holds: they may be added to in place, written over, and kept
         heap = [(-self.birth, self)]
         while heap:
             _, tensor = heapq.heappop(heap)
@@ -121,6 +121,7 @@ class Tensor:
             if maker.inputs is None:
                 raise RuntimeError(f"backward: the history of {type(maker).__name__} was freed by an earlier backward")
             inputs = maker.inputs
+            maker.overwrite = tensor.birth in owned
             input_gradients = maker.backward(gy)
             if not isinstance(input_gradients, tuple) or len(input_gradients) != len(inputs):
                 raise TypeError(f"{type(maker).__name__}.backward must return a tuple of {len(inputs)} gradients")
@@ -140,7 +141,10 @@ class Tensor:
                     if fresh:
                         owned.add(source.birth)
                 else:
-                    gradients[source.birth] = _add(gradients[source.birth], gx, source.birth in owned)
+                    first, own = gradients[source.birth], source.birth in owned
+                    if fresh and not own:  # then the sum may take the place of the second
+                        first, gx = gx, first
+                    gradients[source.birth] = _add(first, gx, own or fresh)
                     owned.add(source.birth)
 
 
@@ -180,6 +184,7 @@ class Function:
 
     inputs = None
     fresh = False  # True promises: the gradients that backward returns are new arrays, which nobody else holds
+    overwrite = False  # True: nobody else holds the gy that backward gets, so it may be written over and handed on
 
     class _All:
         def __getitem__(self, i):

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import sys
+import threading
 import types
 
+import numba
 import numpy as np
 import pytest
 
@@ -95,6 +97,21 @@ def test_memory_of_the_host_is_another_matter():
     with pytest.raises(MemoryError, match="the host's"):
         with device.enough_memory("do something"):
             raise MemoryError("the host's")
+
+
+def test_each_python_thread_has_its_own_number_of_kernel_threads():
+    """As Numba has it: a thread that begins has the number that the program began with."""
+    found = []
+    before = device.threads()
+    try:
+        device.set_threads(1)
+        thread = threading.Thread(target=lambda: found.append((device.threads(), numba.get_num_threads())))
+        thread.start()
+        thread.join()
+        assert device.threads() == numba.get_num_threads() == 1
+        assert found == [(numba.config.NUMBA_NUM_THREADS,) * 2]
+    finally:
+        device.set_threads(before)
 
 
 def test_sizes_are_readable():

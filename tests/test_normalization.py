@@ -161,7 +161,17 @@ def test_kernels_equal_the_specification(shape):
     check("affine", x, a, b, None, False)
     g, *_ = check("gradient_sums", gy, y, x, mean)
     check("gradient_sums", gy, None, x, mean)
-    check("gradient", g, x, mean, a, b, c)
+    gx = check("gradient", g, x, mean, a, b, c)
+
+    held = gy.copy()
+    over, *_ = kernels.gradient_sums(held, y, x, mean, overwrite=True)
+    assert over is held and np.array_equal(over, g)
+    over = kernels.gradient(held, x, mean, a, b, c, overwrite=True)
+    assert over is held and np.array_equal(over, gx)
+    for held in (np.stack([gy, x], -1)[..., 0], np.broadcast_to(gy[:1], gy.shape)):  # cannot be written over
+        before = held.copy()
+        found = kernels.gradient(held, x, mean, a, b, c, overwrite=True)
+        assert np.array_equal(found, kernels.gradient(before, x, mean, a, b, c)) and np.array_equal(held, before)
 
 
 @pytest.mark.parametrize("groups", [None, 1, 4, 12])

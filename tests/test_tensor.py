@@ -6,6 +6,8 @@ import weakref
 import numpy as np
 import pytest
 
+from minimask.convolution import conv2d
+from minimask.normalization import batch_norm
 from minimask.tensor import Function, Parameter, Tensor, no_grad, unbroadcast
 
 
@@ -92,6 +94,66 @@ def test_gradients_are_not_shared_between_leaves():
     (a + b).backward()
     a.grad += 10
     assert b.grad[0] == 1
+
+
+class Told(Function):
+    """y = x + 1, and notes whether gy may be written over."""
+
+    def __init__(self, notes, fresh):
+        self.notes, self.fresh = notes, fresh
+
+    def forward(self, x):
+        return x + 1
+
+    def backward(self, gy):
+        self.notes.append(self.overwrite)
+        return (gy.copy() if self.fresh else gy,)
+
+
+def test_overwrite_is_said_of_gradients_that_nobody_else_holds():
+    for fresh in (False, True):
+        notes, x = [], leaf(1.0)
+        Told(notes, fresh)(Told(notes, True)(x)).backward()
+        assert notes == [False, fresh]  # the first gets what the caller gave, the second that or a new one
+    for fresh in ((True, True), (True, False), (False, True), (False, False)):
+        notes, x = [], leaf(1.0)
+        shared = Told(notes, True)(x)
+        (Told(notes, fresh[0])(shared) + Told(notes, fresh[1])(shared)).backward()
+        assert notes == [False, False, True]  # Add hands one array to both; their sum is new
+
+
+@pytest.mark.parametrize("first_fresh", [False, True])
+@pytest.mark.parametrize("second_fresh", [False, True])
+def test_sums_are_written_only_over_what_nobody_holds(first_fresh, second_fresh):
+    """Large enough for the kernel: gradients of x meet, and the caller's own is as it was."""
+    x = Tensor(np.zeros((300, 300), np.float32), requires_grad=True)
+    gy = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    before, y = gy.copy(), Told([], True)(x)
+    (Told([], first_fresh)(y) + Told([], second_fresh)(y)).backward(gy)
+    np.testing.assert_array_equal(gy, before)
+    np.testing.assert_array_equal(x.grad, 2 * before)
+
+
+def test_fused_operations_do_not_write_over_what_others_hold():
+    """Two branches get one gradient from Add, and ReLU's part in each is another; float64 takes other ways."""
+
+    def gradients(dtype):
+        rng = np.random.default_rng(0)
+        x, w, gy = (rng.standard_normal(s).astype(dtype) for s in ((2, 5, 6, 4), (3, 3, 4, 4), (2, 5, 6, 4)))
+        x, w = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
+        ones = np.ones(4, dtype)
+        given, shared = gy.copy(), conv2d(x, w, padding=1)
+        for _ in range(2):  # the second time each branch gets gradients that are new
+            one = conv2d(shared, w, padding=1, relu=True)
+            other = batch_norm(shared, ones, 0 * ones, 0 * ones, ones, True, residual=x, relu=True)
+            last = batch_norm(one, ones, 0 * ones, 0 * ones, ones, True, relu=True)
+            shared = one + other + last
+        shared.backward(gy)
+        np.testing.assert_array_equal(gy, given)
+        return x.grad, w.grad
+
+    for found, expected in zip(gradients(np.float32), gradients(np.float64)):
+        assert abs(found - expected).max() < 1e-4 * abs(expected).max()
 
 
 def test_no_grad_keeps_no_history():

@@ -49,6 +49,12 @@ def test_passes_equal_the_specification(gpu, monkeypatch, shape, blocks):
         for one, other in zip(ours, specification.gradient_sums(gy, result, x, mean)):
             close(one, other)
     assert kernels.gradient_sums(ggy, None, gx, gmean)[0] is ggy
+    held = ggy.copy()
+    assert kernels.gradient_sums(held, gy_, gx, gmean, overwrite=True)[0] is held
+    np.testing.assert_array_equal(held.get(), ours[0].get())
+    expected = kernels.gradient(held, gx, gmean, ga, gb, gc).get()
+    assert kernels.gradient(held, gx, gmean, ga, gb, gc, overwrite=True) is held
+    np.testing.assert_array_equal(held.get(), expected)
     g, total, product = kernels.gradient_sums(ggy, gy_)
     close(total, (gy * (y > 0)).sum(1))
     assert not product.get().any()
