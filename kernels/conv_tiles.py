@@ -106,34 +106,49 @@ def gather(x, g, group, first, count, buffer):
     much is written again: the buffer needs room for LANES numbers more.
     """
     together = g.kernel_x if g.dilation_x == 1 and g.groups == 1 else 1  # pixels that lie side by side in memory
-    run = together * g.inner
     channels = g.groups * g.inner
     high, wide = (g.kernel_y - 1) * g.dilation_y, (g.kernel_x - 1) * g.dilation_x
-    line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
     depth, row_step = row_length(g)
     image, row, column = place(g, first)
-    to = 0
-    for _ in range(count):
+    done = 0
+    while done < count:
         top, left = row * g.stride_y + g.start_y, column * g.stride_x + g.start_x
         of = ((image * g.height + top) * g.width + left) * channels + group * g.inner
-        inside = top >= 0 and left >= 0 and top + high < g.height and left + wide < g.width
-        short = run <= SHORT and of + g.kernel_y * line + SHORT <= x.size
-        if not inside:
-            gather_at_border(x, g, of, top, left, together, buffer, to)
-            to += depth
+        here = 0  # windows from this one on, in this row of the result, that lie inside the map
+        if top >= 0 and left >= 0 and top + high < g.height and left + wide < g.width:
+            here = min(count - done, g.columns - column, (g.width - 1 - left - wide) // g.stride_x + 1)
+            gather_inside(x, g, of, here, together, buffer, done * row_step)
         else:
-            for _ in range(g.kernel_y):
-                start = of
-                for _ in range(0, g.kernel_x, together):
-                    if short:
-                        copy_short(buffer, to, x, start, run)
-                    else:
-                        copy(buffer, to, x, start, run)
-                    to += run
-                    start += step
-                of += line
-        to += row_step - depth
+            here = 1
+            gather_at_border(x, g, of, top, left, together, buffer, done * row_step)
+        done += here
+        column += here - 1
         image, row, column = following(g, image, row, column)
+
+
+@njit(cache=True)
+def gather_inside(x, g, of, count, together, buffer, to):
+    """The rows of `count` windows, side by side, that lie inside the map; the first would begin at x[of]."""
+    run = together * g.inner
+    channels = g.groups * g.inner
+    line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
+    depth, row_step = row_length(g)
+    last = of + (count - 1) * g.stride_x * channels + g.kernel_y * line + SHORT  # number that is read at most
+    vector = run <= LANES and together == g.kernel_x and last <= x.size
+    short = run <= SHORT and last <= x.size
+    for p in range(count):
+        start, at = of + p * g.stride_x * channels, to + p * row_step
+        if vector:
+            for i in range(g.kernel_y):
+                copy_short(buffer, at + i * run, x, start + i * line, LANES)
+            continue
+        for i in range(g.kernel_y):
+            for j in range(g.kernel_x // together):
+                if short:
+                    copy_short(buffer, at, x, start + i * line + j * step, run)
+                else:
+                    copy(buffer, at, x, start + i * line + j * step, run)
+                at += run
 
 
 @njit(cache=True)
