@@ -118,8 +118,9 @@ class Conv2dFunction(Function):
         window, x, w = self.window, self.x, self.w
         needs_b = self.has_bias and self.needs[2]
         g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
-        gx = convolve_backward_data(g, w, x.shape[1:3], window) if self.needs[0] else None
         gw = convolve_backward_weights(x, g, window) if self.needs[1] else None
+        # Last, for the next operation needs it, and finds it in the cache.
+        gx = convolve_backward_data(g, w, x.shape[1:3], window) if self.needs[0] else None
         return gx, gw, *((gb,) if self.has_bias else ()), *((g,) if self.has_residual else ())
 
 

@@ -228,7 +228,8 @@ def measure(case, sides, rounds, memory=True):
         if case.tuned:
             variants["torch tuned"] = (sides[1], {**case.settings, "tuned": True})
     if case.inputs:
-        sides[0].ask(piece=case.inputs, settings=case.settings, fingerprint=True)
+        piece, settings = case.inputs
+        sides[0].ask(piece=piece, settings=settings, fingerprint=True)
         sides[0].ask(forget=True)
     prints = {
         name: side.ask(piece=case.piece, settings=settings, fingerprint=True)["fingerprint"]

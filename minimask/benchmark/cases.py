@@ -16,7 +16,7 @@ class Case:
     bytes: float = 0.0  # that one run must at least read and write; 0 where it says little, or arithmetic counts
     seconds: float = 0.1  # time given to each side in each round
     tolerance: float = 1e-3  # how far the two sides' results may differ, relative
-    inputs: str = ""  # our side's piece that writes the files it reads, if any
+    inputs: tuple = ()  # our side's piece that writes the files it reads, and its settings
     tuned: bool = True  # whether the reference has faster settings for it
 
     @property
@@ -180,24 +180,26 @@ def optimiser_cases():
 
 
 def whole_cases(folder):
-    return [
-        Case("whole", "toy training step, 8 x 128 x 128", "toy_step", {"folder": folder}, seconds=1.0, tolerance=0.3,
-             inputs="write_toy"),
-        Case("whole", "R50-FPN inference, 800 x 1067", "inference", {"folder": folder}, tolerance=0.02,
-             inputs="write_resnet50"),
+    here = {"folder": folder}
+    toy = [
+        Case("whole", f"toy training step, {what}", "toy_step", here, seconds=1.0, tolerance=0.3,
+             inputs=("write_toy", {**here, "trained": steps}))
+        for what, steps in (("8 x 128 x 128", 0), ("100 steps later", 100))
     ]  # fmt: skip
+    photo = ("write_resnet50", {**here, "width": 640})
+    return [*toy, Case("whole", "R50-FPN inference, 800 x 1067", "inference", here, tolerance=0.02, inputs=photo)]
 
 
 def whole_cases_on_a_card(folder):
     """From the batch on the card to what it gives there: the host's resizing would hide the card's part."""
-    return [
-        Case("whole", "toy training step, 8 x 128 x 128", "gpu_toy_step", {"folder": folder, "graph": False},
-             seconds=1.0, tolerance=0.3, inputs="write_toy"),
-        Case("whole", "the same as a CUDA graph (ours)", "gpu_toy_step", {"folder": folder, "graph": True},
-             seconds=1.0, tolerance=0.3, inputs="write_toy"),
-        Case("whole", "R50-FPN inference, 800 x 1344", "gpu_inference", {"folder": folder}, tolerance=0.02,
-             inputs="write_wide_resnet50"),
+    here = {"folder": folder}
+    toy = [
+        Case("whole", what, "gpu_toy_step", {**here, "graph": graph}, seconds=1.0, tolerance=0.3,
+             inputs=("write_toy", {**here, "trained": 0}))
+        for what, graph in (("toy training step, 8 x 128 x 128", False), ("the same as a CUDA graph (ours)", True))
     ]  # fmt: skip
+    photo = ("write_resnet50", {**here, "width": 800})
+    return [*toy, Case("whole", "R50-FPN inference, 800 x 1344", "gpu_inference", here, tolerance=0.02, inputs=photo)]
 
 
 def all_cases(folder, device="cpu"):

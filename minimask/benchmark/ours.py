@@ -14,7 +14,7 @@ import minimask
 from minimask import boxes as box_functions
 from minimask import device, mask_rcnn, optim, targets, train, warmup
 from minimask.benchmark import common
-from minimask.benchmark.common import clustered_boxes, scattered_boxes, serve
+from minimask.benchmark.common import LEARNING_RATE, clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import sigmoid_array
@@ -43,12 +43,15 @@ def array(*shape, seed=0):
 # -------------------------------------------------------------------------------------------- files for both sides
 
 
-def write_toy(folder):
-    """The toy preset's model, weights and a batch of 8 drawn scenes, in torchvision's terms."""
+def write_toy(folder, trained):
+    """The toy preset's model, weights and a batch of 8 drawn scenes, in torchvision's terms; trained: steps before."""
     folder = Path(folder)
 
     def write():
         model = mask_rcnn.build("toy", num_classes=4, seed=0)
+        learn = training_step(model, lr=3e-3)
+        for _ in range(trained):
+            learn()
         (folder / "toy.json").write_text(json.dumps(torchvision_settings(model)))
         np.savez(folder / "toy_weights.npz", **to_torchvision(model.state_dict()))
         arrays = {"count": 8}
@@ -59,8 +62,11 @@ def write_toy(folder):
     return write
 
 
-def write_resnet50(folder, width=640):
-    """Well-scaled weights of resnet50_fpn in torchvision's layout, and a photo-like image (480, width, 3) uint8."""
+def write_resnet50(folder, width):
+    """Well-scaled weights of resnet50_fpn in torchvision's layout, and a photo-like image (480, width, 3) uint8.
+
+    width: 640 becomes 800 x 1067, and 800 x 1088 with its padding; 800 becomes 800 x 1333 and 800 x 1344.
+    """
     folder = Path(folder)
 
     def write():
@@ -69,11 +75,6 @@ def write_resnet50(folder, width=640):
         np.savez(folder / "resnet50_weights.npz", **to_torchvision(scaled_resnet50_state(image)))
 
     return write
-
-
-def write_wide_resnet50(folder):
-    """The same with an image that becomes 800 x 1333, and 800 x 1344 with its padding."""
-    return write_resnet50(folder, width=800)
 
 
 def torchvision_settings(model):
@@ -144,10 +145,18 @@ def scaled_resnet50_state(image, **settings):
 
 
 def toy_step(folder):
+    """A training step of the model that `write_toy` wrote."""
+    model = mask_rcnn.build("toy", num_classes=4, seed=0)
+    with np.load(Path(folder) / "toy_weights.npz") as weights:
+        model.load_state_dict(from_torchvision(weights))
+    return training_step(model, LEARNING_RATE)
+
+
+def training_step(model, lr):
     """Resize and normalise, forward, backward, optimiser step."""
-    model = mask_rcnn.build("toy", num_classes=4, seed=0).train()
+    model.train()
     samples = toy_samples()
-    optimiser = optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    optimiser = optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     rng = device.generator(0)
 
     def step():
@@ -183,8 +192,9 @@ def gpu_toy_step(folder, graph):
 
     model = mask_rcnn.build("toy", num_classes=4, seed=0).train().to("cuda")
     batch = model.transform(toy_samples()).to("cuda")
-    settings = train.TrainSettings(steps=1, optimiser="sgd", learning_rate=1e-4, clip=None)
+    settings = train.TrainSettings(steps=1, optimiser="sgd", clip=None)
     steps = StepsOnGpu(model, train.make_optimiser(model, settings), settings, graph)
+    steps.optimiser.lr = LEARNING_RATE
     steps.__enter__()  # its stream is the current one until this process ends
     number = itertools.count()
 
@@ -230,7 +240,7 @@ def step(images, side, objects):
     """Forward, backward, optimiser step of the preset "toy", without the resizing before."""
     model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side).train()
     batch = scene_batch(model, images, side, objects)
-    optimiser = optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    optimiser = optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
     rng = device.generator(0)
 
     def run():
@@ -378,7 +388,7 @@ PIECES = dict(
     write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
     conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
     match=match, paste=paste, optimiser=optimiser, step=step, detect=detect, gpu_toy_step=gpu_toy_step,
-    gpu_inference=gpu_inference, write_wide_resnet50=write_wide_resnet50,
+    gpu_inference=gpu_inference,
 )  # fmt: skip
 
 

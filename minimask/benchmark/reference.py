@@ -23,9 +23,9 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 
 if __package__:
-    from minimask.benchmark.common import array, clustered_boxes, scattered_boxes, serve
+    from minimask.benchmark.common import LEARNING_RATE, array, clustered_boxes, scattered_boxes, serve
 else:
-    from common import array, clustered_boxes, scattered_boxes, serve
+    from common import LEARNING_RATE, array, clustered_boxes, scattered_boxes, serve
 
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}  # by `tuned`
 LEVELS = ["0", "1", "2", "3"]
@@ -162,7 +162,9 @@ def toy_step(folder, tuned=False):
     images, targets = read_batch(folder / "toy_batch.npz")
     images = [image.to(DEVICE) for image in images]
     targets = [{key: value.to(DEVICE) for key, value in target.items()} for target in targets]
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=tuned)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=tuned
+    )
 
     def step():
         losses = model(images, targets)
