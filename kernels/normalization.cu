@@ -1,14 +1,15 @@
-// Normalisation on the GPU: the four passes of normalization.py over a map (segments, pixels, channels), float32, and
+// Normalisation on the GPU: the passes of normalization.py over a map (segments, pixels, channels), float32, and
 // the few numbers a channel between them. Batch normalisation has one segment, group normalisation one an image.
 //
 //   moments_part         sums of d and d d, d = x - shift            reads x
 //   affine               y = relu(x scale + shift + residual)        reads x (residual), writes y
 //   gradient_sums_part   g = gy where y > 0; sums of g, g (x - mean) reads gy (y, x), writes g (if y is there)
 //   gradient             gx = a g + b (x - mean) + c                 reads g, x, writes gx
+//   frozen_gradient      g = gy where y > 0, gx = scale g            reads gy (y), writes gx (g)
 //
-// The last two may write their result over the gradient they read.
+// The last three may write a result over the gradient they read.
 //
-// All four are launched alike. A block takes a tile of `width` <= 64 channels of one segment, and of its pixels
+// All are launched alike. A block takes a tile of `width` <= 64 channels of one segment, and of its pixels
 // 256 / width at a time, `steps` times: so each thread keeps to one channel, whose constants it reads once, and
 // neighbours read neighbours. They move 4 bytes a number and map, and calculate nearly nothing.
 // Sums go over the pixels of a thread (at most 64), those of the block, then (`*_finish`, in float64) over the blocks:
@@ -111,6 +112,20 @@ extern "C" __global__ void gradient(const float *g, const float *__restrict__ x,
 #pragma unroll 4
   for (long long i = share.first; i < share.end; i += share.stride)
     gx[i] = of_g * g[i] + of_x * (x[i] - middle) + constant;
+}
+
+extern "C" __global__ void frozen_gradient(const float *gy, const float *__restrict__ y,
+                                           const float *__restrict__ scale, float *g, float *gx, int pixels,
+                                           int channels, int width, int parts, int steps) {
+  const Share share(pixels, channels, width, parts, steps);
+  const float factor = scale[share.at()];
+#pragma unroll 4
+  for (long long i = share.first; i < share.end; i += share.stride) {
+    float gradient = gy[i];
+    if (y && !(y[i] > 0)) gradient = 0;
+    if (g) g[i] = gradient;
+    gx[i] = factor * gradient;
+  }
 }
 
 // ---------------------------------------------------------------- the second stage of the sums

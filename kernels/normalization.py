@@ -7,6 +7,10 @@ A map is seen as (segments, pixels, channels): batch normalisation has one segme
     gradient_sums   g = gy where y > 0; sum g, sum g (x - mean)              reads gy, y, x, writes g
     gradient        gx = a g + b (x - mean) + c                              reads g, x, writes gx
 
+and one for constant statistics, whose gradient needs no sums:
+
+    frozen_gradient g = gy where y > 0;  gx = scale g                        reads gy, y, writes gx (g)
+
 They move bytes and calculate little: their time is that of the memory. Pixels of few channels are taken several at a
 time as one row (`_share`), so that the loops over channels are long. Sums go over blocks of 64 rows, then over the
 blocks, then over the threads: in float32 this is as exact as adding in pairs, and it is the same whenever it is done
@@ -144,6 +148,32 @@ def gradient_part(t, parts, arrays, numbers):
         for i in range(width):
             result[i] = of_g[i] * gradient[i] + of_x[i] * (values[i] - middle[i]) + constant[i]
         copy(gx, r * width, result, 0, width)
+
+
+@njit(cache=True)
+def frozen_gradient_part(t, parts, arrays, numbers):
+    """g = gy where y > 0 (y empty: everywhere; g empty: not kept), gx = scale g for the rows of thread t.
+
+    g, and gx if g is not kept, may be gy.
+    """
+    gy, y, scale, g, gx = arrays[:5]
+    segments, rows, channels, times = numbers[:4]
+    width = times * channels
+    scale, result = widened(scale, segments, channels, times), np.empty(width, np.float32)
+    for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
+        first = r * width
+        gradient, factor = gy[first : first + width], scale[r // rows * width : (r // rows + 1) * width]
+        for c in range(width):
+            result[c] = gradient[c]
+        if y.size > 0:
+            values = y[first : first + width]
+            for c in range(width):
+                result[c] = result[c] if values[c] > 0 else np.float32(0)
+        if g.size > 0:
+            copy(g, first, result, 0, width)
+        for c in range(width):
+            result[c] *= factor[c]
+        copy(gx, first, result, 0, width)
 
 
 # -------------------------------------------------------------------------------------------- a few numbers a channel
@@ -295,6 +325,18 @@ def gradient(g, x, mean, a, b, c, overwrite=False):
     return gx
 
 
+def frozen_gradient(gy, y, scale, keep, overwrite=False):
+    """g = gy where y > 0 (y None: everywhere), None unless `keep`, and gx = scale g; scale: (segments, channels).
+
+    overwrite: g, or gx if g is not kept, may take the place of gy.
+    """
+    g = None if not keep else gy if y is None else _result(gy, overwrite)
+    gx = _result(gy, overwrite and not keep)
+    kept = flat(None if g is gy and y is None else g)
+    run(frozen_gradient_part, (flat(gy), flat(y), flat(scale), kept, flat(gx)), _share(gy))
+    return g, gx
+
+
 def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
     """Mean and 1 / deviation over groups of channels (None: each alone), scale and shift: (segments, channels) each."""
     return _between(scale_and_shift_part, (mean, var, gamma, beta), eps, 4, groups)
@@ -312,5 +354,6 @@ def warm_up():
     affine(x, channel, channel, x, True)
     gradient_sums(x, x, x, channel)
     gradient(x, x, channel, channel, channel, channel)
+    frozen_gradient(x, x, channel, True)
     scale_and_shift(channel, channel, channel[0], channel[0], 0)
     gradient_coefficients(channel, channel, channel[0], channel, None, 1)

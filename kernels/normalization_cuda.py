@@ -91,6 +91,19 @@ def gradient(g, x, mean, a, b, c, overwrite=False):
     return gx
 
 
+def frozen_gradient(gy, y, scale, keep, overwrite=False):
+    """g = gy where y > 0 (y None: everywhere), None unless `keep`, and gx = scale g.
+
+    overwrite: g, or gx if g is not kept, may take the place of gy.
+    """
+    g = None if not keep else gy if y is None else _result(gy, overwrite)
+    gx = _result(gy, overwrite and not keep)
+    kept = NULL if g is None or y is None else g
+    blocks, share = _share(gy.shape)
+    launch("normalization", "frozen_gradient", blocks, THREADS, *_contiguous(gy, y, scale), kept, gx, *share)
+    return g, gx
+
+
 def scale_and_shift(mean, var, gamma, beta, eps, groups):
     """Mean and 1 / deviation over groups of channels (None: each alone), scale and shift: (segments, channels) each."""
     segments, channels = mean.shape

@@ -8,7 +8,7 @@ from minimask import device as device_module
 from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
-from minimask.normalization import batch_norm, constant_scale_and_shift, group_norm
+from minimask.normalization import batch_norm, constant_scale_and_shift, frozen_batch_norm, group_norm
 from minimask.tensor import Parameter
 
 
@@ -286,11 +286,7 @@ class FrozenBatchNorm2d(Module):
         return constant_scale_and_shift(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
 
     def forward(self, x, residual=None):
-        scale, shift = self.scale_and_shift()
-        y = x * scale + shift
-        if residual is not None:
-            y = y + residual
-        return F.relu(y) if self.relu else y
+        return frozen_batch_norm(x, *self.scale_and_shift(), residual=residual, relu=self.relu)
 
 
 class GroupNorm(Module):

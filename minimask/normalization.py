@@ -9,8 +9,8 @@ both, with h = gamma g, g = gy where y > 0, and means over the numbers that xhat
 
     gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(var + eps),  ggamma = sum g xhat,  gbeta = sum g
 
-Each of the four passes over the map (`moments`, `affine`, `gradient_sums`, `gradient`) has its specification here and
-float32 kernels for the CPU and the GPU in `minimask.kernels`. So has what lies between the passes, a few numbers a
+Each pass over the map (`moments`, `affine`, `gradient_sums`, `gradient`, `frozen_gradient`) has its specification here
+and float32 kernels for the CPU and the GPU in `minimask.kernels`. So has what lies between the passes, a few numbers a
 channel: there a dozen calls of NumPy, or launches on a GPU, would cost as much as a small map.
 """
 
@@ -56,6 +56,19 @@ def group_norm(x, gamma, beta, groups, eps=1e-5, residual=None, relu=False):
     _check("group_norm", "beta", beta, x.shape[3:])
     _check("group_norm", "residual", residual, x.shape)
     return GroupNormFunction(groups, eps, relu)(x, gamma, beta, *(() if residual is None else (residual,)))
+
+
+def frozen_batch_norm(x, scale, shift, residual=None, relu=False):
+    """relu(x scale + shift + residual): batch normalisation with constant statistics, see `constant_scale_and_shift`.
+
+    x: Tensor (..., C), usually (N, H, W, C).  scale, shift: raw arrays (C,), which get no gradient.  residual: shape of
+    x or None. Returns the shape of x. Raises ValueError where shapes do not fit.
+    """
+    channels = x.shape[-1] if x.ndim else 0
+    _check("frozen_batch_norm", "scale", scale, (channels,))
+    _check("frozen_batch_norm", "shift", shift, (channels,))
+    _check("frozen_batch_norm", "residual", residual, x.shape)
+    return FrozenBatchNormFunction(scale, shift, relu)(x, *(() if residual is None else (residual,)))
 
 
 def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
@@ -148,6 +161,27 @@ class BatchNormFunction(NormalizationFunction):
         return g * (self.gamma * self.inverse[0])
 
 
+class FrozenBatchNormFunction(Function):
+    """y = relu(x scale + shift + residual);  g = gy where y > 0,  gx = g scale,  gresidual = g."""
+
+    def __init__(self, scale, shift, relu):
+        self.scale, self.shift, self.relu = scale[None], shift[None], relu  # one segment
+
+    def forward(self, x, residual=None):
+        pixels = 1, x.size // max(1, x.shape[-1]), x.shape[-1]
+        self.has_residual = residual is not None
+        self.fresh = self.relu or not self.has_residual  # else the residual's gradient is gy itself
+        residual = None if residual is None else residual.reshape(pixels)
+        y = affine(x.reshape(pixels), self.scale, self.shift, residual, self.relu)
+        self.y = y if self.relu else None
+        return y.reshape(x.shape)
+
+    def backward(self, gy):
+        pixels = gy.reshape(1, -1, self.scale.size)
+        g, gx = frozen_gradient(pixels, self.y, self.scale, self.has_residual, self.overwrite)
+        return gx.reshape(gy.shape), *((g.reshape(gy.shape),) if self.has_residual else ())
+
+
 class GroupNormFunction(NormalizationFunction):
     """A segment for each image: mean and var over its pixels and a group of channels."""
 
@@ -203,8 +237,16 @@ def gradient(g, x, mean, a, b, c, overwrite=False):
     return _passes(g, x).gradient(g, x, mean, a, b, c, overwrite)
 
 
+def frozen_gradient(gy, y, scale, keep, overwrite=False):
+    """g = gy where y > 0 (y None: everywhere), None unless `keep`, and gx = scale g; scale: (segments, channels).
+
+    overwrite: g, or gx if g is not kept, may take the place of gy.
+    """
+    return _passes(gy, y).frozen_gradient(gy, y, scale, keep, overwrite)
+
+
 class _Specification:
-    """The four passes and what comes between them in plain array code, any dtype."""
+    """The passes and what comes between them in plain array code, any dtype."""
 
     @staticmethod
     def moments(x):
@@ -224,6 +266,11 @@ class _Specification:
     @staticmethod
     def gradient(g, x, mean, a, b, c, overwrite=False):
         return a[:, None] * g + b[:, None] * (x - mean[:, None]) + c[:, None]
+
+    @staticmethod
+    def frozen_gradient(gy, y, scale, keep, overwrite=False):
+        g = gy if y is None else gy * (y > 0)
+        return g if keep else None, g * scale[:, None]
 
     @staticmethod
     def scale_and_shift(mean, var, gamma, beta, eps, groups=None):

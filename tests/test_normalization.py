@@ -6,7 +6,13 @@ import pytest
 from minimask.convolution import conv2d
 from minimask.kernels import normalization as kernels
 from minimask.normalization import _Specification as specification
-from minimask.normalization import batch_norm, fold_batch_norm, group_norm
+from minimask.normalization import (
+    batch_norm,
+    constant_scale_and_shift,
+    fold_batch_norm,
+    frozen_batch_norm,
+    group_norm,
+)
 from minimask.tensor import Tensor
 from tests.gradcheck import check_gradients
 
@@ -64,6 +70,48 @@ def test_fused_addition_and_relu():
     plain = group_norm(Tensor(x), Tensor(gamma), Tensor(beta), 3).data
     fused = group_norm(Tensor(x), Tensor(gamma), Tensor(beta), 3, residual=Tensor(residual), relu=True)
     np.testing.assert_allclose(fused.data, np.maximum(plain + residual, 0), atol=1e-14)
+
+
+def test_frozen_batch_norm_worked_numbers():
+    """3 x - 4 + (1, 1) = (0, 6) of (1, 3), and the gradient of what ReLU lets through."""
+    x, residual = (Tensor(np.array(v).reshape(1, 1, 2, 1), requires_grad=True) for v in ([1.0, 3.0], [1.0, 1.0]))
+    y = frozen_batch_norm(x, np.array([3.0]), np.array([-4.0]), residual, relu=True)
+    assert y.data.ravel().tolist() == [0, 6]
+    y.backward(np.full((1, 1, 2, 1), 2.0))
+    assert x.grad.ravel().tolist() == [0, 6] and residual.grad.ravel().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_frozen_batch_norm(shape, relu):
+    """Batch norm with constant statistics, its gradients, and the kernels in float32."""
+    x, gamma, beta, residual = arrays(*shape)
+    statistics = running(shape[-1])
+    constants = constant_scale_and_shift(gamma, beta, *statistics, 1e-3)
+    expected = batch_norm(Tensor(x), gamma, beta, *statistics, False, eps=1e-3, residual=Tensor(residual), relu=relu)
+    y = frozen_batch_norm(Tensor(x), *constants, Tensor(residual), relu)
+    np.testing.assert_allclose(y.data, expected.data, atol=1e-13)
+    check_gradients(lambda x, r: frozen_batch_norm(x, *constants, r, relu), x, residual)
+    check_gradients(lambda x: frozen_batch_norm(x, *constants, relu=relu), x)
+
+    gy, results = random(*shape, seed=9), []
+    for dtype in (np.float64, np.float32):
+        leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in (x, residual)]
+        y = frozen_batch_norm(leaves[0], *(c.astype(dtype) for c in constants), leaves[1], relu)
+        y.backward(gy.astype(dtype))
+        results.append([y.data, *(leaf.grad for leaf in leaves)])
+    for exact, found in zip(*results):
+        assert error(found, exact) < 1e-6
+
+
+def test_frozen_batch_norm_of_nothing_and_of_what_needs_no_gradient():
+    one = np.ones(3, np.float32)
+    x = Tensor(np.zeros((0, 2, 2, 3), np.float32), requires_grad=True)
+    frozen_batch_norm(x, one, one, relu=True).backward(x.data)
+    assert x.grad.shape == (0, 2, 2, 3)
+    residual = Tensor(random(1, 2, 2, 3, dtype=np.float32), requires_grad=True)
+    frozen_batch_norm(Tensor(residual.data), one, one, residual).sum().backward()
+    assert (residual.grad == 1).all()
 
 
 def test_fold_batch_norm():
@@ -153,7 +201,7 @@ def test_kernels_equal_the_specification(shape):
         exact = [v.astype(np.float64) if isinstance(v, np.ndarray) else v for v in arguments]
         found, expected = getattr(kernels, name)(*arguments), getattr(specification, name)(*exact)
         for one, right in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected))):
-            assert error(one, right) < 1e-5, name
+            assert (one is right is None) or error(one, right) < 1e-5, name
         return found
 
     mean, _ = check("moments", x)
@@ -163,6 +211,14 @@ def test_kernels_equal_the_specification(shape):
     check("gradient_sums", gy, None, x, mean)
     gx = check("gradient", g, x, mean, a, b, c)
 
+    check("frozen_gradient", gy, y, a, True)
+    check("frozen_gradient", gy, None, a, True)
+    _, frozen = check("frozen_gradient", gy, y, a, False)
+
+    for keep, place in ((True, 0), (False, 1)):
+        held = gy.copy()
+        over = kernels.frozen_gradient(held, y, a, keep, overwrite=True)
+        assert over[place] is held and np.array_equal(held, (g, frozen)[place]) and np.array_equal(over[1], frozen)
     held = gy.copy()
     over, *_ = kernels.gradient_sums(held, y, x, mean, overwrite=True)
     assert over is held and np.array_equal(over, g)
@@ -262,6 +318,8 @@ X, C = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
         (lambda: batch_norm(X, C, C, C, C[:2], True), r"batch_norm: running_var must have shape \(4,\), got \(2,\)"),
         (lambda: batch_norm(X, C, C, C, C, True, residual=X[:1]), r"batch_norm: residual must have shape \(2, 3"),
         (lambda: batch_norm(X[:1, :1, :1], C, C, C, C, True), r"batch_norm: training needs more than one number"),
+        (lambda: frozen_batch_norm(X, C[:1], C), r"frozen_batch_norm: scale must have shape \(4,\), got \(1,\)"),
+        (lambda: frozen_batch_norm(X, C, C, X[:1]), r"frozen_batch_norm: residual must have shape \(2, 3, 3, 4\), got"),
         (lambda: group_norm(X, C, C, 3), r"group_norm: groups must divide the 4 channels, got 3"),
         (lambda: group_norm(X[0], C, C, 2), r"group_norm: x must be \(N, H, W, C\), got shape \(3, 3, 4\)"),
         (lambda: group_norm(X, C, C[:1], 2), r"group_norm: beta must have shape \(4,\), got \(1,\)"),

@@ -112,16 +112,30 @@ def pooling_cases():
 
 
 def normalization_cases():
-    """Forward: x twice, y. Backward: gy, y, x and g, then g, x and gx."""
+    """Forward: x twice, y. Backward: gy, y, x and g, then g, x and gx. Frozen: x, residual, y; gy, y, g, then g, gx."""
     shapes = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
+    kinds = [("batch norm + relu", "batch_norm", 3, 7), ("frozen norm + add + relu", "frozen_batch_norm", 3, 5)]
     return [
         Case(
-            "batch norm + relu", f"{name} {direction}", "batch_norm", {"direction": direction, "shape": shape},
-            bytes=4 * math.prod(shape) * (3 if direction == "forward" else 7),
+            title, f"{name} {direction}", piece, {"direction": direction, "shape": shape},
+            bytes=4 * math.prod(shape) * (forward if direction == "forward" else backward),
         )
+        for title, piece, forward, backward in kinds
         for name, *shape in shapes
         for direction in ("forward", "backward")
     ]  # fmt: skip
+
+
+def loss_cases():
+    """Each loss and its gradient. R50: an image, 91 classes; the toy model: 8 images, 4 classes."""
+    return [
+        Case("losses", f"{model} {kind}", "loss", {"kind": kind, **sizes}, tuned=False)
+        for model, sizes in (
+            ("toy", dict(anchors=8 * 256, rois=512, masks=128, classes=4)),
+            ("R50", dict(anchors=256, rois=512, masks=128, classes=91)),
+        )
+        for kind in ("objectness", "class", "box", "mask")
+    ]
 
 
 def roi_cases():
@@ -213,6 +227,7 @@ def all_cases(folder, device="cpu"):
         *transposed_cases(),
         *pooling_cases(),
         *normalization_cases(),
+        *loss_cases(),
         *roi_cases(),
         *box_cases(),
         *optimiser_cases(),

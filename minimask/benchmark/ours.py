@@ -12,14 +12,14 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_functions
-from minimask import device, mask_rcnn, optim, targets, train, warmup
+from minimask import device, losses, mask_rcnn, optim, targets, train, warmup
 from minimask.benchmark import common
 from minimask.benchmark.common import LEARNING_RATE, clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import sigmoid_array
-from minimask.mask_head import paste_masks
-from minimask.normalization import batch_norm
+from minimask.mask_head import mask_loss, paste_masks
+from minimask.normalization import batch_norm, frozen_batch_norm
 from minimask.roi_align import assign_levels
 from minimask.roi_align import roi_align as align
 from minimask.structures import Sample
@@ -313,6 +313,39 @@ def normalization(direction, shape):
     return timed_direction(direction, forward, x, [gamma, beta])
 
 
+def frozen_normalization(direction, shape):
+    x, residual = (Tensor(array(*shape, seed=s)) for s in (0, 1))
+    scale, shift = array(shape[-1], seed=3), array(shape[-1], seed=4)
+    return timed_direction(direction, lambda: frozen_batch_norm(x, scale, shift, residual, relu=True), x, [residual])
+
+
+def loss(kind, anchors, rois, masks, classes):
+    """One loss and the gradient of its logits."""
+    labels = put(np.arange(rois) % classes)
+    if kind == "objectness":
+        logits, rest = array(anchors), (put(np.arange(anchors) % 2), put(np.ones(anchors, np.float32)))
+        function = losses.objectness_loss
+    elif kind == "class":
+        logits, rest, function = array(rois, classes), (labels, put(np.ones(rois, np.float32))), losses.class_loss
+    elif kind == "box":
+        positive, sampled = put((np.arange(rois) % 4 == 0).astype(np.float32)), put(np.ones(rois, np.float32))
+        logits, rest = array(rois, 4 * classes), (labels, array(rois, 4, seed=1), positive, sampled)
+        function = losses.box_loss
+    else:
+        targets = put((array(masks, 28, 28, seed=1) > 0).astype(np.float32))
+        logits, rest = array(masks, 28, 28, classes), (labels[:masks], targets, put(np.ones(masks, bool)))
+        function = mask_loss
+    logits = Tensor(logits, requires_grad=True)
+
+    def run():
+        logits.grad = None
+        value = function(logits, *rest)
+        value.backward()
+        return value, logits.grad
+
+    return run
+
+
 def roi_align(direction, images, height, width, channels, rois, size, canonical):
     features = [
         Tensor(array(images, height // stride, width // stride, channels, seed=stride), direction == "backward")
@@ -387,8 +420,8 @@ def optimiser(kind, arrays, shape):
 PIECES = dict(
     write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
     conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
-    match=match, paste=paste, optimiser=optimiser, step=step, detect=detect, gpu_toy_step=gpu_toy_step,
-    gpu_inference=gpu_inference,
+    frozen_batch_norm=frozen_normalization, loss=loss, match=match, paste=paste, optimiser=optimiser, step=step,
+    detect=detect, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
 )  # fmt: skip
 
 

@@ -269,6 +269,48 @@ def batch_norm(direction, shape, tuned=False):
     return timed_direction(direction, forward, x, [gamma, beta])
 
 
+def frozen_batch_norm(direction, shape, tuned=False):
+    x, residual = (nchw(array(*shape, seed=s), tuned) for s in (0, 1))
+    norm = FrozenBatchNorm2d(shape[-1], eps=0).to(DEVICE)
+    norm.weight, norm.bias = put(array(shape[-1], seed=3)), put(array(shape[-1], seed=4))
+    return timed_direction(direction, lambda: F.relu(norm(x) + residual), x, [residual])
+
+
+def loss(kind, anchors, rois, masks, classes):
+    """One loss and the gradient of its logits, as torchvision computes them."""
+    labels = put(np.arange(rois) % classes)
+    if kind == "objectness":
+        logits, targets = put(array(anchors)), put(np.arange(anchors) % 2).float()
+    elif kind == "class":
+        logits = put(array(rois, classes))
+    elif kind == "box":
+        logits, targets = put(array(rois, 4 * classes)), put(array(rois, 4, seed=1))
+        positive = torch.where(put(np.arange(rois)) % 4 == 0)[0]
+    else:
+        logits = put(array(masks, 28, 28, classes)).permute(0, 3, 1, 2).contiguous()
+        targets = (put(array(masks, 28, 28, seed=1)) > 0).float()
+    logits.requires_grad_()
+
+    def value():
+        if kind == "objectness":
+            return F.binary_cross_entropy_with_logits(logits, targets)
+        if kind == "class":
+            return F.cross_entropy(logits, labels)
+        if kind == "box":
+            deltas = logits.reshape(rois, classes, 4)[positive, labels[positive]]
+            return F.smooth_l1_loss(deltas, targets[positive], beta=1 / 9, reduction="sum") / rois
+        own = logits[torch.arange(masks, device=DEVICE), labels[:masks]]
+        return F.binary_cross_entropy_with_logits(own, targets)
+
+    def run():
+        logits.grad = None
+        result = value()
+        result.backward()
+        return result, logits.grad
+
+    return run
+
+
 def roi_align(direction, images, height, width, channels, rois, size, canonical, tuned=False):
     features = {
         name: nchw(array(images, height // stride, width // stride, channels, seed=stride), tuned)
@@ -336,8 +378,8 @@ def optimiser(kind, arrays, shape, tuned=False):
 
 PIECES = dict(
     toy_step=toy_step, inference=inference, conv=conv, conv_transpose=conv_transpose, max_pool=max_pool,
-    batch_norm=batch_norm, roi_align=roi_align, nms=nms, match=match, paste=paste, optimiser=optimiser,
-    gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
+    batch_norm=batch_norm, frozen_batch_norm=frozen_batch_norm, loss=loss, roi_align=roi_align, nms=nms, match=match,
+    paste=paste, optimiser=optimiser, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
 )  # fmt: skip
 
 

@@ -48,6 +48,13 @@ def test_passes_equal_the_specification(gpu, monkeypatch, shape, blocks):
         ours = kernels.gradient_sums(ggy, None if result is None else gy_, gx, gmean)
         for one, other in zip(ours, specification.gradient_sums(gy, result, x, mean)):
             close(one, other)
+        for keep in (True, False):
+            for overwrite in (False, True):
+                held = ggy.copy()
+                found = kernels.frozen_gradient(held, None if result is None else gy_, ga, keep, overwrite)
+                for one, other in zip(found, specification.frozen_gradient(gy, result, a, keep)):
+                    assert (one is other is None) or close(one, other) is None
+                assert not overwrite or found[0 if keep else 1] is held
     assert kernels.gradient_sums(ggy, None, gx, gmean)[0] is ggy
     held = ggy.copy()
     assert kernels.gradient_sums(held, gy_, gx, gmean, overwrite=True)[0] is held
