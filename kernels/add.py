@@ -10,16 +10,22 @@ FEWEST = 65536  # numbers; below, starting the threads costs more than it saves
 
 @njit(cache=True)
 def add_part(t, parts, arrays, numbers):
-    """total = a + b for the numbers of thread t; total empty: a += b."""
+    """total = a + b for the numbers of thread t."""
     a, b, total = arrays[:3]
     first, last = t * a.size // parts, (t + 1) * a.size // parts
     a, b, total = a[first:last], b[first:last], total[first:last]
-    if total.size == 0:  # a loop of its own: where the result may lie over an input, nothing is vectorised
-        for i in range(a.size):
-            a[i] += b[i]
-    else:
-        for i in range(a.size):
-            total[i] = a[i] + b[i]
+    for i in range(a.size):
+        total[i] = a[i] + b[i]
+
+
+@njit(cache=True)
+def add_to_part(t, parts, arrays, numbers):
+    """a += b for the numbers of thread t: `add_part` is not vectorised where its result lies over an input."""
+    a, b = arrays[:2]
+    first, last = t * a.size // parts, (t + 1) * a.size // parts
+    a, b = a[first:last], b[first:last]
+    for i in range(a.size):
+        a[i] += b[i]
 
 
 def fits(a, b):
@@ -30,10 +36,14 @@ def fits(a, b):
 
 def add(a, b, total):
     """total = a + b; total may be a."""
-    run(add_part, (flat(a), flat(b), flat(None if total is a else total)), ())
+    if total is a:
+        run(add_to_part, (flat(a), flat(b)), ())
+    else:
+        run(add_part, (flat(a), flat(b), flat(total)), ())
 
 
 def warm_up():
-    """Compile the kernel (or load it from the cache)."""
-    a = np.zeros(2, np.float32)
+    """Compile the kernels (or load them from the cache)."""
+    a, total = np.zeros((2, 2), np.float32)
     add(a, a, a)
+    add(a, a, total)

@@ -438,7 +438,8 @@ print(inspect.getsource(Tensor.backward))
 #   full of these arrays; they are freed while the walk goes on, not after it.
 # - **`owned`**: `a += b` needs no new array, but changes `a` for everybody who has it. A gradient may be somebody
 #   else's array (Add hands the same gy to both inputs). So the first sum makes a new array, and that one is *owned* and
-#   may be added to in place.
+#   may be added to in place. An operation that promises new arrays (`fresh`) gives owned ones from the start.
+#   `overwrite` tells an operation that the gradient it gets is owned: its result may take that one's place.
 # - **`grad_buffer`**: where an optimiser that works on a graphics card (GPU) wants a parameter's gradient. On the
 #   processor (CPU) it is `None`, and `_copy` makes a new array.
 #
