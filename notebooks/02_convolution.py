@@ -846,7 +846,8 @@ assert number < pixel < kernel_rate and rates["nine lines"] < max(kernel_rate, w
 figure, axes = plt.subplots(figsize=(11, 4.4))
 colours = [SKY] * 5 + [ORANGE] * 2
 bars = axes.barh(range(len(rates)), rates.values(), color=colours, edgecolor="black")
-axes.bar_label(bars, [f"{rate:.0f}" if rate > 10 else f"{rate:.2g}" for rate in rates.values()], padding=6)
+labels = [f"{rate:.0f}" if rate > 10 else f"{rate:.2g}" for rate in rates.values()]
+axes.bar_label(bars, labels, padding=6, zorder=3, bbox=dict(facecolor="white", edgecolor="none", pad=1))
 axes.axvline(peak, color=RED, linewidth=3, linestyle="--")
 axes.text(peak * 0.9, -0.35, f"peak {peak:.0f}", color=RED, ha="right", va="center")
 axes.set_yticks(range(len(rates)), rates)
@@ -856,7 +857,7 @@ axes.invert_yaxis()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# The axis is logarithmic: from the first bar to the last it is nearly four orders of magnitude. The numbers are of the
+# The axis is logarithmic: from the first bar to the last it is some four orders of magnitude. The numbers are of the
 # machine that ran this notebook, whatever else it did; run it yourself. What each step gains: no interpreter for each
 # number; no interpreter for each pixel; one large product in place of nine; nothing large written to memory; results
 # that stay in registers. The last bar may go beyond the peak: it does the same convolution with fewer multiplications.
