@@ -134,21 +134,22 @@ def gather_inside(x, g, of, count, together, buffer, to):
     line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
     depth, row_step = row_length(g)
     last = of + (count - 1) * g.stride_x * channels + g.kernel_y * line + SHORT  # number that is read at most
-    vector = run <= LANES and together == g.kernel_x and last <= x.size
     short = run <= SHORT and last <= x.size
     for p in range(count):
-        start, at = of + p * g.stride_x * channels, to + p * row_step
-        if vector:
-            for i in range(g.kernel_y):
-                copy_short(buffer, at + i * run, x, start + i * line, LANES)
-            continue
+        at = to + p * row_step
         for i in range(g.kernel_y):
-            for j in range(g.kernel_x // together):
-                if short:
-                    copy_short(buffer, at, x, start + i * line + j * step, run)
+            start = of + p * g.stride_x * channels + i * line
+            for _ in range(g.kernel_x // together):
+                if short and run <= LANES:  # the commonest, without a decision for each vector
+                    copy_short(buffer, at, x, start, LANES)
+                elif short and run <= 2 * LANES:
+                    copy_short(buffer, at, x, start, 2 * LANES)
+                elif short:
+                    copy_short(buffer, at, x, start, run)
                 else:
-                    copy(buffer, at, x, start + i * line + j * step, run)
+                    copy(buffer, at, x, start, run)
                 at += run
+                start += step
 
 
 @njit(cache=True)
