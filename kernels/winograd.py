@@ -39,6 +39,9 @@ from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for th
 )
 from minimask.kernels.winograd_weights import convolve_backward_weights  # noqa: F401  the third of the three functions
 
+# All weights are read once a block: where no cache holds them, a block has at least one tile for so many of them.
+WEIGHTS_A_TILE = 4096
+
 times_g = linear_map(G)
 times_a_t = linear_map(A_T)
 
@@ -158,7 +161,7 @@ def _forward(x, w, steps, channels, padding, size, b, residual, relu):
     plain = b is None and residual is None and not relu
     bias = np.zeros(0 if plain else 4 * outer, np.float32) if b is None else np.tile(b, 4)
     out = np.empty((len(x), *size, outer), np.float32)
-    numbers = *tiling(x.shape, outer, padding, size, threads()), relu
+    numbers = *tiling(x.shape, outer, padding, size, threads(), inner * outer // WEIGHTS_A_TILE), relu
     run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), numbers)
     return out
 

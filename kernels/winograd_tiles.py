@@ -33,7 +33,7 @@ A_T = (
 times_b_t = linear_map(B_T)
 
 FEWEST_TILES = 32  # below, transforming the weights costs more than it saves
-MOST_CHANNELS = 256  # above, the 36 matrices of weights do not stay in the cache
+MOST_CHANNELS = 512  # above, not measured
 BLOCK_NUMBERS = 131072  # transformed pixels and products of a block of tiles: half a megabyte
 
 
@@ -139,11 +139,14 @@ def fits(images, inner, outer, window, result):
 
 
 @lru_cache(maxsize=1024)
-def tiling(shape, outer, padding, size, parts):
-    """The Tiling of a convolution of a map of `shape`, with blocks that are about as large for each of the threads."""
+def tiling(shape, outer, padding, size, parts, least=0):
+    """The Tiling of a convolution of a map of `shape`, with blocks that are about as large for each of the threads.
+
+    least: blocks are at least about that large, even if they do not stay in the second-level cache.
+    """
     down, across = -(-size[0] // 4), -(-size[1] // 4)
     tiles = shape[0] * down * across
-    largest = max(2 * ROWS, BLOCK_NUMBERS // (36 * (shape[3] + outer)) // ROWS * ROWS)
+    largest = max(2 * ROWS, least, BLOCK_NUMBERS // (36 * (shape[3] + outer)) // ROWS * ROWS)
     own = -(-tiles // parts)  # tiles of a thread
     block = -(-own // (4 * -(-own // largest))) * 4
     return Tiling(*shape, outer, -padding[0], -padding[1], *size, down, across, block)

@@ -28,6 +28,9 @@ from minimask.kernels.winograd_tiles import (
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
 
+# The sums are read and written once a block. With many channels that takes longer than the arithmetic: so a block has
+# at least one tile for so many sums.
+SUMS_A_TILE = 300
 TOGETHER = 8  # input channels whose sums are read at a time: long runs of memory
 
 
@@ -113,7 +116,9 @@ def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; where `winograd_tiles.fits` says so."""
     inner, outer = x.shape[3], gy.shape[3]
     sums = scratch(threads() * 36 * apart(-(-outer // WIDTH) * inner * WIDTH))
-    run(weights_part, (flat(x), flat(gy), sums), tiling(x.shape, outer, window.padding, gy.shape[1:3], threads()))
+    least = inner * outer // SUMS_A_TILE
+    g = tiling(x.shape, outer, window.padding, gy.shape[1:3], threads(), least)
+    run(weights_part, (flat(x), flat(gy), sums), g)
     gw = np.empty((3, 3, inner, outer), np.float32)
     run(total_part, (sums, flat(gw)), (inner, outer))
     return gw

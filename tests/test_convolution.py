@@ -294,7 +294,7 @@ def test_transposed_kernels_on_each_case(case):
 # N, H, W, Cin, Cout, padding
 WINOGRAD_SHAPES = (
     (1, 40, 40, 16, 16, 1), (2, 29, 37, 32, 48, 1), (1, 50, 43, 64, 16, 0), (1, 41, 41, 128, 96, 2),
-    (1, 33, 35, 16, 80, 3),
+    (1, 33, 35, 16, 80, 3), (1, 24, 22, 512, 272, 1),
 )  # fmt: skip
 
 
@@ -334,7 +334,7 @@ def test_winograd_is_for_what_it_can_do():
 
     assert fits()
     assert not fits(stride=2) and not fits(dilation=2) and not fits(groups=2) and not fits(kernel=(3, 1))
-    assert not fits(channels=24) and not fits(channels=512) and not fits(images=1) and not fits(images=99, size=(1, 1))
+    assert not fits(channels=24) and not fits(channels=528) and not fits(images=1) and not fits(images=99, size=(1, 1))
 
 
 @pytest.mark.parametrize("seed", range(30))
