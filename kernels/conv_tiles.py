@@ -114,8 +114,8 @@ def gather(x, g, group, first, count, buffer):
     while done < count:
         top, left = row * g.stride_y + g.start_y, column * g.stride_x + g.start_x
         of = ((image * g.height + top) * g.width + left) * channels + group * g.inner
-        here = 0  # windows from this one on, in this row of the result, that lie inside the map
         if top >= 0 and left >= 0 and top + high < g.height and left + wide < g.width:
+            # so many windows from this one on, in this row of the result, lie inside the map
             here = min(count - done, g.columns - column, (g.width - 1 - left - wide) // g.stride_x + 1)
             gather_inside(x, g, of, here, together, buffer, done * row_step)
         else:
@@ -133,8 +133,8 @@ def gather_inside(x, g, of, count, together, buffer, to):
     channels = g.groups * g.inner
     line, step = g.dilation_y * g.width * channels, together * g.dilation_x * channels  # from a run to the next
     depth, row_step = row_length(g)
-    last = of + (count - 1) * g.stride_x * channels + g.kernel_y * line + SHORT  # number that is read at most
-    short = run <= SHORT and last <= x.size
+    end = of + (count - 1) * g.stride_x * channels + g.kernel_y * line + SHORT  # nothing beyond is read
+    short = run <= SHORT and end <= x.size
     for p in range(count):
         at = to + p * row_step
         for i in range(g.kernel_y):

@@ -22,6 +22,8 @@ SETTINGS = {  # each piece in a few numbers
     "conv_transpose": dict(MAP, n=2, inputs=4, outputs=4),
     "max_pool": dict(shape=[1, 8, 6, 4]),
     "batch_norm": dict(shape=[2, 4, 4, 4]),
+    "frozen_batch_norm": dict(shape=[2, 4, 4, 4]),
+    "loss": dict(anchors=12, rois=8, masks=3, classes=4),
     "roi_align": dict(images=2, height=64, width=96, channels=4, rois=6, size=2, canonical=112),
     "nms": dict(boxes=100),
     "match": dict(images=2, anchors=50, objects=3, height=64, width=64),
@@ -56,7 +58,7 @@ def test_each_kernel_does_the_same_work(on_card):
         found = second_result(*case)
         assert [size for size, _ in found] == [size for size, _ in expected[name]], name
         assert [mean for _, mean in found] == pytest.approx([mean for _, mean in expected[name]], rel=1e-5), name
-    assert len(cases) == 17
+    assert len(cases) == 23
 
 
 def test_our_side_on_a_card(gpu):
