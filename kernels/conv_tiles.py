@@ -142,8 +142,6 @@ def gather_inside(x, g, of, count, together, buffer, to):
             for _ in range(g.kernel_x // together):
                 if short and run <= LANES:  # the commonest, without a decision for each vector
                     copy_short(buffer, at, x, start, LANES)
-                elif short and run <= 2 * LANES:
-                    copy_short(buffer, at, x, start, 2 * LANES)
                 elif short:
                     copy_short(buffer, at, x, start, run)
                 else:

@@ -348,12 +348,11 @@ def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels (or load them from the cache), but not that for constant statistics, which few models use."""
     x, channel = np.ones((1, 2, 1), np.float32), np.ones((1, 1), np.float32)
     moments(x)
     affine(x, channel, channel, x, True)
     gradient_sums(x, x, x, channel)
     gradient(x, x, channel, channel, channel, channel)
-    frozen_gradient(x, x, channel, True)
     scale_and_shift(channel, channel, channel[0], channel[0], 0)
     gradient_coefficients(channel, channel, channel[0], channel, None, 1)
