@@ -140,7 +140,7 @@ def gather_inside(x, g, of, count, together, buffer, to):
         for i in range(g.kernel_y):
             start = of + p * g.stride_x * channels + i * line
             for _ in range(g.kernel_x // together):
-                if short and run <= LANES:  # the commonest, without a decision for each vector
+                if short and run <= LANES:  # as in a stem: one vector, without a decision for each of six
                     copy_short(buffer, at, x, start, LANES)
                 elif short:
                     copy_short(buffer, at, x, start, run)

@@ -152,9 +152,9 @@ def gradient_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def frozen_gradient_part(t, parts, arrays, numbers):
-    """g = gy where y > 0 (y empty: everywhere; g empty: not kept), gx = scale g for the rows of thread t.
+    """g = gy where y > 0 (y empty: everywhere; g empty: not written), gx = scale g for the rows of thread t.
 
-    g, and gx if g is not kept, may be gy.
+    g, and gx if g is not written, may be gy.
     """
     gy, y, scale, g, gx = arrays[:5]
     segments, rows, channels, times = numbers[:4]
@@ -332,8 +332,8 @@ def frozen_gradient(gy, y, scale, keep, overwrite=False):
     """
     g = None if not keep else gy if y is None else _result(gy, overwrite)
     gx = _result(gy, overwrite and not keep)
-    kept = flat(None if g is gy and y is None else g)
-    run(frozen_gradient_part, (flat(gy), flat(y), flat(scale), kept, flat(gx)), _share(gy))
+    kept = None if y is None else g  # without y, g is gy already
+    run(frozen_gradient_part, (flat(gy), flat(y), flat(scale), flat(kept), flat(gx)), _share(gy))
     return g, gx
 
 

@@ -98,7 +98,7 @@ def frozen_gradient(gy, y, scale, keep, overwrite=False):
     """
     g = None if not keep else gy if y is None else _result(gy, overwrite)
     gx = _result(gy, overwrite and not keep)
-    kept = NULL if g is None or y is None else g
+    kept = NULL if g is None or y is None else g  # without y, g is gy already
     blocks, share = _share(gy.shape)
     launch("normalization", "frozen_gradient", blocks, THREADS, *_contiguous(gy, y, scale), kept, gx, *share)
     return g, gx

@@ -139,7 +139,7 @@ def fits(images, inner, outer, window, result):
 
 
 @lru_cache(maxsize=1024)
-def tiling(shape, outer, padding, size, parts, least=0):
+def tiling(shape, outer, padding, size, parts, least):
     """The Tiling of a convolution of a map of `shape`, with blocks that are about as large for each of the threads.
 
     least: blocks are at least about that large, even if they do not stay in the second-level cache.

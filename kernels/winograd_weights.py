@@ -29,7 +29,7 @@ times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
 
 # The sums are read and written once a block. With many channels that takes longer than the arithmetic: so a block has
-# at least one tile for so many sums.
+# at least one tile for so many sums. 256 channels, 200 x 272 pixels, blocks of 28 or of 224 tiles: 67 or 55 ms.
 SUMS_A_TILE = 300
 TOGETHER = 8  # input channels whose sums are read at a time: long runs of memory
 

@@ -225,7 +225,7 @@ def generator(*seed):
 
 
 def threads():
-    """How many threads the Numba kernels use."""
+    """How many threads the Numba kernels use: those of `set_threads`, or what Numba said when it was first asked."""
     try:
         return _of_this_thread.kernel_threads
     except AttributeError:  # the first call in this Python thread

@@ -5,7 +5,7 @@ package may not be written to, in the user's cache folder. Beside it lies our st
 it was compiled. A kernel whose hash is there is warm, and nothing is done; the check costs a few milliseconds.
 The hash covers the kernel files that a file imports from: Numba looks at the file alone, and would go on using old code
 of a function that was compiled into another file's kernel. What few models use (RoIPool, keypoints, depthwise
-convolution) has no `warm_up`: it is compiled when it is first called.
+convolution, the gradient of frozen batch norm) is in no `warm_up`: it is compiled when it is first called.
 """
 
 import collections

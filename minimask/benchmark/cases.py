@@ -112,15 +112,22 @@ def pooling_cases():
 
 
 def normalization_cases():
-    """Forward: x twice, y. Backward: gy, y, x and g, then g, x and gx. Frozen: x, residual, y; gy, y, g, then g, gx."""
-    shapes = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
-    kinds = [("batch norm + relu", "batch_norm", 3, 7), ("frozen norm + add + relu", "frozen_batch_norm", 3, 5)]
+    """Batch norm, forward: x twice, y; backward: gy, y, x and g, then g, x and gx.
+
+    Frozen, forward: x, residual, y; backward: gy, y, g and gx.
+    """
+    trained = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
+    frozen = [("toy mask head", 128, 14, 14, 64), ("R50 C4", 1, 50, 68, 1024), ("R50 C2", 1, 200, 272, 256)]
+    kinds = [
+        ("batch norm + relu", "batch_norm", 3, 7, trained),
+        ("frozen norm + add + relu", "frozen_batch_norm", 3, 4, frozen),
+    ]
     return [
         Case(
             title, f"{name} {direction}", piece, {"direction": direction, "shape": shape},
             bytes=4 * math.prod(shape) * (forward if direction == "forward" else backward),
         )
-        for title, piece, forward, backward in kinds
+        for title, piece, forward, backward, shapes in kinds
         for name, *shape in shapes
         for direction in ("forward", "backward")
     ]  # fmt: skip

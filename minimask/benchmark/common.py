@@ -11,6 +11,10 @@ import traceback
 
 import numpy as np
 
+# Learning rate of the timed training steps: the weights stay, so each step does the same work. With another, more RoIs
+# reach the mask head the longer a model learns, and the faster side, which does more steps in its time, would do more.
+LEARNING_RATE = 0.0
+
 
 def array(*shape, seed=0):
     """Standard normal float32 numbers."""
@@ -35,11 +39,6 @@ def clustered_boxes(count, height, width, objects=50, seed=0):
     boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     scores = (rng.permutation(count) + 0.5) / count
     return boxes, scores.astype(np.float32)
-
-
-# Learning rate of the timed training steps: the weights stay, so each step does the same work. With another, more RoIs
-# reach the mask head the longer a model learns, and the faster side, which does more steps in its time, would do more.
-LEARNING_RATE = 0.0
 
 
 def peak_memory():

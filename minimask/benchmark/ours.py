@@ -49,7 +49,7 @@ def write_toy(folder, trained):
 
     def write():
         model = mask_rcnn.build("toy", num_classes=4, seed=0)
-        learn = training_step(model, lr=3e-3)
+        learn = resizing_step(model, lr=3e-3)  # after 100 steps the mask head gets all the RoIs that it can: 128
         for _ in range(trained):
             learn()
         (folder / "toy.json").write_text(json.dumps(torchvision_settings(model)))
@@ -149,25 +149,29 @@ def toy_step(folder):
     model = mask_rcnn.build("toy", num_classes=4, seed=0)
     with np.load(Path(folder) / "toy_weights.npz") as weights:
         model.load_state_dict(from_torchvision(weights))
-    return training_step(model, LEARNING_RATE)
+    return resizing_step(model, LEARNING_RATE)
 
 
-def training_step(model, lr):
-    """Resize and normalise, forward, backward, optimiser step."""
-    model.train()
+def resizing_step(model, lr):
+    """Resize and normalise the toy batch, then a training step."""
     samples = toy_samples()
+    return training_step(model, lambda: model.transform(samples), lr)
+
+
+def training_step(model, batch, lr):
+    """Forward, backward, optimiser step. batch: a function that gives the Batch."""
+    model.train()
     optimiser = optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     rng = device.generator(0)
 
-    def step():
-        losses = model(model.transform(samples), rng=rng)
-        loss = sum(losses.values())
+    def run():
+        loss = sum(model(batch(), rng=rng).values())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         return loss
 
-    return step
+    return run
 
 
 def inference(folder):
@@ -237,20 +241,10 @@ def scene_batch(model, images, side, objects):
 
 
 def step(images, side, objects):
-    """Forward, backward, optimiser step of the preset "toy", without the resizing before."""
-    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side).train()
+    """A training step of the preset "toy", without the resizing before."""
+    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side)
     batch = scene_batch(model, images, side, objects)
-    optimiser = optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
-    rng = device.generator(0)
-
-    def run():
-        loss = sum(model(batch, rng=rng).values())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss
-
-    return run
+    return training_step(model, lambda: batch, LEARNING_RATE)
 
 
 def detect(images, side):
