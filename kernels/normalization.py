@@ -25,7 +25,9 @@ from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import copy
 
 BLOCK = 64  # rows added up before the sum is added to the total
-WIDE = 256  # numbers in a row that loops run over, where the map allows it
+# Numbers in a row that loops run over, where the map allows it: long, for each loop has a beginning and an end.
+WIDE = 1024
+WIDE_SUM = 256  # in passes that add rows up
 
 
 # -------------------------------------------------------------------------------------------- shares of one thread
@@ -82,19 +84,18 @@ def affine_part(t, parts, arrays, numbers):
     segments, rows, channels, times, relu = numbers[:5]
     width = times * channels
     scale, shift = widened(scale, segments, channels, times), widened(shift, segments, channels, times)
+    least = np.float32(0 if relu else -np.inf)
     for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
         at = r // rows * width
         a, b = scale[at : at + width], shift[at : at + width]
         values, result = x[r * width : (r + 1) * width], y[r * width : (r + 1) * width]
-        for c in range(width):
-            result[c] = values[c] * a[c] + b[c]
         if residual.size > 0:
             other = residual[r * width : (r + 1) * width]
             for c in range(width):
-                result[c] += other[c]
-        if relu:
+                result[c] = max(values[c] * a[c] + b[c] + other[c], least)
+        else:
             for c in range(width):
-                result[c] = max(result[c], np.float32(0))
+                result[c] = max(values[c] * a[c] + b[c], least)
 
 
 @njit(cache=True)
@@ -248,14 +249,14 @@ def gradient_coefficients_part(t, parts, arrays, numbers):
 # -------------------------------------------------------------------------------------------- on arrays
 
 
-def _share(x):
+def _share(x, wide=WIDE):
     """How x (segments, pixels, channels) is seen: segments, rows of a segment, channels, pixels in a row.
 
-    A row holds as many pixels as fit into WIDE, a power of 2 that divides the pixels.
+    A row holds as many pixels as fit into `wide` numbers, a power of 2 that divides the pixels.
     """
     segments, pixels, channels = x.shape
     times = 1
-    while pixels % (2 * times) == 0 and 2 * times * channels <= WIDE:
+    while pixels % (2 * times) == 0 and 2 * times * channels <= wide:
         times *= 2
     return segments, pixels // times, channels, times
 
@@ -293,7 +294,7 @@ def _between(part, arrays, number, count, groups):
 def moments(x):
     """Mean and variance over the pixels of x (segments, pixels, channels): two arrays (segments, channels)."""
     numbers = flat(x)
-    return _finish(_run_sums(moments_part, (numbers,), _share(x)), numbers, x.shape)
+    return _finish(_run_sums(moments_part, (numbers,), _share(x, WIDE_SUM)), numbers, x.shape)
 
 
 def affine(x, scale, shift, residual, relu):
@@ -312,7 +313,7 @@ def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
     g = gy if y is None else _result(gy, overwrite)
     mean = gy[:, 0] if mean is None else mean
     arrays = flat(gy), flat(y), flat(gy if x is None else x), flat(mean), flat(None if y is None else g)
-    return g, *_finish(_run_sums(gradient_sums_part, arrays, _share(gy)), flat(None), gy.shape)
+    return g, *_finish(_run_sums(gradient_sums_part, arrays, _share(gy, WIDE_SUM)), flat(None), gy.shape)
 
 
 def gradient(g, x, mean, a, b, c, overwrite=False):

@@ -259,6 +259,10 @@ def test_not_a_number_stays():
     x[0, 5, 1] = np.nan
     for found in kernels.moments(x):
         np.testing.assert_array_equal(np.isnan(found), [[False, True, False]])
+    one = np.ones((1, 3), np.float32)
+    for residual in (None, np.zeros_like(x)):
+        for relu in (False, True):
+            np.testing.assert_array_equal(np.isnan(kernels.affine(x, one, one, residual, relu)), np.isnan(x))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
