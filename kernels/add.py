@@ -20,7 +20,7 @@ def add_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def add_to_part(t, parts, arrays, numbers):
-    """a += b for the numbers of thread t: `add_part` is not vectorised where its result lies over an input."""
+    """a += b for the numbers of thread t: `add_part` is not vectorized where its result lies over an input."""
     a, b = arrays[:2]
     first, last = t * a.size // parts, (t + 1) * a.size // parts
     a, b = a[first:last], b[first:last]

@@ -4,7 +4,7 @@
 // thousand boxes: not the bytes take the time but the launches.
 
 struct Place {
-  float x, y, width, height;  // of the centre
+  float x, y, width, height;  // of the center
 };
 
 __device__ Place place_of(float4 box) {

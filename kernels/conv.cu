@@ -18,11 +18,11 @@
 // Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). 2 kh kw Cin flops for each number
 // of the result. For one term of the sum a block reads 2 T numbers and makes 2 T^2 flops, so T = 128 needs 1/32 byte a flop
 // of the second-level cache: 2 TB/s at the 60 TFLOP/s that an H100 has in float32, less than it gives. From memory: x about
-// once (neighbouring blocks have the same pixels), the result once.
+// once (neighboring blocks have the same pixels), the result once.
 #include "conv_window.cuh"
 
 // each: terms of a part, a multiple of D. With several parts y has room for (parts, result), and nothing follows the sums.
-// ACROSS: weights of neighbouring output channels lie side by side (w_out == 1), else those of neighbouring input channels.
+// ACROSS: weights of neighboring output channels lie side by side (w_out == 1), else those of neighboring input channels.
 template <int T, bool ACROSS>
 __global__ void __launch_bounds__(256, 2)
     convolve(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(256, 2)
   constexpr int D = 1024 / T, R = T / 16;
   __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // 4 more: stores of a warp fall on different banks
   const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
-  const int across = (g.outer + T - 1) / T;  // tiles of channels: neighbouring blocks share the pixels, not the weights
+  const int across = (g.outer + T - 1) / T;  // tiles of channels: neighboring blocks share the pixels, not the weights
   const int pixel0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;
   if (pixel0 >= s.pixels()) return;  // shares differ in size
 

@@ -1,8 +1,8 @@
 // Convolution in many small groups of channels on the GPU, float32 (a group of one channel: depthwise). What conv.cu and
 // conv_weights.cu do, without tiles: a tile of 64 channels would be nearly empty.
 //
-// A sum has few terms here, so little is read again and again, and the first-level cache suffices. Neighbouring threads have
-// neighbouring channels. Moves x, the result and the residual once from memory; for each term and run of 4 pixels a thread
+// A sum has few terms here, so little is read again and again, and the first-level cache suffices. Neighboring threads have
+// neighboring channels. Moves x, the result and the residual once from memory; for each term and run of 4 pixels a thread
 // reads one weight and four numbers of the map, from the cache: for 3x3 depthwise 11 a number, about what 3 TB/s allow.
 //
 // Launch: 256 threads. convolve_grouped: blocks (runs x channels / 256, 1, shares). backward_weights_grouped: blocks

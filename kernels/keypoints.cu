@@ -22,7 +22,7 @@ __device__ __forceinline__ int taps(int i, int pixels, int cells, float *weight)
   return low;
 }
 
-// Row y of the map at a column: the sum of the four cells around `low`. Beyond the border a cell is its neighbour.
+// Row y of the map at a column: the sum of the four cells around `low`. Beyond the border a cell is its neighbor.
 __device__ __forceinline__ float stretched(const float *cells, int y, int low, const float *weight, int h, int w) {
   const float *row = cells + min(max(y, 0), h - 1) * w;
   float value = 0.f;

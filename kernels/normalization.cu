@@ -1,5 +1,5 @@
-// Normalisation on the GPU: the passes of normalization.py over a map (segments, pixels, channels), float32, and
-// the few numbers a channel between them. Batch normalisation has one segment, group normalisation one an image.
+// Normalization on the GPU: the passes of normalization.py over a map (segments, pixels, channels), float32, and
+// the few numbers a channel between them. Batch normalization has one segment, group normalization one an image.
 //
 //   moments_part         sums of d and d d, d = x - shift            reads x
 //   affine               y = relu(x scale + shift + residual)        reads x (residual), writes y
@@ -11,7 +11,7 @@
 //
 // All are launched alike. A block takes a tile of `width` <= 64 channels of one segment, and of its pixels
 // 256 / width at a time, `steps` times: so each thread keeps to one channel, whose constants it reads once, and
-// neighbours read neighbours. They move 4 bytes a number and map, and calculate nearly nothing.
+// neighbors read neighbors. They move 4 bytes a number and map, and calculate nearly nothing.
 // Sums go over the pixels of a thread (at most 64), those of the block, then (`*_finish`, in float64) over the blocks:
 // always in the same order, for the launch depends on the shape alone.
 // The small ones: a thread for each segment and channel.

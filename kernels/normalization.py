@@ -1,6 +1,6 @@
-"""Normalisation on the CPU, float32: four passes over a feature map, each reading and writing it once.
+"""Normalization on the CPU, float32: four passes over a feature map, each reading and writing it once.
 
-A map is seen as (segments, pixels, channels): batch normalisation has one segment, group normalisation one an image.
+A map is seen as (segments, pixels, channels): batch normalization has one segment, group normalization one an image.
 
     moments         mean and variance of each segment and channel            reads x
     affine          y = relu(x scale + shift + residual)                     reads x (residual), writes y
@@ -102,7 +102,7 @@ def affine_part(t, parts, arrays, numbers):
 def gradient_sums_part(t, parts, arrays, numbers):
     """g = gy where y > 0 (y empty: g is gy); sums[t, segment] = sum of g, sum of g (x - mean) over rows of thread t.
 
-    g may be gy: a row is finished before it is written, for a loop that writes what it reads is not vectorised.
+    g may be gy: a row is finished before it is written, for a loop that writes what it reads is not vectorized.
     """
     gy, y, x, mean, g, sums = arrays[:6]
     segments, rows, channels, times = numbers[:4]

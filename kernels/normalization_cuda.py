@@ -1,4 +1,4 @@
-"""Normalisation on the GPU, float32; see normalization.cu. The passes are those of normalization.py.
+"""Normalization on the GPU, float32; see normalization.cu. The passes are those of normalization.py.
 
 x, gy, y, g, residual: (segments, pixels, channels), not empty. All others (segments, channels) or (channels,).
 """

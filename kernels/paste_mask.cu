@@ -1,7 +1,7 @@
 // Masks to and from boxes: crop objects' masks to M x M targets, paste M x M masks into a picture; see paste_mask.py.
 //
 // crop_masks: a thread a bin of a target, in strides of the grid; it reads the four pixels around each of its samples,
-// about a sample a pixel, so four bytes for each pixel of a box. Neighbouring threads read neighbouring bins, and what
+// about a sample a pixel, so four bytes for each pixel of a box. Neighboring threads read neighboring bins, and what
 // lies between them comes from the cache. Writes 4 M^2 bytes a box.
 //
 // paste_masks: blockIdx.x is a mask, and blocks 0, 1, ... of blockIdx.y share the pixels of its box. Reads four of the
@@ -23,7 +23,7 @@ __device__ Bins make_bins(float first, float last, bool aligned, int bins) {
   return {start, step, samples};
 }
 
-// Both neighbours of a sample and their weights, which are 0 more than one pixel outside.
+// Both neighbors of a sample and their weights, which are 0 more than one pixel outside.
 struct Sample {
   int low, high;
   float low_weight, high_weight;
@@ -77,7 +77,7 @@ __device__ Stretch stretch_axis(int cells, double start, double end, int limit) 
 }
 
 // The two cells around pixel i of them, and the weight of the higher.
-__device__ void neighbours(Stretch axis, int i, int *low, int *high, float *share) {
+__device__ void neighbors(Stretch axis, int i, int *low, int *high, float *share) {
   float position = fmaxf(axis.ratio * (axis.offset + i + 0.5f) - 0.5f, 0.f);
   *low = min((int)position, axis.cells - 1);
   *high = min(*low + 1, axis.cells - 1);
@@ -97,8 +97,8 @@ __global__ void paste_masks(const float *__restrict__ masks, const double *__res
   for (int k = blockIdx.y * blockDim.x + threadIdx.x; k < pixels; k += gridDim.y * blockDim.x) {
     int i = k / x.count, j = k % x.count, left, right, top, bottom;
     float across, down;
-    neighbours(x, j, &left, &right, &across);
-    neighbours(y, i, &top, &bottom, &down);
+    neighbors(x, j, &left, &right, &across);
+    neighbors(y, i, &top, &bottom, &down);
     const float *above = mask + top * cells, *below = mask + bottom * cells;
     float low = above[left] + down * (below[left] - above[left]);
     float high = above[right] + down * (below[right] - above[right]);

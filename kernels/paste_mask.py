@@ -1,6 +1,6 @@
 """Masks to and from boxes on the CPU: crop objects' masks to M x M targets, paste M x M masks into a picture.
 
-Bilinear interpolation goes one axis after the other: first rows are added up (contiguous, vectorised), then columns.
+Bilinear interpolation goes one axis after the other: first rows are added up (contiguous, vectorized), then columns.
 Cropping reads each pixel of a box about twice, pasting writes each pixel of a box once. Both are serial: they take a
 few milliseconds. Same arithmetic as the specifications in `minimask.mask_head`, sums in another order.
 """
@@ -50,9 +50,9 @@ def crop_masks(masks, boxes, matches, aligned, out):
 
 @njit(cache=True, error_model="numpy")
 def stretch_axis(cells, start, end, limit):
-    """`cells` values stretched from `start` to `end`: for each pixel of 0 .. limit in there the two neighbours.
+    """`cells` values stretched from `start` to `end`: for each pixel of 0 .. limit in there the two neighbors.
 
-    Returns the first such pixel, then for each pixel the lower and the higher neighbour and the weight of the higher.
+    Returns the first such pixel, then for each pixel the lower and the higher neighbor and the weight of the higher.
     """
     first, last = int(max(np.floor(start), 0)), int(min(np.ceil(end), limit))
     count = max(last - first, 0) if end > start else 0

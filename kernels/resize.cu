@@ -2,7 +2,7 @@
 // minimask/functional.py.
 //
 // A thread takes four channels of a pixel (T = float4), or one (float) where C is no multiple of 4; blockIdx.x counts
-// rows (n, y), blockIdx.y parts of a row, so neighbouring threads read and write neighbouring numbers. Forward reads
+// rows (n, y), blockIdx.y parts of a row, so neighboring threads read and write neighboring numbers. Forward reads
 // the small map from the cache and writes 4 bytes an output. Backward gathers: a thread adds up all outputs that its
 // pixel had a part in, row by row, always in the same order; it reads each output once (nearest) or about four times,
 // three of them from the cache (bilinear).
@@ -38,14 +38,14 @@ __global__ void nearest_backward(const T *__restrict__ gy, int h, int w, int c, 
 }
 
 // ---------------------------------------------------------------------------------------------------------- bilinear
-// Output i of `out` has its centre at (i + 1/2) in / out - 1/2 of `in` pixels, kept inside. Here times 2 out:
-__device__ __forceinline__ int centre(int i, int in, int out) {
+// Output i of `out` has its center at (i + 1/2) in / out - 1/2 of `in` pixels, kept inside. Here times 2 out:
+__device__ __forceinline__ int center(int i, int in, int out) {
   return min(max((2 * i + 1) * in - out, 0), (in - 1) * 2 * out);
 }
 
-// What pixel y contributes to output i: 1 at its centre, 0 from its neighbours' centres on.
+// What pixel y contributes to output i: 1 at its center, 0 from its neighbors' centers on.
 __device__ __forceinline__ float weight(int i, int y, int in, int out) {
-  return max(2 * out - abs(centre(i, in, out) - y * 2 * out), 0) / (2.f * out);
+  return max(2 * out - abs(center(i, in, out) - y * 2 * out), 0) / (2.f * out);
 }
 
 // y[i, j] = sum over the two rows p and two columns q around it of weight(i, p) weight(j, q) x[p, q]
@@ -53,10 +53,10 @@ template <class T>
 __global__ void bilinear(const T *__restrict__ x, int h, int w, int c, int high, int wide, T *__restrict__ y) {
   int row = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x;  // (n, y), (x, channel)
   if (k >= wide * c) return;
-  int i = row % high, top = centre(i, h, high) / (2 * high), bottom = min(top + 1, h - 1);
+  int i = row % high, top = center(i, h, high) / (2 * high), bottom = min(top + 1, h - 1);
   float below = weight(i, bottom, h, high), above = bottom > top ? weight(i, top, h, high) : 0.f;
   const T *image = x + (long long)(row / high) * h * w * c;
-  int j = k / c, left = centre(j, w, wide) / (2 * wide), right = min(left + 1, w - 1);
+  int j = k / c, left = center(j, w, wide) / (2 * wide), right = min(left + 1, w - 1);
   float after = weight(j, right, w, wide), before = right > left ? weight(j, left, w, wide) : 0.f;
   long long a = ((long long)top * w + left) * c + k % c, b = ((long long)bottom * w + left) * c + k % c;
   int step = (right - left) * c;
@@ -67,7 +67,7 @@ __global__ void bilinear(const T *__restrict__ x, int h, int w, int c, int high,
   y[(long long)row * wide * c + k] = total;
 }
 
-// The first output whose centre lies beyond that of pixel y - 1: there begins what pixel y has a part in.
+// The first output whose center lies beyond that of pixel y - 1: there begins what pixel y has a part in.
 __device__ __forceinline__ int first_touched(int y, int in, int out) {
   int last = (2 * y - 1) * out - in;  // i lies beyond if 2 in i > last
   return y == 0 || last < 0 ? 0 : min(last / (2 * in) + 1, out);

@@ -1,4 +1,4 @@
-"""Nearest-neighbour resizing on the CPU, float32: the pyramid's way down enlarges each map to twice its side.
+"""Nearest-neighbor resizing on the CPU, float32: the pyramid's way down enlarges each map to twice its side.
 
 Forward each pixel of the result is read once and written once; backward each pixel of gx adds up those that copied it.
 Threads take rows of what is written.

@@ -17,7 +17,7 @@ def nearest_backward(gy, shape):
 
 
 def bilinear(x, size):
-    """(N, H, W, C) -> (N, *size, C): interpolated between the pixels' centres."""
+    """(N, H, W, C) -> (N, *size, C): interpolated between the pixels' centers."""
     return _run("bilinear", x, (x.shape[0], *size, x.shape[3]))
 
 

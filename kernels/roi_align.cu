@@ -2,7 +2,7 @@
 //
 // Layout: a map (N, H, W, C) for each pyramid level (LEVELS in common.cuh), boxes (R, 4) in image pixels, image and
 // level of each box (R), out (R, bins, bins, C). One launch does all levels; a box whose level or image does not exist
-// gives 0. Same arithmetic as roi_align.py and the specification in minimask/roi_align.py. Lanes take neighbouring
+// gives 0. Same arithmetic as roi_align.py and the specification in minimask/roi_align.py. Lanes take neighboring
 // channels, V at once, so that all reads and writes are whole lines of memory; where a box is sampled is computed anew
 // by each lane, for arithmetic is cheaper here than sharing.
 //
@@ -45,7 +45,7 @@ __device__ Axis map_columns(const float *box, const Level<T> &level, int aligned
   return map_axis(box[0], box[2], level.scale, aligned, bins, sampling_ratio, level.width);
 }
 
-// A sample along an axis: both neighbours and their weights. Cell i is at position i. More than one cell outside, both
+// A sample along an axis: both neighbors and their weights. Cell i is at position i. More than one cell outside, both
 // weights are 0; nearer, the outermost cell counts alone.
 struct Sample {
   int low, high;
@@ -73,7 +73,7 @@ __device__ float weight_of(const Sample &s, int cell) {
 // out[r, i, j] = average (or maximum) of the samples in bin (i, j) of box r; for the maximum also chosen[r, i, j], the
 // number of the chosen sample.
 // Threads (lanes, rows): a row of threads takes a bin, its lanes the channels. Reads 4 C floats a sample, of which
-// neighbouring samples share most (they come from the L1 and L2 caches), writes C floats a bin.
+// neighboring samples share most (they come from the L1 and L2 caches), writes C floats a bin.
 template <int V, bool MAXIMUM>
 __global__ void forward(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                         const long long *__restrict__ image_index, const long long *__restrict__ levels, int count,

@@ -91,7 +91,7 @@ def map_axis(first, last, scale, aligned):
 
 @njit(cache=True, error_model="numpy")
 def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
-    """The samples of a box along an axis of `cells` cells: how many a bin, both neighbours of each, their weights.
+    """The samples of a box along an axis of `cells` cells: how many a bin, both neighbors of each, their weights.
 
     Cell i is at position i. More than one cell outside, both weights are 0; nearer, the outermost cell counts alone.
     """
@@ -101,7 +101,7 @@ def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
     per_bin = sampling_ratio
     if sampling_ratio <= 0:  # about one a cell; none if the extent is 0 or not a number
         per_bin = int(math.ceil(min(step, real(4096)))) if step > 0 else 0
-    neighbours = np.empty((bins * per_bin, 2), np.int64)
+    neighbors = np.empty((bins * per_bin, 2), np.int64)
     weights = np.empty((bins * per_bin, 2), np.dtype(real))
     i = 0
     for b in range(bins):
@@ -115,10 +115,10 @@ def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
                 high = min(low + 1, cells - 1)
                 if high > low:
                     share = position - real(low)
-            neighbours[i, 0], neighbours[i, 1] = low, high
+            neighbors[i, 0], neighbors[i, 1] = low, high
             weights[i, 0], weights[i, 1] = total - share, share
             i += 1
-    return per_bin, neighbours, weights
+    return per_bin, neighbors, weights
 
 
 @njit(inline="always", error_model="numpy")
@@ -169,17 +169,17 @@ def forward_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True, error_model="numpy")
-def cells_of_bins(per_bin, neighbours, weights, bins):
+def cells_of_bins(per_bin, neighbors, weights, bins):
     """The mean of a bin's samples as weights of cells, along one axis: first cell, weights (bins, cells)."""
     first, last = 1 << 30, -1
     for s in range(bins * per_bin):
         if weights[s, 0] + weights[s, 1] > 0:  # the sample is not outside
-            first, last = min(first, neighbours[s, 0]), max(last, neighbours[s, 1])
+            first, last = min(first, neighbors[s, 0]), max(last, neighbors[s, 1])
     table = np.zeros((bins, max(0, last + 1 - first)), weights.dtype)
     for s in range(bins * per_bin):
         for k in range(2):
             if weights[s, k] != 0:
-                table[s // per_bin, neighbours[s, k] - first] += weights[s, k] / weights.dtype.type(per_bin)
+                table[s // per_bin, neighbors[s, k] - first] += weights[s, k] / weights.dtype.type(per_bin)
     return first, table
 
 
@@ -262,9 +262,9 @@ def backward_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True, error_model="numpy")
-def follows_position(neighbours, weights):
+def follows_position(neighbors, weights):
     """1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells."""
-    return 1.0 if neighbours[1] > neighbours[0] and (neighbours[0] > 0 or weights[1] > 0) else 0.0
+    return 1.0 if neighbors[1] > neighbors[0] and (neighbors[0] > 0 or weights[1] > 0) else 0.0
 
 
 @njit(cache=True, error_model="numpy")

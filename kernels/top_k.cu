@@ -10,7 +10,7 @@
 // bytes a cycle, which makes that 12,500 cycles; the levels of all images run side by side.
 // sort_chunks, merge_ranks: for more than shared memory holds. Each block sorts one chunk; then each key's place is its
 // place in its own chunk plus, by binary search, how many of every other chunk are smaller. 16 bytes a number and
-// log2(chunk) reads (in L2, and neighbours read the same) a number and chunk.
+// log2(chunk) reads (in L2, and neighbors read the same) a number and chunk.
 
 typedef unsigned long long Key;
 

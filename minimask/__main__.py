@@ -63,7 +63,7 @@ def _fail(message):
 # architecture: the model's settings, found in the file that --weights names, so that --resume does not need that file.
 OPTIONS = dict(
     preset=None, images=None, annotations=None, val_images=None, val_annotations=None, toy_size=128, toy_case=None,
-    steps=None, epochs=None, minutes=None, batch_size=4, optimiser="adamw", learning_rate=1e-3, momentum=0.9,
+    steps=None, epochs=None, minutes=None, batch_size=4, optimizer="adamw", learning_rate=1e-3, momentum=0.9,
     weight_decay=1e-4, schedule="cosine", warm_up=20, clip=5.0, seed=0, flip=True, turns=False,
     scale_jitter=None, weights=None, new_heads=False, architecture=None, keypoints=False,
     min_size=None, max_size=None, padded_size=None, set={}, workers=None, threads=None, device=None, cuda_graph=False,
@@ -80,7 +80,7 @@ SCENES = {"train": 2000, "val": 200, "test": 200}  # how many scenes are drawn
 
 def command_train(args):
     """Train; see `python -m minimask train --help`."""
-    from minimask import distributed
+    from minimask.machine import distributed
 
     if args.distributed:
         with distributed.session(_tell):
@@ -93,7 +93,8 @@ def command_train(args):
 
 
 def _train(args):
-    from minimask import checkpoint, distributed
+    from minimask import checkpoint
+    from minimask.machine import distributed
 
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     saved = None
@@ -129,7 +130,7 @@ def _architecture(path):
     """The model's settings in a file of weights, but for the number of classes, which the data says."""
     from minimask import weights
 
-    settings = weights.recognise(path)
+    settings = weights.recognize(path)
     return {name: value for name, value in settings.items() if name != "num_classes"}
 
 
@@ -189,10 +190,11 @@ def _refuse_earlier_run(folder):
 
 def run_training(options, folder, resume=False, overwrite=False, progress=True):
     """Build data, model and loader from `options` (see OPTIONS) and train into `folder`; the last checkpoint's path."""
-    from minimask import device, distributed, mask_rcnn, warmup, weights
+    from minimask import device, mask_rcnn, weights
     from minimask.datasets.loader import InMemory, Loader
-    from minimask.published import merge
+    from minimask.machine import distributed, warmup
     from minimask.train import train
+    from minimask.weights.published import merge
 
     where = device.resolve(distributed.own_device(options["device"]))  # before anything slow is done
     _set_threads(options["threads"])
@@ -261,7 +263,7 @@ def open_dataset(images, annotations, split, options, class_names=None):
 
 
 def _keypoint_names(dataset, options):
-    """The names of the keypoints that are to be learnt, [] if none are. InputError if the data has none."""
+    """The names of the keypoints that are to be learned, [] if none are. InputError if the data has none."""
     names = list(dataset.keypoint_names or ())
     if options["keypoints"] and not names:
         raise InputError(
@@ -283,7 +285,7 @@ def _train_settings(options, images):
         steps = math.ceil(epochs * images / options["batch_size"])
     if steps is None and minutes is None:
         steps = DEFAULT_STEPS
-    same = ("optimiser", "learning_rate", "momentum", "weight_decay", "schedule", "warm_up", "clip", "seed",
+    same = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "warm_up", "clip", "seed",
             "save_every", "validate_every")  # fmt: skip
     return TrainSettings(steps=steps, minutes=minutes, **{name: options[name] for name in same})
 
@@ -349,9 +351,9 @@ def _open(path, where, precision):
 
 def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, progress=True):
     """Evaluate, print the table, write results and numbers to the folder `output`; the numbers."""
-    from minimask import warmup
     from minimask.evaluate import evaluate, format_table
-    from minimask.files import json_bytes, write_files
+    from minimask.machine import warmup
+    from minimask.run.files import json_bytes, write_files
 
     if getattr(model, "device", "cpu") == "cpu":
         warmup.ensure(progress)
@@ -381,8 +383,8 @@ def _some(names, count=4):
 
 def command_predict(args):
     """Find objects in photos; see `python -m minimask predict --help`."""
-    from minimask import warmup
-    from minimask.predict import find_photos, predict_files
+    from minimask.machine import warmup
+    from minimask.run.predict import find_photos, predict_files
 
     if not 0 <= args.score <= 1:
         raise InputError(f"predict: --score must be between 0 and 1, got {args.score}")
@@ -407,7 +409,7 @@ def command_predict(args):
 
 def command_download(args):
     """Fetch published weights; see `python -m minimask download --help`."""
-    from minimask import download
+    from minimask.weights import download
 
     return download.main(args)
 
@@ -450,7 +452,7 @@ def command_convert(args):
 def command_split(args):
     """Divide a COCO file; see `python -m minimask split --help`."""
     from minimask.datasets.coco import split
-    from minimask.files import json_bytes, write_files
+    from minimask.run.files import json_bytes, write_files
 
     source = Path(args.annotations)
     output = Path(args.output) if args.output else source.parent
@@ -553,7 +555,7 @@ def command_benchmark(args):
 
 def command_compile(args):
     """Compile the kernels now."""
-    from minimask import warmup
+    from minimask.machine import warmup
 
     if args.serve:
         warmup.serve()
@@ -611,7 +613,7 @@ def _add_demo(commands):
     parser = _command(
         commands, "demo", command_demo, "train, evaluate and draw on drawn scenes",
         """  python -m minimask demo
-  python -m minimask demo --steps 100      a quick look; it will not have learnt much
+  python -m minimask demo --steps 100      a quick look; it will not have learned much
 """,
     )  # fmt: skip
     parser.add_argument("--output", default="runs/demo", help="folder for the results, replaced (default runs/demo)")
@@ -672,8 +674,8 @@ def _add_train(commands):
     add("--padded-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of every batch, for --cuda-graph, which "
         "wants batches of one size (default: as large as the batch's largest image)")
     add("--set", type=_setting, action=_Collect, metavar="NAME=VALUE", help="any setting of MaskRCNN; may be repeated")
-    add = parser.add_argument_group("optimiser").add_argument
-    add("--optimiser", choices=("adamw", "sgd"), help="(default adamw)")
+    add = parser.add_argument_group("optimizer").add_argument
+    add("--optimizer", choices=("adamw", "sgd"), help="(default adamw)")
     add("--learning-rate", type=float, help="(default 0.001)")
     add("--momentum", type=float, help="of sgd (default 0.9)")
     add("--weight-decay", type=float, help="(default 0.0001)")
@@ -744,7 +746,7 @@ def _add_predict(commands):
 
 
 def _add_download(commands):
-    from minimask import download
+    from minimask.weights import download
 
     parser = _command(
         commands, "download", command_download, "fetch published weights, or list what there is",
@@ -818,7 +820,7 @@ def _add_course(commands):
 
 def _say_once(text):
     """Of several workers the first says it for all."""
-    from minimask import distributed
+    from minimask.machine import distributed
 
     if distributed.is_first():
         _say(text)

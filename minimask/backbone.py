@@ -19,7 +19,7 @@ RESNETS = {
 
 
 def make_norm(kind, channels, relu=False):
-    """The normalisation `kind`: "batch", "frozen" (batch norm with constant statistics) or "group"."""
+    """The normalization `kind`: "batch", "frozen" (batch norm with constant statistics) or "group"."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, relu=relu)
     if kind == "frozen":
@@ -32,7 +32,7 @@ def make_norm(kind, channels, relu=False):
 def conv_norm(conv, norm, x, residual=None):
     """norm(conv(x)) + residual, then the norm's ReLU, if it has one.
 
-    Where the norm's statistics are constants, normalising is a scale and a shift of each output channel. Both go into
+    Where the norm's statistics are constants, normalizing is a scale and a shift of each output channel. Both go into
     the convolution: conv(x, w) scale + shift = conv(x, w scale) + shift. Then all of it is one pass over memory.
     """
     if isinstance(norm, nn.GroupNorm) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
@@ -106,7 +106,7 @@ class ResNet(nn.Module):
     which stage 1 halves again: half the work, for small images; "fine" is the same but stage 1 does not halve, so that
     the strides are 2, 4, 8, 16: the outlines of small objects survive. `channels` are those of the four stages before a
     bottleneck multiplies them by 4. `dilate_c5` keeps C5 at stride 16 and dilates its 3x3 convolutions instead.
-    `stages` may be 3, for a model that pools its RoIs from C4. `norm_eps` is added to the normalisations' variances.
+    `stages` may be 3, for a model that pools its RoIs from C4. `norm_eps` is added to the normalizations' variances.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ def detect(
     good = valid[..., None] & (scores > score_threshold) & large
     labels = xp.broadcast_to(xp.arange(1, c), scores.shape).reshape(n, -1)  # (N, R (C - 1))
     boxes, scores, good = boxes.reshape(n, -1, 4), scores.reshape(n, -1), good.reshape(n, -1)
-    kept, valid = boxes_module.nms(boxes, scores, good, nms_threshold, keep=most, groups=labels)
+    kept, valid = boxes_module.nms(boxes, scores, good, nms_threshold, max_kept=most, groups=labels)
     return Detections(
         boxes=take(boxes, kept) * valid[..., None],
         labels=(take(labels, kept) * valid).astype(np.int64),

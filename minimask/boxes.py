@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
+from minimask.device import accelerated, array_module, fits_gpu_kernel, kernels
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)  # a predicted box grows at most 62.5 times: exp() cannot overflow
 SMALLEST_SIDE = 1e-6  # pixels; keeps the encoding of padding (a box of no size) finite
@@ -45,7 +45,7 @@ def iou(a, b):
 def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """What the network should predict to move `anchors` onto `boxes`: (..., 4), (..., 4) -> (..., 4).
 
-    dx = wx (x - xa) / width_a, dy likewise for centres; dw = ww log(width / width_a), dh likewise.
+    dx = wx (x - xa) / width_a, dy likewise for centers; dw = ww log(width / width_a), dh likewise.
     weights: the factors wx, wy, ww, wh (10, 10, 5, 5 in the box head, which gives them similar variance).
     Sides are taken as at least 1e-6 pixels, so that padding encodes to finite numbers.
     """
@@ -53,8 +53,8 @@ def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     _check_boxes("encode", boxes)
     if fits_gpu_kernel(boxes, anchors) and boxes.shape == anchors.shape:
         return kernels("boxes", boxes).encode(boxes, anchors, weights, SMALLEST_SIDE)
-    x, y, width, height = _centre_and_size(boxes, "encode")
-    xa, ya, width_a, height_a = _centre_and_size(anchors, "encode")
+    x, y, width, height = _center_and_size(boxes, "encode")
+    xa, ya, width_a, height_a = _center_and_size(anchors, "encode")
     width, height, width_a, height_a = (xp.maximum(side, SMALLEST_SIDE) for side in (width, height, width_a, height_a))
     wx, wy, ww, wh = weights
     return xp.stack(
@@ -77,7 +77,7 @@ def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     xp = array_module(deltas)
     if deltas.shape[-1:] != (4,):
         raise ValueError(f"decode: deltas must be (..., 4), got shape {deltas.shape}")
-    xa, ya, width_a, height_a = _centre_and_size(anchors, "decode")
+    xa, ya, width_a, height_a = _center_and_size(anchors, "decode")
     wx, wy, ww, wh = weights
     x = deltas[..., 0] / wx * width_a + xa
     y = deltas[..., 1] / wy * height_a + ya
@@ -121,79 +121,53 @@ def large_enough(boxes, side):
     return (width >= side) & (height >= side)
 
 
-def nms(boxes, scores, valid, threshold, keep=None, groups=None):
-    """Non-maximum suppression of a batch: take the best box, drop those that overlap it, go on with the rest.
+def _check_nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
+    if boxes.ndim != 3 or boxes.shape[2] != 4:
+        raise ValueError(f"nms: boxes must be (N, R, 4), got shape {boxes.shape}")
+    for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):
+        if array is not None and array.shape != boxes.shape[:2]:
+            raise ValueError(f"nms: {name} must be {boxes.shape[:2]} like the boxes, got shape {array.shape}")
 
-    boxes (N, R, 4) and scores (N, R) float; valid (N, R) bool: others take no part; threshold: a box is dropped if
-    its IoU with a better one is greater; keep: K, how many to return an image (all R if None); groups (N, R) int: only
-    boxes of the same group (class, pyramid level) suppress each other. Of equal scores the lower index is better.
-    Returns indices (N, K) int64 by falling score, 0 where there is no box, and valid (N, K) bool.
+
+@accelerated("nms", check=_check_nms)
+def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
+    """Non-maximum suppression: keep the best box, drop the boxes that overlap it, repeat with the rest.
+
+    boxes: (N, R, 4) float, pixels.
+    scores: (N, R) float. Of equal scores, the one with the lower index is better.
+    valid: (N, R) bool; boxes that are not valid take no part.
+    threshold: a box is dropped if its IoU with a better one is greater than this.
+    max_kept: K, how many boxes to return per image (default: all R).
+    groups: (N, R) int; only boxes of the same group (a class, a pyramid level) suppress each other.
+
+    Returns indices (N, K) int64 in descending order of score, 0 where there is no box, and valid (N, K) bool.
+    Raises ValueError if the shapes do not fit together.
     """
     xp = array_module(boxes)
-    one_group = groups is None
-    groups = _check_nms(boxes, scores, valid, groups)
-    keep = boxes.shape[1] if keep is None else min(keep, boxes.shape[1])
-    threshold = _round_down(threshold, boxes.dtype)
-    if not on_cpu(boxes):
-        if boxes.dtype != np.float32:
-            return nms_specification(boxes, scores, valid, threshold, keep, groups)
-        return kernels("nms", boxes).nms(boxes, scores, valid, threshold, keep, groups, one_group)
+    count = scores.shape[1]
+    max_kept = count if max_kept is None else min(max_kept, count)
 
-    counts = valid.sum(1)
-    order = _by_falling_score(scores, valid, int(counts.max(initial=0)))
-    corners = xp.take_along_axis(boxes, order[..., None], 1).transpose(0, 2, 1)  # (N, 4, R)
-    kept = xp.zeros((boxes.shape[0], keep), xp.int64)
-    kept_valid = xp.zeros(kept.shape, bool)
-    kernels("nms", boxes).nms(
-        xp.ascontiguousarray(corners),
-        xp.take_along_axis(groups, order, 1),
-        counts,
-        threshold,
-        kept,
-        kept_valid,
-    )
-    indices = xp.take_along_axis(order, kept, 1) if order.size else kept
-    return xp.where(kept_valid, indices, 0), kept_valid
-
-
-def nms_specification(boxes, scores, valid, threshold, keep=None, groups=None):
-    """`nms` with the whole (R, R) table of overlaps, then one row after the other. Same arguments and results."""
-    xp = array_module(boxes)
-    groups = _check_nms(boxes, scores, valid, groups)
-    images, count = scores.shape
-    keep = count if keep is None else min(keep, count)
-    order = _by_falling_score(scores, valid)
+    # NaN and -inf rank below all other scores, but above what is not valid.
+    lowest = np.finfo(scores.dtype).min
+    order = xp.argsort(-xp.where(valid, xp.fmax(scores, lowest), -xp.inf), axis=1, kind="stable")  # (N, R)
     ordered = xp.take_along_axis(boxes, order[..., None], 1)
-    group = xp.take_along_axis(groups, order, 1)
     alive = xp.take_along_axis(valid, order, 1)
-    suppresses = (iou(ordered, ordered) > threshold) & (group[:, :, None] == group[:, None, :])  # (N, R, R)
-    suppresses &= xp.arange(count)[:, None] < xp.arange(count)[None, :]  # only the better one the worse one
+
+    suppresses = iou(ordered, ordered) > threshold  # (N, R, R)
+    if groups is not None:
+        group = xp.take_along_axis(groups, order, 1)
+        suppresses &= group[:, :, None] == group[:, None, :]
+    suppresses &= xp.arange(count)[:, None] < xp.arange(count)[None, :]  # only the better suppresses the worse
+
     for i in range(count):
         alive &= ~(suppresses[:, i] & alive[:, i, None])
-    first = xp.argsort(~alive, axis=1, kind="stable")[:, :keep]  # the places of those alive, in order
+
+    first = xp.argsort(~alive, axis=1, kind="stable")[:, :max_kept]  # where the survivors are, in order
     kept_valid = xp.take_along_axis(alive, first, 1)
     return xp.where(kept_valid, xp.take_along_axis(order, first, 1), 0), kept_valid
 
 
-def _by_falling_score(scores, valid, count=None):
-    """Indices (N, R) that sort by falling score, equal ones by index, those not valid last; the first `count` of them.
-    """
-    xp = array_module(scores)
-    count = scores.shape[1] if count is None else count
-    lowest = np.finfo(scores.dtype).min  # for -inf and NaN: still above what is not valid
-    keys = xp.where(valid, xp.fmax(scores, lowest), -xp.inf)
-    if keys.dtype == np.float32 and on_cpu(keys):
-        return kernels("top_k", keys).top_k(keys, count)
-    return xp.argsort(-keys, axis=1, kind="stable")[:, :count]
-
-
-def _round_down(threshold, dtype):
-    """The largest number of `dtype` that is not above `threshold`: comparing with it gives the exact answer."""
-    rounded = dtype.type(threshold)
-    return rounded if float(rounded) <= threshold else np.nextafter(rounded, dtype.type(-np.inf))
-
-
-def _centre_and_size(boxes, who):
+def _center_and_size(boxes, who):
     _check_boxes(who, boxes)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height
@@ -203,14 +177,3 @@ def _check_boxes(who, boxes):
     if boxes.shape[-1:] != (4,):
         raise ValueError(f"{who}: boxes must be (..., 4): x1, y1, x2, y2, got shape {boxes.shape}")
 
-
-def _check_nms(boxes, scores, valid, groups):
-    """Raises ValueError if the arguments of `nms` do not fit together. Returns groups as (N, R) int32."""
-    xp = array_module(boxes)
-    if boxes.ndim != 3 or boxes.shape[2] != 4:
-        raise ValueError(f"nms: boxes must be (N, R, 4), got shape {boxes.shape}")
-    groups = xp.zeros(scores.shape, xp.int32) if groups is None else groups.astype(xp.int32)
-    for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):
-        if array.shape != boxes.shape[:2]:
-            raise ValueError(f"nms: {name} must be {boxes.shape[:2]} like the boxes, got shape {array.shape}")
-    return groups

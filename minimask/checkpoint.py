@@ -3,7 +3,7 @@
 A checkpoint is an .npz file, that is a zip of .npy arrays:
 
     model/NAME         every parameter and buffer, under its name in `model.state_dict()`
-    optimiser/NAME     every array of `optimiser.state_dict()`
+    optimizer/NAME     every array of `optimizer.state_dict()`
     settings           one json string: how to build the model, class names, training settings, data, step, ...
 
 A model alone can be kept in a quarter of the size (`write_model(small=True)`): each large array as whole numbers from
@@ -179,7 +179,7 @@ def _read_archive(path, file):
 # ------------------------------------------------------------------------------------------------ runs, models, weights
 
 
-def save(folder, step, model, optimiser, settings):
+def save(folder, step, model, optimizer, settings):
     """Write the state after `step` steps to FOLDER/checkpoint-STEP.npz, delete all but the last two, return the path.
 
     settings: dict for json: what must be known beside the weights (see `train.py`).
@@ -190,7 +190,7 @@ def save(folder, step, model, optimiser, settings):
         if not np.isfinite(to_cpu(array)).all():
             raise InputError(f"step {step}: the weight {name} is not finite; earlier checkpoints are unchanged")
     arrays = {f"model/{name}": array for name, array in state.items()}
-    arrays.update({f"optimiser/{name}": array for name, array in optimiser.state_dict().items()})
+    arrays.update({f"optimizer/{name}": array for name, array in optimizer.state_dict().items()})
     path = Path(folder) / f"checkpoint-{step:08d}.npz"
     write(path, arrays, {**settings, "step": step, "model": model.settings})
     for old in checkpoints(folder)[:-KEEP]:

@@ -6,6 +6,7 @@ import functools
 import glob
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
@@ -43,6 +44,67 @@ def array_module(x):
 def on_cpu(x):
     """True if `x` is a NumPy array: the question asked where a Numba or a CUDA kernel is chosen."""
     return array_module(x) is np
+
+
+def accelerated(module, check=None):
+    """Decorator of an operation in array code: hand-written kernels compute it where they can.
+
+        @accelerated("nms")
+        def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
+            ...  # the algorithm, in array code
+
+    A call runs the function of the same name and signature in `minimask.kernels.nms` if its arrays are NumPy's, or in
+    `minimask.kernels.nms_cuda` if they are CuPy's, provided that there is one and that its `fits`, called with the same
+    arguments, says so (see `takes`). Otherwise it runs the array code. `nms.plain` is the array code alone: any float
+    dtype, NumPy or CuPy; `inspect.getsource(nms)` shows it.
+
+    check: a function of the same arguments that raises ValueError if they do not fit together; it runs first, whichever
+    form computes.
+    """
+
+    def decorate(plain):
+        @functools.wraps(plain)
+        def operation(*args, **kwargs):
+            if check is not None:
+                check(*args, **kwargs)
+            kernel = _kernel(module, plain.__name__, on_cpu(_first_array(args)))
+            if kernel is not None and kernel.fits(*args, **kwargs):
+                return kernel(*args, **kwargs)
+            return plain(*args, **kwargs)
+
+        operation.plain = plain
+        return operation
+
+    return decorate
+
+
+def takes(fits):
+    """Decorator in a module of kernels: `fits(*arguments)` says whether the kernel can do it (see `accelerated`)."""
+
+    def decorate(kernel):
+        kernel.fits = fits
+        return kernel
+
+    return decorate
+
+
+@functools.cache
+def _kernel(module, name, cpu):
+    """The function that the kernels' module has for an operation, or None."""
+    path = f"minimask.kernels.{module}" if cpu else f"minimask.kernels.{module}_cuda"
+    if importlib.util.find_spec(path) is None:
+        return None
+    return getattr(importlib.import_module(path), name, None)
+
+
+def _first_array(args):
+    """The first array among the arguments, or in a list or tuple among them: it says where the operation runs."""
+    for arg in args:
+        if isinstance(arg, (list, tuple)):
+            arg = next((a for a in arg if hasattr(a, "dtype")), None)
+        if hasattr(arg, "dtype"):
+            return arg
+    raise TypeError("an operation needs at least one array among its arguments")
 
 
 def kernels(name, array):

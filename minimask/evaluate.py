@@ -18,8 +18,8 @@ import numpy as np
 
 from minimask.device import enough_memory
 from minimask.errors import InputError
-from minimask.files import json_bytes, write_files
 from minimask.image import restore
+from minimask.run.files import json_bytes, write_files
 
 KINDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> what a result must hold
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
@@ -400,7 +400,7 @@ def _keypoint_count(truth):
 
 
 def _complete_keypoints(annotation, count):
-    """An object without keypoints has as many as the others, none of them labelled."""
+    """An object without keypoints has as many as the others, none of them labeled."""
     if not annotation.get("keypoints"):
         annotation["keypoints"] = [0] * (3 * count)
         annotation["num_keypoints"] = 0

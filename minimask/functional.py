@@ -1,7 +1,7 @@
 """Differentiable operations on tensors: elementwise, matrix products, reductions, indexing, resizing.
 
 Each is a Function of raw arrays (its docstring is its formula) and a function of tensors. Importing this module gives
-Tensor its operators. Convolution, normalisation, RoI pooling and the losses have modules of their own.
+Tensor its operators. Convolution, normalization, RoI pooling and the losses have modules of their own.
 """
 
 import numpy as np
@@ -357,9 +357,9 @@ class ResizeNearest(Function):
 
 
 def bilinear_matrix(size_in, size_out, xp=np, dtype=np.float32):
-    """The (size_out, size_in) matrix of linear interpolation between pixel centres (align_corners=False).
+    """The (size_out, size_in) matrix of linear interpolation between pixel centers (align_corners=False).
 
-    Output pixel i has its centre at (i + 1/2) size_in / size_out - 1/2 in input pixels, clamped at the border.
+    Output pixel i has its center at (i + 1/2) size_in / size_out - 1/2 in input pixels, clamped at the border.
     """
     position = ((xp.arange(size_out, dtype=np.float64) + 0.5) * (size_in / size_out) - 0.5).clip(0, size_in - 1)
     low = xp.minimum(xp.floor(position).astype(np.int64), size_in - 1)
@@ -510,7 +510,7 @@ def resize_nearest(x, size):
 
 
 def resize_bilinear(x, size):
-    """(N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centres."""
+    """(N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centers."""
     return ResizeBilinear(tuple(int(s) for s in size))(x)
 
 

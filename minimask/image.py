@@ -1,6 +1,6 @@
-"""Pictures in and out: read, normalise, resize, pad; boxes, masks and keypoints go along, and back again.
+"""Pictures in and out: read, normalize, resize, pad; boxes, masks and keypoints go along, and back again.
 
-The pixel model, everywhere in this project: pixel 3 covers 3.0 to 4.0 and its centre is 3.5. A box
+The pixel model, everywhere in this project: pixel 3 covers 3.0 to 4.0 and its center is 3.5. A box
 (x1, y1, x2, y2) has the width x2 - x1, with no "+ 1". The transform computes what torchvision's
 GeneralizedRCNNTransform computes.
 """
@@ -30,7 +30,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def read_image(path, rotate=True):
     """Read a picture file as a person sees it.
 
-    Grey becomes RGB, transparent parts lie over white, palettes are looked up, 16 bits are scaled to 8.
+    Gray becomes RGB, transparent parts lie over white, palettes are looked up, 16 bits are scaled to 8.
     rotate: turn the picture as its EXIF orientation says.
     Returns (H, W, 3) uint8, RGB. Raises InputError that names the file if it is missing or not readable.
     """
@@ -81,18 +81,18 @@ def resized_size(height, width, min_size, max_size, rounded=False):
     return max(1, int(height * scale + half)), max(1, int(width * scale + half))
 
 
-def _neighbours(size_in, size_out, dtype):
-    """Of each output pixel: the input pixel before its centre, the one after, and the latter's weight."""
+def _neighbors(size_in, size_out, dtype):
+    """Of each output pixel: the input pixel before its center, the one after, and the latter's weight."""
     ratio = np.float64(dtype.type(size_in) / dtype.type(size_out))
-    centres = ((np.arange(size_out) + 0.5) * ratio - 0.5).astype(dtype)  # rounded where torch rounds
-    centres = np.maximum(centres, 0)
-    before = np.minimum(centres.astype(np.int64), size_in - 1)
+    centers = ((np.arange(size_out) + 0.5) * ratio - 0.5).astype(dtype)  # rounded where torch rounds
+    centers = np.maximum(centers, 0)
+    before = np.minimum(centers.astype(np.int64), size_in - 1)
     after = np.minimum(before + 1, size_in - 1)
-    return before, after, centres - before.astype(dtype)
+    return before, after, centers - before.astype(dtype)
 
 
 def resize_bilinear(image, height, width, convert=None):
-    """Resize by bilinear interpolation between pixel centres, without smoothing (torch: align_corners=False).
+    """Resize by bilinear interpolation between pixel centers, without smoothing (torch: align_corners=False).
 
     image: (H, W, C), float32 or float64; or of any type that `convert` accepts.
     convert: function from some rows (r, W, C) to floats (r, W, C), so that only rows in use are ever floats.
@@ -103,8 +103,8 @@ def resize_bilinear(image, height, width, convert=None):
     if dtype.kind != "f":
         raise ValueError(f"resize_bilinear: image must be of a float type, got {dtype}")
     channels = image.shape[2]
-    above, below, down = _neighbours(image.shape[0], height, dtype)
-    left, right, across = _neighbours(image.shape[1], width, dtype)
+    above, below, down = _neighbors(image.shape[0], height, dtype)
+    left, right, across = _neighbors(image.shape[1], width, dtype)
     across = np.repeat(across, channels)  # one weight for each column of a (rows, width*C) matrix
     result = np.empty((height, width * channels), dtype)
     for start in range(0, height, ROWS_AT_A_TIME):
@@ -214,7 +214,7 @@ def turn(sample):
 
 @dataclass
 class ImageTransform:
-    """Pictures of any size -> one Batch: normalise, resize, pad with zeros at the bottom and the right.
+    """Pictures of any size -> one Batch: normalize, resize, pad with zeros at the bottom and the right.
 
     min_size, max_size: the short side becomes min_size unless the long side would exceed max_size.
     mean, std: of each channel, for values 0 to 1.
@@ -266,14 +266,14 @@ class ImageTransform:
         )
         for target, image, (h, w) in zip(batch.images, images, sizes):
             if image.shape[:2] == (h, w):
-                target[:h, :w] = self._normalise(image)
+                target[:h, :w] = self._normalize(image)
             else:
-                target[:h, :w] = resize_bilinear(image, h, w, self._normalise)
+                target[:h, :w] = resize_bilinear(image, h, w, self._normalize)
         if samples:
             _add_ground_truth(batch, pictures, sizes)
         return batch
 
-    def _normalise(self, rows):
+    def _normalize(self, rows):
         """(x - mean) / std for some rows (r, W, 3), x in 0 to 1; uint8 is divided by 255 first."""
         lines = rows.reshape(len(rows), -1).astype(np.float32)  # (r, W*3): NumPy is fast at long rows
         if rows.dtype == np.uint8:

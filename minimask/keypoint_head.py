@@ -7,10 +7,11 @@ not?", keypoints ask once "which place?". Network and conventions are torchvisio
 
 import numpy as np
 
-from minimask import distributed, nn
 from minimask import functional as F
+from minimask import nn
 from minimask.device import array_module, kernels, on_cpu
 from minimask.losses import CrossEntropy
+from minimask.machine import distributed
 from minimask.targets import take
 
 LARGEST_SIDE = 2**16  # pixels of a box to decode: more is a mistake, and would take for ever
@@ -56,9 +57,9 @@ class KeypointPredictor(nn.Module):
 def keypoint_targets(keypoints, boxes, matches, size=56):
     """The place in the map of each box where each keypoint of its object lies.
 
-    keypoints: (N, G, K, 3) float: x, y, visibility (0: not labelled); boxes: (N, S, 4) float, in the same pixels;
+    keypoints: (N, G, K, 3) float: x, y, visibility (0: not labeled); boxes: (N, S, 4) float, in the same pixels;
     matches: (N, S) int, the object of each box. -> places (N, S, K) int64, y * size + x of the cell, or 0; visible
-    (N, S, K) bool: labelled (if hidden or not) and inside the box, the only ones that are learnt.
+    (N, S, K) bool: labeled (if hidden or not) and inside the box, the only ones that are learned.
     A keypoint on the right or lower border belongs to the last cell.
     Worked number: in a box from 10 to 38, a cell is half a pixel, and x = 17.2 lies in cell floor(7.2 * 2) = 14.
     """
@@ -150,8 +151,8 @@ def decode_keypoints_specification(logits, boxes):
 def bicubic_matrix(cells, pixels, xp=np, dtype=np.float32):
     """The (pixels, cells) matrix that stretches `cells` values to `pixels` by cubic convolution (Keys 1981).
 
-    Pixel i has its centre at (i + 1/2) cells / pixels - 1/2 in cells, and is a sum of the four cells around it; beyond
-    the border a cell is its neighbour inside. a = -0.75, as in torch and OpenCV.
+    Pixel i has its center at (i + 1/2) cells / pixels - 1/2 in cells, and is a sum of the four cells around it; beyond
+    the border a cell is its neighbor inside. a = -0.75, as in torch and OpenCV.
     """
     position = (xp.arange(pixels) + 0.5) * (cells / pixels) - 0.5  # (P,)
     low = xp.floor(position)

@@ -1,4 +1,4 @@
-"""The losses, each with its normaliser spelled out. L = L_cls + L_reg + L_mask (slide L26), plus the RPN's two.
+"""The losses, each with its normalizer spelled out. L = L_cls + L_reg + L_mask (slide L26), plus the RPN's two.
 
 Every loss takes `weights`: 0 leaves a place out (padding, or not sampled), 1 counts it. The sum is divided by
 `count`, which comes from the arrays too, so that nothing here has a size that depends on values. Where several workers
@@ -7,9 +7,9 @@ The mask loss stands in mask_head.py.
 """
 
 
-from minimask import distributed
 from minimask.device import array_module, fits_gpu_kernel, kernels
 from minimask.functional import sigmoid_array
+from minimask.machine import distributed
 from minimask.tensor import Function, Tensor
 
 
@@ -126,7 +126,7 @@ def objectness_loss(logits, targets, weights):
 def rpn_box_loss(deltas, targets, positive, sampled, beta=1 / 9):
     """RPN: smooth L1 over the positive anchors, summed over 4 deltas, divided by the number of SAMPLED anchors.
 
-    deltas: Tensor (N, S, 4); targets (N, S, 4); positive, sampled: (N, S) of 0 and 1 (torchvision's normaliser).
+    deltas: Tensor (N, S, 4); targets (N, S, 4); positive, sampled: (N, S) of 0 and 1 (torchvision's normalizer).
     """
     _same_shape("rpn_box_loss", deltas, targets=targets)
     weights = array_module(targets).broadcast_to(positive[..., None], targets.shape)

@@ -8,11 +8,12 @@ import math
 
 import numpy as np
 
-from minimask import distributed, nn
 from minimask import functional as F
+from minimask import nn
 from minimask.device import array_module, kernels
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.losses import has_kernel
+from minimask.machine import distributed
 from minimask.roi_align import roi_align_specification
 from minimask.tensor import Function, Tensor
 
@@ -284,8 +285,8 @@ def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
 
     masks: (D, M, M) float, 0 to 1; boxes: (D, 4) float, pixels of the picture, which is height x width. -> (D, height,
     width) bool, where the interpolated mask is at least `threshold`; float32 probabilities if threshold is None.
-    A mask gets a border of zeros one cell wide, and the box grows along; pixel centres are interpolated between cell
-    centres. whole_pixels: first the box's corners are cut to whole pixels, as in torchvision; else the mask lies where
+    A mask gets a border of zeros one cell wide, and the box grows along; pixel centers are interpolated between cell
+    centers. whole_pixels: first the box's corners are cut to whole pixels, as in torchvision; else the mask lies where
     the box lies. Worked number: a box from 10.9 to 26.9 begins at pixel 10 in the one case, in the other at 10.9.
     """
     xp = array_module(masks)
@@ -315,8 +316,8 @@ def _stretch(cells, start, end, limit, xp):
     """`cells` values stretched from `start` to `end`: the pixels (a slice of 0 .. limit), their weights (P, cells)."""
     first = min(max(math.floor(start), 0), limit)
     last = min(max(math.ceil(end), first), limit) if end > start else first
-    centres = xp.arange(first, last) + 0.5
-    position = ((centres - start) * cells / max(end - start, 1e-9) - 0.5).clip(0, cells - 1)  # (P,)
+    centers = xp.arange(first, last) + 0.5
+    position = ((centers - start) * cells / max(end - start, 1e-9) - 0.5).clip(0, cells - 1)  # (P,)
     weights = (1 - abs(position[:, None] - xp.arange(cells))).clip(0, None)
     return slice(first, last), weights.astype(np.float32)
 
@@ -326,8 +327,8 @@ def _edges(boxes, padded, whole_pixels):
     xp = array_module(boxes)
     growth = padded / (padded - 2)
     boxes = xp.nan_to_num(boxes).clip(-(2**29), 2**29)
-    centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * growth
-    edges = xp.concatenate([centre - half, centre + half], axis=1).astype(np.float64)
+    center, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * growth
+    edges = xp.concatenate([center - half, center + half], axis=1).astype(np.float64)
     if whole_pixels:  # the first pixel and the one after the last
         edges = xp.trunc(edges)
         edges[:, 2:] += 1

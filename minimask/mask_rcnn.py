@@ -161,7 +161,7 @@ class MaskRCNN(nn.Module):
         losses["loss_classifier"] = class_loss(class_logits, labels_flat, valid_flat)
         losses["loss_box_reg"] = box_loss(box_deltas, labels_flat, targets.reshape(-1, 4), positive_flat, valid_flat)
 
-        # Masks and keypoints are learnt on positives alone, and those are the first places.
+        # Masks and keypoints are learned on positives alone, and those are the first places.
         most = int(labels.shape[1] * self.roi_positive_fraction) or 1
         positives = [a[:, :most] for a in (rois, labels, which, positive)]
         if hasattr(self.roi_heads, "mask_head"):
@@ -400,7 +400,7 @@ def build(preset="toy", num_classes=4, seed=0, **settings):
     merged = dict(PRESETS[preset])
     for name, value in settings.items():
         merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
-    nn.seed_initialisers(seed)
+    nn.seed_initializers(seed)
     model = MaskRCNN(num_classes, **merged)
     model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **settings)
     return model

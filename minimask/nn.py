@@ -1,4 +1,4 @@
-"""Modules: parameters with names, layers, initialisers. Names and behaviour follow torch.nn, layouts are NHWC
+"""Modules: parameters with names, layers, initializers. Names and behavior follow torch.nn, layouts are NHWC
 and HWIO.
 """
 
@@ -79,13 +79,13 @@ class Module:
             array[...] = device_module.to(state[name], device_module.device_of(array))
 
     def train(self, mode=True):
-        """Training behaviour (batch statistics) or not, for this module and all below it."""
+        """Training behavior (batch statistics) or not, for this module and all below it."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self):
-        """Inference behaviour (running statistics)."""
+        """Inference behavior (running statistics)."""
         return self.train(False)
 
     @property
@@ -95,7 +95,7 @@ class Module:
 
     def to(self, target):
         """Every parameter and buffer on another device ("cpu" or "cuda"), or in another float dtype (float64 for
-        gradient checks). Gradients are forgotten; an optimiser must be made afterwards.
+        gradient checks). Gradients are forgotten; an optimizer must be made afterwards.
 
         Raises InputError where there is no card that could be used.
         """
@@ -154,7 +154,7 @@ class Sequential(ModuleList):
         return x
 
 
-# -------------------------------------------------------------------------------------------------------- initialisers
+# -------------------------------------------------------------------------------------------------------- initializers
 
 
 def kaiming_normal(rng, shape, fan, dtype=np.float32):
@@ -178,14 +178,14 @@ def normal(rng, shape, deviation, dtype=np.float32):
 _init_rng = np.random.default_rng(0)
 
 
-def seed_initialisers(seed):
+def seed_initializers(seed):
     """Make the weights of every module built from here on a function of `seed`."""
     global _init_rng
     _init_rng = np.random.default_rng(seed)
 
 
 def init_rng():
-    """The generator that initialisers draw from."""
+    """The generator that initializers draw from."""
     return _init_rng
 
 

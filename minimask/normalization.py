@@ -1,10 +1,10 @@
-"""Batch and group normalisation of feature maps (N, H, W, C), fused with the addition and the ReLU that follow them.
+"""Batch and group normalization of feature maps (N, H, W, C), fused with the addition and the ReLU that follow them.
 
     xhat = (x - mean) / sqrt(var + eps),    y = relu(gamma xhat + beta + residual)
 
-Batch normalisation takes mean and variance of each channel over all pixels of the batch (Ioffe and Szegedy 2015),
-group normalisation those of each image and group of channels (Wu and He 2018). So both see x as segments of pixels:
-batch normalisation as one segment whose channels are groups of one, group normalisation as N segments. The gradient of
+Batch normalization takes mean and variance of each channel over all pixels of the batch (Ioffe and Szegedy 2015),
+group normalization those of each image and group of channels (Wu and He 2018). So both see x as segments of pixels:
+batch normalization as one segment whose channels are groups of one, group normalization as N segments. The gradient of
 both, with h = gamma g, g = gy where y > 0, and means over the numbers that xhat's mean was taken over:
 
     gx = (h - mean of h - xhat * mean of (h xhat)) / sqrt(var + eps),  ggamma = sum g xhat,  gbeta = sum g
@@ -16,8 +16,8 @@ channel: there a dozen calls of NumPy, or launches on a GPU, would cost as much 
 
 import numpy as np
 
-from minimask import distributed
 from minimask.device import array_module, fits_gpu_kernel, kernels
+from minimask.machine import distributed
 from minimask.tensor import Function
 
 # -------------------------------------------------------------------------------------------- public operations
@@ -59,7 +59,7 @@ def group_norm(x, gamma, beta, groups, eps=1e-5, residual=None, relu=False):
 
 
 def frozen_batch_norm(x, scale, shift, residual=None, relu=False):
-    """relu(x scale + shift + residual): batch normalisation with constant statistics, see `constant_scale_and_shift`.
+    """relu(x scale + shift + residual): batch normalization with constant statistics, see `constant_scale_and_shift`.
 
     x: Tensor (..., C), usually (N, H, W, C).  scale, shift: raw arrays (C,), which get no gradient.  residual: shape of
     x or None. Returns the shape of x. Raises ValueError where shapes do not fit.
@@ -72,7 +72,7 @@ def frozen_batch_norm(x, scale, shift, residual=None, relu=False):
 
 
 def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
-    """What normalisation with constant statistics amounts to, y = x scale + shift: raw arrays (C,) -> scale, shift."""
+    """What normalization with constant statistics amounts to, y = x scale + shift: raw arrays (C,) -> scale, shift."""
     if not fits_gpu_kernel(mean):
         scale = gamma / (var + gamma.dtype.type(eps)) ** 0.5
         return scale, beta - mean * scale
@@ -81,7 +81,7 @@ def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
 
 
 def fold_batch_norm(w, gamma, beta, mean, var, eps=1e-5):
-    """Weights and bias of the one convolution that equals convolution w followed by batch normalisation (raw arrays).
+    """Weights and bias of the one convolution that equals convolution w followed by batch normalization (raw arrays).
 
     w: (kh, kw, Cin, Cout).  gamma, beta, mean, var: (Cout,).  Returns w gamma / sqrt(var + eps) and
     beta - mean gamma / sqrt(var + eps), in the dtype of w. Raises ValueError where shapes do not fit.

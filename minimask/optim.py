@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, gradient clipping.
+"""Optimizers, learning-rate schedules, gradient clipping.
 
 On a GPU all parameters lie in one array, all gradients in another (`FlatParameters`), and a step is three launches, as
 many as for one parameter: the norm of the gradient, what it is scaled with, the update. Nothing comes back to the host.
@@ -10,7 +10,7 @@ import numpy as np
 
 from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 
-CHUNK = 64  # numbers: a parameter begins at a multiple of it in its buffer, as CHUNK in kernels/optimiser.cu
+CHUNK = 64  # numbers: a parameter begins at a multiple of it in its buffer, as CHUNK in kernels/optimizer.cu
 
 
 class FlatParameters:
@@ -53,7 +53,7 @@ class FlatParameters:
         away = [i for i, p in enumerate(self.params) if p.grad is not None and p.grad is not p.grad_buffer]
         if fits_gpu_kernel(self.data):  # a launch for 128 of them
             gradients, starts = [self.params[i].grad for i in away], self.starts[away].tolist()
-            kernels("optimiser", self.data).collect(gradients, starts, self.gradients)
+            kernels("optimizer", self.data).collect(gradients, starts, self.gradients)
         else:
             for i in away:
                 self.params[i].grad_buffer[...] = self.params[i].grad
@@ -61,11 +61,11 @@ class FlatParameters:
             self.params[i].grad = self.params[i].grad_buffer
 
 
-class Optimiser:
+class Optimizer:
     """Holds the parameters and, for each, named state arrays; `step()` updates the parameters from their gradients.
 
     `lr` is an attribute and may be set before each step. A parameter without a gradient is left as it is.
-    Weight decay is not applied to parameters of one dimension (biases and normalisation), as detectors do, unless
+    Weight decay is not applied to parameters of one dimension (biases and normalization), as detectors do, unless
     `decay_all` is set. Parameters on a GPU (float32) are moved to `flat`, and there is `step_on_device`.
     """
 
@@ -74,11 +74,11 @@ class Optimiser:
     def __init__(self, params, lr, weight_decay, decay_all):
         self.params = list(params)
         if not self.params:
-            raise ValueError("optimiser: params must hold at least one parameter, got none")
+            raise ValueError("optimizer: params must hold at least one parameter, got none")
         if not (lr >= 0 and math.isfinite(lr)):
-            raise ValueError(f"optimiser: lr must be a number >= 0, got {lr}")
+            raise ValueError(f"optimizer: lr must be a number >= 0, got {lr}")
         if not weight_decay >= 0:
-            raise ValueError(f"optimiser: weight_decay must be >= 0, got {weight_decay}")
+            raise ValueError(f"optimizer: weight_decay must be >= 0, got {weight_decay}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.decay_all = decay_all
@@ -126,7 +126,7 @@ class Optimiser:
         Not part of what a CUDA graph captures, so that a graph can be launched again with another learning rate.
         """
         self.steps += 1
-        kernels("optimiser", self.rates).set_rates(self.rates, self.lr, *self.corrections())
+        kernels("optimizer", self.rates).set_rates(self.rates, self.lr, *self.corrections())
 
     def step_on_device(self, max_norm=None, losses=None):
         """`step` on the card, with the gradient clipped to the norm `max_norm`; without waiting for it.
@@ -136,12 +136,12 @@ class Optimiser:
         where in `flat.gradients` the first 64 numbers with one that is not finite begin, else -1; the scale. If the
         second is 0, nothing was changed by this step and nothing will be by those that follow, until `forget_failure`:
         the host may look at the report of a step while the card is at the next one.
-        Raises RuntimeError if a parameter's array was replaced since the optimiser was made.
+        Raises RuntimeError if a parameter's array was replaced since the optimizer was made.
         """
         flat = self.flat
         flat.collect()
         decay = self._decay_of_chunks()
-        module = kernels("optimiser", flat.data)
+        module = kernels("optimizer", flat.data)
         limit = math.inf if max_norm is None else max_norm
         module.clip(flat.gradients, decay, losses, limit, self.place, self.report)
         self.update_flat(module, decay)
@@ -180,16 +180,16 @@ class Optimiser:
         """Take over a state that `state_dict` gave. Raises ValueError where names or shapes do not fit."""
         own = self.state_dict()
         if set(own) != set(state):
-            raise ValueError(f"optimiser: state has other names: {sorted(set(own) ^ set(state))[:3]}")
+            raise ValueError(f"optimizer: state has other names: {sorted(set(own) ^ set(state))[:3]}")
         for name, array in own.items():
             if array.shape != state[name].shape:
-                raise ValueError(f"optimiser: state {name} must have shape {array.shape}, got {state[name].shape}")
+                raise ValueError(f"optimizer: state {name} must have shape {array.shape}, got {state[name].shape}")
         for name, array in own.items():
             array[...] = array_module(array).asarray(state[name])
         self.steps = int(state["steps"])
 
 
-class SGD(Optimiser):
+class SGD(Optimizer):
     """velocity = momentum velocity + g + weight_decay p;  p -= lr velocity  (torch's form of momentum)."""
 
     state_names = ("velocity",)
@@ -209,14 +209,14 @@ class SGD(Optimiser):
         return [self.lr, self.momentum, decay, scale]
 
     def update_by_kernel(self, p, *arrays):
-        kernels("optimiser", p).sgd(p, *arrays)
+        kernels("optimizer", p).sgd(p, *arrays)
 
     def update_flat(self, module, decay):
         flat = self.flat
         module.sgd(flat.data, flat.gradients, *self.buffers, decay, self.rates, self.report, self.momentum)
 
 
-class AdamW(Optimiser):
+class AdamW(Optimizer):
     """m, v = moving averages of g, g^2;  p = (1 - lr weight_decay) p - lr m^ / (sqrt(v^) + eps)  (Loshchilov &
     Hutter 2019).
     """
@@ -249,7 +249,7 @@ class AdamW(Optimiser):
         return [self.lr, *averages, self.eps, 1 - self.lr * decay, scale, *self.corrections()]
 
     def update_by_kernel(self, p, *arrays):
-        kernels("optimiser", p).adamw(p, *arrays)
+        kernels("optimizer", p).adamw(p, *arrays)
 
     def update_flat(self, module, decay):
         flat = self.flat

@@ -5,7 +5,7 @@ He et al. 2017, section 3 and figure 3; slides L07 to L17, T10. In four steps (L
 their maximum as in the lecture (L17). Which level of the pyramid a box reads: Lin et al. 2017, section 4.2.
 
 Positions on a feature map count cells: the features of cell (y, x) sit at position (y, x). With `aligned` a pixel
-corner at 0 is half a cell before the first centre, -0.5 (Detectron2); without, as in the first implementations and in
+corner at 0 is half a cell before the first center, -0.5 (Detectron2); without, as in the first implementations and in
 torchvision's Mask R-CNN, it is at 0, and a box is at least one cell wide.
 """
 
@@ -68,7 +68,7 @@ def sampling_points(box, scale, size, sampling_ratio=2, aligned=False):
     """Steps 2 and 3 (L14, L15): where a box is sampled, as positions on the feature map.
 
     box: (4,) float pixels. -> (size, size, s_y, s_x, 2): row and column of the bin, row and column of the sample in
-    it, then x, y. The samples are the centres of s x s equal cells of the bin; s = sampling_ratio, or with
+    it, then x, y. The samples are the centers of s x s equal cells of the bin; s = sampling_ratio, or with
     sampling_ratio 0 the bin's side on the feature map, rounded up.
     """
     xp = array_module(box)
@@ -78,13 +78,13 @@ def sampling_points(box, scale, size, sampling_ratio=2, aligned=False):
     for start, side in zip(corner, extent):
         count = sampling_ratio if sampling_ratio > 0 else max(math.ceil(side / size), 0)
         step = side / real(size)
-        centres = (xp.arange(count) + 0.5).astype(box.dtype) * step / real(max(count, 1))  # in a bin
-        along.append(start + xp.arange(size, dtype=box.dtype)[:, None] * step + centres)  # (size, s)
+        centers = (xp.arange(count) + 0.5).astype(box.dtype) * step / real(max(count, 1))  # in a bin
+        along.append(start + xp.arange(size, dtype=box.dtype)[:, None] * step + centers)  # (size, s)
     x, y = along
     return xp.stack(xp.broadcast_arrays(x[None, :, None, :], y[:, None, :, None]), axis=-1)
 
 
-def neighbours(points, height, width):
+def neighbors(points, height, width):
     """Step 3 (L16): the four cells around each point and their weights, for bilinear interpolation.
 
     points (..., 2) x, y. Yields four times y, x (..., ) int, weight (...) and its derivative (..., 2) by the point's
@@ -106,7 +106,7 @@ def neighbours(points, height, width):
 
 def bilinear(feature, points):
     """Step 3 (L16): a feature map (H, W, C) at points (..., 2) x, y between its cells: -> (..., C)."""
-    return sum(weight[..., None] * feature[y, x] for y, x, weight, _ in neighbours(points, *feature.shape[:2]))
+    return sum(weight[..., None] * feature[y, x] for y, x, weight, _ in neighbors(points, *feature.shape[:2]))
 
 
 def roi_align_specification(
@@ -142,7 +142,7 @@ def roi_align_backward_specification(
             continue
         gsamples = _hand_to_samples(gy[r], bilinear(feature, points), pooling)
         gpoints = xp.zeros_like(points)
-        for y, x, weight, slope in neighbours(points, *feature.shape[:2]):
+        for y, x, weight, slope in neighbors(points, *feature.shape[:2]):
             xp.add.at(gfeatures[level][image], (y, x), weight[..., None] * gsamples)
             gpoints += slope * (gsamples * feature[y, x]).sum(-1)[..., None]
         gextent = (gpoints * _fractions(points)).sum((0, 1, 2, 3))

@@ -96,7 +96,7 @@ class RPN(nn.Module):
         boxes, big = boxes[:, :, 0], big[:, :, 0]
         scores = F.sigmoid_array(take(logits, chosen))
         kept, valid = boxes_module.nms(
-            boxes, scores, big, self.nms_threshold, keep=self.post_nms[training], groups=level_of
+            boxes, scores, big, self.nms_threshold, max_kept=self.post_nms[training], groups=level_of
         )
         boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
         keep(proposals=boxes, proposal_scores=scores, proposal_valid=valid)

@@ -23,7 +23,7 @@ class Sample:
 
 @dataclass
 class Batch:
-    """N pictures resized, normalised and padded to one size, with ground truth padded to G >= 1 objects."""
+    """N pictures resized, normalized and padded to one size, with ground truth padded to G >= 1 objects."""
 
     images: np.ndarray  # (N, H, W, 3) float32, zero outside each picture
     sizes: np.ndarray  # (N, 2) int64: height, width of each resized picture inside the padding

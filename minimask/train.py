@@ -1,6 +1,6 @@
 """The training loop: steps, learning rate, log, checkpoints; a run that was killed goes on with the same bits.
 
-What a step does is a function of (weights, optimiser state, seed, step): the batch is `loader.batch(step)` and the
+What a step does is a function of (weights, optimizer state, seed, step): the batch is `loader.batch(step)` and the
 random numbers are those of `sampling_generator(seed, step)`. So a run that is taken up at a checkpoint makes the steps
 that the run without a pause would have made. A folder of a run holds
 
@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask import checkpoint, device, distributed, optim, tensor
+from minimask import checkpoint, device, optim, tensor
 from minimask.errors import InputError
+from minimask.machine import distributed
 from minimask.mask_rcnn import sampling_generator
 
 LOG = "log.jsonl"
@@ -44,7 +45,7 @@ class TrainSettings:
 
     steps: int | None = None
     minutes: float | None = None
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     momentum: float = 0.9  # sgd only
     weight_decay: float = 1e-4
@@ -70,7 +71,7 @@ class TrainSettings:
         _check("milestones", self.milestones, lambda m: all(0 < x < 1 for x in m), "parts of the run between 0 and 1")
         _check("clip", self.clip, lambda x: x is None or 0 < x < math.inf, "a number > 0")
         _check("seed", self.seed, lambda x: x == int(x) and x >= 0, "a whole number >= 0")
-        _check("optimiser", self.optimiser, ("adamw", "sgd").__contains__, "adamw or sgd")
+        _check("optimizer", self.optimizer, ("adamw", "sgd").__contains__, "adamw or sgd")
         _check("schedule", self.schedule, ("step", "cosine", "constant").__contains__, "step, cosine or constant")
 
 
@@ -111,7 +112,7 @@ def train(
     resume: go on from the newest checkpoint in `folder` (from step 0 if there is none).
     overwrite: delete an earlier run in `folder` (only its checkpoints and its log).
     progress: show a bar with the parts of the loss, images a second and the remaining time.
-    cuda_graph: on a GPU (where the model is, see `Module.to`), launch each step as one CUDA graph: see train_gpu.py.
+    cuda_graph: on a GPU (where the model is, see `Module.to`), launch each step as one CUDA graph.
 
     Raises InputError if `folder` holds a run and neither `resume` nor `overwrite` is given, if the checkpoint does not
     fit, if the disk or a card's memory is full; NotFiniteError naming step, images and part of the loss. The
@@ -120,22 +121,22 @@ def train(
     writes `folder`, validates and talks.
     """
     folder = Path(folder)
-    optimiser = make_optimiser(model, settings)
+    optimizer = make_optimizer(model, settings)
     info = {"class_names": [], "category_ids": [], **(info or {}), "training": dataclasses.asdict(settings)}
     first = distributed.is_first()
-    start, seconds = _prepare(folder, model, optimiser, settings, info, resume, overwrite) if first else (0, 0.0)
+    start, seconds = _prepare(folder, model, optimizer, settings, info, resume, overwrite) if first else (0, 0.0)
     start, seconds = distributed.from_first((start, seconds))
-    distributed.same_state(model, optimiser)
+    distributed.same_state(model, optimizer)
 
     clock = Clock(settings, seconds)
     log = Log(folder / LOG, start) if first else NoLog()
     enough_memory = device.enough_memory("use fewer images a step (--batch-size) or smaller ones (--max-size)")
-    steps = _steps(model, optimiser, settings, cuda_graph)
+    steps = _steps(model, optimizer, settings, cuda_graph)
     with log, Bar(settings, clock, start, progress and first) as bar, StopRequest() as stop, enough_memory, steps:
 
         def save(step):
             info["seconds"] = round(clock.seconds(), 3)
-            return checkpoint.save(folder, step, model, optimiser, info) if first else None
+            return checkpoint.save(folder, step, model, optimizer, info) if first else None
 
         path = checkpoint.checkpoints(folder)[-1] if first and start > 0 else save(start)
         saved, saved_at = start, time.monotonic()
@@ -161,7 +162,7 @@ def train(
             batches = steps.batches(loader.iterate(start))
             while not (distributed.any_worker(clock.done(step)) or distributed.any_worker(stop.requested)):
                 progress = distributed.from_first(clock.progress(step))
-                optimiser.lr = settings.learning_rate * rate_factor(settings, step, progress)
+                optimizer.lr = settings.learning_rate * rate_factor(settings, step, progress)
                 tell(steps.run, next(batches), step)
                 step += 1
                 if validate and settings.validate_every and step % settings.validate_every == 0:
@@ -197,7 +198,7 @@ def _due(settings, step, saved_at):
     return time.monotonic() - saved_at > 60
 
 
-def _prepare(folder, model, optimiser, settings, info, resume, overwrite):
+def _prepare(folder, model, optimizer, settings, info, resume, overwrite):
     """Make the folder ready and return (step, seconds) to start from: of the newest checkpoint, or 0."""
     earlier = checkpoint.checkpoints(folder)
     if earlier and not (resume or overwrite):
@@ -215,7 +216,7 @@ def _prepare(folder, model, optimiser, settings, info, resume, overwrite):
         _check_same_run(path, settings, info, saved)
         checkpoint.copy_weights(model, path, arrays, saved)
         try:
-            optimiser.load_state_dict(checkpoint.part(arrays, "optimiser"))
+            optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
         start, seconds = saved["step"], saved["seconds"]
@@ -251,7 +252,7 @@ def _check_same_run(path, settings, info, saved):
 # ------------------------------------------------------------------------------------------------------------- one step
 
 
-def training_step(model, batch, optimiser, settings, step):
+def training_step(model, batch, optimizer, settings, step):
     """One step on `batch`: losses, gradients, update. Returns (name -> float of each part of the loss, gradient norm).
 
     Raises NotFiniteError, with the weights as they were before, if a part of the loss or the gradient is not finite.
@@ -260,14 +261,14 @@ def training_step(model, batch, optimiser, settings, step):
     shares = np.array([loss.item() for loss in losses.values()])
     parts = dict(zip(losses, distributed.total(shares).tolist()))
     check_losses(step, parts, batch.names)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     sum_of(losses).backward()
-    distributed.sum_gradients(optimiser.params)
-    norm = optim.gradient_norm(optimiser.params)
+    distributed.sum_gradients(optimizer.params)
+    norm = optim.gradient_norm(optimizer.params)
     if not math.isfinite(norm):
         names = [n for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
         raise bad_gradient(step, names[0] if names else None, batch.names)
-    optimiser.step(1.0 if settings.clip is None else min(1.0, settings.clip / (norm + 1e-6)))
+    optimizer.step(1.0 if settings.clip is None else min(1.0, settings.clip / (norm + 1e-6)))
     return parts, norm
 
 
@@ -294,9 +295,9 @@ def _all_names(images):
 class StepsOnCpu(contextlib.nullcontext):
     """Makes one training step after the other; on a GPU train_gpu.StepsOnGpu stands in its place."""
 
-    def __init__(self, model, optimiser, settings):
+    def __init__(self, model, optimizer, settings):
         super().__init__()
-        self.model, self.optimiser, self.settings = model, optimiser, settings
+        self.model, self.optimizer, self.settings = model, optimizer, settings
 
     def batches(self, batches):
         """The batches of an iterator, where the model is."""
@@ -305,24 +306,24 @@ class StepsOnCpu(contextlib.nullcontext):
     def run(self, batch, step):
         """Make a step; returns what there is to tell, a list of Finished. Raises NotFiniteError."""
         batch = distributed.same_size(batch)
-        losses, norm = training_step(self.model, batch, self.optimiser, self.settings, step)
-        return [Finished(step, len(batch.images), self.optimiser.lr, losses, norm)]
+        losses, norm = training_step(self.model, batch, self.optimizer, self.settings, step)
+        return [Finished(step, len(batch.images), self.optimizer.lr, losses, norm)]
 
     def rest(self):
         """What there is to tell of steps that no `run` returned: nothing."""
         return []
 
 
-def _steps(model, optimiser, settings, cuda_graph):
-    if device.on_cpu(optimiser.params[0].data):
+def _steps(model, optimizer, settings, cuda_graph):
+    if device.on_cpu(optimizer.params[0].data):
         if cuda_graph:
             raise InputError("training: CUDA graphs need a GPU (device cuda)")
-        return StepsOnCpu(model, optimiser, settings)
-    if optimiser.flat is None:
-        raise InputError(f"training: on a GPU parameters must be float32, got {optimiser.params[0].dtype}")
-    from minimask.train_gpu import StepsOnGpu
+        return StepsOnCpu(model, optimizer, settings)
+    if optimizer.flat is None:
+        raise InputError(f"training: on a GPU parameters must be float32, got {optimizer.params[0].dtype}")
+    from minimask.machine.gpu_steps import StepsOnGpu
 
-    return StepsOnGpu(model, optimiser, settings, cuda_graph)
+    return StepsOnGpu(model, optimizer, settings, cuda_graph)
 
 
 def sum_of(losses):
@@ -338,10 +339,10 @@ def _finite(array):
     return bool(device.array_module(array).isfinite(array).all())
 
 
-def make_optimiser(model, settings):
-    """The optimiser that `settings` name, over the parameters of `model` that are trained."""
+def make_optimizer(model, settings):
+    """The optimizer that `settings` name, over the parameters of `model` that are trained."""
     common = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    if settings.optimiser == "sgd":
+    if settings.optimizer == "sgd":
         return optim.SGD(model.parameters(), momentum=settings.momentum, **common)
     return optim.AdamW(model.parameters(), **common)
 

@@ -26,7 +26,7 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
+ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 
 # %% [markdown]
 # **Words of this notebook**
@@ -83,30 +83,30 @@ plt.show()
 # *Instance segmentation*: a class **and the pixels** of each object.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-CLASS_COLOURS = np.array([[0.92, 0.92, 0.92], BLUE, YELLOW, GREEN])  # background, cat, dog, duck
-OBJECT_COLOURS = np.array([ORANGE, SKY, RED, PURPLE])
+CLASS_COLORS = np.array([[0.92, 0.92, 0.92], BLUE, YELLOW, GREEN])  # background, cat, dog, duck
+OBJECT_COLORS = np.array([ORANGE, SKY, RED, PURPLE])
 
 
 def show_classes(axes, classes):
-    """A map (H, W) of labels, in the colours of the classes."""
-    axes.imshow(classes, cmap=ListedColormap(CLASS_COLOURS), vmin=0, vmax=3, interpolation="nearest")
+    """A map (H, W) of labels, in the colors of the classes."""
+    axes.imshow(classes, cmap=ListedColormap(CLASS_COLORS), vmin=0, vmax=3, interpolation="nearest")
 
 
 def show_boxes(axes, boxes, labels, texts=True):
     """Boxes with the names of their classes."""
-    for box, label, colour in zip(boxes, labels, OBJECT_COLOURS):
+    for box, label, color in zip(boxes, labels, OBJECT_COLORS):
         size = box[2] - box[0], box[3] - box[1]
-        axes.add_patch(Rectangle(box[:2] - 0.5, *size, fill=False, edgecolor=colour, linewidth=3))
+        axes.add_patch(Rectangle(box[:2] - 0.5, *size, fill=False, edgecolor=color, linewidth=3))
         if texts:
-            look = dict(facecolor=colour, edgecolor="none", pad=1.5)
+            look = dict(facecolor=color, edgecolor="none", pad=1.5)
             axes.text(box[0], box[1] - 2, names[label - 1], fontsize=12, bbox=look)
 
 
 def show_masks(axes, masks, image):
-    """Each object in a colour of its own."""
+    """Each object in a color of its own."""
     axes.imshow(image)
-    for mask, colour in zip(masks, OBJECT_COLOURS):
-        axes.imshow(np.concatenate([np.broadcast_to(colour, (*mask.shape, 3)), 0.75 * mask[:, :, None]], axis=2))
+    for mask, color in zip(masks, OBJECT_COLORS):
+        axes.imshow(np.concatenate([np.broadcast_to(color, (*mask.shape, 3)), 0.75 * mask[:, :, None]], axis=2))
         axes.contour(mask, [0.5], colors="black", linewidths=1)
 
 
@@ -120,8 +120,8 @@ show_masks(panels[2], masks, image)
 for axes, title in zip(panels, ("detection: 4 boxes", "semantic: 3 classes", "instances: 4 objects")):
     axes.set_title(title)
     axes.set(xticks=[], yticks=[])
-patches_of_colour = [Patch(color=colour, label=name) for colour, name in zip(CLASS_COLOURS[1:], names)]
-panels[1].legend(handles=patches_of_colour, loc="lower left", fontsize=11)
+patches_of_color = [Patch(color=color, label=name) for color, name in zip(CLASS_COLORS[1:], names)]
+panels[1].legend(handles=patches_of_color, loc="lower left", fontsize=11)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -236,7 +236,7 @@ plt.show()
 
 # %%
 def patches(mask):
-    """The number of patches of a mask: each pixel takes the largest number among its neighbours until none changes."""
+    """The number of patches of a mask: each pixel takes the largest number among its neighbors until none changes."""
     numbers = np.where(mask, 1 + np.arange(mask.size).reshape(mask.shape), 0)
     while True:
         n = np.pad(numbers, 1)
@@ -271,8 +271,8 @@ assert wrong > 0.5 and np.mean(filled) < 0.5
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
 pairs, times = np.unique(counted, axis=0, return_counts=True)
 right_ones = pairs[:, 0] == pairs[:, 1]
-for which, colour, text in ((right_ones, BLUE, "right"), (~right_ones, RED, "wrong")):
-    left.scatter(*pairs[which].T, s=60 * times[which], color=colour, label=text)
+for which, color, text in ((right_ones, BLUE, "right"), (~right_ones, RED, "wrong")):
+    left.scatter(*pairs[which].T, s=60 * times[which], color=color, label=text)
 left.plot([0, 8], [0, 8], color="black", linewidth=1)
 left.set(xlabel="animals of one kind", ylabel="patches of the perfect map", xlim=(0.5, 7.5), ylim=(0, 9.5))
 left.set_title(f"classes of pixels: {100 * wrong:.0f} % counted wrong", fontsize=14)
@@ -286,7 +286,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The deck's bar charts have no numbers in their text, so none are given here. What can be computed: even the *perfect*
-# class of every pixel miscounts most crowded scenes, because neighbours melt together (below the line) or one animal
+# class of every pixel miscounts most crowded scenes, because neighbors melt together (below the line) or one animal
 # is cut in pieces by something before it (above the line). And of a perfect
 # box less than half is the object.
 
@@ -315,7 +315,7 @@ panels[0].imshow(image)
 show_boxes(panels[0], boxes, labels, texts=False)
 panels[0].set_title("$I$ and $r$")
 for i, axes in enumerate(panels[1:]):
-    axes.imshow(masks[i], cmap=ListedColormap([(0.92, 0.92, 0.92), OBJECT_COLOURS[i]]))
+    axes.imshow(masks[i], cmap=ListedColormap([(0.92, 0.92, 0.92), OBJECT_COLORS[i]]))
     axes.set_title(f"$m_{i + 1}$, $l_{i + 1}$ = {l[i]}")
 for axes in panels:
     axes.set(xticks=[], yticks=[])
@@ -341,8 +341,8 @@ FAMILIES = {
     "FCN driven": {2015: "PFN", 2017: "InstanceCut\ndeep watershed"},
 }
 figure, axes = plt.subplots(figsize=(10, 3.4))
-for row, (methods, colour) in enumerate(zip(FAMILIES.values(), (SKY, YELLOW))):
-    axes.axhspan(-row - 0.45, -row + 0.45, color=colour, alpha=0.4)
+for row, (methods, color) in enumerate(zip(FAMILIES.values(), (SKY, YELLOW))):
+    axes.axhspan(-row - 0.45, -row + 0.45, color=color, alpha=0.4)
     for year, text in methods.items():
         axes.text(year, -row, text, ha="center", va="center", fontsize=15)
 axes.set(xlim=(2013.5, 2017.6), ylim=(-1.5, 0.5), xticks=range(2014, 2018))
@@ -425,7 +425,7 @@ for axes, picture, title in zip(panels, pictures, ("the truth", "found, with sco
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Colours only tell neighbours apart; the outline of a box (solid, dashed, dotted) and the text tell the class. Dots are
+# Colors only tell neighbors apart; the outline of a box (solid, dashed, dotted) and the text tell the class. Dots are
 # keypoints, such as eyes and paws (notebook 15). Look closely at the borders: that is what notebook 13 is about.
 
 # %% [markdown]
@@ -492,14 +492,14 @@ assert agree > 0.9
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(12, 4.6))
-STAGES = [  # text, x, y, colour
+STAGES = [  # text, x, y, color
     ("picture\n00", 0, 1, "white"), ("backbone\n02, 03", 2, 1, SKY), ("pyramid\n04", 4, 1, SKY),
     ("RPN: boxes\n05, 06, 07", 6, 2.2, ORANGE), ("RoIAlign\n08", 8, 1, ORANGE), ("box head\n09", 10, 2.2, YELLOW),
     ("mask head\n10", 10, 1, YELLOW), ("keypoints\n15", 10, -0.2, YELLOW), ("boxes, labels", 12, 2.2, "white"),
     ("masks\n13", 12, 1, "white"), ("points", 12, -0.2, "white"),
 ]  # fmt: skip
-for text, x, y, colour in STAGES:
-    axes.add_patch(FancyBboxPatch((x - 0.75, y - 0.4), 1.5, 0.8, boxstyle="round,pad=0.05", facecolor=colour))
+for text, x, y, color in STAGES:
+    axes.add_patch(FancyBboxPatch((x - 0.75, y - 0.4), 1.5, 0.8, boxstyle="round,pad=0.05", facecolor=color))
     axes.text(x, y, text, ha="center", va="center", fontsize=13)
 for a, b in [(0, 1), (1, 2), (2, 3), (2, 4), (3, 4), (4, 5), (4, 6), (4, 7), (5, 8), (6, 9), (7, 10)]:
     (x1, y1), (x2, y2) = STAGES[a][1:3], STAGES[b][1:3]
@@ -643,7 +643,7 @@ assert right_way == masks[-1].sum() and wrong_way < right_way / 2
 # 3. x1 = 10, x2 = 20, width 10: pixel 19 ends at 20.
 # 4. I and C. The other four are the answer.
 # 5. (k, 4), (k,), (k, H, W).
-# 6. Too few where neighbours of a class melt together; too many where something cuts one animal in pieces.
+# 6. Too few where neighbors of a class melt together; too many where something cuts one animal in pieces.
 # 7. R-CNN driven: SDS, hypercolumns, CFM, MNC, FCIS, Arnab & Torr. FCN driven: PFN, InstanceCut, deep watershed.
 # 8. Nothing: it only looks into boxes.
 # 9. A way of putting parts together in which each part (backbone, pyramid, head) can be exchanged for a better one.

@@ -26,7 +26,7 @@ from minimask.tensor import Function, Parameter, Tensor, no_grad
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 # %% [markdown]
 # The number of the title comes out of the code (the model's parts are the subject of notebooks 03 to 10):
@@ -114,7 +114,7 @@ def draw_graph(axes, places, gradients=None):
     at = {node.birth: (x, y) for node, x, y in places.values()}
     for name, (node, x, y) in places.items():
         for source in node.maker.inputs if node.maker and node.maker.inputs else ():
-            arrow = dict(arrowstyle="-|>", linewidth=2.5, mutation_scale=20, shrinkA=50, shrinkB=58, color="grey")
+            arrow = dict(arrowstyle="-|>", linewidth=2.5, mutation_scale=20, shrinkA=50, shrinkB=58, color="gray")
             axes.annotate("", (x, y), at[source.birth], arrowprops=arrow)
         text = f"{node.item():g}" if name.isdigit() else f"{name} = {node.item():g}"
         made = f"\n{type(node.maker).__name__}" if node.maker else ""
@@ -440,7 +440,7 @@ print(inspect.getsource(Tensor.backward))
 #   else's array (Add hands the same gy to both inputs). So the first sum makes a new array, and that one is *owned* and
 #   may be added to in place. An operation that promises new arrays (`fresh`) gives owned ones from the start.
 #   `overwrite` tells an operation that the gradient it gets is owned: its result may take that one's place.
-# - **`grad_buffer`**: where an optimiser that works on a graphics card (GPU) wants a parameter's gradient. On the
+# - **`grad_buffer`**: where an optimizer that works on a graphics card (GPU) wants a parameter's gradient. On the
 #   processor (CPU) it is `None`, and `_copy` makes a new array.
 #
 # And the operations:
@@ -480,19 +480,19 @@ y.backward(gy)
 assert bias.grad.tolist() == gy.sum(axis=0).tolist() == [5, 3, 4]
 
 
-def draw_array(axes, array, left, top, colour, title):
+def draw_array(axes, array, left, top, color, title):
     """Plumbing: the numbers of an array (rows, columns) in squares."""
     for (i, j), value in np.ndenumerate(array):
-        axes.add_patch(plt.Rectangle((left + j, top + i), 1, 1, facecolor=colour, edgecolor="black", alpha=0.6))
+        axes.add_patch(plt.Rectangle((left + j, top + i), 1, 1, facecolor=color, edgecolor="black", alpha=0.6))
         axes.text(left + j + 0.5, top + i + 0.5, f"{value:g}", ha="center", va="center", fontsize=20)
     axes.text(left + array.shape[1] / 2, top - 0.25, title, ha="center", fontsize=17)
 
 
 figure, axes = plt.subplots(figsize=(10, 4.6))
 draw_array(axes, bias.data[None], 0, 0, GREEN, "bias (3,)")
-draw_array(axes, np.tile(bias.data, (4, 1)), 0, 2, "lightgrey", "")
+draw_array(axes, np.tile(bias.data, (4, 1)), 0, 2, "lightgray", "")
 axes.text(1.5, 1.6, "forward: copied", ha="center", color=BLUE, fontsize=17)
-draw_array(axes, gy, 6, 2, "lightgrey", "gy (4, 3)")
+draw_array(axes, gy, 6, 2, "lightgray", "gy (4, 3)")
 draw_array(axes, bias.grad[None], 6, 0, ORANGE, "gradient of the bias (3,)")
 axes.annotate(
     "backward:\nadded",
@@ -622,8 +622,8 @@ one = np.float32(1)
 errors["both sides, float32"] = [abs((np.exp(one + h) - np.exp(one - h)) / (2 * h) - truth) for h in single]
 
 figure, axes = plt.subplots()
-for (name, error), colour, style in zip(errors.items(), (ORANGE, BLUE, RED), ("--", "-", ":")):
-    axes.loglog(steps, np.maximum(error, 1e-13), style, color=colour, linewidth=4, label=name)
+for (name, error), color, style in zip(errors.items(), (ORANGE, BLUE, RED), ("--", "-", ":")):
+    axes.loglog(steps, np.maximum(error, 1e-13), style, color=color, linewidth=4, label=name)
 axes.set(xlabel="step h", ylabel="error of the derivative", ylim=(1e-12, 10))
 axes.legend(loc="lower left")
 axes.grid(alpha=0.4)
@@ -704,7 +704,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # On the left there is nothing to see, and that is the point: with the plain sum the wrong sign, zeros, or a factor of
 # 1000 all pass. On the right the wrong sign is plain. A random cotangent asks for all directions at once.
-# Normalisations (notebook 03), which shift numbers so that their mean is always 0, have the same trap.
+# Normalizations (notebook 03), which shift numbers so that their mean is always 0, have the same trap.
 
 # %% [markdown]
 # **The gradient of softmax.** Every $y_i$ depends on every $x_k$: $\partial y_i / \partial x_k = y_i (\delta_{ik} -
@@ -763,7 +763,7 @@ x = Tensor(np.linspace(-6, 6, 241), requires_grad=True)
 y = x * F.sigmoid(x)
 y.backward(np.ones(241))
 figure, axes = plt.subplots(figsize=(9, 4.2))
-axes.plot(x.data, np.maximum(x.data, 0), "--", color="grey", linewidth=3, label="ReLU")
+axes.plot(x.data, np.maximum(x.data, 0), "--", color="gray", linewidth=3, label="ReLU")
 axes.plot(x.data, y.data, color=BLUE, linewidth=4, label="Swish")
 axes.plot(x.data, x.grad, ":", color=RED, linewidth=4, label="derivative of Swish")
 axes.set(xlabel="x", ylim=(-0.6, 3), xlim=(-6, 4))
@@ -857,27 +857,27 @@ slope, offset = np.polyfit(points, truths, 1)  # the best line, by a formula
 np.testing.assert_allclose(way[-1], [slope, offset], atol=2e-3)
 
 
-def draw_hills(axes, way, title="", colour=ORANGE):
+def draw_hills(axes, way, title="", color=ORANGE):
     """Plumbing: contour lines of the line's loss over w and b, and a way on it."""
     w, b = np.meshgrid(np.linspace(-2, 4, 61), np.linspace(-3, 3, 61))
     heights = np.mean([(w * x + b - t) ** 2 for x, t in zip(points, truths)], axis=0)
-    axes.contour(w, b, heights, levels=np.geomspace(0.1, 30, 14), colors="grey", linewidths=1)
-    axes.plot(*way.T, "o-", color=colour, linewidth=2.5, markersize=5)
+    axes.contour(w, b, heights, levels=np.geomspace(0.1, 30, 14), colors="gray", linewidths=1)
+    axes.plot(*way.T, "o-", color=color, linewidth=2.5, markersize=5)
     axes.plot(slope, offset, "k*", markersize=18)
     axes.set(xlim=(-2, 4), ylim=(-3, 3), xlabel="w", ylabel="b", title=title)
 
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5))
 left.plot(points, truths, "ko", markersize=8)
-for step, colour in ((0, RED), (3, ORANGE), (40, GREEN)):
-    left.plot([-2, 2], way[step, 0] * np.array([-2, 2]) + way[step, 1], color=colour, linewidth=3, label=f"step {step}")
+for step, color in ((0, RED), (3, ORANGE), (40, GREEN)):
+    left.plot([-2, 2], way[step, 0] * np.array([-2, 2]) + way[step, 1], color=color, linewidth=3, label=f"step {step}")
 left.set(xlabel="x", ylabel="t", ylim=(-5, 5))
 left.legend()
 draw_hills(right, way, "the loss as a landscape")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Every point of the right picture is a line in the left one. The grey rings are lines of equal loss, the star is the
+# Every point of the right picture is a line in the left one. The gray rings are lines of equal loss, the star is the
 # best line, which for this small problem is known by a formula. The steps get shorter on their own: the gradient gets
 # smaller as the valley flattens. Training a detector is this picture with 44 million axes in place of two.
 
@@ -889,9 +889,9 @@ plt.show()
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, panels = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
 left_over = []
-for axes, lr, colour in zip(panels, (0.01, 0.2, 0.75), (BLUE, GREEN, RED)):
+for axes, lr, color in zip(panels, (0.01, 0.2, 0.75), (BLUE, GREEN, RED)):
     way = descend(lr, steps=12)
-    draw_hills(axes, way, f"learning rate {lr:g}", colour)
+    draw_hills(axes, way, f"learning rate {lr:g}", color)
     left_over.append(np.linalg.norm(way[-1] - [slope, offset]))
 assert left_over[1] < 0.1 < 1 < left_over[0] and left_over[2] > np.linalg.norm(np.subtract((-1, 2), (slope, offset)))
 plt.show()
@@ -933,14 +933,14 @@ STEEP = np.array([1.0, 40.0])  # a long valley: 40 times as steep across as alon
 
 
 def valley_way(momentum, lr=0.045, steps=30):
-    """The way (steps + 1, 2) down the loss p0^2 / 2 + 40 p1^2 / 2, by the library's optimiser."""
+    """The way (steps + 1, 2) down the loss p0^2 / 2 + 40 p1^2 / 2, by the library's optimizer."""
     p = Parameter(np.array([-9.0, 1.0]))
-    optimiser = optim.SGD([p], lr=lr, momentum=momentum, weight_decay=0.0)  # weight decay: notebook 12
+    optimizer = optim.SGD([p], lr=lr, momentum=momentum, weight_decay=0.0)  # weight decay: notebook 12
     way = [p.data.copy()]
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (p * p * (STEEP / 2)).sum().backward()
-        optimiser.step()
+        optimizer.step()
         way.append(p.data.copy())
     return np.array(way)
 
@@ -949,28 +949,28 @@ def noisy_way(size, lr=0.1, steps=60):
     """Gradient descent on the line where each step sees `size` of the twenty points."""
     rng = np.random.default_rng(6)
     w, b = Parameter(np.array(-1.0)), Parameter(np.array(2.0))
-    optimiser = optim.SGD([w, b], lr=lr, momentum=0.0, weight_decay=0.0)
+    optimizer = optim.SGD([w, b], lr=lr, momentum=0.0, weight_decay=0.0)
     way = [(w.item(), b.item())]
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         line_loss(w, b, rng.choice(20, size, replace=False)).backward()
-        optimiser.step()
+        optimizer.step()
         way.append((w.item(), b.item()))
     return np.array(way)
 
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), width_ratios=[1, 1.6])
-draw_hills(left, noisy_way(20), colour=BLUE)
+draw_hills(left, noisy_way(20), color=BLUE)
 draw_hills(left, noisy_way(1), "20 points (blue), 1 (orange)", ORANGE)
 left.set(xlim=(0.2, 2.8), ylim=(-1.9, 0.7))
 across, along = np.meshgrid(np.linspace(-10, 4, 100), np.linspace(-1.6, 1.6, 100))
 right.contour(
-    across, along, across**2 / 2 + 20 * along**2, levels=np.geomspace(0.3, 90, 10), colors="grey", linewidths=1
+    across, along, across**2 / 2 + 20 * along**2, levels=np.geomspace(0.3, 90, 10), colors="gray", linewidths=1
 )
 ways = {0.0: valley_way(0.0), 0.6: valley_way(0.6)}
-for (momentum, way), colour, style in zip(ways.items(), (RED, GREEN), ("o--", "s-")):
-    right.plot(*way.T, style, color=colour, linewidth=2.5, markersize=5, label=f"momentum {momentum:g}")
+for (momentum, way), color, style in zip(ways.items(), (RED, GREEN), ("o--", "s-")):
+    right.plot(*way.T, style, color=color, linewidth=2.5, markersize=5, label=f"momentum {momentum:g}")
 right.set(title="a long valley, 30 steps", xlabel="along (flat)", ylabel="across (steep)")
 right.legend(loc="upper right")
 far = {momentum: np.linalg.norm(way[-1]) for momentum, way in ways.items()}

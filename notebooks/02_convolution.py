@@ -10,7 +10,7 @@
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # 128 · 128 · 3 numbers in, 128 · 128 · 64 out: the product of both is 5.2e10. A window of 3 x 3 pixels, 3 channels in,
-# 64 out: 1728. What is given up: a number sees only its neighbourhood. What is won: what is learnt in one place is
+# 64 out: 1728. What is given up: a number sees only its neighborhood. What is won: what is learned in one place is
 # known in all places. Ask the room what a layer with one weight for each pair could learn that the window cannot
 # (answer: "ears are always up left", which is not true of photos).
 
@@ -34,7 +34,7 @@ from minimask.tensor import Parameter
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 assert (128 * 128 * 3) * (128 * 128 * 64) == 51_539_607_552 and 3 * 3 * 3 * 64 == 1728
 
@@ -68,19 +68,19 @@ assert by_hand == (RAMP[:3, :3] * ACROSS).sum() == 6
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 
 
-def draw_numbers(axes, array, left, top, title="", colours=None, size=18):
-    """Plumbing: an array as squares with their numbers; colours: (rows, columns) of colours or None."""
+def draw_numbers(axes, array, left, top, title="", colors=None, size=18):
+    """Plumbing: an array as squares with their numbers; colors: (rows, columns) of colors or None."""
     for (i, j), value in np.ndenumerate(array):
-        colour = "white" if colours is None else colours[i][j]
-        axes.add_patch(Rectangle((left + j, top + i), 1, 1, facecolor=colour, edgecolor="black", alpha=0.7))
+        color = "white" if colors is None else colors[i][j]
+        axes.add_patch(Rectangle((left + j, top + i), 1, 1, facecolor=color, edgecolor="black", alpha=0.7))
         axes.text(left + j + 0.5, top + i + 0.5, f"{value:g}", ha="center", va="center", fontsize=size)
     axes.text(left + array.shape[1] / 2, top - 0.25, title, ha="center", fontsize=16)
 
 
-def one_window(shape, y, x, size, colour):
-    """Plumbing: colours of a map on which one window stands."""
+def one_window(shape, y, x, size, color):
+    """Plumbing: colors of a map on which one window stands."""
     return [
-        [colour if y <= i < y + size and x <= j < x + size else "white" for j in range(shape[1])]
+        [color if y <= i < y + size and x <= j < x + size else "white" for j in range(shape[1])]
         for i in range(shape[0])
     ]
 
@@ -107,7 +107,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The map is a ramp that grows by 1 to the right. This kernel takes right minus left, two pixels apart, in three rows: 3
 # times 2. The window fits in 2 x 2 places, so the result is 2 x 2. Mathematicians call this correlation and flip the
-# kernel for convolution; for learnt kernels that makes no difference, and all of deep learning says convolution.
+# kernel for convolution; for learned kernels that makes no difference, and all of deep learning says convolution.
 
 # %% [markdown]
 # With channels: the window is a block, kh x kw x Cin numbers, and there are Cout of them. All products of a block are
@@ -217,16 +217,16 @@ SETTINGS = {  # title: pixels of the map, kernel, stride, padding, dilation
 
 
 def draw_windows(axes, size, kernel, stride, padding, dilation, at=(0, 1)):
-    """Plumbing: the map (white), its padding (grey), the windows of two output pixels of the first row."""
-    axes.add_patch(Rectangle((-padding, -padding), size + 2 * padding, size + 2 * padding, facecolor="lightgrey"))
+    """Plumbing: the map (white), its padding (gray), the windows of two output pixels of the first row."""
+    axes.add_patch(Rectangle((-padding, -padding), size + 2 * padding, size + 2 * padding, facecolor="lightgray"))
     axes.add_patch(Rectangle((0, 0), size, size, facecolor="white"))
     for line in range(-padding, size + padding + 1):
-        axes.plot([-padding, size + padding], [line, line], color="grey", linewidth=1)
-        axes.plot([line, line], [-padding, size + padding], color="grey", linewidth=1)
-    for ox, colour, inset in zip(at, (ORANGE, BLUE), (0.1, 0.28)):
+        axes.plot([-padding, size + padding], [line, line], color="gray", linewidth=1)
+        axes.plot([line, line], [-padding, size + padding], color="gray", linewidth=1)
+    for ox, color, inset in zip(at, (ORANGE, BLUE), (0.1, 0.28)):
         for i, j in np.ndindex(kernel, kernel):
             corner = ox * stride - padding + j * dilation + inset, -padding + i * dilation + inset
-            axes.add_patch(Rectangle(corner, 1 - 2 * inset, 1 - 2 * inset, fill=False, edgecolor=colour, linewidth=3))
+            axes.add_patch(Rectangle(corner, 1 - 2 * inset, 1 - 2 * inset, fill=False, edgecolor=color, linewidth=3))
     axes.set(xlim=(-1.1, 7.1), ylim=(7.1, -1.1), aspect="equal")
     axes.axis("off")
 
@@ -240,7 +240,7 @@ assert [my_conv_output_size(*settings) for settings in SETTINGS.values()] == [4,
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Orange: the window of the first output pixel; blue: that of its right neighbour. A 3 x 3 kernel with padding 1 keeps
+# Orange: the window of the first output pixel; blue: that of its right neighbor. A 3 x 3 kernel with padding 1 keeps
 # the size, and is what most layers have. With stride 2 the result is half as wide and half as high, and its pixels are
 # worth twice as many pixels of the map each. floor((n + 2p - d (k-1) - 1) / s) + 1 is the formula of exercise 1.
 
@@ -287,7 +287,7 @@ plt.show()
 #
 # A kernel `(kh, kw, Cin, Cout)` has kh · kw · Cin · Cout weights, and costs as many multiplications **a pixel**.
 #
-# - **1 x 1**: no neighbours at all; each pixel's vector of Cin numbers is multiplied by a matrix (Cin, Cout). It mixes
+# - **1 x 1**: no neighbors at all; each pixel's vector of Cin numbers is multiplied by a matrix (Cin, Cout). It mixes
 #   channels, and makes them fewer or more.
 # - **Groups** G: the channels are cut into G parts that do not see each other: a G-th of the weights. (ResNeXt,
 #   notebook 03.)
@@ -385,7 +385,7 @@ print("the same with a stride of 2 in every fifth", my_receptive_field([3] * 20,
 # %%
 scene = ToyScenes("test", size=256)[5]
 picture = scene.image[20:236, 76:256]
-grey = picture.mean(axis=2)[None, :, :, None] / 255  # (1, 216, 180, 1)
+gray = picture.mean(axis=2)[None, :, :, None] / 255  # (1, 216, 180, 1)
 FILTERS = {
     "right minus left": ACROSS / 6,
     "below minus above": ACROSS.T / 6,
@@ -393,7 +393,7 @@ FILTERS = {
     "average (9 x 9)": np.ones((9, 9)) / 81,
 }
 seen = {
-    name: conv2d(grey, kernel[:, :, None, None], padding=len(kernel) // 2).data[0, :, :, 0]
+    name: conv2d(gray, kernel[:, :, None, None], padding=len(kernel) // 2).data[0, :, :, 0]
     for name, kernel in FILTERS.items()
 }
 flat = np.full((1, 16, 16, 1), 0.7)  # a picture without edges
@@ -429,7 +429,7 @@ plt.show()
 # %%
 names = list(FILTERS)[:3]
 bank = np.stack([FILTERS[name] for name in names], axis=-1)[:, :, None]  # (3, 3, 1, 3)
-features = conv2d(grey, bank, padding=1).data[0]
+features = conv2d(gray, bank, padding=1).data[0]
 assert features.shape == (216, 180, 3)
 np.testing.assert_allclose(features[:, :, 1], seen["below minus above"])
 
@@ -452,12 +452,12 @@ assert abs(across[0]) > 0.1 and abs(down[1]) > 0.1 and max(abs(features[PIXELS["
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), width_ratios=[1, 1.6])
 left.imshow(picture)
-for (name, (y, x)), colour in zip(PIXELS.items(), (ORANGE, BLUE, RED)):
-    left.plot(x, y, "o", markersize=14, markeredgecolor="black", color=colour)
+for (name, (y, x)), color in zip(PIXELS.items(), (ORANGE, BLUE, RED)):
+    left.plot(x, y, "o", markersize=14, markeredgecolor="black", color=color)
     left.text(x + 9, y - 9, name, fontsize=20, bbox=dict(facecolor="white", alpha=0.8, linewidth=0, pad=2))
 left.set(xticks=[], yticks=[])
-for k, ((name, pixel), colour) in enumerate(zip(PIXELS.items(), (ORANGE, BLUE, RED))):
-    right.bar(np.arange(3) + 0.27 * k - 0.27, features[pixel], 0.26, color=colour, edgecolor="black", label=name)
+for k, ((name, pixel), color) in enumerate(zip(PIXELS.items(), (ORANGE, BLUE, RED))):
+    right.bar(np.arange(3) + 0.27 * k - 0.27, features[pixel], 0.26, color=color, edgecolor="black", label=name)
 right.axhline(0, color="black", linewidth=1)
 right.set_xticks(range(3), [name.replace(" minus ", "\nminus ") for name in names])
 right.set_ylabel("the vector of the pixel")
@@ -844,8 +844,8 @@ assert number < pixel < kernel_rate and rates["nine lines"] < max(kernel_rate, w
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(11, 4.4))
-colours = [SKY] * 5 + [ORANGE] * 2
-bars = axes.barh(range(len(rates)), rates.values(), color=colours, edgecolor="black")
+colors = [SKY] * 5 + [ORANGE] * 2
+bars = axes.barh(range(len(rates)), rates.values(), color=colors, edgecolor="black")
 labels = [f"{rate:.0f}" if rate > 10 else f"{rate:.2g}" for rate in rates.values()]
 axes.bar_label(bars, labels, padding=6, zorder=3, bbox=dict(facecolor="white", edgecolor="none", pad=1))
 axes.axvline(peak, color=RED, linewidth=3, linestyle="--")
@@ -947,11 +947,11 @@ assert (ours == np.convolve(signal, kernel[::-1], "valid")).all()
 # %% [markdown]
 # ### "Zero padding is harmless"
 #
-# An even grey picture has no edges. With zeros around it, it has: the averages at the border are darker.
+# An even gray picture has no edges. With zeros around it, it has: the averages at the border are darker.
 
 # %%
-grey_picture = np.full((1, 6, 6, 1), 0.6)
-blurred = conv2d(grey_picture, np.full((3, 3, 1, 1), 1 / 9), padding=1).data[0, :, :, 0]
+gray_picture = np.full((1, 6, 6, 1), 0.6)
+blurred = conv2d(gray_picture, np.full((3, 3, 1, 1), 1 / 9), padding=1).data[0, :, :, 0]
 print(blurred.round(2))
 assert np.isclose(blurred[2, 2], 0.6) and np.isclose(blurred[0, 0], 0.6 * 4 / 9)
 

@@ -1,7 +1,7 @@
 # %% [markdown] slides=["L09"] slideshow={"slide_type": "slide"}
 # # 03 The backbone: from a picture to feature maps (L09)
 #
-# **Question.** Two pixels have the same colour. One lies on an animal, one on the ground. **What must a network
+# **Question.** Two pixels have the same color. One lies on an animal, one on the ground. **What must a network
 # compute at each place, so that they differ?**
 
 # %%
@@ -26,7 +26,7 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 # %% [markdown]
 # **Words of this notebook**
@@ -42,10 +42,10 @@ ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
 # - *ImageNet*: a million photos, each with one of 1000 classes, on which backbones are trained first.
 # - *PyTorch*: the library in which most networks are written; *torchvision*, *Detectron2*: two libraries on top of it,
 #   with Mask R-CNNs whose trained weights are published (notebook 18).
-# - *Normalisation*: channels are shifted and scaled so that their numbers stay of a size (section 8).
+# - *Normalization*: channels are shifted and scaled so that their numbers stay of a size (section 8).
 #
 # The picture of the question is a drawn scene. Among all pixels of its animals and all pixels around them, these two
-# have exactly the same colour:
+# have exactly the same color:
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 scene = ToyScenes("test")[3]
@@ -62,20 +62,20 @@ def spread_out(mask, by):
 
 
 inside, outside = np.argwhere(~spread_out(~animal, 4)), np.argwhere(~spread_out(animal, 6))
-colours = scene.image.astype(int)
-apart = abs(colours[tuple(inside.T)][:, None] - colours[tuple(outside.T)]).max(axis=2)  # (inside, outside)
+colors = scene.image.astype(int)
+apart = abs(colors[tuple(inside.T)][:, None] - colors[tuple(outside.T)]).max(axis=2)  # (inside, outside)
 a, b = np.unravel_index(apart.argmin(), apart.shape)
 SAME = inside[a], outside[b]  # row, column of both pixels
-print("largest difference in a colour:", apart[a, b])
+print("largest difference in a color:", apart[a, b])
 assert apart[a, b] == 0 and animal[tuple(SAME[0])] and not animal[tuple(SAME[1])]
 
 figure, (axes, *zooms) = plt.subplots(1, 3, figsize=(9.5, 4.2), width_ratios=[2, 1, 1])
 axes.imshow(scene.image)
 axes.set(xticks=[], yticks=[])
-for (y, x), zoom, colour, name in zip(SAME, zooms, (ORANGE, BLUE), ("on an animal", "on the ground")):
-    axes.plot(x, y, "o", markersize=24, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=5)
+for (y, x), zoom, color, name in zip(SAME, zooms, (ORANGE, BLUE), ("on an animal", "on the ground")):
+    axes.plot(x, y, "o", markersize=24, markerfacecolor="none", markeredgecolor=color, markeredgewidth=5)
     zoom.imshow(scene.image[y - 3 : y + 4, x - 3 : x + 4])
-    zoom.add_patch(Rectangle((2.5, 2.5), 1, 1, fill=False, edgecolor=colour, linewidth=5))
+    zoom.add_patch(Rectangle((2.5, 2.5), 1, 1, fill=False, edgecolor=color, linewidth=5))
     zoom.set(xticks=[], yticks=[], title=f"{name}\n{tuple(map(int, scene.image[y, x]))}")
 plt.show()
 
@@ -103,12 +103,12 @@ assert resnet50.strides == [4, 8, 16, 32]
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(10, 4.2))
 left = 0
-shown = [("picture", 224, 3, "lightgrey"), *((f"C{k}", x.shape[1], x.shape[3], c)
+shown = [("picture", 224, 3, "lightgray"), *((f"C{k}", x.shape[1], x.shape[3], c)
          for k, x, c in zip((2, 3, 4, 5), levels, (ORANGE, SKY, GREEN, RED)))]  # fmt: skip
-for name, side, channels, colour in shown:
+for name, side, channels, color in shown:
     for layer in range(sheets := max(1, channels // 128)):  # one sheet stands for 128 channels
         place = left + 4 * (sheets - 1 - layer), -side / 2 + 4 * (sheets - 1 - layer)
-        axes.add_patch(Rectangle(place, side, side, facecolor=colour, edgecolor="black"))
+        axes.add_patch(Rectangle(place, side, side, facecolor=color, edgecolor="black"))
     text = f"{name}\n{side} x {side}\nx {channels}"
     axes.text(left + side / 2, -122, text, ha="center", va="top", fontsize=16)
     left += max(side + 4 * sheets, 80) + 50
@@ -155,12 +155,12 @@ assert [maps[f"C{k}"].shape[1] for k in (1, 2, 3, 4)] == [128 // s for s in body
 # %% [markdown]
 # In a *plain* stack each layer reads the one before. In a *residual* one every second layer's result is **added** to
 # what went in: `x + F(x)`. First we send a random gradient through stacks of random weights, as they are before
-# training. `gain` scales the weights; at gain 1 (*He initialisation*) a convolution with ReLU keeps the size of its
+# training. `gain` scales the weights; at gain 1 (*He initialization*) a convolution with ReLU keeps the size of its
 # numbers on average.
 
 
 # %%
-def gradient_at_the_first_layer(depth, residual=False, normalised=False, gain=1.0, channels=16):
+def gradient_at_the_first_layer(depth, residual=False, normalized=False, gain=1.0, channels=16):
     """Size of the gradient that reaches the input of `depth` convolutions, relative to what was sent."""
     rng = np.random.default_rng(depth)
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
@@ -170,7 +170,7 @@ def gradient_at_the_first_layer(depth, residual=False, normalised=False, gain=1.
         for layer in range(2):
             w = rng.standard_normal((3, 3, channels, channels)) * gain * np.sqrt(2 / (9 * channels))
             y = conv2d(y, Tensor(w.astype(np.float32)), padding=1)
-            if normalised:
+            if normalized:
                 y = batch_norm(y, Tensor(one), Tensor(zero), zero.copy(), one.copy(), training=True)
             y = F.relu(y) if layer == 0 else y
         x = F.relu(x + y if residual else y)
@@ -183,11 +183,11 @@ print("0.8 ** 100 =", 0.8**100)
 threads = device.threads()
 device.set_threads(1)  # these layers are so small that to share them out takes longer than to compute them
 DEPTHS = (2, 10, 25, 50, 75, 100)
-KINDS = {  # what to draw: settings, colour, line
+KINDS = {  # what to draw: settings, color, line
     "plain, weights x 0.8": (dict(gain=0.8), ORANGE, "-"),
     "plain, weights x 1.2": (dict(gain=1.2), ORANGE, "--"),
-    "plain, batch norm": (dict(normalised=True), RED, "-."),
-    "residual, batch norm": (dict(normalised=True, residual=True), BLUE, "-"),
+    "plain, batch norm": (dict(normalized=True), RED, "-."),
+    "residual, batch norm": (dict(normalized=True, residual=True), BLUE, "-"),
 }
 arrives = {name: [gradient_at_the_first_layer(d, **how[0]) for d in DEPTHS] for name, how in KINDS.items()}
 for name, sizes in arrives.items():
@@ -238,17 +238,17 @@ class Stack(nn.Module):
 
 def train(depth, residual, steps=100, batch=32, learning_rate=0.05):
     """The loss of each step."""
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     stack, rng, losses = Stack(depth, residual), np.random.default_rng(0), []
-    optimiser = SGD(stack.parameters(), learning_rate)
+    optimizer = SGD(stack.parameters(), learning_rate)
     for step in range(steps):
-        optimiser.lr = learning_rate * min(1, (step + 1) / 10)
+        optimizer.lr = learning_rate * min(1, (step + 1) / 10)
         chosen = rng.choice(len(pictures), batch, replace=False)
         # the loss of a class, small if the right one gets the largest of three numbers: notebook 11
         loss = class_loss(stack(Tensor(pictures[chosen])), labels[chosen], np.ones(batch, np.float32))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.data))
     return np.array(losses)
 
@@ -265,18 +265,18 @@ print(f"{len(pictures)} animals, {time.perf_counter() - start:.0f} seconds")
 chance = np.log(3)  # the loss of somebody who gives each of three classes 1/3 (notebook 11)
 for name, loss in losses.items():
     print(f"{name:20} loss of the last 20 steps {loss[-20:].mean():.2f}   (chance {chance:.2f})")
-assert losses["plain, 26 layers"][-20:].mean() > 1.0  # learnt nothing
+assert losses["plain, 26 layers"][-20:].mean() > 1.0  # learned nothing
 assert losses["residual, 26 layers"][-20:].mean() < losses["plain, 8 layers"][-20:].mean() < 0.9
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3))
-for name, (_, colour, line) in KINDS.items():
-    left.semilogy(DEPTHS, arrives[name], line, color=colour, linewidth=3.5, label=name)
+for name, (_, color, line) in KINDS.items():
+    left.semilogy(DEPTHS, arrives[name], line, color=color, linewidth=3.5, label=name)
 left.set(xlabel="layers", ylabel="gradient at the first layer", yticks=[1e-12, 1e-6, 1, 1e6])
 left.legend(fontsize=11, loc="lower left")
-for (name, loss), colour, line in zip(losses.items(), (ORANGE, RED, BLUE), (":", "-.", "-")):
-    right.plot(draw.smoothed(loss, 0.8), line, color=colour, linewidth=3.5, label=name)
-right.axhline(chance, color="grey", linewidth=1.5)
+for (name, loss), color, line in zip(losses.items(), (ORANGE, RED, BLUE), (":", "-.", "-")):
+    right.plot(draw.smoothed(loss, 0.8), line, color=color, linewidth=3.5, label=name)
+right.axhline(chance, color="gray", linewidth=1.5)
 right.text(99, chance + 0.02, "guessing", ha="right", va="bottom")
 right.set(xlabel="training step", ylabel="loss", ylim=(0, 1.6))
 right.legend(fontsize=12, loc="lower left")
@@ -362,8 +362,8 @@ axes.set(xlim=(0, 10), ylim=(0.2, 3.1))
 axes.axis("off")
 arrow = dict(arrowstyle="-|>", linewidth=3, color="black", shrinkA=0, shrinkB=0)
 for left, text in ((1.6, "conv"), (3.2, "ReLU"), (4.8, "conv"), (8, "ReLU")):
-    colour = SKY if text == "conv" else "lightgrey"
-    axes.add_patch(Rectangle((left, 0.4), 1.1, 1, facecolor=colour, edgecolor="black"))
+    color = SKY if text == "conv" else "lightgray"
+    axes.add_patch(Rectangle((left, 0.4), 1.1, 1, facecolor=color, edgecolor="black"))
     axes.text(left + 0.55, 0.9, text, ha="center", va="center")
 for start, stop in ((0.7, 1.6), (2.7, 3.2), (4.3, 4.8), (5.9, 6.65), (7.25, 8), (9.1, 9.7)):
     axes.annotate("", (stop, 0.9), (start, 0.9), arrowprops=arrow)
@@ -442,13 +442,13 @@ assert [block.conv1.weight.data.size, block.conv2.weight.data.size, block.conv3.
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9.5, 3))
 start = 0
-for size, colour, name in zip((plain / 2, plain / 2), (RED, ORANGE), ("3 x 3, 256 to 256", "3 x 3, 256 to 256")):
-    axes.barh(1, size / 1000, left=start, color=colour, edgecolor="black")
+for size, color, name in zip((plain / 2, plain / 2), (RED, ORANGE), ("3 x 3, 256 to 256", "3 x 3, 256 to 256")):
+    axes.barh(1, size / 1000, left=start, color=color, edgecolor="black")
     axes.text(start + size / 2000, 1, name, ha="center", va="center")
     start += size / 1000
 start = 0
-for size, colour in zip(narrow, (SKY, BLUE, SKY)):
-    axes.barh(0, size / 1000, left=start, color=colour, edgecolor="black")
+for size, color in zip(narrow, (SKY, BLUE, SKY)):
+    axes.barh(0, size / 1000, left=start, color=color, edgecolor="black")
     start += size / 1000
 axes.text(start + 15, 0, "1 x 1, 3 x 3, 1 x 1: 69,632", va="center")
 axes.set_yticks([0, 1], ["bottleneck", "two 3 x 3"])
@@ -508,7 +508,7 @@ def conv_costs(body, side=224):
 
 
 def parameters(module):
-    """How many numbers are learnt."""
+    """How many numbers are learned."""
     return sum(p.data.size for p in module.parameters())
 
 
@@ -539,7 +539,7 @@ for axes, numbers, unit, title in (
     (panels[0], stages[:, 0] / 1e6, "{:.2f}", "weights, millions"),
     (panels[1], stages[:, 1] / 1e9, "{:.2f}", "multiply-adds, billions, 224 x 224 pixels"),
 ):
-    bars = axes.bar(names, numbers, color=["lightgrey", ORANGE, SKY, GREEN, RED], edgecolor="black")
+    bars = axes.bar(names, numbers, color=["lightgray", ORANGE, SKY, GREEN, RED], edgecolor="black")
     axes.bar_label(bars, [unit.format(n) for n in numbers])
     axes.set_title(title, fontsize=14)
     axes.set(yticks=[], ylim=(0, 1.15 * numbers.max()))
@@ -587,7 +587,7 @@ for axes, counts, title in zip(
 ):
     axes.imshow(counts > 0, cmap="Oranges", vmin=0, vmax=2)
     for (i, j), count in np.ndenumerate(counts):
-        axes.text(j, i, count, ha="center", va="center", color="black" if count else "darkgrey")
+        axes.text(j, i, count, ha="center", va="center", color="black" if count else "darkgray")
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=15)
 figure.supxlabel("how often each cell is read", fontsize=14)
@@ -595,9 +595,9 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Left and middle: a stage's first block, where the map is halved. On 56 x 56 cells the 1 x 1 with stride 2 reads 784 of
-# 3136. Weights that were learnt one way must be used that way: it is one of the switches in conventions.py. Right: in
-# T14's table some methods have "C5-dilated". They want C5 at stride 16, twice as fine, with weights that learnt at
-# stride 32, so neighbours must stay twice as many cells apart.
+# 3136. Weights that were learned one way must be used that way: it is one of the switches in conventions.py. Right: in
+# T14's table some methods have "C5-dilated". They want C5 at stride 16, twice as fine, with weights that learned at
+# stride 32, so neighbors must stay twice as many cells apart.
 
 # %%
 print({name: values["stride_in_1x1"] for name, values in conventions.CONVENTIONS.items()})
@@ -605,7 +605,7 @@ assert 56**2 == 3136 and 28**2 == 784
 
 # A whole block whose stride sits in its first 1x1: its shortcut is a 1x1 of stride 2 too, so what it skips is lost.
 for in_1x1, share in ((True, 0.25), (False, 1.0)):
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     block = Bottleneck(32, 32, stride=2, norm="frozen", stride_in_1x1=in_1x1)
     x = Tensor(np.random.default_rng(0).standard_normal((1, 8, 8, 32)).astype(np.float32), requires_grad=True)
     y = block(x)
@@ -712,8 +712,8 @@ assert gains == {"masks (T15)": [1.4, 2.0], "boxes (T18)": [1.6, 2.0]}
 
 figure, panels = plt.subplots(1, 2, figsize=(10, 4.3), sharey=True)
 for axes, (what, rows) in zip(panels, TALK.items()):
-    for place, ((name, numbers), colour) in enumerate(zip(rows.items(), (SKY, BLUE))):
-        bars = axes.bar(np.arange(2) + 0.4 * place - 0.2, numbers, 0.38, color=colour, label=name)
+    for place, ((name, numbers), color) in enumerate(zip(rows.items(), (SKY, BLUE))):
+        bars = axes.bar(np.arange(2) + 0.4 * place - 0.2, numbers, 0.38, color=color, label=name)
         axes.bar_label(bars, numbers)
     for place, gain in enumerate(gains[what]):
         top = max(row[place] for row in rows.values())
@@ -732,7 +732,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Batch norm, and why detectors freeze it
 #
-# **Batch norm:** each channel minus its mean, over its standard deviation; then times γ plus β, which are learnt. The
+# **Batch norm:** each channel minus its mean, over its standard deviation; then times γ plus β, which are learned. The
 # mean is that of all cells of all pictures of the *batch*, those that are trained on at once.
 #
 # **Frozen:** mean and variance become constants. Then it is $a x + b$, which fits *into* the convolution before it:
@@ -918,7 +918,7 @@ plt.show()
 # ## 10 What do the maps hold?
 #
 # A feature vector has 32 to 128 numbers, a screen shows three. *PCA* finds the three directions in which vectors differ
-# most, and we show those as red, green and blue: **same colour, same features.**
+# most, and we show those as red, green and blue: **same color, same features.**
 
 # %% [markdown]
 # PCA, principal component analysis, is one line: the singular value decomposition of all vectors, `np.linalg.svd`. Its
@@ -927,8 +927,8 @@ plt.show()
 
 
 # %%
-def vector_colours(vectors, place):
-    """Pictures (N, H, W, 3) of feature maps (N, H, W, C), from 0 to 1: same colour, same features.
+def vector_colors(vectors, place):
+    """Pictures (N, H, W, 3) of feature maps (N, H, W, C), from 0 to 1: same color, same features.
 
     place: the average map (H, W, C) of many pictures, which is subtracted.
     """
@@ -942,7 +942,7 @@ def vector_colours(vectors, place):
 
 SCENES = [ToyScenes("test")[i] for i in range(60)]
 maps = feature_maps([s.image for s in SCENES])
-pictures_of = {name: vector_colours(x, x.mean(axis=0)) for name, x in maps.items()}
+pictures_of = {name: vector_colors(x, x.mean(axis=0)) for name, x in maps.items()}
 assert pictures_of["C3"].shape == (60, 16, 16, 3)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -959,7 +959,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Look at the stripes of the wallpaper: strong in C1, weak in C2, gone in C3. C1 shows edges, each direction in its own
-# colour, wherever they are. In C3 what is left are blobs where the animals stand. C4 has eight by eight cells and says
+# color, wherever they are. In C3 what is left are blobs where the animals stand. C4 has eight by eight cells and says
 # roughly where something is. Fine and shallow, or deep and coarse: that conflict is notebook 04.
 
 # %% [markdown]
@@ -1021,15 +1021,15 @@ def fit(names):
 learn = [ToyScenes("train", seed=5)[i] for i in range(80)]
 learn_maps = feature_maps([s.image for s in learn])
 for kind, scenes in ((learn_maps, learn), (maps, SCENES)):
-    kind["colour"] = np.stack([s.image[2::4, 2::4] / 255 for s in scenes])
+    kind["color"] = np.stack([s.image[2::4, 2::4] / 255 for s in scenes])
 truth = animal_cells(SCENES)
 quality = {}
-for names in (["colour"], ["C4"], ["C3", "C4"], ["C2", "C3", "C4"]):
+for names in (["color"], ["C4"], ["C3", "C4"], ["C2", "C3", "C4"]):
     w, threshold = fit(names)
     scores = stacked(maps, names) @ w
     quality[" + ".join(names)] = overlap(scores > threshold, truth)
 print({name: round(float(value), 2) for name, value in quality.items()}, "overlap with the truth, unseen scenes")
-assert quality["C4"] < quality["C3 + C4"] < quality["C2 + C3 + C4"] and quality["colour"] < quality["C4"]
+assert quality["C4"] < quality["C3 + C4"] < quality["C2 + C3 + C4"] and quality["color"] < quality["C4"]
 assert quality["C2 + C3 + C4"] > 0.55
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -1039,14 +1039,14 @@ panels[1].imshow(scores[5], cmap="cividis", vmin=0, vmax=1)
 panels[2].imshow(SCENES[5].masks.any(axis=0), cmap="cividis")
 for axes, title in zip(panels, ("picture", "scores, 32 x 32", "truth")):
     axes.set(xticks=[], yticks=[], title=title)
-bars = panels[3].barh(range(4), list(quality.values())[::-1], color=[BLUE, SKY, SKY, "lightgrey"])
+bars = panels[3].barh(range(4), list(quality.values())[::-1], color=[BLUE, SKY, SKY, "lightgray"])
 panels[3].bar_label(bars, [f"{value:.2f}" for value in list(quality.values())[::-1]], padding=3)
-panels[3].set_yticks(range(4), ["C2, C3, C4", "C3, C4", "C4", "colours"])
+panels[3].set_yticks(range(4), ["C2, C3, C4", "C3, C4", "C4", "colors"])
 panels[3].set(xlim=(0, 0.95), xticks=[], title="overlap")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# No region, no box: a score for each cell. From the colours alone, next to nothing. From the coarse C4 alone, blobs.
+# No region, no box: a score for each cell. From the colors alone, next to nothing. From the coarse C4 alone, blobs.
 # Each finer level that joins in makes it better, as in the FCN paper (Long et al. 2015), whose FCN-32s, -16s and -8s
 # read one, two and three levels. But it cannot count: two dogs side by side are one blob of "animal". Instances need
 # regions, and that is where Mask R-CNN goes another way.
@@ -1068,11 +1068,11 @@ edge = fields["the toy model"][1] // 2 // 4 + 1  # cells that see beyond the pic
 np.testing.assert_allclose(here[:, edge:-edge, edge + 1 : -edge], moved[:, edge:-edge, edge : -edge - 1], atol=1e-3)
 
 # %% [markdown]
-# **The question of the beginning.** The two pixels of the same colour, and their scores:
+# **The question of the beginning.** The two pixels of the same color, and their scores:
 
 # %%
 for (y, x), name in zip(SAME, ("on an animal", "on the ground")):
-    print(f"{name:13} colour {tuple(map(int, SCENES[3].image[y, x]))!s:16} score {scores[3][y // 4, x // 4]:.2f}")
+    print(f"{name:13} color {tuple(map(int, SCENES[3].image[y, x]))!s:16} score {scores[3][y // 4, x // 4]:.2f}")
 assert scores[3][tuple(SAME[0] // 4)] > scores[3][tuple(SAME[1] // 4)] + 0.1
 
 # %% [markdown] slides=["T13"] slideshow={"slide_type": "slide"}
@@ -1086,17 +1086,17 @@ figure, axes = plt.subplots(figsize=(10.5, 3.9))
 axes.set(xlim=(0, 10.6), ylim=(-0.4, 3.6))
 axes.axis("off")
 columns = (
-    (0.1, ["picture"], "lightgrey"),
+    (0.1, ["picture"], "lightgray"),
     (2.0, ["ResNet-50", "ResNet-101", "ResNeXt-101"], ORANGE),
     (4.4, ["C4", "dilated C5", "FPN"], SKY),
-    (6.7, ["RPN,\nRoIAlign"], "lightgrey"),
-    (8.7, ["classes, boxes", "masks", "keypoints"], "lightgrey"),
+    (6.7, ["RPN,\nRoIAlign"], "lightgray"),
+    (8.7, ["classes, boxes", "masks", "keypoints"], "lightgray"),
 )
-for left, names, colour in columns:
+for left, names, color in columns:
     width = 1.4 if left in (0.1, 6.7) else 1.8
     for i, name in enumerate(names):
         bottom = 1.6 - 1.1 * (i - (len(names) - 1) / 2) - 0.42
-        axes.add_patch(Rectangle((left, bottom), width, 0.85, facecolor=colour, edgecolor="black"))
+        axes.add_patch(Rectangle((left, bottom), width, 0.85, facecolor=color, edgecolor="black"))
         axes.text(left + width / 2, bottom + 0.42, name, ha="center", va="center", fontsize=13)
 arrow = dict(width=0.08, head_width=0.3, length_includes_head=True, color="black")
 for left in (1.53, 3.88, 6.23, 8.18):
@@ -1164,7 +1164,7 @@ assert np.isclose(np.linalg.norm((x + lost + branch_of[1]) - (x + branch_of[0]))
 # %% [markdown]
 # ### "In inference batch norm looks at the batch, too"
 #
-# Then a picture's result would depend on its neighbours. In training it does; in inference it must not:
+# Then a picture's result would depend on its neighbors. In training it does; in inference it must not:
 
 # %%
 with no_grad():

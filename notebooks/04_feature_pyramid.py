@@ -24,8 +24,8 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
-LEVEL_COLOURS = (ORANGE, SKY, GREEN, RED)  # fine to coarse
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
+LEVEL_COLORS = (ORANGE, SKY, GREEN, RED)  # fine to coarse
 LEVEL_LINES = ("-", "--", ":", "-.")
 
 # %% [markdown]
@@ -51,9 +51,9 @@ def dog_of(side, size=128, scene=17, animal=0):
     scale = side / max(x2 - x1, y2 - y1)
     shape = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
     cuts = (sample.image[y1:y2, x1:x2], 255 * sample.masks[animal, y1:y2, x1:x2])
-    colours, mask = (Image.fromarray(cut).resize(shape, Image.Resampling.LANCZOS) for cut in cuts)
+    colors, mask = (Image.fromarray(cut).resize(shape, Image.Resampling.LANCZOS) for cut in cuts)
     picture = Image.new("RGB", (size, size), (150, 170, 110))
-    picture.paste(colours, ((size - shape[0]) // 2, (size - shape[1]) // 2), mask)
+    picture.paste(colors, ((size - shape[0]) // 2, (size - shape[1]) // 2), mask)
     return np.array(picture)
 
 
@@ -97,10 +97,10 @@ assert (sides / 16 < 4).mean() > 0.9 and (sides / 2 < 4).mean() < 0.01
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9.5, 3.9))
-axes.hist(sides, bins=np.geomspace(8, 100, 24), color="lightgrey", edgecolor="black")
+axes.hist(sides, bins=np.geomspace(8, 100, 24), color="lightgray", edgecolor="black")
 axes.set_xscale("log", base=2)
-for stride, colour, line in zip((2, 4, 8, 16), LEVEL_COLOURS, LEVEL_LINES):
-    axes.axvline(4 * stride, color=colour, linestyle=line, linewidth=4, label=f"4 cells at stride {stride}")
+for stride, color, line in zip((2, 4, 8, 16), LEVEL_COLORS, LEVEL_LINES):
+    axes.axvline(4 * stride, color=color, linestyle=line, linewidth=4, label=f"4 cells at stride {stride}")
 axes.set_xticks([8, 16, 32, 64], [8, 16, 32, 64])
 axes.set(xlabel="size of an animal (root of its box's area), pixels", ylabel="animals")
 axes.legend(loc="upper left", fontsize=12)
@@ -149,15 +149,15 @@ assert np.subtract(TALK["FPN"], TALK["C4"]).round(1).tolist() == [2.6, 3.1]
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 
 
-def stack_of_maps(axes, left, colours, scale=1.0, bottom=0.0):
+def stack_of_maps(axes, left, colors, scale=1.0, bottom=0.0):
     """Levels as tilted squares, the coarsest on top; returns their middles."""
     middles = []
-    for i, colour in enumerate(colours):
+    for i, color in enumerate(colors):
         width, y = scale * (1.5 - 0.36 * i), bottom + scale * 0.62 * i
         x = left + scale * 0.18 * i
         lean, high = 0.22 * scale, 0.3 * scale
         corners = [(x, y), (x + width, y), (x + width + lean, y + high), (x + lean, y + high)]
-        axes.add_patch(Polygon(corners, facecolor=colour, edgecolor="black"))
+        axes.add_patch(Polygon(corners, facecolor=color, edgecolor="black"))
         middles.append((x + width / 2 + 0.11 * scale, y + 0.15 * scale))
     return middles
 
@@ -165,14 +165,14 @@ def stack_of_maps(axes, left, colours, scale=1.0, bottom=0.0):
 figure, axes = plt.subplots(figsize=(11, 3.9))
 axes.set(xlim=(-0.1, 12.1), ylim=(-0.85, 3.1), aspect="equal")
 axes.axis("off")
-grey, arrow = "gainsboro", dict(arrowstyle="-|>", linewidth=2.5, color="black", shrinkA=2, shrinkB=2)
+gray, arrow = "gainsboro", dict(arrowstyle="-|>", linewidth=2.5, color="black", shrinkA=2, shrinkB=2)
 for i, scale in enumerate((1, 0.6, 0.36)):
-    stack_of_maps(axes, 0.1 + (0, 0.2, 0.35)[i], [grey, BLUE], scale, (0, 1.25, 2.05)[i])
-stack_of_maps(axes, 3.0, [grey, grey, BLUE])
-for i, middle in enumerate(stack_of_maps(axes, 5.6, [grey, (0.6, 0.8, 0.95), SKY, BLUE])):
+    stack_of_maps(axes, 0.1 + (0, 0.2, 0.35)[i], [gray, BLUE], scale, (0, 1.25, 2.05)[i])
+stack_of_maps(axes, 3.0, [gray, gray, BLUE])
+for i, middle in enumerate(stack_of_maps(axes, 5.6, [gray, (0.6, 0.8, 0.95), SKY, BLUE])):
     if i:
         axes.annotate("", (7.6, middle[1]), middle, arrowprops=arrow)
-up = stack_of_maps(axes, 8.2, [grey, (0.6, 0.8, 0.95), SKY, BLUE])
+up = stack_of_maps(axes, 8.2, [gray, (0.6, 0.8, 0.95), SKY, BLUE])
 down = stack_of_maps(axes, 10.35, [BLUE, BLUE, BLUE], bottom=0.62)
 for i in range(3):
     axes.annotate("", (10.45 + 0.18 * i, down[i][1]), up[i + 1], arrowprops=arrow)
@@ -185,7 +185,7 @@ assert [round(value, 1) for value in work.values()] == [4.1, 6.9, 21.5]
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Dark: maps that know much. Grey: the picture, or maps that are not read. From left to right: right but slow; fast but
+# Dark: maps that know much. Gray: the picture, or maps that are not read. From left to right: right but slow; fast but
 # coarse; fast but shallow where it is fine; and FPN, which adds the red arrows. G is billions of multiply-adds for a
 # small picture. FPN adds 2.8 to the 4.1, most of it in the smoothing of P2. T13 lists FPN, beside ResNet and ResNeXt,
 # as a part that Mask R-CNN simply takes over.
@@ -238,14 +238,14 @@ for name in CS + PS:
     threshold = max(np.linspace(0.1, 0.6, 26), key=lambda t: overlap(x @ w > t, y))
     knows[name] = overlap(on_32(test_maps[name]) @ w > threshold, truth)
 print({name: round(float(value), 2) for name, value in knows.items()})
-assert knows["P1"] > knows["C1"] + 0.08  # the fine level has learnt from above
+assert knows["P1"] > knows["C1"] + 0.08  # the fine level has learned from above
 assert knows["C4"] < knows["C2"] and abs(knows["P4"] - knows["C4"]) < 0.1  # the coarse ones have not, and are coarse
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 3.9))
-for names, shift, colour, label in ((CS, -0.2, SKY, "C: backbone"), (PS, 0.2, BLUE, "P: feature pyramid")):
+for names, shift, color, label in ((CS, -0.2, SKY, "C: backbone"), (PS, 0.2, BLUE, "P: feature pyramid")):
     values = [knows[name] for name in names]
-    bars = axes.bar(np.arange(4) + shift, values, 0.38, color=colour, label=label)
+    bars = axes.bar(np.arange(4) + shift, values, 0.38, color=color, label=label)
     axes.bar_label(bars, [f"{value:.2f}" for value in values])
 axes.set_xticks(range(4), [f"level {k}\nstride {2**k}" for k in (1, 2, 3, 4)])
 axes.set(ylabel="overlap with the truth", ylim=(0, 1))
@@ -263,7 +263,7 @@ plt.show()
 #
 # $$M_k = \text{enlarge}(M_{k+1}) + \text{conv}_{1\times 1}(C_k)$$
 #
-# **enlarge**: each cell becomes 2 x 2 of the same (*nearest neighbour*). **1 x 1**: brings `C_k` to the common number
+# **enlarge**: each cell becomes 2 x 2 of the same (*nearest neighbor*). **1 x 1**: brings `C_k` to the common number
 # of channels; here one channel, weight 2. Cell (1, 2): 20 + 2 · 6 = **32**.
 
 # %%
@@ -281,9 +281,9 @@ np.testing.assert_array_equal(F.resize_nearest(Tensor(coarse[None]), (4, 4)).dat
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 
 
-def show_numbers(axes, grid, title, colour="Oranges", vmax=None, mark=None):
+def show_numbers(axes, grid, title, color="Oranges", vmax=None, mark=None):
     """A map of one channel with its numbers."""
-    axes.imshow(grid[:, :, 0], cmap=colour, vmin=0, vmax=vmax or 2 * grid.max())
+    axes.imshow(grid[:, :, 0], cmap=color, vmin=0, vmax=vmax or 2 * grid.max())
     for (i, j), value in np.ndenumerate(grid[:, :, 0]):
         axes.text(j, i, f"{value:g}", ha="center", va="center", fontsize=16)
     if mark:
@@ -301,7 +301,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The sum is crude, and that is its charm: from above comes what it is, from the side where exactly it is, and both are
-# learnt so that adding makes sense, as in a residual block. The 1 x 1 convolution is needed because C2 to C5 have 256
+# learned so that adding makes sense, as in a residual block. The 1 x 1 convolution is needed because C2 to C5 have 256
 # to 2048 channels, and one cannot add maps of different depths.
 
 # %% [markdown]
@@ -344,7 +344,7 @@ check.top_down(my_top_down)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 Smoothing, and the whole pyramid
 #
-# Nearest-neighbour enlarging leaves steps at every second cell. A **3 x 3 convolution** on each sum smooths them:
+# Nearest-neighbor enlarging leaves steps at every second cell. A **3 x 3 convolution** on each sum smooths them:
 # $P_k = \text{conv}_{3\times 3}(M_k)$. What is handed further down is $M_k$, **not** $P_k$.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -364,7 +364,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # An edge that runs diagonally. Enlarged it has steps of two cells. Here the 3 x 3 averages; in the network its weights
-# are learnt, and do more than smooth. Next to the picture, the order matters: P is a side exit. What goes down is M,
+# are learned, and do more than smooth. Next to the picture, the order matters: P is a side exit. What goes down is M,
 # otherwise P2 would have been smoothed four times.
 
 # %% [markdown]
@@ -413,7 +413,7 @@ print(inspect.getsource(FPN.forward))
 # %% [markdown]
 # ### Does the smoothing do something in the trained model?
 #
-# In a map that was enlarged, neighbours inside a block of 2 x 2 are alike, and neighbours across two blocks are not. We
+# In a map that was enlarged, neighbors inside a block of 2 x 2 are alike, and neighbors across two blocks are not. We
 # compare the two differences, for the finest level of the trained model, in three maps: what comes from above, the sum
 # M, and P.
 
@@ -429,7 +429,7 @@ np.testing.assert_allclose(p1, test_maps["P1"], atol=1e-4)
 
 
 def block_ratio(x):
-    """Difference of neighbours inside blocks of two columns, over that across blocks."""
+    """Difference of neighbors inside blocks of two columns, over that across blocks."""
     differences = abs(np.diff(x, axis=2))
     return differences[:, :, ::2].mean() / differences[:, :, 1::2].mean()
 
@@ -482,8 +482,8 @@ assert (assign_levels(L10) + 2).tolist() == [3, 3, 2]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3))
 w, h = np.meshgrid(np.geomspace(16, 1024, 200), np.geomspace(16, 1024, 200))
 levels_of = assign_levels(np.stack([0 * w, 0 * h, w, h], axis=-1)) + 2
-for k, colour in zip((2, 3, 4, 5), LEVEL_COLOURS):
-    left.contourf(w, h, levels_of == k, [0.5, 1.5], colors=[colour], alpha=0.6)
+for k, color in zip((2, 3, 4, 5), LEVEL_COLORS):
+    left.contourf(w, h, levels_of == k, [0.5, 1.5], colors=[color], alpha=0.6)
     middle = 224 * 2 ** (k - 3.5) if k > 2 else 50
     left.text(middle, middle, f"P{k}", ha="center", va="center", fontsize=18)
 for x1, y1, x2, y2 in L10:
@@ -496,10 +496,10 @@ left.legend(loc="lower left", fontsize=12)
 side = np.geomspace(16, 1024, 2000)
 level = assign_levels(np.stack([0 * side, 0 * side, side, side], axis=-1)) + 2
 cells = side / 2.0**level
-for k, colour in zip((2, 3, 4, 5), LEVEL_COLOURS):
-    right.plot(side[level == k], cells[level == k], color=colour, linewidth=5)
+for k, color in zip((2, 3, 4, 5), LEVEL_COLORS):
+    right.plot(side[level == k], cells[level == k], color=color, linewidth=5)
     right.text(side[level == k].mean(), cells[level == k].max() + 1, f"P{k}", ha="center")
-right.axhspan(14, 28, color="lightgrey", alpha=0.5)
+right.axhspan(14, 28, color="lightgray", alpha=0.5)
 for axes, scales in ((left, ("x", "y")), (right, ("x",))):
     for name in scales:
         getattr(axes, f"set_{name}scale")("log", base=2)
@@ -554,7 +554,7 @@ def draw_region(axes, width, height):
     lines = np.arange(0, 801, stride)
     axes.vlines(lines[(lines > x1) & (lines < x2)], y1, y2, color="black", linewidth=stride / 25)
     axes.hlines(lines[(lines > y1) & (lines < y2)], x1, x2, color="black", linewidth=stride / 25)
-    axes.add_patch(Rectangle((x1, y1), width, height, fill=False, edgecolor=LEVEL_COLOURS[k - 2], linewidth=5))
+    axes.add_patch(Rectangle((x1, y1), width, height, fill=False, edgecolor=LEVEL_COLORS[k - 2], linewidth=5))
     axes.set(xticks=[], yticks=[])
     cells = f"{width / stride:.1f} x {height / stride:.1f} cells"
     axes.set_title(f"{width} x {height}, root {np.sqrt(width * height):.0f}: P{k}\n{cells}")
@@ -591,13 +591,13 @@ plt.show()
 
 
 def draw_levels(axes, sample, levels, names):
-    """The boxes of a sample, each in the colour of its level."""
+    """The boxes of a sample, each in the color of its level."""
     axes.imshow(sample.image)
     for (x1, y1, x2, y2), level in zip(sample.boxes, levels):
-        look = dict(edgecolor=LEVEL_COLOURS[level], linestyle=LEVEL_LINES[level], linewidth=4, fill=False)
+        look = dict(edgecolor=LEVEL_COLORS[level], linestyle=LEVEL_LINES[level], linewidth=4, fill=False)
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, **look))
     for level in sorted(set(levels)):
-        axes.plot([], [], color=LEVEL_COLOURS[level], linestyle=LEVEL_LINES[level], linewidth=4, label=names[level])
+        axes.plot([], [], color=LEVEL_COLORS[level], linestyle=LEVEL_LINES[level], linewidth=4, label=names[level])
     axes.set(xticks=[], yticks=[])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -639,7 +639,7 @@ assert list(anchors) == ["P2", "P3", "P4"]
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 What the levels see: the same dog, 24 and 80 pixels
 #
-# Vectors as colours (PCA, notebook 03): same colour, same features. P1 draws both dogs. On P4 the small one is a cell
+# Vectors as colors (PCA, notebook 03): same color, same features. P1 draws both dogs. On P4 the small one is a cell
 # or two.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -693,11 +693,11 @@ assert wins[1] == 0 and wins[-1] == 2 and (np.diff(wins) >= 0).all()  # fine for
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9.5, 4.1))
-for row, name, colour, line in zip(surest, anchors, LEVEL_COLOURS[1:], LEVEL_LINES[1:]):
+for row, name, color, line in zip(surest, anchors, LEVEL_COLORS[1:], LEVEL_LINES[1:]):
     label = f"{name}: looks for {anchors[name][0]} and {anchors[name][1]} pixels"
-    axes.plot(SIDES, row, marker="o", color=colour, linestyle=line, linewidth=4, label=label)
-axes.axhline(0, color="grey", linewidth=1.5)
-axes.text(97, -0.3, "50 : 50", ha="right", va="top", color="dimgrey")
+    axes.plot(SIDES, row, marker="o", color=color, linestyle=line, linewidth=4, label=label)
+axes.axhline(0, color="gray", linewidth=1.5)
+axes.text(97, -0.3, "50 : 50", ha="right", va="top", color="dimgray")
 axes.set_xscale("log", base=2)
 axes.set_xticks([14, 20, 32, 48, 64, 96], [14, 20, 32, 48, 64, 96])
 axes.set(xlabel="size of the dog, pixels", ylabel="how sure: object")
@@ -761,7 +761,7 @@ assert np.sqrt(16 * 512) < 112
 # ### "A bilinear enlargement would be better, so it can be exchanged"
 #
 # *Bilinear*: a new cell is a weighted mean of the four old ones around it (notebook 08). But weights want the
-# convention they learnt with (notebook 03). With bilinear enlarging in the trained model:
+# convention they learned with (notebook 03). With bilinear enlarging in the trained model:
 
 # %%
 nearest = F.resize_nearest
@@ -806,7 +806,7 @@ assert change > 0.1
 # 2. It brings every level to the same number of channels; maps of different depths cannot be added.
 # 3. floor(12 · 7 / 13) = 6.
 # 4. M, the sum before the smoothing.
-# 5. To take away the steps that nearest-neighbour enlarging leaves.
+# 5. To take away the steps that nearest-neighbor enlarging leaves.
 # 6. 4 + log2(60/224) = 2.1: P2. Root 150: 3.4, P3. Below P2: P2.
 # 7. All sides double, so each moves up a level, as far as there is one.
 # 8. The RPN, for boxes of about 512 pixels; for these cells 64 pixels apart are close enough.

@@ -28,13 +28,13 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN, PURPLE = draw.COLOURS[[0, 1, 2, 4, 6, 5]] / 255
+ORANGE, SKY, RED, BLUE, GREEN, PURPLE = draw.COLORS[[0, 1, 2, 4, 6, 5]] / 255
 SCENES = ToyScenes("test")  # drawn pictures of 128 x 128 pixels, with the true boxes
 
 
-def outline(axes, box, colour, style="-", label=None, width=3):
+def outline(axes, box, color, style="-", label=None, width=3):
     """A box x1, y1, x2, y2 on the axes."""
-    look = dict(fill=False, edgecolor=colour, linewidth=width, linestyle=style, zorder=5)
+    look = dict(fill=False, edgecolor=color, linewidth=width, linestyle=style, zorder=5)
     axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], label=label, **look))
 
 
@@ -58,7 +58,7 @@ plt.show()
 # - *Object*: an animal in a scene. *Box*: a rectangle with sides along the picture's, here tight around an object.
 # - *Feature map*: an array `(H, W, C)` that the network computes from the picture (notebook 03). *Level*: one of
 #   several maps of one picture, from fine to coarse (notebook 04). *Place*: a row and a column of a map.
-# - *Stride*: how many pixels lie between neighbouring places of a level.
+# - *Stride*: how many pixels lie between neighboring places of a level.
 # - *Anchor*: a box that belongs to a place of a level, whatever the picture shows.
 # - *Deltas*: four numbers that say how an anchor must move and stretch.
 # - *IoU*, intersection over union: how alike two boxes are, 0 to 1.
@@ -89,7 +89,7 @@ assert stages["anchors"].shape == (8064, 4) and stages["proposals"].shape == (1,
 assert stages["box_features"].shape == (200, 7, 7, 64) and stages["class_logits"].shape == (200, 4)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-PARTS = [  # name, what it does, what comes out, colour
+PARTS = [  # name, what it does, what comes out, color
     ("picture", "", "128 x 128 x 3", "white"),
     ("backbone,\npyramid", "features\n(notebooks\n03, 04)", "4 levels of\n64 channels", SKY),
     ("region\nproposals", "where might\nan object be?\n(05, 06)", "8064 anchors\n-> 200 boxes", ORANGE),
@@ -97,8 +97,8 @@ PARTS = [  # name, what it does, what comes out, colour
     ("box head", "what is it,\nwhere exactly?\n(09)", "classes, scores,\nboxes", PURPLE),
 ]
 figure, axes = plt.subplots(figsize=(11, 4))
-for i, (name, does, result, colour) in enumerate(PARTS):
-    axes.add_patch(Rectangle((2.3 * i, 1), 1.8, 1.6, facecolor=colour, edgecolor="black", alpha=0.75, linewidth=2))
+for i, (name, does, result, color) in enumerate(PARTS):
+    axes.add_patch(Rectangle((2.3 * i, 1), 1.8, 1.6, facecolor=color, edgecolor="black", alpha=0.75, linewidth=2))
     axes.text(2.3 * i + 0.9, 1.8, does, ha="center", va="center", fontsize=15)
     axes.text(2.3 * i + 0.9, 2.7, name, ha="center", fontsize=16, weight="bold")
     axes.text(2.3 * i + 0.9, 0.85, result, ha="center", va="top", fontsize=15)
@@ -167,7 +167,7 @@ for box, mask in zip(scene.boxes, scene.masks):
 print(scene.boxes)
 
 # %% [markdown]
-# There are other ways to write a box. COCO files hold `x, y, width, height`; formulas for anchors like the *centre* and
+# There are other ways to write a box. COCO files hold `x, y, width, height`; formulas for anchors like the *center* and
 # the *size* `(w, h)`. In this project a box is two corners wherever nothing else is said.
 #
 # ### Exercise 1: area
@@ -337,8 +337,8 @@ np.testing.assert_allclose(widths * heights, 32**2)  # one area
 np.testing.assert_allclose(heights / widths, ratios)
 
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True)
-for axes, w, h, ratio, colour in zip(panels, widths, heights, ratios, (ORANGE, SKY, RED)):
-    outline(axes, np.array([-w, -h, w, h]) / 2, colour, width=5)
+for axes, w, h, ratio, color in zip(panels, widths, heights, ratios, (ORANGE, SKY, RED)):
+    outline(axes, np.array([-w, -h, w, h]) / 2, color, width=5)
     axes.plot(0, 0, "k+", markersize=14, markeredgewidth=3)
     axes.set(
         title=f"ratio {ratio:g}\n{w:.2f} x {h:.2f}", xlim=(-26, 26), ylim=(26, -26), aspect="equal", xlabel="pixels"
@@ -346,7 +346,7 @@ for axes, w, h, ratio, colour in zip(panels, widths, heights, ratios, (ORANGE, S
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Why several boxes at one place? Because two objects can have one centre (a child before a horse), and because a box of
+# Why several boxes at one place? Because two objects can have one center (a child before a horse), and because a box of
 # the right form needs to be moved less. Why a fixed set? Because then the network's output has a fixed form: so many
 # numbers for anchor 1, so many for anchor 2. The picture decides the numbers, not how many there are.
 
@@ -394,12 +394,12 @@ def draw_place(axes, image, level, row, column, ratio=None):
     x, y = np.meshgrid(np.arange(w) * stride, np.arange(h) * stride)
     axes.plot(x.ravel(), y.ravel(), ".", color="black", markersize=2 + level)
     here = LEVELS[level].reshape(h, w, 3, 2, 4)[row, column]  # ratio, size, corners
-    for k, (pair, colour) in enumerate(zip(here, (ORANGE, SKY, RED))):
+    for k, (pair, color) in enumerate(zip(here, (ORANGE, SKY, RED))):
         for box in pair if ratio in (None, k) else ():
-            outline(axes, box, colour, ("--", "-", ":")[k])
+            outline(axes, box, color, ("--", "-", ":")[k])
     axes.plot(column * stride, row * stride, "o", color="white", markersize=9, markeredgecolor="black", zorder=6)
     axes.set(xlim=(-16, 144), ylim=(144, -16))
-    axes.set_facecolor("lightgrey")
+    axes.set_facecolor("lightgray")
 
 
 PLACES = ((13, 27), (5, 8), (5, 3))  # a place of each level, near an animal of its size
@@ -450,12 +450,12 @@ for axes, (row, column, ratio) in zip(panels, ((0, 0, None), (15, 15, None), (5,
 plt.show()
 
 # %% [markdown]
-# The package draws anchors as well, for many places at once: a colour for each place.
+# The package draws anchors as well, for many places at once: a color for each place.
 
 # %%
 middle = LEVELS[1].reshape(16, 16, 6, 4)
 at_three = draw.draw_anchors(SCENES[8].image, middle[[3, 5, 10], [11, 8, 7]], "six anchors at three places")
-Image.fromarray(at_three).quantize(64)  # fewer colours make a smaller file
+Image.fromarray(at_three).quantize(64)  # fewer colors make a smaller file
 
 # %% [markdown]
 # ### Exercise 4: the anchors of a level
@@ -525,12 +525,12 @@ reached = {
     "one size, 3 ratios": best_overlap(AnchorGenerator(((28,),) * 3), hundred),
 }
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3), width_ratios=[1.3, 1])
-for (name, values), colour, style in zip(reached.items(), (BLUE, ORANGE, RED), ("-", "--", ":")):
+for (name, values), color, style in zip(reached.items(), (BLUE, ORANGE, RED), ("-", "--", ":")):
     left.plot(
         np.sort(values),
         100 - 100 * np.arange(len(values)) / len(values),
         style,
-        color=colour,
+        color=color,
         lw=4,
         label=f"{name}: mean {values.mean():.2f}",
     )
@@ -558,12 +558,12 @@ assert (reached["one size, 3 ratios"] >= 0.5).mean() < 0.6
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 From an anchor to a box: four deltas
 #
-# Centre (x, y) and size (w, h) of the box, seen from the anchor (index a):
+# Center (x, y) and size (w, h) of the box, seen from the anchor (index a):
 #
 # $$d_x = \frac{x - x_a}{w_a} \quad d_y = \frac{y - y_a}{h_a} \quad
 # d_w = \log\frac{w}{w_a} \quad d_h = \log\frac{h}{h_a}$$
 #
-# **By hand:** anchor (0, 0)-(10, 10), box (5, 0)-(25, 10). Centres (5, 5) and (15, 5):
+# **By hand:** anchor (0, 0)-(10, 10), box (5, 0)-(25, 10). Centers (5, 5) and (15, 5):
 # dx = 10/10 = **1**, dy = **0**, dw = log(20/10) = **0.693**, dh = log 1 = **0**.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -577,7 +577,7 @@ axes.legend(loc="center right")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# The network will put out these four numbers for each anchor. Two are for the way from centre to centre, in widths and
+# The network will put out these four numbers for each anchor. Two are for the way from center to center, in widths and
 # heights of the anchor; two for the change of size, as logarithms. All four are 0 if the anchor fits already. Let them
 # compute the way back: x = 5 + 1 * 10, w = 10 * exp(0.693).
 
@@ -604,10 +604,10 @@ deltas = boxes.encode(ROIS, nearest)
 np.testing.assert_allclose(boxes.decode(deltas, nearest), ROIS, atol=1e-3)  # the way back gives the lecture's numbers
 
 figure, axes = plt.subplots(figsize=(11, 4.4))
-for k, (roi, start, four, colour) in enumerate(zip(ROIS, nearest, deltas, (BLUE, RED, GREEN))):
-    outline(axes, start, colour, "--", "nearest anchor" if k == 0 else None, 3)
-    outline(axes, roi, colour, "-", "RoI" if k == 0 else None, 5)
-    axes.text(400, 75 + 90 * k, "dx {:+.2f}   dy {:+.2f}\ndw {:+.2f}   dh {:+.2f}".format(*four), color=colour,
+for k, (roi, start, four, color) in enumerate(zip(ROIS, nearest, deltas, (BLUE, RED, GREEN))):
+    outline(axes, start, color, "--", "nearest anchor" if k == 0 else None, 3)
+    outline(axes, roi, color, "-", "RoI" if k == 0 else None, 5)
+    axes.text(400, 75 + 90 * k, "dx {:+.2f}   dy {:+.2f}\ndw {:+.2f}   dh {:+.2f}".format(*four), color=color,
               fontsize=18, va="center")  # fmt: skip
 axes.set(xlim=(40, 640), ylim=(310, 20), aspect="equal", xlabel="pixels", xticks=range(50, 400, 50))
 axes.legend(loc="lower left")
@@ -631,8 +631,8 @@ def my_encode(boxes, anchors, weights):
     """The deltas (R, 4), times weights, that move and stretch anchors (R, 4) onto boxes (R, 4)."""
     ### BEGIN SOLUTION
     size, size_a = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]  # (R, 2): width, height
-    centre, centre_a = boxes[:, :2] + size / 2, anchors[:, :2] + size_a / 2
-    return np.concatenate([(centre - centre_a) / size_a, np.log(size / size_a)], axis=1) * np.array(weights)
+    center, center_a = boxes[:, :2] + size / 2, anchors[:, :2] + size_a / 2
+    return np.concatenate([(center - center_a) / size_a, np.log(size / size_a)], axis=1) * np.array(weights)
     ### END SOLUTION
 
 
@@ -685,7 +685,7 @@ print("times 10, 10, 5, 5:", (spread * mask_rcnn.BOX_WEIGHTS).round(2))
 assert (abs(spread[:2] - 0.14) < 0.03).all() and (abs(spread[2:] - 0.27) < 0.05).all()
 
 # %% [markdown]
-# The sizes vary twice as much as the centres. Times 10, 10, 5, 5 all four have about the same spread, near 1, and a
+# The sizes vary twice as much as the centers. Times 10, 10, 5, 5 all four have about the same spread, near 1, and a
 # loss takes them equally seriously. The box head (notebook 09) uses these weights, the region proposal network none.
 #
 # **A limit.** `exp` grows without bounds. An untrained network may say 100, and exp(100) pixels is more than the
@@ -710,9 +710,9 @@ def my_decode(deltas, anchors, weights):
     ### BEGIN SOLUTION
     deltas = deltas / np.array(weights)
     size_a = anchors[:, 2:] - anchors[:, :2]
-    centre = anchors[:, :2] + size_a / 2 + deltas[:, :2] * size_a
+    center = anchors[:, :2] + size_a / 2 + deltas[:, :2] * size_a
     size = size_a * np.exp(np.minimum(deltas[:, 2:], np.log(1000 / 16)))
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return np.concatenate([center - size / 2, center + size / 2], axis=1)
     ### END SOLUTION
 
 
@@ -747,10 +747,10 @@ axes.set(xticks=range(-24, 33, 8), yticks=range(-16, 21, 8))
 axes.set_xticks(range(-28, 33, 4), minor=True)
 axes.set_yticks(range(-16, 21, 4), minor=True)
 axes.grid(which="both", alpha=0.5)
-for (rounding, box), colour, style, width in zip(three.items(), (BLUE, ORANGE, RED), ("-", "--", ":"), (6, 4, 4)):
+for (rounding, box), color, style, width in zip(three.items(), (BLUE, ORANGE, RED), ("-", "--", ":"), (6, 4, 4)):
     label = f"{ROUNDINGS[rounding]}\n{box[2] - box[0]:.4g} x {box[3] - box[1]:.4g}"
-    outline(axes, box, colour, style, label, width)
-    axes.plot(*(box[:2] + box[2:]) / 2, "o", color=colour, markersize=10)
+    outline(axes, box, color, style, label, width)
+    axes.plot(*(box[:2] + box[2:]) / 2, "o", color=color, markersize=10)
 axes.set(xlim=(-27, 29), ylim=(17, -14), aspect="equal", xlabel="pixels; a cell is 4 wide")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=1)
 plt.show()
@@ -764,7 +764,7 @@ assert alike[0, 1] > 0.95 and alike[0, 2] < 0.8  # rounding costs 0.04, the shif
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # None is wrong: the network learns whatever move is needed from the anchor it was trained with. But load weights that
-# learnt with one convention into a program with another, and every box is off, by up to two pixels on the finest level
+# learned with one convention into a program with another, and every box is off, by up to two pixels on the finest level
 # and 32 on the coarsest, where a cell is 64 wide. The red dot is half a cell off: those anchors stand in the middle of
 # the cell, the others on its corner.
 
@@ -775,9 +775,9 @@ assert alike[0, 1] > 0.95 and alike[0, 2] < 0.8  # rounding costs 0.04, the shif
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 coarse = photo_levels[-1].reshape(13, 17, 3, 4)
-centres = (coarse[..., :2] + coarse[..., 2:]) / 2  # (13, 17, 3, 2)
-assert 800 // 13 == 61 and np.unique(np.diff(centres[:, 0, 1, 1])).tolist() == [61]  # downwards
-assert 1088 // 17 == 64 and np.unique(np.diff(centres[0, :, 1, 0])).tolist() == [64]  # 1088 = 17 * 64
+centers = (coarse[..., :2] + coarse[..., 2:]) / 2  # (13, 17, 3, 2)
+assert 800 // 13 == 61 and np.unique(np.diff(centers[:, 0, 1, 1])).tolist() == [61]  # downwards
+assert 1088 // 17 == 64 and np.unique(np.diff(centers[0, :, 1, 0])).tolist() == [64]  # 1088 = 17 * 64
 exact = AnchorGenerator(rounding="none")(PHOTO_SHAPES, PHOTO)[-1].reshape(13, 17, 3, 4)
 gap = exact[:, 0, 1, 1] - coarse[:, 0, 1, 1]
 assert gap.tolist() == [3 * row for row in range(13)]  # up to 36 pixels
@@ -788,7 +788,7 @@ figure, axes = plt.subplots(figsize=(10, 2.9))
 axes.plot(64 * np.arange(13), np.ones(13), "s", color=BLUE, markersize=13)
 axes.plot(61 * np.arange(13), np.zeros(13), "o", color=ORANGE, markersize=13)
 for row in range(13):
-    axes.plot([64 * row, 61 * row], [0.88, 0.12], color="grey", zorder=0)
+    axes.plot([64 * row, 61 * row], [0.88, 0.12], color="gray", zorder=0)
 axes.axvline(800, color="black", linewidth=4)
 axes.text(808, 0.5, "end of\nthe photo", va="center")
 axes.set(yticks=[0, 1], yticklabels=["anchors, stride 61", "features, stride 64"], ylim=(-0.55, 1.6), xlim=(-20, 930))
@@ -800,7 +800,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # 800 is not a multiple of 64: the map has 13 rows, because 12.5 was rounded up. To divide back and round down gives 61.
 # Row 12 of anchors stands at pixel 732, though its features look at 768; the last row's square of 512 has IoU 0.87 with
-# where it "should" be. The network learnt with it: it says "a little further down" for the lower rows. It only has to
+# where it "should" be. The network learned with it: it says "a little further down" for the lower rows. It only has to
 # be the same in training and in use.
 
 # %% [markdown]
@@ -967,7 +967,7 @@ assert (same[:, 2] - same[:, 0]).tolist() == [14, 80]  # dw = 0: exp(0) = 1
 # 1. A box is x1, y1, x2, y2: real corners, width x2 - x1. Mask R-CNN and its kin move such boxes from part to part.
 # 2. IoU is shared over covered area: 1 for equal boxes, 0 for boxes apart; half shared is 1/3, not 1/2.
 # 3. Anchors are fixed boxes at each place of each level: sizes, ratios with w = s/√r, h = s√r; 217,413 for a photo.
-# 4. Four deltas move an anchor: centre in sides of the anchor, size in logarithms. 0 means stay.
+# 4. Four deltas move an anchor: center in sides of the anchor, size in logarithms. 0 means stay.
 # 5. Rounding and strides differ between implementations; weights want the anchors they were trained with.
 
 # %% [markdown]

@@ -22,7 +22,7 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 SCENES = ToyScenes("test")  # drawn pictures of 128 x 128 pixels that the model has never seen
 model, class_names = course.toy_model()  # trained on other such pictures
@@ -31,17 +31,17 @@ with Trace() as stages:  # keeps what each part computes
     model.detect(model.transform([scene.image]))
 
 
-def outline(axes, box, colour, style="-", label=None, width=3):
+def outline(axes, box, color, style="-", label=None, width=3):
     """A box x1, y1, x2, y2 on the axes."""
-    look = dict(fill=False, edgecolor=colour, linewidth=width, linestyle=style, zorder=5)
+    look = dict(fill=False, edgecolor=color, linewidth=width, linestyle=style, zorder=5)
     axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], label=label, **look))
 
 
-def show_boxes(axes, image, some, colour=ORANGE, style="-", width=1.5, **settings):
+def show_boxes(axes, image, some, color=ORANGE, style="-", width=1.5, **settings):
     """A picture with boxes (R, 4); its axes count pixels from corner to corner."""
     axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     for box in some:
-        outline(axes, box, colour, style, width=width)
+        outline(axes, box, color, style, width=width)
     axes.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), **settings)
 
 
@@ -116,7 +116,7 @@ plt.show()
 # One head for all levels. Logit 2.2: score 1 / (1 + exp(-2.2)) = **0.90**.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-BLOCKS = [  # x, y, what it is, colour
+BLOCKS = [  # x, y, what it is, color
     (0, 1, "features of\none level\nh x w x 64", SKY),
     (3, 1, "3 x 3 conv.\nh x w x 64", "gainsboro"),
     (6, 2, "1 x 1 conv.\nh x w x 6", "gainsboro"),
@@ -125,8 +125,8 @@ BLOCKS = [  # x, y, what it is, colour
     (9, 0, "6 anchors:\ndx, dy, dw, dh", ORANGE),
 ]
 figure, axes = plt.subplots(figsize=(10, 3.2))
-for x, y, text, colour in BLOCKS:
-    axes.add_patch(Rectangle((x, y), 2.2, 1.5, facecolor=colour, edgecolor="black", alpha=0.8, linewidth=2))
+for x, y, text, color in BLOCKS:
+    axes.add_patch(Rectangle((x, y), 2.2, 1.5, facecolor=color, edgecolor="black", alpha=0.8, linewidth=2))
     axes.text(x + 1.1, y + 0.75, text, ha="center", va="center", fontsize=14)
 for start, end in (((2.2, 1.75), (3, 1.75)), ((5.2, 1.95), (6, 2.75)), ((5.2, 1.55), (6, 0.75)),
                    ((8.2, 2.75), (9, 2.75)), ((8.2, 0.75), (9, 0.75))):  # fmt: skip
@@ -136,7 +136,7 @@ axes.axis("off")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Why 3 x 3 first? So that a place sees its neighbours before it decides. Why 1 x 1 then? Each place decides for itself.
+# Why 3 x 3 first? So that a place sees its neighbors before it decides. Why 1 x 1 then? Each place decides for itself.
 # A convolution is a small network that slides over the map: Faster R-CNN's paper calls it a sliding window. The same
 # weights on every level, because a duck 20 pixels long looks on the fine level like one of 80 on the coarse level.
 
@@ -153,12 +153,12 @@ print(inspect.getsource(library.RPNHead))
 head = model.rpn.head
 for name, parameter in head.named_parameters():
     print(f"{name:20} {parameter.shape}")
-learnt = sum(parameter.data.size for _, parameter in head.named_parameters())
-assert learnt == (3 * 3 * 64 + 1) * 64 + (64 + 1) * 6 + (64 + 1) * 24
+learned = sum(parameter.data.size for _, parameter in head.named_parameters())
+assert learned == (3 * 3 * 64 + 1) * 64 + (64 + 1) * 6 + (64 + 1) * 24
 published = library.RPNHead(256, 3)  # of ResNet-50-FPN: 256 channels, 3 anchors a place
 large = sum(parameter.data.size for _, parameter in published.named_parameters())
 assert large == (3 * 3 * 256 + 1) * 256 + (256 + 1) * 3 + (256 + 1) * 12 == 593_935
-print(f"\n{learnt:,} numbers here, {large:,} in the published model of 44 million")
+print(f"\n{learned:,} numbers here, {large:,} in the published model of 44 million")
 
 # %% [markdown]
 # We let it look at our scene. `predictions` are P + 4P = 30 numbers for each place of all levels:
@@ -327,7 +327,7 @@ print(f"of the best 50 a level {len(good)} have IoU 0.5 or more: {before:.2f} in
 assert after > before
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# The solid boxes gather around the animals; many are nearly the same box, for neighbouring anchors were sent to one
+# The solid boxes gather around the animals; many are nearly the same box, for neighboring anchors were sent to one
 # object. That is what the next step is for.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -474,7 +474,7 @@ assert near[0] > near[1] >= len(scene.boxes)
 
 # %%
 drawn = draw.draw_proposals(scene.image, mine, my_scores, count=40, title="proposals after the suppression")
-Image.fromarray(drawn).quantize(64)  # fewer colours make a smaller file
+Image.fromarray(drawn).quantize(64)  # fewer colors make a smaller file
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 How many proposals are enough?
@@ -545,8 +545,8 @@ curves = {t: {name: recalls(values, t) for name, values in lists.items()} for t 
 
 figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
 for axes, (threshold, found) in zip(panels, curves.items()):
-    for (name, values), colour, style in zip(found.items(), (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")):
-        axes.plot(KEPT, values, style, color=colour, linewidth=4, label=name)
+    for (name, values), color, style in zip(found.items(), (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":")):
+        axes.plot(KEPT, values, style, color=color, linewidth=4, label=name)
     axes.set_xscale("log")
     axes.set_xticks([1, 3, 10, 30, 100, 200], [1, 3, 10, 30, 100, 200])
     axes.set(xlabel="proposals kept", title=f"IoU of at least {threshold}", ylim=(0, 103))
@@ -624,11 +624,11 @@ first_fit = fits.argmax(axis=1)  # by falling score, so the first is the best
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[1, 1.4])
 show_boxes(left, scene.image, [])
 right.axis("off")
-for k, (place, colour, style) in enumerate(zip(np.sort(first_fit), (ORANGE, SKY, RED), ("-", "--", ":"))):
+for k, (place, color, style) in enumerate(zip(np.sort(first_fit), (ORANGE, SKY, RED), ("-", "--", ":"))):
     x1, y1, x2, y2 = mine[place]
-    outline(left, mine[place], colour, style, width=5)
+    outline(left, mine[place], color, style, width=5)
     right.add_patch(
-        Rectangle((0, 0.76 - 0.34 * k), 0.1, 0.12, fill=False, edgecolor=colour, linestyle=style, linewidth=5)
+        Rectangle((0, 0.76 - 0.34 * k), 0.1, 0.12, fill=False, edgecolor=color, linestyle=style, linewidth=5)
     )
     text = f"({x1:.1f}, {y1:.1f})-({x2:.1f}, {y2:.1f})\nscore {my_scores[place]:.2f}, place {place + 1} of {len(mine)}"
     right.text(0.16, 0.82 - 0.34 * k, text, va="center", fontsize=18)
@@ -710,7 +710,7 @@ rows = {
     "best 1000 of 163,200: sort all": milliseconds(my_best_anchors, photo_logits[0], 1000),
     "best 1000 of 163,200: targets.top_k": milliseconds(targets.top_k, photo_logits, 1000),
     "suppression of 1000: loop": milliseconds(suppress, some, 0.7),
-    "suppression of 1000: specification": milliseconds(boxes.nms_specification, *call),
+    "suppression of 1000: specification": milliseconds(boxes.nms.plain, *call),
     "suppression of 1000: kernel": milliseconds(boxes.nms, *call),
 }
 for name, t in rows.items():
@@ -793,7 +793,7 @@ assert type(proposals) is np.ndarray  # not a Tensor
 # 2. Per place P logits and 4P deltas; the sigmoid of a logit is the score. No classes.
 # 3. Best of each level, move, cut, drop, suppress, best of all: 8064 anchors become 200 proposals.
 # 4. NMS keeps the best of boxes that overlap by more than 0.7, so that the first places go to different objects.
-# 5. Recall is what counts: what is lost here is lost. It is learnt from two losses, objectness and box.
+# 5. Recall is what counts: what is lost here is lost. It is learned from two losses, objectness and box.
 
 # %% [markdown]
 # ## Quiz
@@ -814,7 +814,7 @@ assert type(proposals) is np.ndarray  # not a Tensor
 # 1. 25 x 34 x 3 = 2550 logits and 10,200 deltas.
 # 2. 0.5 and 1 / (1 + exp(-3)) = 0.95.
 # 3. It is a convolution: the same weights at every place.
-# 4. IoU of neighbours: 8/12 = 0.67; of the first and third: 6/14 = 0.43. The middle one goes, the third stays: it is
+# 4. IoU of neighbors: 8/12 = 0.67; of the first and third: 6/14 = 0.43. The middle one goes, the third stays: it is
 #    compared only with boxes that stay.
 # 5. Then it suppresses both others, and it alone stays.
 # 6. Two boxes that differ only outside of the picture are the same box for us; so one of them should go.

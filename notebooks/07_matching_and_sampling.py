@@ -29,14 +29,14 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 LABELS = {1: ("positive", BLUE, "-"), -1: ("ignored", ORANGE, "--"), 0: ("background", RED, ":")}
 
 
-def outline(axes, box, colour, style="-", width=3, label=None):
+def outline(axes, box, color, style="-", width=3, label=None):
     """A box x1, y1, x2, y2 on the axes."""
     size = box[2] - box[0], box[3] - box[1]
-    look = dict(fill=False, edgecolor=colour, linewidth=width, linestyle=style)
+    look = dict(fill=False, edgecolor=color, linewidth=width, linestyle=style)
     axes.add_patch(Rectangle(box[:2], *size, label=label, **look))
 
 
@@ -77,8 +77,8 @@ figure, axes = plt.subplots(figsize=(10.5, 3.4))
 for row, (name, steps) in enumerate(ROWS):
     axes.text(-0.85, -row, name, va="center", ha="center", fontsize=17, fontweight="bold")
     for column, text in enumerate(steps):
-        colour = {0: SKY, 3: GREEN}.get(column, ORANGE)
-        axes.add_patch(Rectangle((column - 0.41, -row - 0.3), 0.82, 0.6, color=colour, alpha=0.45))
+        color = {0: SKY, 3: GREEN}.get(column, ORANGE)
+        axes.add_patch(Rectangle((column - 0.41, -row - 0.3), 0.82, 0.6, color=color, alpha=0.45))
         axes.text(column, -row, text, ha="center", va="center", fontsize=15)
         if column:
             ends = (column - 0.59, -row), (column - 0.41, -row)
@@ -142,8 +142,8 @@ def draw_table(axes, table, names, columns="ABCDEFGHIJ", marks=()):
     """IoUs (A, G) as a heat map with a row an object."""
     axes.imshow(table.T, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (i, g), value in np.ndenumerate(table):
-        colour = "black" if value > 0.55 else "white"
-        axes.text(i, g, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=14)
+        color = "black" if value > 0.55 else "white"
+        axes.text(i, g, f"{value:.2f}", ha="center", va="center", color=color, fontsize=14)
     axes.set_xticks(range(len(table)), columns[: len(table)])
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
@@ -156,11 +156,11 @@ TAG = dict(facecolor=(0, 0, 0, 0.7), linewidth=0, pad=2)
 
 
 def draw_lettered(axes, sample, boxes, labels=None):
-    """Boxes on the scene with letters; with labels in their colours and lines."""
+    """Boxes on the scene with letters; with labels in their colors and lines."""
     show_scene(axes, sample)
     for i, box in enumerate(boxes):
-        _, colour, style = LABELS[labels[i]] if labels is not None else ("", SKY, "-")
-        outline(axes, box, colour, style)
+        _, color, style = LABELS[labels[i]] if labels is not None else ("", SKY, "-")
+        outline(axes, box, color, style)
         x, y = np.clip([box[2 * CORNERS[i][0]], box[2 * CORNERS[i][1] + 1]], 5, 123)
         axes.text(x, y, "ABCDEFGHIJ"[i], ha="center", va="center", fontsize=13, color="white", bbox=TAG)
 
@@ -453,8 +453,8 @@ always_background = mean[0] / (mean[0] + mean[1])
 assert round(mean[1]) == 5 and round(mean[0]) == 7699 and always_background > 0.999
 
 figure, axes = plt.subplots(figsize=(9, 3.6))
-for place, (label, (_, colour, _)) in enumerate(LABELS.items()):
-    axes.barh(-place, mean[label], color=colour, height=0.7)
+for place, (label, (_, color, _)) in enumerate(LABELS.items()):
+    axes.barh(-place, mean[label], color=color, height=0.7)
     axes.text(mean[label] * 1.15, -place, f"{mean[label]:,.0f}", va="center", fontsize=20)
 axes.set_yticks([0, -1, -2], [name for name, _, _ in LABELS.values()])
 axes.set(xscale="log", xlim=(1, 40000), xlabel="anchors in a scene (each line: ten times as many)")
@@ -470,7 +470,7 @@ plt.show()
 levels = [(800 // stride, 1216 // stride) for stride in (4, 8, 16, 32)] + [(13, 19)]
 assert sum(map(len, AnchorGenerator()(levels, (800, 1216)))) == 242_991
 
-# Before anything is learnt every score p is 0.5; the gradient is p minus what it should be, 0 or 1 (notebook 11).
+# Before anything is learned every score p is 0.5; the gradient is p minus what it should be, 0 or 1 (notebook 11).
 pull_up, pull_down = 0.5 * mean[1], 0.5 * mean[0]
 print(f"all anchors: {pull_down / pull_up:.0f} times as much pull down as up")
 assert pull_down / pull_up > 1000
@@ -492,9 +492,9 @@ chosen_positives, chosen_rest = [6, 8, 1], [2, 9, 5]  # 12, 27, 35 and 7, 20, 48
 
 figure, axes = plt.subplots(figsize=(10, 3.4))
 for i, (label, value) in enumerate(zip(twelve, priority)):
-    name, colour, _ = LABELS[label]
+    name, color, _ = LABELS[label]
     taken = i in chosen_positives + chosen_rest
-    axes.bar(i, value, color=colour, alpha=1 if taken else 0.25, edgecolor="black", linewidth=4 if taken else 0)
+    axes.bar(i, value, color=color, alpha=1 if taken else 0.25, edgecolor="black", linewidth=4 if taken else 0)
     axes.text(i, value + 0.02, f".{round(100 * value):02d}", ha="center", fontsize=16)
 axes.set_xticks(range(12), [{1: "pos", 0: "back", -1: "ign"}[label] for label in twelve])
 axes.set(ylabel="priority", ylim=(0, 1.05), title="framed: taken")
@@ -568,14 +568,14 @@ for (n, a), label in np.ndenumerate(batch_labels):
     panels[0].add_patch(Rectangle((a - 0.46, n - 0.46), 0.92, 0.92, color=shades[label], alpha=0.75))
     panels[0].text(a, n, {1: "p", 0: "b", -1: "i"}[label], ha="center", va="center", color="white", fontsize=15)
 for (n, s), index in np.ndenumerate(indices):
-    colour = shades[batch_labels[n, index]] if valid[n, s] else "lightgrey"
-    panels[1].add_patch(Rectangle((s - 0.46, n - 0.46), 0.92, 0.92, color=colour, alpha=0.75))
+    color = shades[batch_labels[n, index]] if valid[n, s] else "lightgray"
+    panels[1].add_patch(Rectangle((s - 0.46, n - 0.46), 0.92, 0.92, color=color, alpha=0.75))
     text, ink = (str(index), "white") if valid[n, s] else ("-", "black")
     panels[1].text(s, n, text, ha="center", va="center", color=ink, fontsize=15)
 for axes, width, title in zip(panels, (12, 8), ("labels (5, 12)", "sampled (5, 8): number of the box")):
     axes.set(xlim=(-0.5, width - 0.5), ylim=(4.5, -0.5), title=title, yticks=range(5), xticks=range(width))
 panels[0].set(ylabel="picture", xlabel="p positive, b background, i ignored")
-panels[1].set_xlabel("place; grey: not valid")
+panels[1].set_xlabel("place; gray: not valid")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -604,7 +604,7 @@ for n in range(5):
 # The heads are trained on proposals, by the same two functions.
 #
 # - One threshold, **0.5**: nothing is ignored but crowds. The label is the **class** of the object, 0 for background.
-# - The **ground truth boxes are proposals too**: else the heads see hardly a positive before the RPN has learnt.
+# - The **ground truth boxes are proposals too**: else the heads see hardly a positive before the RPN has learned.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 training_scenes = [ToyScenes("train")[i] for i in range(16)]

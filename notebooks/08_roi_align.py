@@ -37,7 +37,7 @@ from minimask.tensor import Tensor, no_grad
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 STRIDE = 16  # pixels a cell
 SCALE = 1 / STRIDE  # cells a pixel
 
@@ -49,7 +49,7 @@ SCALE = 1 / STRIDE  # cells a pixel
 # - *Stride*: pixels a cell, here 16. *Scale*: cells a pixel, here 1/16.
 # - *RoI*, region of interest: a box `x1, y1, x2, y2` in pixels of the picture, proposed by the RPN (notebook 06).
 #   Its numbers are almost never whole.
-# - *To quantise*: to round to whole numbers.
+# - *To quantize*: to round to whole numbers.
 # - *Bin*: one of `k x k` equal parts of a RoI. The result has `C` numbers for each.
 # - *Sample*: a point in a bin at which the feature map is read off.
 #
@@ -82,10 +82,10 @@ assert round(small_box[2] - small_box[0], 1) == 11.3
 assert read.tolist() == [16, 16, 48, 48]
 
 
-def outline(axes, box, colour, style="-", label=None):
+def outline(axes, box, color, style="-", label=None):
     """A box x1, y1, x2, y2 on the axes."""
     size = box[2] - box[0], box[3] - box[1]
-    look = dict(fill=False, edgecolor=colour, linewidth=4, linestyle=style, zorder=5)
+    look = dict(fill=False, edgecolor=color, linewidth=4, linestyle=style, zorder=5)
     axes.add_patch(Rectangle(box[:2], *size, label=label, **look))
 
 
@@ -110,7 +110,7 @@ outline(axes, read, RED, "--", label="RoIPool reads:\n32 pixels")
 axes.annotate("", middles[1], middles[0], arrowprops=dict(arrowstyle="-|>", linewidth=4, color="white"))
 axes.plot([], [], color="white", label=f"its middle is\n{off[0]:.0f} pixels right,\n{off[1]:.0f} pixels down")
 axes.set(xlabel="pixels of the picture; a cell is 16 wide", ylabel="pixels")
-axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), facecolor="lightgrey", labelspacing=1)
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), facecolor="lightgray", labelspacing=1)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -150,7 +150,7 @@ plt.show()
 # %% [markdown] slides=["L08"] slideshow={"slide_type": "slide"}
 # ## 2 "Mask accuracy improves by 10 % to 50 %" (L08)
 #
-# Interpolation in place of quantisation. The lecture's numbers are *relative* gains of RoIAlign over RoIPool in AP,
+# Interpolation in place of quantization. The lecture's numbers are *relative* gains of RoIAlign over RoIPool in AP,
 # *average precision* (0 to 100). AP50 counts masks that fit roughly, AP75 those that fit closely.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
@@ -170,8 +170,8 @@ assert np.round(gain["C5"]).tolist() == [11, 31, 49]  # AP: 13 to 31 %; AP75, th
 figure, axes = plt.subplots()
 axes.axhspan(10, 50, color=SKY, alpha=0.25)
 axes.text(-0.4, 49, "the lecture: 10 % to 50 %", va="top")
-for place, (level, colour, name) in enumerate([("C4", ORANGE, "stride 16 (C4)"), ("C5", BLUE, "stride 32 (C5)")]):
-    bars = axes.bar(np.arange(3) + 0.38 * place - 0.19, gain[level], 0.36, color=colour, label=name)
+for place, (level, color, name) in enumerate([("C4", ORANGE, "stride 16 (C4)"), ("C5", BLUE, "stride 32 (C5)")]):
+    bars = axes.bar(np.arange(3) + 0.38 * place - 0.19, gain[level], 0.36, color=color, label=name)
     axes.bar_label(bars, [f"{value:.0f} %" for value in gain[level]])
 axes.set_xticks(range(3), ["AP50\nroughly right", "AP", "AP75\nclosely right"])
 axes.set(ylabel="RoIAlign over RoIPool, %", ylim=(0, 56))
@@ -212,8 +212,8 @@ def picture_with_animals(rois, height=384, width=512):
         sample, size = scenes[scene], (roi[2] - roi[0], roi[3] - roi[1])
         x1, y1, x2, y2 = sample.boxes[animal].astype(int)
         cut = [a[y1:y2, x1:x2] for a in (sample.image, 255 * sample.masks[animal])]
-        colours, mask = (Image.fromarray(a).resize(size) for a in cut)
-        picture.paste(colours, tuple(roi[:2]), mask)
+        colors, mask = (Image.fromarray(a).resize(size) for a in cut)
+        picture.paste(colors, tuple(roi[:2]), mask)
     return np.array(picture)
 
 
@@ -250,12 +250,12 @@ left.imshow(picture)
 left.set(title="picture, three RoIs (L10)", xlabel="pixels")
 right.imshow(features[:, :, channel], cmap="cividis", extent=(0, 32, 24, 0))
 right.set(title=f"channel {channel} of {features.shape[2]} (L09)", xlabel="cells of 16 x 16 pixels")
-for roi, crop, colour, style, axes in zip(ROIS, crops, (ORANGE, SKY, RED), ("-", "--", ":"), small.subplots(3, 1)):
-    outline(left, roi, colour, style)
-    outline(right, roi * SCALE, colour, style)
+for roi, crop, color, style, axes in zip(ROIS, crops, (ORANGE, SKY, RED), ("-", "--", ":"), small.subplots(3, 1)):
+    outline(left, roi, color, style)
+    outline(right, roi * SCALE, color, style)
     axes.imshow(crop[:, :, channel], cmap="cividis")
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=colour, linewidth=4, linestyle=style)
+    axes.spines[:].set(color=color, linewidth=4, linestyle=style)
 small.suptitle("3 x 3 (L11)")
 plt.show()
 
@@ -308,11 +308,11 @@ for axes in panels:
         axes.axhline(line, color="white", linewidth=0.7)
     for line in range(33):
         axes.axvline(line, color="white", linewidth=0.7)
-for b, colour in enumerate((ORANGE, SKY, RED)):
+for b, color in enumerate((ORANGE, SKY, RED)):
     start, stop = columns[b]
     height = rows[b][1] - rows[b][0]
-    panels[0].add_patch(Rectangle((start, rows[b][0]), stop - start, height, color=colour, alpha=0.75))
-    panels[1].add_patch(Rectangle(exact[:2] + b * bin_size, *bin_size, color=colour, alpha=0.75))
+    panels[0].add_patch(Rectangle((start, rows[b][0]), stop - start, height, color=color, alpha=0.75))
+    panels[1].add_patch(Rectangle(exact[:2] + b * bin_size, *bin_size, color=color, alpha=0.75))
 panels[0].set(title="RoIPool: whole cells, overlapping", ylabel="cells")
 panels[1].set_title("RoIAlign: 2.2 x 3.5 cells each")
 for axes in panels:
@@ -426,14 +426,14 @@ axes.plot(*point, "k*", markersize=18)
 axes.set(xlim=(5.5, 14.5), ylim=(13.5, 1.5), xticks=range(6, 15, 2), yticks=range(2, 14, 2))
 axes.set_title("bins and samples (L15)")
 
-zoom.set_title("weight = area of its colour (L16)")
+zoom.set_title("weight = area of its color (L16)")
 corners = {(0, 0): (1 - u) * (1 - v), (1, 0): u * (1 - v), (0, 1): (1 - u) * v, (1, 1): u * v}
-for ((a, b), weight), colour in zip(corners.items(), (ORANGE, SKY, RED, GREEN)):
+for ((a, b), weight), color in zip(corners.items(), (ORANGE, SKY, RED, GREEN)):
     size = (u, 1 - u)[1 - a], (v, 1 - v)[1 - b]
-    opposite = Rectangle((0 if a else u, 0 if b else v), *size, color=colour, alpha=0.6, linewidth=0)
+    opposite = Rectangle((0 if a else u, 0 if b else v), *size, color=color, alpha=0.6, linewidth=0)
     zoom.add_patch(opposite)
     assert np.isclose(opposite.get_width() * opposite.get_height(), weight)
-    zoom.plot(a, b, "s", color=colour, markersize=22, markeredgecolor="black")
+    zoom.plot(a, b, "s", color=color, markersize=22, markeredgecolor="black")
     zoom.text(a, b + (0.14 if b else -0.14), f"{weight:.2f}", ha="center", va="center", fontsize=18)
 zoom.scatter(u, v, s=400, marker="*", color="black", zorder=4)
 zoom.text(u + 0.06, v, f"u = {u:.2f}\nv = {v:.2f}", fontsize=16, va="center")
@@ -466,10 +466,10 @@ np.testing.assert_allclose(answer, np.broadcast_to(middles, (3, 3)))
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 3.2))
-axes.plot(np.arange(32), RULER[0, :, 0], "o-", color="grey", markersize=12)
-for b, (middle, colour) in enumerate(zip(middles, (ORANGE, SKY, RED))):
+axes.plot(np.arange(32), RULER[0, :, 0], "o-", color="gray", markersize=12)
+for b, (middle, color) in enumerate(zip(middles, (ORANGE, SKY, RED))):
     start, stop = (112 + 107 * np.array([b, b + 1]) / 3) / STRIDE - 0.5
-    axes.axvspan(start, stop, color=colour, alpha=0.4)
+    axes.axvspan(start, stop, color=color, alpha=0.4)
     axes.plot(middle / STRIDE - 0.5, middle, "k*", markersize=18)
     axes.text(middle / STRIDE - 0.4, middle - 16, f"{middle:.2f}", fontsize=16)
 axes.set(xlim=(5.5, 14.5), ylim=(90, 240), xticks=range(6, 15), yticks=RULER[0, 6:15:2, 0])
@@ -500,7 +500,7 @@ Image.fromarray(draw.draw_sampling_points(window, box3 - [2, 5, 2, 5], points3 -
 # Position `(x, y)` counts entries: the cell in row 2, column 5 is at x = 5, y = 2.
 #
 # - The value at the point will be `(weights * feature).sum()`.
-# - A point outside of the centres, by up to one cell, is moved to the border. Further out, all weights are 0.
+# - A point outside of the centers, by up to one cell, is moved to the border. Further out, all weights are 0.
 #
 # Hint: along one axis the weight of a cell at distance `d` is `max(0, 1 - d)`.
 
@@ -694,7 +694,7 @@ for axes, (name, gradient) in zip(panels, gradients.items()):
     axes.set(xlim=(7.5, 12.5), ylim=(10.5, 4.5), xticks=range(8, 13), title=name, xlabel="cells; blue: the bin")
     axes.set_xticks(np.arange(7.5, 12), minor=True)
     axes.set_yticks(np.arange(4.5, 10), minor=True)
-    axes.grid(which="minor", color="grey")
+    axes.grid(which="minor", color="gray")
     axes.tick_params(which="minor", length=0)
     assert np.isclose(gradient.sum(), 1)
 assert [np.count_nonzero(g) for g in gradients.values()][:2] == [1, 4]
@@ -803,20 +803,20 @@ plt.show()
 shifts = np.arange(0, 32.05, 0.1)
 moving = ROIS[0] + shifts[:, None] * [1, 0, 1, 0]  # (321, 4): two cells in steps of 0.1 pixels
 figure, axes = plt.subplots()
-travelled = {}
-for name, operation, colour, style in (
+traveled = {}
+for name, operation, color, style in (
     ("RoIPool", roi_pool, RED, "-"),
     ("RoIWarp", roi_warp, BLUE, "--"),
     ("RoIAlign", roi_align, ORANGE, "-"),
 ):
     values = pooled(RULER, moving, operation=operation)[:, 1, 1, 0]
-    travelled[name] = values - values[0]
-    axes.plot(shifts, travelled[name], style, color=colour, linewidth=4, label=name)
+    traveled[name] = values - values[0]
+    axes.plot(shifts, traveled[name], style, color=color, linewidth=4, label=name)
 axes.set(xlabel="the box has moved by, in pixels", ylabel="the answer has moved by", xticks=range(0, 33, 4))
 axes.legend()
 axes.grid(alpha=0.4)
-np.testing.assert_allclose(travelled["RoIAlign"], shifts, atol=1e-9)  # slides: exactly as far as the box
-jumps = abs(np.diff(travelled["RoIPool"]))
+np.testing.assert_allclose(traveled["RoIAlign"], shifts, atol=1e-9)  # slides: exactly as far as the box
+jumps = abs(np.diff(traveled["RoIPool"]))
 assert np.isclose(jumps.max(), 16) and (jumps > 0).sum() <= 4  # stands still, then jumps by a whole cell
 plt.show()
 
@@ -832,14 +832,14 @@ plt.show()
 # ### "RoIAlign interpolates the image"
 #
 # It interpolates the *feature map*, after the network. To enlarge the picture and then compute features is something
-# else, because features do not scale along. Take as the feature the brightness step between neighbouring pixels:
+# else, because features do not scale along. Take as the feature the brightness step between neighboring pixels:
 
 # %%
-grey = picture.mean(axis=2)[:, :, None]  # (384, 512, 1)
+gray = picture.mean(axis=2)[:, :, None]  # (384, 512, 1)
 
 
 def steps(image):
-    """A feature: the difference of each pixel and its right neighbour, without its sign."""
+    """A feature: the difference of each pixel and its right neighbor, without its sign."""
     return abs(np.diff(image, axis=1, append=image[:, -1:]))
 
 
@@ -848,8 +848,8 @@ def at_pixels(x):
     return roi_align([x[None]], ROIS[2:], zero, zero, [1.0], 220, 1, True).data[0]  # twice as wide as the RoI
 
 
-features_then_roi_align = at_pixels(steps(grey)).mean()
-roi_align_then_features = steps(at_pixels(grey)).mean()
+features_then_roi_align = at_pixels(steps(gray)).mean()
+roi_align_then_features = steps(at_pixels(gray)).mean()
 print(f"features, then RoIAlign: {features_then_roi_align:.2f}")
 print(f"image enlarged, then features: {roi_align_then_features:.2f}")
 assert roi_align_then_features < 0.7 * features_then_roi_align  # in an enlarged picture every step is smaller
@@ -890,19 +890,19 @@ for cell in range(6):
     axes.text(16 * cell + 8, 0.82, f"cell {cell}", ha="center")
     axes.plot(16 * cell + 8, 0.5, "ko", markersize=10)
 axes.text(40, 1.2, "pixel 40 is the middle of cell 2", ha="center")
-for text, place, corner, colour in (
+for text, place, corner, color in (
     ("aligned: 40/16 - 0.5 = 2.0\nreads cell 2", 40, 4, BLUE),
     ("not aligned: 40/16 = 2.5\nreads between cells 2 and 3", 48, 54, RED),
 ):
-    arrow = dict(arrowstyle="-|>", linewidth=3, color=colour, relpos=(0.4, 1))
+    arrow = dict(arrowstyle="-|>", linewidth=3, color=color, relpos=(0.4, 1))
     axes.annotate(text, (place, 0.45), (corner, -0.75), arrowprops=arrow)
 axes.set(xlim=(0, 96), ylim=(-0.9, 1.5), yticks=[], xticks=range(0, 97, 16), xlabel="pixels of the picture")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Why does it work at all without? Because a network that is trained with the shift learns to live with it: weights want
-# the convention they learnt with. torchvision's trained Mask R-CNN wants aligned=False, Detectron2's wants True. Change
-# it for a trained network, and every RoI is read 8 pixels beside at stride 16.
+# the convention they learned with. torchvision's trained Mask R-CNN wants aligned=False, Detectron2's wants True.
+# Change it for a trained network, and every RoI is read 8 pixels beside at stride 16.
 
 # %% [markdown]
 # ### "Gradients do not reach the box"
@@ -923,7 +923,7 @@ assert not nothing.requires_grad and box.grad is None  # RoIPool: rounding has n
 # %% [markdown]
 # (Mask R-CNN does not use it: it takes the proposals as constants, as Faster R-CNN did. MNC, the home of RoIWarp, did.)
 #
-# ### "Quantising once is harmless"
+# ### "Quantizing once is harmless"
 #
 # RoIWarp rounds only the box, and everything after that is exact. The middle of the box, read from the ruler:
 
@@ -1009,7 +1009,7 @@ assert rows["kernel, Numba, warm"] < rows["specification, NumPy"]
 np.testing.assert_allclose(roi_align(*call).data, roi_align_specification(*call), atol=1e-4)
 
 # %% [markdown]
-# The kernel can be faster than copying as many bytes in memory: neighbouring samples read the same cells, and find them
+# The kernel can be faster than copying as many bytes in memory: neighboring samples read the same cells, and find them
 # in the processor's cache. The NumPy version writes every intermediate result to memory and reads it back.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1082,7 +1082,7 @@ else:
 # 2. RoIPool rounds twice, RoIWarp once: at stride 16 that moves what is read by up to 16 pixels. RoIAlign never rounds.
 # 3. On a ruler RoIAlign answers with the exact middle of each bin, and moves as far as the box moves.
 # 4. It is linear: a bin is a sum of cells times weights; backward the same weights scatter the gradient, with `+=`.
-# 5. Cell 0 has its middle at half a cell: `aligned=True` counts that. A trained network wants what it learnt with.
+# 5. Cell 0 has its middle at half a cell: `aligned=True` counts that. A trained network wants what it learned with.
 
 # %% [markdown]
 # ## Quiz
@@ -1105,7 +1105,7 @@ else:
 # 3. The RoI to whole cells; then the borders of its bins to whole cells.
 # 4. Its box is still rounded, by up to half a cell an edge. The rounding is what hurts.
 # 5. The samples lie symmetrically around the middle, and on a ramp what one has too much the other has too little.
-# 6. A cell lies near several samples, of one bin or of neighbouring bins, and gets a share from each.
+# 6. A cell lies near several samples, of one bin or of neighboring bins, and gets a share from each.
 # 7. It hands on exactly what it gets: nothing is lost or made.
 # 8. Every RoI is read half a cell (at stride 16: 8 pixels) further up and left than in training: results get worse.
 # 9. Rounding spoils the place, which the strict measure sees; and it grows with the stride.

@@ -9,7 +9,7 @@
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # RoIAlign (notebook 08) has given each of the 200 proposals 7 x 7 bins of features. Today: what reads them, and what is
-# done with the answers. The first half is learnt, the second half, NMS, is a dozen lines in which nothing is learnt.
+# done with the answers. The first half is learned, the second half, NMS, is a dozen lines in which nothing is learned.
 
 # %%
 import contextlib
@@ -33,18 +33,18 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN, VIOLET = draw.COLOURS[[0, 1, 2, 4, 6, 8]] / 255
+ORANGE, SKY, RED, BLUE, GREEN, VIOLET = draw.COLORS[[0, 1, 2, 4, 6, 8]] / 255
 CLASS_LOOKS = {1: (ORANGE, "-"), 2: (SKY, "--"), 3: (VIOLET, ":")}  # cat, dog, duck
 
 
-def outline(axes, box, colour, style="-", width=3):
+def outline(axes, box, color, style="-", width=3):
     """A box x1, y1, x2, y2 on the axes."""
     size = box[2] - box[0], box[3] - box[1]
-    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=colour, linewidth=width, linestyle=style))
+    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=color, linewidth=width, linestyle=style))
 
 
 def show_found(axes, image, boxes, labels, scores=None, width=3):
-    """The picture with boxes in the colours and lines of their classes, and their scores if given."""
+    """The picture with boxes in the colors and lines of their classes, and their scores if given."""
     axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
     for i in range(len(boxes) - 1, -1, -1):
         outline(axes, boxes[i], *CLASS_LOOKS[labels[i]], width)
@@ -89,12 +89,12 @@ assert (R, C) == (200, 4) and class_names == ["cat", "dog", "duck"]
 # Plumbing: boxes with text, in a row, with arrows; a stack of boxes stands for "once for each RoI".
 
 
-def block(axes, x, y, text, colour=SKY, stack=False, width=0.82, height=0.6):
+def block(axes, x, y, text, color=SKY, stack=False, width=0.82, height=0.6):
     """A box with text around (x, y)."""
     for shift in (0.08, 0.04, 0) if stack else (0,):
         corner = x - width / 2 + shift, y - height / 2 + shift
         axes.add_patch(Rectangle(corner, width, height, facecolor="white", zorder=2))
-        axes.add_patch(Rectangle(corner, width, height, facecolor=(*colour, 0.45), edgecolor="black", zorder=2))
+        axes.add_patch(Rectangle(corner, width, height, facecolor=(*color, 0.45), edgecolor="black", zorder=2))
     axes.text(x, y, text, ha="center", va="center", fontsize=14, zorder=3)
 
 
@@ -104,9 +104,9 @@ def arrow(axes, start, end):
 
 
 def in_a_row(axes, y, steps, first=0):
-    """Blocks (text, colour, stack) from left to right, with arrows."""
-    for i, (text, colour, stack) in enumerate(steps):
-        block(axes, first + i, y, text, colour, stack)
+    """Blocks (text, color, stack) from left to right, with arrows."""
+    for i, (text, color, stack) in enumerate(steps):
+        block(axes, first + i, y, text, color, stack)
         if i:
             arrow(axes, (first + i - 0.5 if stack else first + i - 0.59, y), (first + i - 0.41, y))
 
@@ -261,8 +261,8 @@ for row, (name, parts) in enumerate(pieces.items()):
     assert sum(number for _, number, _ in parts) == total[name]
     axes.text(total[name] / 1e9 * 1.1, -row, f"{total[name] / 1e9:.1f}", va="center", fontsize=18)
     left = 0.0
-    for part, number, colour in parts:
-        bar = axes.barh(-row, number / 1e9, left=left, color=colour, height=0.65)
+    for part, number, color in parts:
+        bar = axes.barh(-row, number / 1e9, left=left, color=color, height=0.65)
         bar.set_label(part if row == 2 else None)
         left += number / 1e9
 axes.set_yticks([0, -1, -2], total)
@@ -339,7 +339,7 @@ for axes, numbers, title in zip(panels, (order, channels_first), titles):
         axes.plot([line, line], [0, 2], "k", linewidth=3)
         axes.plot([0, 2], [line, line], "k", linewidth=3)
     axes.set(xlim=(-0.02, 2.02), ylim=(2.02, -0.02), xticks=[], yticks=[], title=title)
-figure.supxlabel("2 x 2 bins, 3 channels (colours): the place of each number in the row", fontsize=14)
+figure.supxlabel("2 x 2 bins, 3 channels (colors): the place of each number in the row", fontsize=14)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -396,10 +396,10 @@ sure = [int(probability[:, c].argmax()) for c in range(4)]  # the RoI surest of 
 unsure = int(np.sort(probability, axis=1)[:, -1].argmin())
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[1, 1.5])
 show_found(left, scene.image, np.zeros((0, 4)), [])
-for k, (i, colour) in enumerate(zip([*sure[1:], sure[0], unsure], (ORANGE, SKY, GREEN, RED, BLUE))):
-    outline(left, rois[i], colour, width=4)
-    left.text(*np.clip(rois[i, :2], 2, 118), "ABCDE"[k], va="top", fontsize=15, color="white", backgroundcolor=colour)
-    right.bar(np.arange(4) + (k - 2) * 0.17, probability[i], 0.16, color=colour, label="ABCDE"[k])
+for k, (i, color) in enumerate(zip([*sure[1:], sure[0], unsure], (ORANGE, SKY, GREEN, RED, BLUE))):
+    outline(left, rois[i], color, width=4)
+    left.text(*np.clip(rois[i, :2], 2, 118), "ABCDE"[k], va="top", fontsize=15, color="white", backgroundcolor=color)
+    right.bar(np.arange(4) + (k - 2) * 0.17, probability[i], 0.16, color=color, label="ABCDE"[k])
 right.set_xticks(range(4), ["background", *class_names])
 right.set(ylabel="probability", ylim=(0, 1.05))
 right.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.16), columnspacing=1)
@@ -463,7 +463,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Two RoIs and where each class would move them. Only the box of the true class was ever trained for such a RoI; the
-# others follow what they learnt elsewhere. Each of these boxes with its class is a candidate.
+# others follow what they learned elsewhere. Each of these boxes with its class is a candidate.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Candidates: far too many
@@ -517,10 +517,10 @@ gone = []
 for axes, (title, taken, dropped, before) in zip(panels, steps):
     gone += dropped
     for i, x in enumerate([8, -2, 18, 40, 25]):
-        colour = BLUE if i == taken else GREEN if i in before else RED if i in gone else "grey"
+        color = BLUE if i == taken else GREEN if i in before else RED if i in gone else "gray"
         drawn = five[i] + [0, 0.5 * i, 0, 0.5 * i]
-        outline(axes, drawn, colour, ":" if i in gone else "-", 6 if i == taken else 3)
-        axes.text(x, 5 + 0.5 * i, f"{'ABCDE'[i]}\n.{10 * five_scores[i]:.0f}", ha="center", va="center", color=colour)
+        outline(axes, drawn, color, ":" if i in gone else "-", 6 if i == taken else 3)
+        axes.text(x, 5 + 0.5 * i, f"{'ABCDE'[i]}\n.{10 * five_scores[i]:.0f}", ha="center", va="center", color=color)
     axes.text(46, 6, title, fontsize=19, va="center")
     axes.set(xlim=(-4, 90), ylim=(-1, 13), aspect="equal")
     axes.axis("off")
@@ -567,11 +567,11 @@ assert my_nms(five, five_scores, 0.5).tolist() == [1, 2, 4]  # B, C, E, as by ha
 
 # %% tags=["hide-input"]
 def crowded_boxes(count=120):
-    """Boxes around a few centres with distinct scores: (count, 4) and (count,) float32."""
+    """Boxes around a few centers with distinct scores: (count, 4) and (count,) float32."""
     rng = np.random.RandomState(0)
-    centre = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
+    center = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
     side = rng.uniform(10, 30, (count, 2))
-    boxes = np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
+    boxes = np.concatenate([center - side / 2, center + side / 2], axis=1).astype(np.float32)
     return boxes, (rng.permutation(count) / count).astype(np.float32)
 
 
@@ -583,7 +583,7 @@ print(mine)
 assert mine.tolist() == TORCHVISION
 
 everyone = np.ones((1, 120), bool)
-for function in (box_functions.nms, box_functions.nms_specification):
+for function in (box_functions.nms, box_functions.nms.plain):
     for threshold in (0.1, 0.3, 0.5, 0.7, 0.9):
         theirs, valid = function(many[None], many_scores[None], everyone, threshold)
         np.testing.assert_array_equal(my_nms(many, many_scores, threshold), theirs[0][valid[0]])
@@ -593,7 +593,7 @@ for function in (box_functions.nms, box_functions.nms_specification):
 # (notebook 07 says why):
 
 # %%
-print(inspect.getsource(box_functions.nms_specification))
+print(inspect.getsource(box_functions.nms.plain))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 Class by class
@@ -633,7 +633,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Here the candidates are the true boxes themselves, so whatever goes is an error of NMS alone. Across the classes
-# animals vanish behind their neighbours. Class by class that happens only among animals of one kind.
+# animals vanish behind their neighbors. Class by class that happens only among animals of one kind.
 
 # %% [markdown]
 # ### Exercise 4: NMS of several classes
@@ -739,7 +739,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # An NMS threshold of 1 drops nothing, since no IoU is greater than 1. NMS works class by class, so a box that could be
 # two classes is reported twice, unless the score threshold takes one of them: that is what happened to the thin boxes
-# in other colours around each animal.
+# in other colors around each animal.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 13 Two knobs: NMS threshold and score threshold
@@ -750,13 +750,13 @@ crowd_samples = [crowd_scenes[i] for i in range(24)]
 crowd_answers = run(crowd_samples)
 
 
-def neighbours_lost(n):
+def neighbors_lost(n):
     """How many detections of scene n a low NMS threshold drops, if a high one finds about as many as there are."""
     few, some = (len(detected_in(crowd_answers, n, nms_threshold=t, score_threshold=0.5)[0]) for t in (0.1, 0.5))
     return some - few - 2 * abs(some - len(crowd_samples[n].boxes))
 
 
-chosen_scene = max(range(24), key=neighbours_lost)
+chosen_scene = max(range(24), key=neighbors_lost)
 
 
 def draw_thresholds(axes, nms_threshold, score_threshold):
@@ -793,7 +793,7 @@ assert numbers[0] < numbers[1] < numbers[2] and numbers[3] > numbers[1]
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# NMS threshold too low: true neighbours go. Too high: copies stay. Score threshold too low: whatever the head half
+# NMS threshold too low: true neighbors go. Too high: copies stay. Score threshold too low: whatever the head half
 # believes is reported. There is no position that is right for every scene; the next slide measures which is best on
 # average.
 
@@ -840,16 +840,16 @@ left.plot(scores, precision, color=BLUE, linewidth=4, label="precision")
 left.plot(scores, recall, "--", color=RED, linewidth=4, label="recall")
 left.set(xlabel="score threshold (NMS at 0.5)", ylim=(0, 1.03), xlim=(0.05, 1))
 left.legend(loc="lower center")
-for t, colour, style in ((0.1, RED, ":"), (0.5, BLUE, "-"), (0.9, ORANGE, "--")):
+for t, color, style in ((0.1, RED, ":"), (0.5, BLUE, "-"), (0.9, ORANGE, "--")):
     _, precision, recall = curves[t]
-    right.plot(recall, precision, style, color=colour, linewidth=4, label=f"NMS at {t}")
-    right.plot(*at(curves[t], 0.5)[::-1], "o", color=colour, markersize=13, markeredgecolor="black")
+    right.plot(recall, precision, style, color=color, linewidth=4, label=f"NMS at {t}")
+    right.plot(*at(curves[t], 0.5)[::-1], "o", color=color, markersize=13, markeredgecolor="black")
 right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03), xlim=(0, 1.03))
 right.legend(loc="lower left", title="dots: score 0.5")
 high, low = at(curves[0.5], 0.9), at(curves[0.5], 0.1)
 assert high[0] > low[0] and high[1] < low[1]  # a higher score threshold: more precise, and more is missed
 assert at(curves[0.9], 0.5)[0] < at(curves[0.5], 0.5)[0]  # copies cost precision
-assert at(curves[0.1], 0.5)[1] < at(curves[0.5], 0.5)[1]  # dropped neighbours cost recall
+assert at(curves[0.1], 0.5)[1] < at(curves[0.5], 0.5)[1]  # dropped neighbors cost recall
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -862,7 +862,7 @@ plt.show()
 # ### The price of NMS
 #
 # NMS assumes that two boxes of one class that overlap much are one object. For an animal in front of another of its
-# kind that is false, and no threshold is right for both copies and neighbours:
+# kind that is false, and no threshold is right for both copies and neighbors:
 
 # %% tags=["hide-input"]
 recalls = [curve[2][-1] for curve in curves.values()]
@@ -889,7 +889,7 @@ call = boxes_2000[None], scores_2000[None], everyone, 0.7
 box_functions.nms(*call)  # compiled before it is timed
 rows = {
     "loop over those that stay": seconds(my_nms, boxes_2000, scores_2000, 0.7),
-    "specification, whole table": seconds(box_functions.nms_specification, *call, repeats=1),
+    "specification, whole table": seconds(box_functions.nms.plain, *call, repeats=1),
     "kernel, Numba": seconds(box_functions.nms, *call),
 }
 for name, t in rows.items():
@@ -972,7 +972,7 @@ assert probability[:, 1:].sum(axis=1).min() < 0.1
 # 2. Class, box and mask are read in parallel from the same RoI features.
 # 3. The box head: flatten, two layers, C logits and 4 C deltas; softmax, and a box for each class.
 # 4. NMS: take the best, drop what overlaps it by more than the threshold, repeat; class by class.
-# 5. NMS and score threshold trade precision for recall; neighbours of one class are the price.
+# 5. NMS and score threshold trade precision for recall; neighbors of one class are the price.
 
 # %% [markdown]
 # ## Quiz

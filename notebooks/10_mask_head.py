@@ -41,7 +41,7 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
+ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 
 # %% [markdown]
 # **Words of this notebook**
@@ -112,9 +112,9 @@ def window(axes, scene, box, margin=6):
     axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin), xticks=[], yticks=[])
 
 
-def outline(axes, box, colour, style="-"):
+def outline(axes, box, color, style="-"):
     size = box[2] - box[0], box[3] - box[1]
-    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=colour, linewidth=3, linestyle=style))
+    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=color, linewidth=3, linestyle=style))
 
 
 # %% [markdown] slides=["L18"] slideshow={"slide_type": "slide"}
@@ -126,8 +126,8 @@ def outline(axes, box, colour, style="-"):
 figure, axes = plt.subplots(figsize=(10, 4.2))
 
 
-def block(x, y, text, colour, width=1.75, height=0.9):
-    axes.add_patch(Rectangle((x, y - height / 2), width, height, facecolor=colour, edgecolor="black", linewidth=2))
+def block(x, y, text, color, width=1.75, height=0.9):
+    axes.add_patch(Rectangle((x, y - height / 2), width, height, facecolor=color, edgecolor="black", linewidth=2))
     axes.text(x + width / 2, y, text, ha="center", va="center", fontsize=16)
 
 
@@ -137,12 +137,12 @@ def arrow(start, end):
 
 block(0, 0, "backbone,\nFPN", "white")
 block(2.3, 0, "RPN:\nRoIs", "white")
-for y, size, head, answer, colour in (
+for y, size, head, answer, color in (
     (1, "7 x 7", "box head", "class\nbox", SKY),
     (-1, "14 x 14", "mask head", "28 x 28 for\neach class", ORANGE),
 ):
     block(4.6, y, f"RoIAlign\n{size}", "white")
-    block(6.9, y, head, colour)
+    block(6.9, y, head, color)
     block(9.2, y, answer, "white")
     arrow((4.05, 0), (4.6, y))
     arrow((6.35, y), (6.9, y))
@@ -195,9 +195,9 @@ steps = ["3x3\nReLU"] * 4 + ["deconv\n2x2, stride 2\nReLU", "1x1"]
 x = 0.0
 for i, (name, side, channels) in enumerate(stages_of_head):
     size = side / 14
-    colour = ORANGE if i == 6 else "lightgrey" if i == 0 else SKY
+    color = ORANGE if i == 6 else "lightgray" if i == 0 else SKY
     for depth in (0.2, 0.1, 0):
-        axes.add_patch(Rectangle((x + depth, -size / 2 - depth), size, size, facecolor=colour, edgecolor="black"))
+        axes.add_patch(Rectangle((x + depth, -size / 2 - depth), size, size, facecolor=color, edgecolor="black"))
     axes.text(x + size / 2, -size / 2 - 0.5, f"{side} x {side}\nx {channels}", ha="center", va="top", fontsize=15)
     axes.text(x + size / 2, 0, name, ha="center", va="center")
     if i < 6:
@@ -294,7 +294,7 @@ for depth, axes in enumerate(panels, start=1):
     axes.set(xticks=range(15), yticks=range(15), title=f"{depth}: {side} x {side}")
     axes.set_xticklabels([])
     axes.set_yticklabels([])
-    axes.grid(color="grey", linewidth=0.8)
+    axes.grid(color="gray", linewidth=0.8)
     axes.tick_params(length=0)
 assert side == 9
 plt.show()
@@ -329,8 +329,8 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=[1, 1.
 bars = left.bar(["MLP", "FCN"], [mlp_numbers / 1e6, count(*paper_head) / 1e6], color=[RED, BLUE])
 left.bar_label(bars, [f"{mlp_numbers / 1e6:.0f} million", f"{count(*paper_head) / 1e6:.1f} million"])
 left.set(title="numbers to learn", ylim=(0, 135), yticks=[])
-for i, (name, colour) in enumerate([("MLP", RED), ("FCN", BLUE)]):
-    bars = right.bar(np.arange(3) + 0.4 * i - 0.2, TABLE_2E[name], 0.38, color=colour, label=name)
+for i, (name, color) in enumerate([("MLP", RED), ("FCN", BLUE)]):
+    bars = right.bar(np.arange(3) + 0.4 * i - 0.2, TABLE_2E[name], 0.38, color=color, label=name)
     right.bar_label(bars)
 right.set_xticks(range(3), ["AP", "AP50", "AP75"])
 right.set(title="He et al. 2017, table 2e", ylim=(0, 75), yticks=[])
@@ -354,7 +354,7 @@ plt.show()
 # to do so.
 
 # %%
-nn.seed_initialisers(0)
+nn.seed_initializers(0)
 fcn = nn.Sequential(FCNMaskHead(1, (8, 8, 8, 8)), MaskPredictor(8, 8, 1))
 mlp = MLPMaskHead(14 * 14, 64, 1)
 rng = np.random.default_rng(0)
@@ -369,7 +369,7 @@ for name, net in (("FCN", fcn), ("MLP", mlp)):
 
 # %% [markdown]
 # Now with learning: both nets see 150 batches of 16 noisy ellipses whose middle lies in the middle of the 14 x 14
-# cells, and learn the 28 x 28 mask with the loss of notebook 11 and the optimiser AdamW of notebook 12.
+# cells, and learn the 28 x 28 mask with the loss of notebook 11 and the optimizer AdamW of notebook 12.
 
 
 # %%
@@ -387,13 +387,13 @@ def ellipses(rng, count, shift=0):
 
 
 for net in (fcn, mlp):
-    rng, optimiser = np.random.default_rng(1), AdamW(net.parameters(), lr=3e-3)
+    rng, optimizer = np.random.default_rng(1), AdamW(net.parameters(), lr=3e-3)
     for _ in range(150):
         x, masks = ellipses(rng, 16)
         loss = mask_loss(net(Tensor(x)), np.zeros(16, int), masks, np.ones(16, bool))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def drawn(net, x):
@@ -408,7 +408,7 @@ for shift in shifts:
     for name, net in (("FCN", fcn), ("MLP", mlp)):
         quality[name].append(np.mean([mask_iou(a, b > 0) for a, b in zip(drawn(net, x), masks)]))
 for name, net in (("FCN", fcn), ("MLP", mlp)):
-    print(f"{name}: {count(net):6,} numbers learnt, IoU by shift", np.round(quality[name], 2))
+    print(f"{name}: {count(net):6,} numbers learned, IoU by shift", np.round(quality[name], 2))
 assert max(quality["FCN"]) - min(quality["FCN"]) < 0.05 and min(quality["FCN"]) > 0.7
 assert quality["MLP"][0] > 0.7 and quality["MLP"][1] < quality["MLP"][0] - 0.03 and quality["MLP"][4] < 0.4
 
@@ -420,7 +420,7 @@ for column, shift in enumerate((0, 1, 2, 4)):
     x, masks = ellipses(np.random.default_rng(5), 1, shift)
     pictures = x[0, :, :, 0], drawn(fcn, x)[0], drawn(mlp, x)[0]
     for row, (axes, picture) in enumerate(zip(panels[:, column], pictures)):
-        axes.imshow(picture, cmap="Greys", extent=(0, 28, 28, 0), vmin=0, vmax=1.3)
+        axes.imshow(picture, cmap="Grays", extent=(0, 28, 28, 0), vmin=0, vmax=1.3)
         if row:
             axes.contour(np.arange(28) + 0.5, np.arange(28) + 0.5, masks[0], [0.5], colors=[ORANGE], linewidths=3)
         axes.set(xticks=[], yticks=[])
@@ -428,15 +428,15 @@ for column, shift in enumerate((0, 1, 2, 4)):
 for axes, name in zip(panels[:, 0], ("input", "FCN", "MLP")):
     axes.set_ylabel(name)
 axes = right.subplots()
-for (name, values), colour, style in zip(quality.items(), (BLUE, RED), ("o-", "s--")):
-    axes.plot(shifts, values, style, color=colour, linewidth=4, markersize=10, label=name)
+for (name, values), color, style in zip(quality.items(), (BLUE, RED), ("o-", "s--")):
+    axes.plot(shifts, values, style, color=color, linewidth=4, markersize=10, label=name)
 axes.set(xlabel="shifted by, in cells", ylabel="IoU with the truth", ylim=(0, 1), xticks=shifts)
 axes.legend(loc="lower left")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Orange is the truth. The convolution has never seen an ellipse that is not in the middle, and draws it as well as the
-# others: its weights are the same at every place. The MLP has learnt "ink in the middle" with weights of its own for
+# others: its weights are the same at every place. The MLP has learned "ink in the middle" with weights of its own for
 # every place; one cell further it has no knowledge. It would have to see every object at every place. That is what
 # L19 means by keeping the spatial layout, and a reason for the 2.1 AP of the slide before.
 
@@ -486,7 +486,7 @@ def draw_moved(axes, below, shift):
     pixels = np.arange(128) + 0.5
     axes.contour(pixels, pixels, picture, [0.5], colors="white", linewidths=4)
     axes.set_title(f"RoI moved by {shift:+.0f}\nmask in the picture at {middle(picture):.1f}", fontsize=13)
-    below.imshow(soft, cmap="Greys", vmin=0, vmax=1)
+    below.imshow(soft, cmap="Grays", vmin=0, vmax=1)
     below.axvline(middle(soft >= 0.5) - 0.5, color=RED, linewidth=3)
     below.set(xticks=[], yticks=[])
     below.set_title(f"mask in the RoI at {middle(soft >= 0.5):.1f}", fontsize=13)
@@ -552,8 +552,8 @@ inks = [ORANGE, SKY, GREEN, PURPLE]
 for axes, numbers, title in zip(panels, (cells, kernel, by_hand), ("2 x 2 cells", "the kernel", "4 x 4 cells")):
     side = len(numbers)
     for (i, j), value in np.ndenumerate(numbers):
-        colour = (1, 1, 1) if title == "the kernel" else inks[2 * (2 * i // side) + 2 * j // side]
-        axes.add_patch(Rectangle((j, i), 1, 1, facecolor=(*colour, 0.6), edgecolor="black"))
+        color = (1, 1, 1) if title == "the kernel" else inks[2 * (2 * i // side) + 2 * j // side]
+        axes.add_patch(Rectangle((j, i), 1, 1, facecolor=(*color, 0.6), edgecolor="black"))
         axes.text(j + 0.5, i + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=22)
     axes.set(xlim=(-0.02, side + 0.02), ylim=(side + 0.02, -0.02), title=title, aspect="equal")
     axes.axis("off")
@@ -561,7 +561,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Do the lower right cell with the class: 3 times the kernel is 3, -3, 6, 0, and goes to the lower right quarter. Then
-# ask for the upper right one. Colours: each cell, and the four numbers that it stamps. The kernel is learnt, so the
+# ask for the upper right one. Colors: each cell, and the four numbers that it stamps. The kernel is learned, so the
 # network may decide how an edge inside a cell looks; repeating each number four times would be the kernel of ones.
 
 # %% [markdown]
@@ -664,7 +664,7 @@ titles = ["RoIAlign, 14 x 14", "1st 3x3", "2nd", "3rd", "4th", "deconv, 28 x 28"
 for axes, values, title in zip(panels.flat[1:], layers, titles):
     axes.imshow(clearest(values), cmap="cividis")
     axes.set_title(title, fontsize=13)
-panels[1, 3].imshow(answer, cmap="Greys", vmin=0, vmax=1)
+panels[1, 3].imshow(answer, cmap="Grays", vmin=0, vmax=1)
 panels[1, 3].set_title("1x1, sigmoid: duck", fontsize=13)
 for axes in panels.flat:
     axes.set(xticks=[], yticks=[], aspect="auto")
@@ -673,7 +673,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A trained model, and of each layer's 64 channels the one that is most like the answer. From RoIAlign on it is a
 # picture of the duck: nothing to unpack, the layout was never lost (L19). The convolutions clean up, the deconvolution
-# doubles the grid, the 1x1 convolution decides. (The deconvolution's four kernel places are learnt apart, hence the
+# doubles the grid, the 1x1 convolution decides. (The deconvolution's four kernel places are learned apart, hence the
 # weave in its channel; the 1x1 convolution adds 64 such channels up.)
 
 # %% [markdown] slides=["L20"] slideshow={"slide_type": "slide"}
@@ -689,9 +689,9 @@ for row, label in zip(panels, (1, 2, 3)):
     row[0].set_ylabel(f"class:\n{NAMES[label]}", rotation=0, ha="right", va="center")
     logits = mask_logits(scene, scene.boxes[g : g + 1])[0]  # (28, 28, 4)
     for c, axes in enumerate(row[1:]):
-        axes.imshow(1 / (1 + np.exp(-logits[:, :, c])), cmap="Greys", vmin=0, vmax=1)
+        axes.imshow(1 / (1 + np.exp(-logits[:, :, c])), cmap="Grays", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color=ORANGE if c == label else "grey", linewidth=6 if c == label else 1)
+        axes.spines[:].set(color=ORANGE if c == label else "gray", linewidth=6 if c == label else 1)
     for axes in row:
         axes.set_aspect("auto")
 for axes, name in zip(panels[0], ["RoI", *NAMES]):
@@ -782,12 +782,12 @@ TABLE_2B = {"softmax": (24.8, 44.1, 25.1), "sigmoid": (30.3, 51.2, 31.5)}  # Res
 assert np.round(np.subtract(TABLE_2B["sigmoid"], TABLE_2B["softmax"]), 1).tolist() == [5.5, 7.1, 6.4]
 paper = dict(facecolor="white", linewidth=0, pad=1)
 figure, (left, middle_panel, right) = plt.subplots(1, 3, figsize=(11, 4), width_ratios=[1, 1, 1.2])
-for axes, values, kind, colour in ((left, softmax, "softmax", RED), (middle_panel, sigmoid, "sigmoid", BLUE)):
-    axes.bar_label(axes.bar(NAMES, values, color=colour), [f"{v:.2f}" for v in values], padding=4, bbox=paper)
+for axes, values, kind, color in ((left, softmax, "softmax", RED), (middle_panel, sigmoid, "sigmoid", BLUE)):
+    axes.bar_label(axes.bar(NAMES, values, color=color), [f"{v:.2f}" for v in values], padding=4, bbox=paper)
     axes.axhline(0.5, color="black", linewidth=2, linestyle="--")
     axes.set(title=f"one cell: {kind}", ylim=(0, 1), yticks=[0, 0.5, 1])
-for i, (kind, colour) in enumerate((("softmax", RED), ("sigmoid", BLUE))):
-    bars = right.bar(np.arange(3) + 0.4 * i - 0.2, TABLE_2B[kind], 0.38, color=colour, label=kind)
+for i, (kind, color) in enumerate((("softmax", RED), ("sigmoid", BLUE))):
+    bars = right.bar(np.arange(3) + 0.4 * i - 0.2, TABLE_2B[kind], 0.38, color=color, label=kind)
     right.bar_label(bars, fontsize=12)
 right.set_xticks(range(3), ["AP", "AP50", "AP75"])
 right.set(title="He et al. 2017, table 2b", ylim=(0, 70), yticks=[])
@@ -846,12 +846,12 @@ targets = mask_targets(truth[None, None], rois[None], np.zeros((1, 3), int), 28,
 figure, panels = plt.subplots(1, 4, figsize=(11, 3.7), width_ratios=[1.35, 1, 1, 1])
 window(panels[0], dog_scene, box, margin=9)
 looks = (ORANGE, "-"), (SKY, "--"), (RED, ":")
-for roi, target, (colour, style), axes, o in zip(rois, targets, looks, panels[1:], overlap):
-    outline(panels[0], roi, colour, style)
-    axes.imshow(target, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+for roi, target, (color, style), axes, o in zip(rois, targets, looks, panels[1:], overlap):
+    outline(panels[0], roi, color, style)
+    axes.imshow(target, cmap="Grays", vmin=0, vmax=1, aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.set_title(f"RoI of IoU {o:.2f}", fontsize=13)
-    axes.spines[:].set(color=colour, linewidth=5, linestyle=style)
+    axes.spines[:].set(color=color, linewidth=5, linestyle=style)
 panels[0].set_title("three RoIs", fontsize=13)
 plt.show()
 
@@ -901,7 +901,7 @@ for row, area in zip(panels, (min(a for a in sizes if a > 60), max(sizes))):
     window(row[0], scene, box, margin=0)
     x1, y1, x2, y2 = box.astype(int)
     for axes, picture in zip(row[1:], (truth[y1:y2, x1:x2], soft, binary)):
-        axes.imshow(picture, cmap="Greys", vmin=0, vmax=1)
+        axes.imshow(picture, cmap="Grays", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
     for axes in row:
         axes.set_aspect("auto")
@@ -914,9 +914,9 @@ for axes, title in zip(panels[0], ("RoI", "truth, pixels", "soft, 28 x 28", "bin
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Above an animal that is smaller than 28 pixels: the target has more cells than the object has pixels, and grey is
-# interpolation between pixels. Below one that is larger: a cell covers several pixels and grey is their average. What
-# grey is worth when the mask goes back into the picture is measured in notebook 13.
+# Above an animal that is smaller than 28 pixels: the target has more cells than the object has pixels, and gray is
+# interpolation between pixels. Below one that is larger: a cell covers several pixels and gray is their average. What
+# gray is worth when the mask goes back into the picture is measured in notebook 13.
 
 # %% [markdown]
 # ## 10 Common misconceptions

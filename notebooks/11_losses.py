@@ -25,7 +25,7 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 # %% [markdown]
 # **Words of this notebook**
@@ -36,7 +36,7 @@ ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
 # - *Softmax*: makes probabilities that add up to 1 of the logits of several classes,
 #   $p_i = e^{z_i} / \sum_j e^{z_j}$.
 # - *Cross-entropy*: minus the logarithm of the probability that was given to the truth. `ln` is the natural logarithm.
-# - *Normaliser*: what a sum of losses is divided by.
+# - *Normalizer*: what a sum of losses is divided by.
 # - *RoI*: a box that the heads look at (notebooks 06 and 08). *Positive*: a RoI that has found an object;
 #   *sampled*: one of those chosen to learn from (notebook 07).
 
@@ -84,14 +84,14 @@ assert all(after[name] < before[name] for name in NAMES if name != "loss_box_reg
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 3.8))
-for place, (values, colour, label) in enumerate([(before, ORANGE, "random weights"), (after, BLUE, "trained")]):
+for place, (values, color, label) in enumerate([(before, ORANGE, "random weights"), (after, BLUE, "trained")]):
     heights = [values[name] for name in NAMES]
-    bars = axes.bar(np.arange(5) + 0.4 * place - 0.2, heights, 0.38, color=colour, label=label)
+    bars = axes.bar(np.arange(5) + 0.4 * place - 0.2, heights, 0.38, color=color, label=label)
     axes.bar_label(bars, [f"{height:.2f}" for height in heights])
-axes.axhline(np.log(2), color="grey", linestyle=":", linewidth=2)
-axes.text(1, np.log(2) + 0.04, "ln 2", color="grey", ha="center")
-axes.axhline(np.log(4), color="grey", linestyle=":", linewidth=2)
-axes.text(1, np.log(4) + 0.04, "ln 4", color="grey", ha="center")
+axes.axhline(np.log(2), color="gray", linestyle=":", linewidth=2)
+axes.text(1, np.log(2) + 0.04, "ln 2", color="gray", ha="center")
+axes.axhline(np.log(4), color="gray", linestyle=":", linewidth=2)
+axes.text(1, np.log(4) + 0.04, "ln 4", color="gray", ha="center")
 axes.set_xticks(range(5), NAMES.values())
 axes.set(ylabel="loss", ylim=(0, 1.15 * max(before.values())))
 axes.legend()
@@ -344,8 +344,8 @@ plt.show()
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
 shifts = np.arange(8)
-for sure, colour, style in ((0.6, GREEN, ":"), (0.9, ORANGE, "-"), (0.99, RED, "--")):
-    left.plot(shifts, [formula(d, sure) for d in shifts], style, color=colour, linewidth=4, label=f"s = {sure}")
+for sure, color, style in ((0.6, GREEN, ":"), (0.9, ORANGE, "-"), (0.99, RED, "--")):
+    left.plot(shifts, [formula(d, sure) for d in shifts], style, color=color, linewidth=4, label=f"s = {sure}")
 left.set(xlabel="moved by d points", ylabel="loss", title="the surer, the steeper")
 left.legend()
 s = np.linspace(0.5, 0.995, 200)
@@ -555,7 +555,7 @@ plt.show()
 # (table 2b: 24.8 in place of 30.3). Which class it is has been decided once, for the whole RoI, by the class branch.
 
 # %% [markdown]
-# **Normaliser.** Average over the points of a mask, then over the RoIs that count. These are the *positive* RoIs:
+# **Normalizer.** Average over the points of a mask, then over the RoIs that count. These are the *positive* RoIs:
 # background has no mask. **By hand:** two masks with losses 0.2 and 0.6, and a third place that is background:
 # (0.2 + 0.6) / 2 = 0.4.
 #
@@ -631,7 +631,7 @@ plt.show()
 # the others lose. That is what "compete" means, and for the class of a RoI it is right.
 
 # %% [markdown]
-# **Normaliser:** the number of sampled RoIs, background included. Large logits break this formula too; the way out is
+# **Normalizer:** the number of sampled RoIs, background included. Large logits break this formula too; the way out is
 # to subtract the largest logit of the row first, which changes nothing: $e^{z - m} / \sum e^{z - m}$ has $e^{-m}$ above
 # and below.
 
@@ -679,9 +679,9 @@ def smooth_l1(d, beta=1 / 9):
 assert np.isclose(smooth_l1(0.1), 0.045) and round(float(smooth_l1(1.0)), 3) == 0.944
 d = np.linspace(-1.5, 1.5, 601)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
-for beta, colour, style, name in ((1 / 9, BLUE, "-", "smooth L1, β = 1/9"), (1, GREEN, "--", "smooth L1, β = 1")):
-    left.plot(d, smooth_l1(d, beta), style, color=colour, linewidth=4, label=name)
-    right.plot(d, np.clip(d / beta, -1, 1), style, color=colour, linewidth=4)
+for beta, color, style, name in ((1 / 9, BLUE, "-", "smooth L1, β = 1/9"), (1, GREEN, "--", "smooth L1, β = 1")):
+    left.plot(d, smooth_l1(d, beta), style, color=color, linewidth=4, label=name)
+    right.plot(d, np.clip(d / beta, -1, 1), style, color=color, linewidth=4)
 left.plot(d, d**2 / 2 * 9, ":", color=RED, linewidth=3, label="square, 9 d² / 2")
 right.plot(d, 9 * d, ":", color=RED, linewidth=3)
 left.set(xlabel="error d", title="loss", ylim=(0, 1.6))
@@ -691,7 +691,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The square alone pulls the harder the larger the error, without an end: one box that is far off, perhaps wrongly
-# labelled, would outshout all others. The absolute value alone pulls with 1 even for the smallest error, so it shakes
+# labeled, would outshout all others. The absolute value alone pulls with 1 even for the smallest error, so it shakes
 # around the right value. Smooth L1 takes the good half of both. Beta says where they meet; 1/9 is the choice of Faster
 # R-CNN's first code for the RPN, and with it nearly everything is L1. Its gradient is the error once more, said minus
 # wanted, here times 9, and cut off at 1.
@@ -783,10 +783,10 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3), width_ratios=[1, 2
 left.bar([0, 1], [row[0] for row in rows], 0.5, color=[ORANGE, BLUE])
 left.set_xticks([0, 1], ["random", "trained"])
 left.set_title("positive RoIs of 512")
-for place, (values, colour, label) in enumerate(
-    [([row[2] for row in rows], "lightgrey", "boxes left as they are"), ([row[1] for row in rows], BLUE, "box loss")]
+for place, (values, color, label) in enumerate(
+    [([row[2] for row in rows], "lightgray", "boxes left as they are"), ([row[1] for row in rows], BLUE, "box loss")]
 ):
-    bars = right.bar(np.arange(2) + 0.4 * place - 0.2, values, 0.38, color=colour, label=label)
+    bars = right.bar(np.arange(2) + 0.4 * place - 0.2, values, 0.38, color=color, label=label)
     right.bar_label(bars, [f"{value:.2f}" for value in values])
 right.set_xticks([0, 1], ["random weights", "trained"])
 right.set_title("the same RoIs without and with the head")
@@ -978,7 +978,7 @@ assert slope[0] == 0 and np.isclose(my_bce_gradient(z, 0 * z)[0], 1)
 # 6. The 784 of the dog's channel.
 # 7. 64, 64, and 16 x 784.
 # 8. 0.2 is beyond β: 0.2 - 1/18 = 0.144; the gradient is 1.
-# 9. Both box losses and the mask loss: their sums are empty, and the normaliser is at least 1.
+# 9. Both box losses and the mask loss: their sums are empty, and the normalizer is at least 1.
 # 10. How many RoIs are positive: the loss is divided by the sampled ones, so it grows with the positives.
 #
 # </details>

@@ -42,7 +42,7 @@ from minimask.train import TrainSettings
 
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 device.set_threads(1)  # so small a network is faster with one thread, and its sums are rounded alike everywhere
 
 # %% [markdown]
@@ -51,7 +51,7 @@ device.set_threads(1)  # so small a network is faster with one thread, and its s
 # - *Step*: one batch, one gradient, one update. *Batch*: the pictures of a step. *Epoch*: once through all pictures.
 # - *Learning rate*: how far a step goes. *Schedule*: how the learning rate changes over the run; *warm-up*: its small
 #   beginning.
-# - *Optimiser*: the rule that makes a move of a gradient: SGD (with momentum, notebook 01) or AdamW.
+# - *Optimizer*: the rule that makes a move of a gradient: SGD (with momentum, notebook 01) or AdamW.
 # - *Checkpoint*: a file with all that a run needs to go on.
 # - *AP*, average precision: how good the found objects are, 0 to 1 (notebook 14). AP50 is its mild form.
 # - *To freeze*: to leave something as it is while the rest learns.
@@ -116,9 +116,9 @@ def show(axes, image, labels, masks, scores=None, title=""):
     """A picture with the outlines of masks (D, 64, 64), and what each is."""
     axes.imshow(image, extent=(0, 64, 64, 0))
     for i, (label, mask) in enumerate(zip(labels, masks)):
-        colour, style = ((ORANGE, "solid"), (SKY, "dashed"))[label - 1]
+        color, style = ((ORANGE, "solid"), (SKY, "dashed"))[label - 1]
         place = np.arange(64) + 0.5
-        axes.contour(place, place, mask, [0.5], colors=[colour], linewidths=4, linestyles=style)
+        axes.contour(place, place, mask, [0.5], colors=[color], linewidths=4, linestyles=style)
         row, column = np.argwhere(mask).mean(axis=0)
         text = DATA.class_names[label - 1] + (f"\n{scores[i]:.2f}" if scores is not None else "")
         plate = dict(boxstyle="round,pad=0.1", facecolor="white", alpha=0.8, linewidth=0)
@@ -162,8 +162,8 @@ VARIANTS = {
 batch = loader.batch(0)
 for name, settings in VARIANTS.items():
     variant = small_model(**settings)
-    optimiser = optim.AdamW(variant.parameters(), lr=1e-3)
-    parts, norm = train.training_step(variant, batch, optimiser, TrainSettings(steps=1), step=0)
+    optimizer = optim.AdamW(variant.parameters(), lr=1e-3)
+    parts, norm = train.training_step(variant, batch, optimizer, TrainSettings(steps=1), step=0)
     print(f"{name:38} {len(parts)} losses, sum {sum(parts.values()):.2f}")
     assert len(parts) == (4 if "Faster" in name else 5) and np.isfinite(norm)
 
@@ -180,10 +180,10 @@ print(stages.table())
 
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-def outline(axes, boxes, colour, width=2, style="-"):
+def outline(axes, boxes, color, width=2, style="-"):
     """Boxes (B, 4) on the axes."""
     for x1, y1, x2, y2 in boxes:
-        look = dict(fill=False, edgecolor=colour, linewidth=width, linestyle=style)
+        look = dict(fill=False, edgecolor=color, linewidth=width, linestyle=style)
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
 
 
@@ -251,10 +251,10 @@ assert [len(s["mask_logits"]) for s in (stages, others)] == counts  # the proces
 # ```python
 # for step in range(steps):
 #     losses = model.losses(loader.batch(step), rng(seed, step))  # forward
-#     optimiser.zero_grad()  # forget the last gradient
+#     optimizer.zero_grad()  # forget the last gradient
 #     sum(losses.values()).backward()  # backward
-#     optimiser.lr = rate_at(step)  # how far
-#     optimiser.step()  # move
+#     optimizer.lr = rate_at(step)  # how far
+#     optimizer.step()  # move
 # ```
 #
 # **By hand:** one weight, w = 1, one sample x = 2 that should give 0. Loss (2w)²/2, gradient 2 · 2w = 4.
@@ -294,18 +294,18 @@ check.fit(my_fit)
 def run(steps, model=None, batch=None, seed=0, sees=None, quiet=False, **settings):
     """Train the model (by default a small one) and return it with the log: name -> one number a step.
 
-    batch: the same one in every step; by default the loader's. sees: of which parameters the optimiser knows.
+    batch: the same one in every step; by default the loader's. sees: of which parameters the optimizer knows.
     """
     model = model or small_model(seed)
     settings = TrainSettings(steps=steps, seed=seed, **settings)
-    optimiser = train.make_optimiser(model, settings)
+    optimizer = train.make_optimizer(model, settings)
     if sees:
-        optimiser = optim.AdamW([p for name, p in model.named_parameters() if sees(name)], settings.learning_rate)
+        optimizer = optim.AdamW([p for name, p in model.named_parameters() if sees(name)], settings.learning_rate)
     log, start = [], time.perf_counter()
     for step in range(steps):
-        optimiser.lr = settings.learning_rate * train.rate_factor(settings, step, step / steps)
+        optimizer.lr = settings.learning_rate * train.rate_factor(settings, step, step / steps)
         seen = batch(step) if callable(batch) else batch or loader.batch(step)
-        parts, norm = train.training_step(model, seen, optimiser, settings, step)
+        parts, norm = train.training_step(model, seen, optimizer, settings, step)
         log.append({"step": step + 1, "loss": sum(parts.values()), **parts, "norm": norm})
     if not quiet:
         print(
@@ -344,16 +344,16 @@ assert bad["loss_classifier"][-10:].mean() < 0.5 * bad["loss_classifier"][:10].m
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
 lines = {"loss": ("black", "-"), "loss_classifier": (BLUE, "--"), "loss_mask": (RED, "-"), "loss_box_reg": (GREEN, ":")}
 for axes, (title, log) in zip(panels, right.items()):
-    for name, (colour, style) in lines.items():
+    for name, (color, style) in lines.items():
         label = {"loss": "total", "loss_classifier": "class", "loss_mask": "mask", "loss_box_reg": "box"}[name]
-        axes.plot(log["step"], draw.smoothed(log[name], 0.8), style, color=colour, linewidth=3, label=label)
+        axes.plot(log["step"], draw.smoothed(log[name], 0.8), style, color=color, linewidth=3, label=label)
     axes.set(xlabel="step", title=title, ylim=(0, 2.5))
 panels[0].set_ylabel("loss, four pictures")
 panels[0].legend()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Left: it learns the four pictures by heart; AP is nearly 1 on them. Right: somebody built the optimiser before adding
+# Left: it learns the four pictures by heart; AP is nearly 1 on them. Right: somebody built the optimizer before adding
 # the mask head, so its weights never move. The total falls there too, and so does the mask's loss at first, for the
 # features below it adapt; then it stays. Draw the parts, not the total. The test takes seconds. It finds gradients that
 # do not arrive, targets that contradict each other, a learning rate of the wrong size. What it does not find comes in
@@ -415,9 +415,9 @@ assert error.max() < 1e-4 and worst.max() > 1e-2
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), sharex=True, sharey=True)
 titles = f"proposals held: {len(every)} arrays", "proposals move: not the same"
-for axes, pairs, colour, title in zip(panels, (held, as_it_is), (BLUE, RED), titles):
-    axes.plot([-1, 1], [-1, 1], color="lightgrey", linewidth=5)
-    axes.plot(*pairs.T, "o", color=colour, markersize=8, markeredgecolor="black")
+for axes, pairs, color, title in zip(panels, (held, as_it_is), (BLUE, RED), titles):
+    axes.plot([-1, 1], [-1, 1], color="lightgray", linewidth=5)
+    axes.plot(*pairs.T, "o", color=color, markersize=8, markeredgecolor="black")
     axes.set(xscale="symlog", yscale="symlog", xlabel="gradient · direction", title=title)
     axes.set_xscale("symlog", linthresh=1e-4)
     axes.set_yscale("symlog", linthresh=1e-4)
@@ -453,7 +453,7 @@ def draw_descent(axes, rate):
         path.append(path[-1] - rate * path[-1])
     path = np.array(path)
     w = np.linspace(-4, 4, 200)
-    axes.plot(w, w**2 / 2, color="grey", linewidth=2)
+    axes.plot(w, w**2 / 2, color="gray", linewidth=2)
     axes.plot(path, path**2 / 2, "o-", color=BLUE if rate < 2 else RED, linewidth=2, markersize=9)
     axes.set(xlim=(-4, 4), ylim=(-0.3, 6), xlabel="w", title=f"rate {rate:.1f}")
 
@@ -516,8 +516,8 @@ assert logs[1e-1]["loss"][-10:].mean() < logs[3e-3]["loss"][-10:].mean()  # and 
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(10, 3.6))
-for rate, (name, colour, style) in rates.items():
-    look = dict(color=colour, linestyle=style, linewidth=3)
+for rate, (name, color, style) in rates.items():
+    look = dict(color=color, linestyle=style, linewidth=3)
     left.plot(logs[rate]["step"], draw.smoothed(logs[rate]["loss"], 0.5), label=f"{rate:g}: {name}", **look)
     right_axes.plot(logs[rate]["step"], draw.smoothed(logs[rate]["norm"], 0.5), **look)
 left.set(yscale="log", xlabel="step", title="loss")
@@ -540,9 +540,9 @@ plt.show()
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 settings = {kind: TrainSettings(steps=400, learning_rate=3e-3, schedule=kind) for kind in ("step", "cosine")}
 figure, axes = plt.subplots(figsize=(9, 3.6))
-for (kind, setting), colour, style in zip(settings.items(), (BLUE, ORANGE), ("-", "--")):
+for (kind, setting), color, style in zip(settings.items(), (BLUE, ORANGE), ("-", "--")):
     factor = [train.rate_factor(setting, step, step / 400) for step in range(400)]
-    axes.plot(3e-3 * np.array(factor), style, color=colour, linewidth=4, label=f'schedule="{kind}"')
+    axes.plot(3e-3 * np.array(factor), style, color=color, linewidth=4, label=f'schedule="{kind}"')
 axes.annotate("warm-up: 20 steps", (10, 1.5e-3), (50, 1e-3), arrowprops=dict(arrowstyle="-"))
 axes.annotate("a tenth after 67 %", (268, 1e-3), (290, 1.6e-3), arrowprops=dict(arrowstyle="-"))
 axes.annotate("and after 89 %", (356, 1e-4), (310, 0.8e-3), arrowprops=dict(arrowstyle="-"))
@@ -590,10 +590,10 @@ for step, by_hand in ((0, 1e-5), (10, 0.005005), (66, 0.01), (67, 0.001), (95, 0
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(9, 3.6))
 highest = {}
-for warm_up, colour, style in ((0, RED, "--"), (30, BLUE, "-")):
+for warm_up, color, style in ((0, RED, "--"), (30, BLUE, "-")):
     warmed, log = run(50, learning_rate=1e-2, warm_up=warm_up, schedule="constant")
     highest[warm_up] = log["loss"].max()
-    axes.plot(log["step"], log["loss"], style, color=colour, linewidth=3, label=f"warm-up {warm_up} steps")
+    axes.plot(log["step"], log["loss"], style, color=color, linewidth=3, label=f"warm-up {warm_up} steps")
 axes.set(xlabel="step", ylabel="loss")
 axes.legend()
 assert highest[0] > 1.2 * highest[30]
@@ -637,8 +637,8 @@ for kind in ("sgd", "adamw"):
     p = nn.Parameter(np.array([1.0, 1.0]))
     p.grad = np.array([0.001, -50.0])
     common = dict(lr=0.01, weight_decay=0.0)
-    optimiser = optim.SGD([p], **common) if kind == "sgd" else optim.AdamW([p], **common)
-    optimiser.step()
+    optimizer = optim.SGD([p], **common) if kind == "sgd" else optim.AdamW([p], **common)
+    optimizer.step()
     moved[kind] = p.data - 1
 np.testing.assert_allclose(moved["sgd"], [-0.00001, 0.5])
 np.testing.assert_allclose(moved["adamw"], [-0.01, 0.01], rtol=1e-4)
@@ -675,7 +675,7 @@ check.adamw_step(my_adamw_step)
 # ### Both, on 400 pictures: 400 steps of four pictures, that is four epochs
 
 # %%
-CHOSEN = {"adamw": dict(optimiser="adamw", learning_rate=3e-3), "sgd": dict(optimiser="sgd", learning_rate=2e-2)}
+CHOSEN = {"adamw": dict(optimizer="adamw", learning_rate=3e-3), "sgd": dict(optimizer="sgd", learning_rate=2e-2)}
 trained, curves, found = {}, {}, {}
 for kind, chosen in CHOSEN.items():
     trained[kind], curves[kind] = run(400, **chosen)
@@ -690,12 +690,12 @@ for log in curves.values():
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, panels = plt.subplots(1, 4, figsize=(12, 3.6), width_ratios=[1, 1, 1, 0.8])
-for kind, colour, style in (("adamw", BLUE, "-"), ("sgd", ORANGE, "--")):
+for kind, color, style in (("adamw", BLUE, "-"), ("sgd", ORANGE, "--")):
     for axes, part, title in zip(panels, ("loss_objectness", "loss_mask", "loss"), ("object? (RPN)", "mask", "total")):
-        axes.plot(draw.smoothed(curves[kind][part], 0.9), style, color=colour, linewidth=3, label=kind)
+        axes.plot(draw.smoothed(curves[kind][part], 0.9), style, color=color, linewidth=3, label=kind)
         axes.set(title=title, xlabel="step", ylim=(0, None))
-for place, (kind, colour) in enumerate((("adamw", BLUE), ("sgd", ORANGE))):
-    bars = panels[3].bar(np.arange(2) + 0.4 * place, found[kind][:2], 0.38, color=colour)
+for place, (kind, color) in enumerate((("adamw", BLUE), ("sgd", ORANGE))):
+    bars = panels[3].bar(np.arange(2) + 0.4 * place, found[kind][:2], 0.38, color=color)
     panels[3].bar_label(bars, [f"{value:.2f}" for value in found[kind][:2]], fontsize=12)
 panels[3].set_xticks([0.2, 1.2], ["box", "mask"])
 panels[3].set(title="AP, unseen")
@@ -710,7 +710,7 @@ plt.show()
 # And look at the third panel: in the middle the total grows for a while. Section 12 says why.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ### What it has learnt: pictures that it has never seen
+# ### What it has learned: pictures that it has never seen
 #
 # Found with a score above 0.7; how many, stands above each picture.
 
@@ -742,7 +742,7 @@ Image.fromarray(draw.plot_losses(records, smoothing=0.9, title="AdamW, 400 steps
 deviations = {}
 x = Tensor((4 * (np.stack([sample.image for sample in FOUR]) / 255 - 0.5)).astype(np.float32))
 for norm in ("batch", "frozen"):
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     body = resnet("resnet50", norm).train()
     with no_grad():
         deviations[norm] = [level.data.std() for level in body(x)]
@@ -750,8 +750,8 @@ growth = {norm: values[-1] / values[0] for norm, values in deviations.items()}
 assert growth["frozen"] > 8 > 3 > growth["batch"]
 
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(10, 3.4))
-for norm, colour, style in (("batch", BLUE, "o-"), ("frozen", RED, "s--")):
-    left.plot(["C2", "C3", "C4", "C5"], deviations[norm], style, color=colour, linewidth=3, markersize=10, label=norm)
+for norm, color, style in (("batch", BLUE, "o-"), ("frozen", RED, "s--")):
+    left.plot(["C2", "C3", "C4", "C5"], deviations[norm], style, color=color, linewidth=3, markersize=10, label=norm)
 left.set(yscale="log", title="ResNet-50, random weights", ylabel="features: deviation")
 left.set_yticks([0.2, 0.5, 1, 2, 5], [0.2, 0.5, 1, 2, 5])
 left.minorticks_off()
@@ -824,7 +824,7 @@ axes.plot(
 axes.plot(
     steps, [line["loss"] for line in log["cut"]], ".-", color=RED, linewidth=2, markersize=10, label="cut and resumed"
 )
-axes.axvline(8.5, color="grey", linestyle=":", linewidth=3)
+axes.axvline(8.5, color="gray", linestyle=":", linewidth=3)
 axes.text(8.6, axes.get_ylim()[1], "taken up here", va="top")
 axes.set(xlabel="step", ylabel="loss", xticks=steps)
 axes.legend(loc="lower left")
@@ -832,7 +832,7 @@ assert [line["loss"] for line in log["whole"]] == [line["loss"] for line in log[
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# What must be in the file: the weights (and batch norm's averages, where there are some), the optimiser's m and v, the
+# What must be in the file: the weights (and batch norm's averages, where there are some), the optimizer's m and v, the
 # number of the step. What need not be: random state. Which pictures a step sees and which RoIs it samples are functions
 # of the seed and the step. On the command line it is python -m minimask train --output FOLDER --resume. (The model
 # that goes on was built from another seed, 5: nothing of it survives but its shape.)
@@ -847,7 +847,7 @@ for name, array in arrays["whole"].items():
     kinds[kind] = kinds.get(kind, 0) + array.size
 for kind, count in kinds.items():
     print(f"{kind:16} {count:8,} numbers")
-assert kinds["optimiser/m"] == kinds["optimiser/v"] == sum(p.size for p in small_model().parameters())
+assert kinds["optimizer/m"] == kinds["optimizer/v"] == sum(p.size for p in small_model().parameters())
 
 # %% [markdown]
 # **By hand.** The pictures of all epochs form one endless row. With 10 pictures and batches of 4, step 2 takes places
@@ -891,7 +891,7 @@ assert np.diff(ap).round(1).tolist() == [1.1, 0.9]  # by RoIAlign; by training m
 assert np.diff([numbers[1] for numbers in TALK.values()]).round(1).tolist() == [0.5, 0.7]
 figure, axes = plt.subplots(figsize=(9, 3.4))
 bars = axes.barh(range(3), ap, color=[SKY, BLUE, ORANGE], height=0.6)
-axes.bar_label(bars, ["36.2", "37.3    + 1.1: RoIAlign", "38.2    + 0.9: masks learnt along"], padding=6)
+axes.bar_label(bars, ["36.2", "37.3    + 1.1: RoIAlign", "38.2    + 0.9: masks learned along"], padding=6)
 axes.set_yticks(range(3), TALK)
 axes.invert_yaxis()
 axes.set(xlim=(34, 43), xlabel="box AP (the axis begins at 34)")
@@ -899,7 +899,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Both rows, 37.3 and 38.2, have RoIAlign and the same backbone; at test time the mask branch does not touch the boxes.
-# So the 0.9 is what the features have learnt from the masks: where exactly an object ends is news to a network that
+# So the 0.9 is what the features have learned from the masks: where exactly an object ends is news to a network that
 # has been told boxes only. It costs nothing at test time. But 0.9 is a small number. How would we find it ourselves?
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -940,9 +940,9 @@ box_aps = {}
 for kind, setting in (("with masks", {}), ("boxes alone", dict(mask_head=None))):
     box_aps[kind] = []
     for seed in range(3):
-        learnt, log = run(60, small_model(seed, **setting), seed=seed, quiet=True, learning_rate=3e-3)
+        learned, log = run(60, small_model(seed, **setting), seed=seed, quiet=True, learning_rate=3e-3)
         assert ("loss_mask" in log) == (kind == "with masks")
-        box_aps[kind].append(100 * average_precision(learnt, UNSEEN)[0])
+        box_aps[kind].append(100 * average_precision(learned, UNSEEN)[0])
     print(f"{kind:12} box AP {np.round(box_aps[kind], 1)}")
 difference = np.mean(box_aps["with masks"]) - np.mean(box_aps["boxes alone"])
 deviation = np.sqrt(np.mean([np.var(values, ddof=1) for values in box_aps.values()]))
@@ -963,7 +963,7 @@ assert 2 * standard_error > 0.9  # too noisy by far for a difference of that siz
 # | loss falls, nothing is found | dead network (section 5) | length of the gradient, spread of answers |
 # | one part stays, the others fall | that head gets no gradient (section 3) | the parts, one by one |
 # | first loss far above ln C | frozen norm with random weights (section 8) | deviations of the features |
-# | good in training, nothing in use | batch norm's mode, other normalisation of pictures | one picture, both ways |
+# | good in training, nothing in use | batch norm's mode, other normalization of pictures | one picture, both ways |
 # | cannot overfit one batch | contradicting targets, gradients that do not arrive | section 3, section 4 |
 #
 # A NaN is named by the package, with the step, the pictures and the part; the weights stay as they were before:
@@ -1011,7 +1011,7 @@ print("found by looking: the first thing to do with data is to draw a batch as t
 # %% [markdown]
 # ### "The weights are enough to go on"
 #
-# Take the checkpoint of step 8 and leave out the optimiser's m and v: the run goes on, and elsewhere.
+# Take the checkpoint of step 8 and leave out the optimizer's m and v: the run goes on, and elsewhere.
 
 # %%
 at_8, _ = checkpoint.read(checkpoint.checkpoints(folders["whole"])[0])
@@ -1019,12 +1019,12 @@ ends = {}
 for forget in (False, True):
     resumed = small_model()
     resumed.load_state_dict(checkpoint.part(at_8, "model"))
-    optimiser = train.make_optimiser(resumed, short)
+    optimizer = train.make_optimizer(resumed, short)
     if not forget:
-        optimiser.load_state_dict(checkpoint.part(at_8, "optimiser"))
+        optimizer.load_state_dict(checkpoint.part(at_8, "optimizer"))
     for step in range(8, 12):
-        optimiser.lr = short.learning_rate * train.rate_factor(short, step, step / 12)
-        train.training_step(resumed, Loader(DATA, model.transform, 4).batch(step), optimiser, short, step)
+        optimizer.lr = short.learning_rate * train.rate_factor(short, step, step / 12)
+        train.training_step(resumed, Loader(DATA, model.transform, 4).batch(step), optimizer, short, step)
     ends[forget] = resumed.state_dict()
 final = checkpoint.part(arrays["whole"], "model")
 assert all((ends[False][name] == final[name]).all() for name in final)
@@ -1082,7 +1082,7 @@ assert relative > 0.05
 # 6. Both milestones (60,300 and 80,100) have passed: 0.02 / 100 = 0.0002.
 # 7. By 0.001, whatever the gradient.
 # 8. Right with pretrained weights whose statistics it holds; wrong with random weights, for which it does nothing.
-# 9. Weights (with the norms' averages), the optimiser's state, the step, the settings. Random numbers are functions
+# 9. Weights (with the norms' averages), the optimizer's state, the step, the settings. Random numbers are functions
 #    of seed and step, so nothing of them is kept.
 # 10. 2 · (2 · 0.5 / 0.5)² = 8.
 #

@@ -32,7 +32,7 @@ from minimask.tensor import Tensor, no_grad
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
+ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 model, class_names = course.toy_model()
 model.eval()
 
@@ -41,7 +41,7 @@ model.eval()
 #
 # - *Cell*: one of the 28 x 28 places of a predicted mask, with a probability. *Pixel*: one of the picture's.
 # - *Soft mask*: probabilities; *final* or *hard mask*: yes or no for each pixel.
-# - *Pixel p* covers p to p + 1; its *centre* is at p + 0.5. So the box from 10.9 to 26.9 begins in pixel 10.
+# - *Pixel p* covers p to p + 1; its *center* is at p + 0.5. So the box from 10.9 to 26.9 begins in pixel 10.
 # - *To paste*: to put a mask over its box, in the picture.
 # - *IoU* of two masks: pixels in both, divided by pixels in at least one. 1 is perfect.
 # - *Ground truth*: the masks of the data set, which count as true.
@@ -92,9 +92,9 @@ def close_up(axes, box=BOX, margin=12):
     axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin), xticks=[], yticks=[])
 
 
-def outline(axes, box, colour=ORANGE, style="-"):
+def outline(axes, box, color=ORANGE, style="-"):
     size = box[2] - box[0], box[3] - box[1]
-    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=colour, linewidth=3, linestyle=style))
+    axes.add_patch(Rectangle(box[:2], *size, fill=False, edgecolor=color, linewidth=3, linestyle=style))
 
 
 def light_up(picture, mask, strength=0.75):
@@ -115,7 +115,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Second picture: the 784 numbers, white is 1. Third: the same numbers, interpolated at each pixel of the photo and laid
-# over it as light; the edge is still grey. Fourth: cut at one half. Nothing here is learnt: from the second picture on
+# over it as light; the edge is still gray. Fourth: cut at one half. Nothing here is learned: from the second picture on
 # it is geometry. But half a pixel of carelessness costs more than a better network gains, as section 7 shows.
 
 # %% [markdown]
@@ -123,8 +123,8 @@ plt.show()
 #
 # ## 2 Where does a pixel lie in the mask?
 #
-# The mask's `M` cells lie over the box side by side, so a cell is `(end - start) / M` pixels wide. The centre of pixel
-# `p` is `p + 0.5 - start` pixels from the box's start, hence `(p + 0.5 - start) · M / (end - start)` cells. The centre
+# The mask's `M` cells lie over the box side by side, so a cell is `(end - start) / M` pixels wide. The center of pixel
+# `p` is `p + 0.5 - start` pixels from the box's start, hence `(p + 0.5 - start) · M / (end - start)` cells. The center
 # of cell `c` is `c + 0.5` cells from the start. To count in entries of the array, subtract that half:
 #
 # $$\text{position} = (p + 0.5 - \text{start}) \cdot \frac{M}{\text{end} - \text{start}} - 0.5$$
@@ -132,7 +132,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 Where does a pixel lie in the mask? By hand
 #
-# The box reaches from 10.9 to 26.9: 28 cells over 16 pixels. Pixel 12 has its centre at 12.5.
+# The box reaches from 10.9 to 26.9: 28 cells over 16 pixels. Pixel 12 has its center at 12.5.
 #
 # (12.5 - 10.9) · 28 / 16 - 0.5 = **2.3**: between the cells 2 and 3, with the weights 0.7 and 0.3.
 
@@ -164,8 +164,8 @@ axes.axis("off")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Dots are centres. The red line is the centre of pixel 12; it hits the row of cells at 12.5, which is 0.3 of the way
-# from the centre of cell 2 to that of cell 3. Do it once on the board without the half pixel, and once without the
+# Dots are centers. The red line is the center of pixel 12; it hits the row of cells at 12.5, which is 0.3 of the way
+# from the center of cell 2 to that of cell 3. Do it once on the board without the half pixel, and once without the
 # half cell: 1.4 and 2.8. Each mistake moves the mask by half of something.
 
 # %% [markdown]
@@ -176,7 +176,7 @@ plt.show()
 
 # %% exercise="cell_positions"
 def my_cell_positions(pixels, start, end, cells):
-    """Where the centres of pixels (P,) lie among `cells` cells stretched from start to end, in entries: (P,)."""
+    """Where the centers of pixels (P,) lie among `cells` cells stretched from start to end, in entries: (P,)."""
     ### BEGIN SOLUTION
     return (pixels + 0.5 - start) * cells / (end - start) - 0.5
     ### END SOLUTION
@@ -252,7 +252,7 @@ plt.show()
 # 18.9 - 8.57 = **10.33** to 18.9 + 8.57 = **27.47**.
 #
 # The border is not decoration. Between cell 0, at 1, and the border, at 0, the soft mask falls, and it passes 0.5 just
-# halfway between their centres: at the edge of the box. Where a mask fills its box, the final mask ends where the box
+# halfway between their centers: at the edge of the box. Where a mask fills its box, the final mask ends where the box
 # ends, to a fraction of a pixel.
 
 # %%
@@ -281,13 +281,13 @@ for axes, cells, start, end, title in (
     axes.plot(middles, cells, "o", color=ORANGE, markeredgecolor="black", markersize=8)
     axes.axhline(0.5, color="black", linestyle="--")
     for edge_at in (10.9, 26.9):
-        axes.axvline(edge_at, color="grey", linewidth=2)
-    axes.set(title=title, xlabel="x; grey: the box", ylim=(-0.1, 1.15), xticks=[10.9, 18.9, 26.9], yticks=[0, 0.5, 1])
+        axes.axvline(edge_at, color="gray", linewidth=2)
+    axes.set(title=title, xlabel="x; gray: the box", ylim=(-0.1, 1.15), xticks=[10.9, 18.9, 26.9], yticks=[0, 0.5, 1])
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A mask that fills its box, along one row. Left: the line never falls, so the mask would cover the whole picture.
-# Right: it falls from the last cell to the border, and crosses one half exactly at the grey line, the edge of the box.
+# Right: it falls from the last cell to the border, and crosses one half exactly at the gray line, the edge of the box.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 Whole pixels, or exactly where the box lies
@@ -297,7 +297,7 @@ plt.show()
 
 # %% [markdown]
 # In `conventions.py` this is `whole_pixels`: "a mask in a box from 10.9 to 26.9 is pasted from pixel 10, or exactly
-# where the box lies". By hand: 30 cells over 18 pixels are 0.6 pixels each. The border's centre is at 10.3, that of
+# where the box lies". By hand: 30 cells over 18 pixels are 0.6 pixels each. The border's center is at 10.3, that of
 # cell 0 at 10.9; halfway, at **10.6**, the mask begins, and by the same reckoning it ends at **27.4**. It has
 # grown from 16 to 16.8 pixels.
 
@@ -340,7 +340,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A full mask over a small box (orange), from 10.3 to 18.3, that is 8 x 8 pixels. Dots are the pixels of the final mask.
 # Cut to whole pixels it gets a row and a column too many: 81 pixels in place of 64, 27 % more. For the box of 16 pixels
-# the final mask happens to be 16 pixels wide either way, because 10.6 and 27.4 take in no other pixel's centre: the
+# the final mask happens to be 16 pixels wide either way, because 10.6 and 27.4 take in no other pixel's center: the
 # mistake is at most a pixel, so it matters for small objects. Section 7 gives it in IoU.
 
 # %% [markdown]
@@ -354,9 +354,9 @@ plt.show()
 def my_grow_box(box, cells, whole_pixels):
     """Where a mask of `cells` x `cells` cells and its border lies: the grown box (4,) x1, y1, x2, y2."""
     ### BEGIN SOLUTION
-    centre = (box[2:] + box[:2]) / 2
+    center = (box[2:] + box[:2]) / 2
     half = (box[2:] - box[:2]) / 2 * (cells + 2) / cells
-    grown = np.concatenate([centre - half, centre + half])
+    grown = np.concatenate([center - half, center + half])
     if whole_pixels:
         grown = np.trunc(grown) + np.array([0, 0, 1, 1])
     return grown
@@ -479,7 +479,7 @@ for axes, threshold in zip(left.subplots(1, 3), (0.05, 0.5, 0.95)):
 axes = right.subplots()
 axes.plot(thresholds, overlap, color=BLUE, linewidth=4, label="IoU")
 axes.plot(thresholds, area, color=RED, linewidth=4, linestyle="--", label="area / truth")
-axes.axvline(0.5, color="grey", linewidth=2)
+axes.axvline(0.5, color="gray", linewidth=2)
 axes.set(xlabel="threshold", ylim=(0, 2), xticks=[0.1, 0.5, 0.9])
 axes.legend()
 plt.show()
@@ -554,12 +554,12 @@ assert mean[14][-1] < exact[-1] < mean[56][-1]  # more cells, better large objec
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(10, 4.6))
 middles = np.sqrt(limits[:-1] * limits[1:])
-for (way, colour, style) in (
+for (way, color, style) in (
     ("half pixels", BLUE, "o-"), ("binary", GREEN, "^-."), ("whole pixels", ORANGE, "s--"), ("torchvision's", RED, "D:")
 ):  # fmt: skip
-    axes.plot(middles, mean[way], style, color=colour, linewidth=4, markersize=9, label=way)
-axes.axvline(28, color="grey", linewidth=2)
-axes.text(29, 0.705, "28 pixels: a cell a pixel", color="grey")
+    axes.plot(middles, mean[way], style, color=color, linewidth=4, markersize=9, label=way)
+axes.axvline(28, color="gray", linewidth=2)
+axes.text(29, 0.705, "28 pixels: a cell a pixel", color="gray")
 axes.set_xscale("log", base=2)
 axes.set_xticks([8, 16, 32, 64, 128, 256], [8, 16, 32, 64, 128, 256])
 axes.set(xlabel="side of the object, pixels", ylabel="IoU of a perfect 28 x 28 mask", ylim=(0.69, 1.01))
@@ -575,7 +575,7 @@ plt.show()
 # from binary targets still answers with soft numbers, so in practice the loss is smaller than the green line.
 
 # %% [markdown]
-# Is the red line fair to torchvision, whose network has *learnt* with these targets? It is: a head that has learnt
+# Is the red line fair to torchvision, whose network has *learned* with these targets? It is: a head that has learned
 # perfectly says what its targets say, and those lie half a pixel up and left of the object. Nothing afterwards moves
 # them back. On photos with objects of 100 pixels and more nobody notices.
 
@@ -623,7 +623,7 @@ print(f"{x2 - x1} x {y2 - y1} pixels: a cell of 28 x 28 is {(x2 - x1) / 28:.0f} 
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Red: in the truth, not in the mask. Blue: in the mask, not in the truth. Grey is right. Thin parts go first, and
+# Red: in the truth, not in the mask. Blue: in the mask, not in the truth. Gray is right. Thin parts go first, and
 # corners get round. Later work refines the edges (PointRend) or uses more cells; twice the side is four times the work
 # for the last layers, and it helps only large objects.
 
@@ -709,10 +709,10 @@ def clearest(case, score):
 def show_found(axes, found, scene, title):
     """Masks of what was found, each with its outline."""
     axes.imshow(scene.image, extent=(0, 128, 128, 0))
-    colours = draw.COLOURS[draw.instance_colours(found.boxes)] / 255  # neighbours differ
-    for mask, colour in zip(found.masks, colours):
-        axes.contourf(np.arange(128) + 0.5, np.arange(128) + 0.5, mask, [0.5, 1], colors=[colour], alpha=0.45)
-        axes.contour(np.arange(128) + 0.5, np.arange(128) + 0.5, mask, [0.5], colors=[colour], linewidths=2.5)
+    colors = draw.COLORS[draw.instance_colors(found.boxes)] / 255  # neighbors differ
+    for mask, color in zip(found.masks, colors):
+        axes.contourf(np.arange(128) + 0.5, np.arange(128) + 0.5, mask, [0.5, 1], colors=[color], alpha=0.45)
+        axes.contour(np.arange(128) + 0.5, np.arange(128) + 0.5, mask, [0.5], colors=[color], linewidths=2.5)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title)
 
@@ -734,7 +734,7 @@ assert pieces(np.array([[1, 1, 0, 1], [0, 1, 0, 1]])) == 2
 # %% [markdown] slides=["T20"] slideshow={"slide_type": "slide"}
 # ### Surrounded by objects of the same category (T20)
 #
-# Each RoI gets its own mask, so neighbours of one class stay apart. A label for each *pixel* would make them one blob.
+# Each RoI gets its own mask, so neighbors of one class stay apart. A label for each *pixel* would make them one blob.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 found, scene = clearest("crowded", lambda found, scene: matches(found, scene)[0].sum() - matches(found, scene)[1].sum())
@@ -754,7 +754,7 @@ assert (scene.labels == scene.labels[0]).all() and blobs < animals and hit.sum()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # In the middle the true pixels of the class, all that semantic segmentation would know. Right, what the model finds,
-# a colour for each detection. In a RoI parts of neighbours of the same class are seen too, and the head must leave them
+# a color for each detection. In a RoI parts of neighbors of the same class are seen too, and the head must leave them
 # out: their pixels are "animal, but not this one". It learns that from targets that hold one object alone (notebook
 # 10). Methods that start from pixels (T07) must cut the blob afterwards.
 
@@ -807,7 +807,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A pole stands before the animal. The box says that it is one instance, the mask leaves out the pole. Our small model
 # does not always succeed: the count printed in the notebook says how many masks are really in pieces. A thin pole is
-# narrower than a cell of 28 x 28, and the network has seen few poles in training. Methods that group neighbouring
+# narrower than a cell of 28 x 28, and the network has seen few poles in training. Methods that group neighboring
 # pixels would make two animals of it in any case.
 
 # %% [markdown] slides=["T22"] slideshow={"slide_type": "slide"}
@@ -898,11 +898,11 @@ for axes, (kind, (_, found, scene, d, g)) in zip(panels[0], failures.items()):
     said = "" if d is None else f"\nsaid: {class_names[found.labels[d] - 1]} {found.scores[d]:.2f}"
     true = "\nno animal fits" if g is None else f"\ntruth: {class_names[scene.labels[g] - 1]}"
     axes.set_title(kind + said + true, fontsize=13)
-    axes.set_facecolor("lightgrey")
+    axes.set_facecolor("lightgray")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# White is the truth, red what was found, grey is beyond the picture. Missing: nothing later can repair what the RPN or
+# White is the truth, red what was found, gray is beyond the picture. Missing: nothing later can repair what the RPN or
 # the score left out; without a box there is no mask. A false mask in a good box: often two animals share the box, and
 # the head draws the other one. Recognition: the mask is fine, the name is not, as with the talk's "not a kite". So, in
 # this order: RPN or box head, box head, mask head, box head.
@@ -940,9 +940,9 @@ box = np.array([[10.6, 8.3, 26.6, 30.1]], np.float32)
 soft = paste_masks(np.ones((1, 28, 28)), box, 40, 40, None, whole_pixels=False)[0]
 hard = soft >= 0.5
 rows, columns = np.flatnonzero(hard.any(axis=1)), np.flatnonzero(hard.any(axis=0))
-assert columns[0] + 0.5 >= 10.6 and columns[-1] + 0.5 <= 26.6  # centres of the pixels
+assert columns[0] + 0.5 >= 10.6 and columns[-1] + 0.5 <= 26.6  # centers of the pixels
 assert rows[0] + 0.5 >= 8.3 and rows[-1] + 0.5 <= 30.1
-assert 0 < soft[:, 10].max() < 0.5  # softly it does reach out, by a part of a cell: to the centre at 10.5
+assert 0 < soft[:, 10].max() < 0.5  # softly it does reach out, by a part of a cell: to the center at 10.5
 
 # %% [markdown]
 # ### "A stricter threshold gives cleaner, better masks"
@@ -967,16 +967,16 @@ print(f"measured in section 7 for objects of 6 to 18 pixels, in whole pixels: {m
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
-# 1. 28 x 28 probabilities are interpolated at the centre of each pixel, `A m Bᵀ`, then cut at 0.5. Nothing is learnt.
+# 1. 28 x 28 probabilities are interpolated at the center of each pixel, `A m Bᵀ`, then cut at 0.5. Nothing is learned.
 # 2. A border of zeros, one cell wide, lets the mask end: a full mask passes 0.5 exactly at the edge of its box.
 # 3. Cut to whole pixels, a mask gets almost a pixel wider; that ruins small objects and no large ones.
 # 4. Even a perfect 28 x 28 mask of a large animal has an IoU of only about 0.97: thin parts are lost.
-# 5. One RoI, one mask: neighbours stay apart, pieces stay together, and what has no box has no mask.
+# 5. One RoI, one mask: neighbors stay apart, pieces stay together, and what has no box has no mask.
 
 # %% [markdown]
 # ## Quiz
 #
-# 1. A box reaches from 4 to 32, the mask has 28 cells. Between which cells does the centre of pixel 10 lie?
+# 1. A box reaches from 4 to 32, the mask has 28 cells. Between which cells does the center of pixel 10 lie?
 # 2. How wide is a cell of a box that is 70 pixels wide?
 # 3. How much does the border of zeros enlarge a box of 56 pixels, on each side?
 # 4. Why does a full mask pass 0.5 exactly at the edge of its box?
@@ -992,7 +992,7 @@ print(f"measured in section 7 for objects of 6 to 18 pixels, in whole pixels: {m
 # 1. (10.5 - 4) · 28 / 28 - 0.5 = 6: exactly on cell 6.
 # 2. 2.5 pixels.
 # 3. By one cell, which is 2 pixels.
-# 4. The centre of the outermost cell, at 1, and that of the border, at 0, lie half a cell on either side of it.
+# 4. The center of the outermost cell, at 1, and that of the border, at 0, lie half a cell on either side of it.
 # 5. From 20 to 32.
 # 6. They get larger; the IoU falls a little, as the curve is flat near 0.5.
 # 7. Large ones, whose thin parts are narrower than a cell of 28 x 28. Of small ones nothing is lost with 28 x 28.

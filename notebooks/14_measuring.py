@@ -24,7 +24,7 @@ from minimask.datasets.toy import ToyScenes
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLOURS[:7] / 255
+ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 
 # %% [markdown]
 # **Words of this notebook**
@@ -58,9 +58,9 @@ def bars(table, ours):
     """AP and, paler, AP50 of each row; `ours`: how many rows at the end are the talk's own."""
     figure, axes = plt.subplots(figsize=(10, 0.3 + 0.72 * len(table)))
     for row, (ap, ap50) in enumerate(table.values()):
-        colour = BLUE if row >= len(table) - ours else ORANGE
-        axes.barh(row, ap50, color=colour, alpha=0.35)
-        axes.barh(row, ap, color=colour)
+        color = BLUE if row >= len(table) - ours else ORANGE
+        axes.barh(row, ap50, color=color, alpha=0.35)
+        axes.barh(row, ap, color=color)
         axes.text(ap - 0.5, row, f"AP {ap}", ha="right", va="center", color="white", fontweight="bold")
         axes.text(ap50 + 0.5, row, f"AP50 {ap50}", va="center")
     axes.set_yticks(range(len(table)), table, fontsize=12)
@@ -97,15 +97,15 @@ SCORES = np.array([0.95, 0.9, 0.7, 0.6, 0.4])
 def draw_page(axes, matches=None):
     """The objects, and the detections: blue if right, red if wrong, orange if not yet judged."""
     for box, name in zip(TRUTH, "ABC"):
-        axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), facecolor="lightgrey"))
+        axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), facecolor="lightgray"))
         axes.text(*(box[:2] + box[2:]) / 2, name, ha="center", va="center", fontsize=18)
     for d, (box, score) in enumerate(zip(FOUND, SCORES)):
         right = matches is not None and matches[d] >= 0
-        colour = ORANGE if matches is None else BLUE if right else RED
-        look = dict(fill=False, edgecolor=colour, linewidth=3, linestyle="-" if right or matches is None else "--")
+        color = ORANGE if matches is None else BLUE if right else RED
+        look = dict(fill=False, edgecolor=color, linewidth=3, linestyle="-" if right or matches is None else "--")
         axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), **look))
         place, align = ((box[0], box[3] + 1), "top") if d == 2 else ((box[0], box[1] - 1), "bottom")
-        axes.text(*place, f"{score:.2f}", color=colour, va=align, fontweight="bold")
+        axes.text(*place, f"{score:.2f}", color=color, va=align, fontweight="bold")
     axes.set(xlim=(0, 100), ylim=(95, 0), aspect="equal", xlabel="pixels")
 
 
@@ -479,10 +479,10 @@ print(evaluate.format_table(theirs))
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.5), sharey=True)
 for axes, label in zip(panels, (1, 2, 3)):
     of_class = [judged(*pair, label, "segm") for pair in pairs]
-    for threshold, colour, style in ((0.5, BLUE, "-"), (0.75, ORANGE, "--"), (0.9, RED, ":")):
+    for threshold, color, style in ((0.5, BLUE, "-"), (0.75, ORANGE, "--"), (0.9, RED, ":")):
         p, r = precision_and_recall(of_class, threshold, 0, 1e10)
         best = [max(p[r >= x], default=0.0) for x in recalls]
-        axes.plot(recalls, best, style, color=colour, linewidth=3, label=f"IoU {threshold}")
+        axes.plot(recalls, best, style, color=color, linewidth=3, label=f"IoU {threshold}")
     axes.set(title=class_names[label - 1], xlabel="recall", ylim=(0, 1.05))
 panels[0].set_ylabel("precision")
 panels[0].legend(loc="lower left", fontsize=12)
@@ -516,7 +516,7 @@ bars(BOXES, ours=3)
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The first blue bar is Faster R-CNN with nothing changed but RoIAlign (notebook 08), against the second orange one,
 # with the same backbone and pyramid: AP +1.1, AP50 only +0.5, because exact places pay at strict thresholds. The second
-# blue bar predicts boxes alone when it is measured, but has learnt with the mask loss too (notebook 11). G-RMI and TDM
+# blue bar predicts boxes alone when it is measured, but has learned with the mask loss too (notebook 11). G-RMI and TDM
 # have Inception-ResNet-v2 as backbone.
 
 # %% [markdown] slides=["T19"] slideshow={"slide_type": "slide"}
@@ -529,9 +529,9 @@ bars(BOXES, ours=3)
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 BOTH = {"R101-FPN": (38.2, 35.7), "X101-FPN": (39.8, 37.1), "2017,\nsingle model": (47.9, 42.6)}  # boxes, masks
 figure, axes = plt.subplots(figsize=(9, 3.8))
-for shift, which, colour, name in ((-0.2, 0, ORANGE, "boxes"), (0.2, 1, BLUE, "masks")):
+for shift, which, color, name in ((-0.2, 0, ORANGE, "boxes"), (0.2, 1, BLUE, "masks")):
     heights = [numbers[which] for numbers in BOTH.values()]
-    axes.bar_label(axes.bar(np.arange(3) + shift, heights, 0.38, color=colour, label=name))
+    axes.bar_label(axes.bar(np.arange(3) + shift, heights, 0.38, color=color, label=name))
 axes.set_xticks(range(3), BOTH)
 axes.set(ylabel="AP", ylim=(0, 56))
 axes.legend(loc="upper left")
@@ -559,7 +559,7 @@ print(f"AP50 {without:.3f}, with the crowd {ignored:.3f}")
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(6.2, 4.6))
 draw_page(axes, my_match_detections(overlaps, 0.5))
-axes.add_patch(Rectangle((75, 60), 25, 35, facecolor="white", edgecolor="lightgrey", hatch="//", zorder=0))
+axes.add_patch(Rectangle((75, 60), 25, 35, facecolor="white", edgecolor="lightgray", hatch="//", zorder=0))
 axes.text(75, 58, "crowd", fontweight="bold")
 axes.set_title(f"0.60 is ignored: AP50 {without:.2f} becomes {ignored:.2f}", fontsize=14)
 plt.show()
@@ -610,14 +610,14 @@ assert np.isclose(moved[0]["AP"], 1) and moved[0.5]["AP"] < 0.93 and moved[0.5][
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.9))
 sides = np.geomspace(4, 200, 200)
-left.hlines(THRESHOLDS, 4, 200, color="lightgrey")
+left.hlines(THRESHOLDS, 4, 200, color="lightgray")
 left.plot(sides, iou_of_shifted(sides), color=BLUE, linewidth=3)
 left.set_xscale("log", base=2)
 left.set_xticks([4, 8, 16, 32, 96], [4, 8, 16, 32, 96])
 left.set(xlabel="side of the square, pixels", ylabel="IoU, half a pixel off", ylim=(0.45, 1))
-for shift, which, colour, name in ((-0.2, "AP50", ORANGE, "AP50"), (0.2, "AP", BLUE, "AP")):
+for shift, which, color, name in ((-0.2, "AP50", ORANGE, "AP50"), (0.2, "AP", BLUE, "AP")):
     heights = [numbers[which] for numbers in moved.values()]
-    drawn = right.bar(np.arange(4) + shift, heights, 0.38, color=colour, label=name)
+    drawn = right.bar(np.arange(4) + shift, heights, 0.38, color=color, label=name)
     right.bar_label(drawn, fmt="%.2f", fontsize=11)
 right.set_xticks(range(4), ["exact", "1/4", "1/2", "1"])
 right.set(xlabel="all boxes moved, pixels", ylabel="AP of the truth itself", ylim=(0, 1.3))

@@ -35,14 +35,14 @@ from minimask.trace import Trace
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 # %% [markdown]
 # **Words of this notebook**
 #
 # - *Keypoint*: a named place of an object, such as the nose. `K` is how many an object has: 17 for COCO's persons,
 #   8 for our drawn animals.
-# - *Visibility*: 2 seen, 1 hidden but somebody said where it must be, 0 *not labelled*: nobody said where it is.
+# - *Visibility*: 2 seen, 1 hidden but somebody said where it must be, 0 *not labeled*: nobody said where it is.
 #   A data set holds `x, y, visibility` for each keypoint.
 # - *RoI*, *logit*, *softmax*, *sigmoid*, *cross-entropy*: notebooks 08 and 11. *AP*: notebook 14.
 # - *Heat map*: the map of probabilities that a network gives to the places of one keypoint.
@@ -69,7 +69,7 @@ panels[1].imshow(scene.masks[CAT, y1:y2, x1:x2], cmap="Blues", vmax=1.4)
 panels[1].set_title("mask")
 for axes, k in zip(panels[2:], (0, 5)):
     row, column = np.argwhere(one_hot[k])[0]
-    axes.imshow(one_hot[k], cmap="Greys", alpha=0.15)
+    axes.imshow(one_hot[k], cmap="Grays", alpha=0.15)
     axes.plot(column, row, "s", color=ORANGE, markersize=6, markeredgecolor="black")
     axes.set_title(f"{KEYPOINTS[k]}: one 1,\n{56 * 56 - 1} zeros")
     assert one_hot[k].sum() == 1
@@ -135,9 +135,9 @@ plt.show()
 assert np.floor((17.2 - 10) * 56 / 28) == 14
 box = np.array([[[10.0, 20, 38, 48]]])
 points = np.array([[17.2, 20, 2], [38, 48, 2], [9, 30, 2], [20, 30, 0]])[None, None]  # (1, 1, 4, 3)
-places, learnt = keypoint_targets(points, box, np.zeros((1, 1), int))
+places, learned = keypoint_targets(points, box, np.zeros((1, 1), int))
 assert places[0, 0, 0] == 14 and places[0, 0, 1] == 55 * 56 + 55  # row * 56 + column
-assert learnt[0, 0].tolist() == [True, True, False, False]  # outside of the box, not labelled: not learnt
+assert learned[0, 0].tolist() == [True, True, False, False]  # outside of the box, not labeled: not learned
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, panels = plt.subplots(1, 2, figsize=(11, 2.4))
@@ -170,7 +170,7 @@ plt.show()
 def my_one_hot_keypoint(keypoint, box, size):
     """The map (size, size) with a 1.0 in the cell of box (4,) where keypoint (3,): x, y, visibility lies, if any.
 
-    All 0 if it is not labelled (visibility 0) or outside. On the right or lower border: the last cell.
+    All 0 if it is not labeled (visibility 0) or outside. On the right or lower border: the last cell.
     """
     ### BEGIN SOLUTION
     target = np.zeros((size, size))
@@ -304,9 +304,9 @@ heat /= heat.sum(axis=(0, 1))  # (56, 56, 8): each map adds up to 1
 assert np.allclose(heat.sum(axis=(0, 1)), 1, atol=1e-4)
 figure, panels = plt.subplots(2, 4, figsize=(10, 5.4))
 figure.suptitle("heat maps, enlarged around the truth (white circle)")
-grey = scene.image[y1:y2, x1:x2].mean(axis=2)
+gray = scene.image[y1:y2, x1:x2].mean(axis=2)
 for k, axes in enumerate(panels.flat):
-    axes.imshow(grey, extent=(0, 56, 56, 0), cmap="Greys_r", vmin=-150, vmax=255)
+    axes.imshow(gray, extent=(0, 56, 56, 0), cmap="Grays_r", vmin=-150, vmax=255)
     axes.imshow(heat[:, :, k], extent=(0, 56, 56, 0), cmap="inferno", alpha=np.minimum(1, 4 * heat[:, :, k] ** 0.5))
     row, column = np.unravel_index(place[0, 0, k], (56, 56))
     axes.plot(column + 0.5, row + 0.5, "o", fillstyle="none", color="white", markersize=34, markeredgewidth=2)
@@ -459,7 +459,7 @@ assert all(np.median(distance) < 1.5 for distance in off.values())
 # 2 · 2500 · 0.05² = 12.5, and exp(-6.25 / 12.5) = exp(-0.5) = **0.61**.
 # A hip ($\sigma$ = 0.107) as far off: 2 · 2500 · 0.214² = 229, exp(-6.25 / 229) = **0.97**.
 #
-# COCO measured the sigmas: several people placed the same keypoints, and eyes varied least, hips most. Only labelled
+# COCO measured the sigmas: several people placed the same keypoints, and eyes varied least, hips most. Only labeled
 # keypoints count, hidden ones too. Where OKS reaches a threshold (0.50 to 0.95) the pose is a match; from there on AP
 # is computed as for boxes (notebook 14), with OKS in the place of IoU.
 
@@ -478,9 +478,9 @@ for k, (x, y, _) in enumerate(scene.keypoints[CAT]):
     left.add_patch(Circle((x, y), radius, fill=False, color=(ORANGE if k in (1, 2) else BLUE), linewidth=2.5))
 left.set(xticks=[], yticks=[], title="circles: similarity 0.5")
 distance = np.linspace(0, 15, 200)
-for name, k, colour in (("eye", 1, ORANGE), ("chest", 3, GREEN), ("back", 4, BLUE)):
+for name, k, color in (("eye", 1, ORANGE), ("chest", 3, GREEN), ("back", 4, BLUE)):
     curve = np.exp(-(distance**2) / (2 * area * (2 * sigmas[k]) ** 2))
-    right.plot(distance, curve, color=colour, linewidth=4, label=f"{name}, {sigmas[k]}")
+    right.plot(distance, curve, color=color, linewidth=4, label=f"{name}, {sigmas[k]}")
 right.set(xlabel="pixels off", ylabel="similarity", title=f"area {area:.0f} pixels")
 right.legend(title="sigma")
 plt.show()
@@ -495,9 +495,9 @@ plt.show()
 
 # %% exercise="oks"
 def my_oks(found, truth, area, sigmas):
-    """The mean similarity over the labelled keypoints of truth (K, 3), of found (K, 3), sigmas (K,): a number.
+    """The mean similarity over the labeled keypoints of truth (K, 3), of found (K, 3), sigmas (K,): a number.
 
-    At least one keypoint is labelled (visibility 1 or 2).
+    At least one keypoint is labeled (visibility 1 or 2).
     """
     ### BEGIN SOLUTION
     squared = ((found[:, :2] - truth[:, :2]) ** 2).sum(axis=1)
@@ -543,11 +543,11 @@ assert abs(mine - theirs) < 1e-6 and mine > 0.5
 scores = evaluate(model, ToyScenes("test", seed=8, count=40), progress=False)
 assert set(scores) == {"bbox", "segm", "keypoints"} and scores["keypoints"]["AP50"] > 0.5
 figure, axes = plt.subplots(figsize=(9, 3.8))
-for shift, (kind, colour, name) in enumerate(
+for shift, (kind, color, name) in enumerate(
     (("bbox", SKY, "boxes"), ("segm", BLUE, "masks"), ("keypoints", ORANGE, "keypoints (OKS)"))
 ):
     values = [100 * scores[kind][number] for number in ("AP50", "AP75", "AP")]
-    axes.bar_label(axes.bar(np.arange(3) + 0.27 * shift, values, 0.25, color=colour, label=name), fmt="%.0f")
+    axes.bar_label(axes.bar(np.arange(3) + 0.27 * shift, values, 0.25, color=color, label=name), fmt="%.0f")
 axes.set_xticks(np.arange(3) + 0.27, ["AP50", "AP75", "AP"])
 axes.set(ylim=(0, 118), ylabel="average precision")
 axes.legend(ncols=3, loc="upper center")
@@ -589,9 +589,9 @@ for axes, sample, title in zip(
     panels, (scene, mirrored, wrong), ("as it is", "mirrored,\nnames exchanged", "mirrored,\nnames kept: wrong")
 ):
     axes.imshow(sample.image)
-    for k, colour, name in ((1, ORANGE, "left"), (2, BLUE, "right"), (6, ORANGE, "left"), (7, BLUE, "right")):
+    for k, color, name in ((1, ORANGE, "left"), (2, BLUE, "right"), (6, ORANGE, "left"), (7, BLUE, "right")):
         x, y, _ = sample.keypoints[CAT, k]
-        axes.plot(x, y, "o", color=colour, markeredgecolor="white", markersize=12, label=name if k < 3 else None)
+        axes.plot(x, y, "o", color=color, markeredgecolor="white", markersize=12, label=name if k < 3 else None)
     left, top, right, bottom = sample.boxes[CAT]
     axes.set(xlim=(max(left - 4, 0), min(right + 4, 128)), ylim=(127, top - 4), xticks=[], yticks=[], title=title)
 panels[0].legend(loc="upper left", fontsize=12)
@@ -611,11 +611,11 @@ plt.show()
 
 # %% exercise="mirror_keypoints"
 def my_mirror_keypoints(keypoints, width, order):
-    """The keypoints (K, 3) of the mirrored picture; order (K,): the old number of each; not labelled stays 0, 0, 0."""
+    """The keypoints (K, 3) of the mirrored picture; order (K,): the old number of each; not labeled stays 0, 0, 0."""
     ### BEGIN SOLUTION
     mirrored = keypoints[order].copy()
-    labelled = mirrored[:, 2] > 0
-    mirrored[labelled, 0] = width - mirrored[labelled, 0]
+    labeled = mirrored[:, 2] > 0
+    mirrored[labeled, 0] = width - mirrored[labeled, 0]
     return mirrored
     ### END SOLUTION
 
@@ -640,19 +640,19 @@ assert np.median(distances["exchanged"]) < 2 < np.median(distances["kept"])
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 Hidden keypoints, and absent ones
 #
-# - Visibility 1, **hidden**: it has a place, and is learnt. The network guesses from the rest.
-# - Visibility 0, **not labelled**: it is not learnt, no loss, no gradient.
+# - Visibility 1, **hidden**: it has a place, and is learned. The network guesses from the rest.
+# - Visibility 0, **not labeled**: it is not learned, no loss, no gradient.
 # - The softmax always adds up to 1, so **every** keypoint gets a place. Its score tells how sure.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 score = decoded[..., 2]
 figure, axes = plt.subplots(figsize=(9, 3.8))
 means = []
-for visibility, colour, name in ((2, GREEN, "2 seen"), (1, ORANGE, "1 hidden"), (0, RED, "0 not labelled")):
+for visibility, color, name in ((2, GREEN, "2 seen"), (1, ORANGE, "1 hidden"), (0, RED, "0 not labeled")):
     values = score[truths[..., 2] == visibility]
     means.append(np.median(values))
     label = f"{name}: {len(values)}, median {means[-1]:.1f}"
-    axes.hist(values, np.arange(-8, 30, 2), density=True, alpha=0.6, color=colour, label=label)
+    axes.hist(values, np.arange(-8, 30, 2), density=True, alpha=0.6, color=color, label=label)
 axes.axvline(draw.SURE, color="black", linestyle="--", linewidth=3, label=f"drawn above {draw.SURE:.0f}")
 axes.set(xlabel="score: the logit at the place found", ylabel="share", yticks=[])
 axes.legend()
@@ -688,10 +688,10 @@ np.testing.assert_allclose(my_softmax_place_loss(shifted, place[0, 0], visible[0
 # %%
 cut = scene.boxes[[CAT]].copy()
 cut[0, 3] = scene.keypoints[CAT, 0, 1] + 10
-_, learnt = keypoint_targets(scene.keypoints[None], cut[None], np.array([[CAT]]))
-print("can be learnt:", [name for name, yes in zip(KEYPOINTS, learnt[0, 0]) if yes])
+_, learned = keypoint_targets(scene.keypoints[None], cut[None], np.array([[CAT]]))
+print("can be learned:", [name for name, yes in zip(KEYPOINTS, learned[0, 0]) if yes])
 feet = decode_keypoints(np.moveaxis(one_hot, 0, -1)[None].astype(np.float32), cut)[0, 6:]
-assert not learnt[0, 0, 6:].any() and (feet[:, 1] <= cut[0, 3]).all()
+assert not learned[0, 0, 6:].any() and (feet[:, 1] <= cut[0, 3]).all()
 
 # %% [markdown]
 # ### "The corner of the cell is good enough"
@@ -729,7 +729,7 @@ assert len(PERSON_SKELETON) == 19  # the lines that a drawing of a person's pose
 # ## Recap
 #
 # 1. A keypoint is a one-hot mask of 56 x 56; a human pose is 17 of them; box, mask and keypoint share one framework.
-# 2. Target: floor((x - x1) · 56 / w). Only labelled keypoints inside the box are learnt, hidden ones too.
+# 2. Target: floor((x - x1) · 56 / w). Only labeled keypoints inside the box are learned, hidden ones too.
 # 3. Loss: one softmax over 3136 places, ln 3136 = 8.05 at the start. It says "exactly one place".
 # 4. Back: stretch, argmax, plus half a pixel. Every keypoint gets a place; its score says how sure.
 # 5. OKS takes the place of IoU: distance in terms of the object's size and of how exactly people see that keypoint.
@@ -755,7 +755,7 @@ assert len(PERSON_SKELETON) == 19  # the lines that a drawing of a person's pose
 # 3. Over the places of one keypoint's map: exactly one place is right, so places compete.
 # 4. A place must be finer than an outline; the paper found 28 to be too coarse for keypoints.
 # 5. A cell is 2 pixels; from its middle to its border: 1 pixel.
-# 6. Learnt like one that is seen. Not learnt: no loss and no gradient.
+# 6. Learned like one that is seen. Not learned: no loss and no gradient.
 # 7. exp(-25 / (2 · 10000 · 0.0025)) = exp(-0.5) = 0.61.
 # 8. Both have two peaks, at both eyes, each with about half of the probability.
 # 9. All of them. By the score: those above a threshold are drawn.

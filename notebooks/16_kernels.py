@@ -36,7 +36,7 @@ from minimask.kernels.simd import LANES, ROWS, VECTORS, WIDTH, multiply
 nms_kernel = importlib.import_module("minimask.kernels.nms")
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 rng = np.random.default_rng(16)
 
 
@@ -71,7 +71,7 @@ def seconds(function, *arguments, repeats=9):
 # - Kernel: **no table**. A dropped box's row is never computed, a kept one's never stored.
 
 # %%
-print(inspect.getsource(box_functions.nms_specification).split('"""')[2])
+print(inspect.getsource(box_functions.nms.plain).split('"""')[2])
 
 # %% [markdown]
 # ### The kernel: no table
@@ -114,12 +114,12 @@ R = 1500
 corner = rng.uniform(0, 300, (1, R, 2))
 boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (1, R, 2))], axis=2).astype(np.float32)
 scores, valid = rng.random((1, R)).astype(np.float32), np.ones((1, R), bool)
-slow = box_functions.nms_specification(boxes, scores, valid, 0.5)
+slow = box_functions.nms.plain(boxes, scores, valid, 0.5)
 fast = box_functions.nms(boxes, scores, valid, 0.5)
 for a, b in zip(slow, fast):
     np.testing.assert_array_equal(a, b)
 forms = {
-    "NumPy, the whole table": seconds(box_functions.nms_specification, boxes, scores, valid, 0.5, repeats=3),
+    "NumPy, the whole table": seconds(box_functions.nms.plain, boxes, scores, valid, 0.5, repeats=3),
     "Numba, one sweep": seconds(box_functions.nms, boxes, scores, valid, 0.5),
 }
 print(f"{R} boxes, {int(fast[1].sum())} kept:", {name: f"{1000 * t:.1f} ms" for name, t in forms.items()})
@@ -283,7 +283,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The arithmetic is the same, the bytes are a third. The fused pass also runs on all threads, so that its gain may
-# differ from three. It allocates its result, which the three passes here do not. The best normalisation is none: in
+# differ from three. It allocates its result, which the three passes here do not. The best normalization is none: in
 # evaluation the scale and shift can be put into the convolution's weights (notebook 03).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -422,10 +422,10 @@ assert [my_block_rows(32, 2), my_block_rows(16, 2), my_block_rows(32, 4)] == [14
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots()
 widths = np.arange(1, 9)
-for registers, colour, marker in ((32, BLUE, "o"), (16, ORANGE, "s")):
+for registers, color, marker in ((32, BLUE, "o"), (16, ORANGE, "s")):
     heights = np.array([my_block_rows(registers, v) for v in widths])
     ratio = np.where(heights > 0, (heights + widths) / np.maximum(heights * widths, 1), np.nan)
-    axes.plot(widths, ratio, marker=marker, color=colour, linewidth=3, label=f"{registers} registers")
+    axes.plot(widths, ratio, marker=marker, color=color, linewidth=3, label=f"{registers} registers")
 axes.set(xlabel="width of the block in vectors", ylabel="loads for a multiply-add", ylim=(0, 2.1))
 axes.legend()
 plt.show()
@@ -600,8 +600,8 @@ figure, axes = plt.subplots(figsize=(10, 4.5))
 line = np.geomspace(0.03, 1000, 200)
 axes.plot(line, [my_roofline(i, peak, memory) / 1e9 for i in line], color=RED, linewidth=3)
 marks = zip(points.items(), (SKY, GREEN, BLUE, ORANGE, ORANGE), ("o", "s", "^", "D", "*"))
-for (name, (intensity, rate)), colour, marker in marks:
-    axes.plot(intensity, rate / 1e9, marker, color=colour, markersize=18 if marker == "*" else 13, label=name)
+for (name, (intensity, rate)), color, marker in marks:
+    axes.plot(intensity, rate / 1e9, marker, color=color, markersize=18 if marker == "*" else 13, label=name)
 axes.set_xscale("log")
 axes.set_yscale("log")
 axes.set(xlabel="operations a byte", ylabel="GFLOP/s", xlim=(0.03, 1000))
@@ -675,8 +675,8 @@ numbers = [(block, thread, block * THREADS + thread) for block in range(BLOCKS) 
 assert numbers[6] == (1, 2, 6) and sum(i >= SIZE for _, _, i in numbers) == 2  # by hand: 1 * 4 + 2; two have nothing
 figure, axes = plt.subplots(figsize=(9, 2.6))
 for block, thread, i in numbers:
-    colour = (ORANGE, SKY, GREEN)[block] if i < SIZE else "lightgrey"
-    axes.add_patch(plt.Rectangle((i + 0.4 * block, 0), 0.93, 0.8, color=colour))
+    color = (ORANGE, SKY, GREEN)[block] if i < SIZE else "lightgray"
+    axes.add_patch(plt.Rectangle((i + 0.4 * block, 0), 0.93, 0.8, color=color))
     axes.text(i + 0.4 * block + 0.46, 0.4, f"{i}", ha="center", va="center", fontsize=18)
     axes.text(i + 0.4 * block + 0.46, -0.3, f"{thread}", ha="center", va="center", fontsize=13)
 for block in range(BLOCKS):
@@ -731,7 +731,7 @@ print(sums)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### Without the barrier: right, sometimes
 #
-# The same without the second `yield`: a thread adds a number that its neighbour has not finished yet. In how many of
+# The same without the second `yield`: a thread adds a number that its neighbor has not finished yet. In how many of
 # 200 orders is the sum right?
 
 
@@ -809,8 +809,8 @@ assert counts_of == {"add_to_place": [1, 1, 1, 1], "add_atomically": [1, 3, 2, 2
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 3.6))
-for k, (title, colour) in enumerate(zip(("read, then write", "atomic"), (RED, GREEN))):
-    bars = axes.bar(np.arange(4) + 0.4 * k - 0.2, list(counts_of.values())[k], 0.38, color=colour, label=title)
+for k, (title, color) in enumerate(zip(("read, then write", "atomic"), (RED, GREEN))):
+    bars = axes.bar(np.arange(4) + 0.4 * k - 0.2, list(counts_of.values())[k], 0.38, color=color, label=title)
     axes.bar_label(bars, padding=2)
 axes.set(ylim=(0, 3.9), ylabel="what is there", yticks=range(4))
 axes.set_xticks(range(4), [f"place {i}: {n} thread{'s' * (n > 1)}" for i, n in enumerate(np.bincount(places).tolist())])
@@ -832,7 +832,7 @@ assert len(different) > 5
 # run rounds in its own way.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ### Neighbours read neighbours
+# ### Neighbors read neighbors
 #
 # Memory comes in lines of 128 bytes. A warp of 32 threads that reads 32 numbers beside each other needs **one** line.
 # One that reads down a column needs **32**, and throws away 31 of 32 numbers of each.

@@ -36,12 +36,12 @@ from minimask.datasets.toy import ToyScenes, to_coco
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.image import flip, read_image, turn
-from minimask.predict import predict_files
+from minimask.run.predict import predict_files
 from minimask.train import TrainSettings, train
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 TEMPORARY = tempfile.TemporaryDirectory()  # deleted at the end
 FOLDER = Path(TEMPORARY.name)
 
@@ -314,8 +314,8 @@ for row, (title, side_of) in enumerate({
     "every third photo": lambda i: i % 3 == 0, "every third film": lambda i: i // 4 % 3 == 0
 }.items()):  # fmt: skip
     for i in range(24):
-        colour = ORANGE if side_of(i) else SKY
-        axes.add_patch(plt.Rectangle((i + i // 4 * 0.5, -1.4 * row), 0.9, 0.9, color=colour))
+        color = ORANGE if side_of(i) else SKY
+        axes.add_patch(plt.Rectangle((i + i // 4 * 0.5, -1.4 * row), 0.9, 0.9, color=color))
     axes.text(-0.4, 0.45 - 1.4 * row, title, ha="right", va="center")
 axes.text(0, 1.15, "24 photos of six films; blue: to train on, orange: for validation")
 axes.set(xlim=(-6, 27), ylim=(-1.5, 1.8))
@@ -427,9 +427,9 @@ assert min(scores["40 photos"]) > 50 > 2 * max(scores["40 photos,\nrandom start"
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 4.3))
-for shift, (kind, colour) in enumerate((("boxes", SKY), ("masks", BLUE))):
+for shift, (kind, color) in enumerate((("boxes", SKY), ("masks", BLUE))):
     values = [pair[shift] for pair in scores.values()]
-    axes.bar_label(axes.bar(np.arange(4) + 0.38 * shift, values, 0.36, color=colour, label=kind), fmt="%.0f")
+    axes.bar_label(axes.bar(np.arange(4) + 0.38 * shift, values, 0.36, color=color, label=kind), fmt="%.0f")
 axes.set_xticks(np.arange(4) + 0.19, list(scores))
 axes.set(ylabel="AP50 on photos not trained on", ylim=(0, 110), title=f"{STEPS} steps of 4 photos")
 axes.legend()
@@ -552,11 +552,11 @@ assert (FOLDER / "all_val.json").exists() and (FOLDER / "found_again" / f"{photo
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 curves = draw.loss_curves(draw.read_log(FOLDER / "run" / "log.jsonl"))
 figure, axes = plt.subplots(figsize=(9, 3.6))
-colours = dict(zip([name for name in curves if name.startswith("loss_")], (RED, GREEN, ORANGE, SKY, BLUE)))
-for name, colour in colours.items():
+colors = dict(zip([name for name in curves if name.startswith("loss_")], (RED, GREEN, ORANGE, SKY, BLUE)))
+for name, color in colors.items():
     steps, values = curves[name]
     label = name.removeprefix("loss_").replace("_", " ")
-    axes.plot(steps, draw.smoothed(values, 0.8), color=colour, linewidth=3, label=label)
+    axes.plot(steps, draw.smoothed(values, 0.8), color=color, linewidth=3, label=label)
 axes.set(xlabel="step", ylabel="loss, smoothed", ylim=(0, None))
 axes.legend(ncols=2)
 steps, values = curves["loss"]

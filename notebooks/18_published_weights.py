@@ -27,7 +27,7 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_functions
-from minimask import check, course, download, draw, torch_file, weights
+from minimask import check, course, draw, weights
 from minimask.anchors import cell_anchors
 from minimask.conventions import CONVENTIONS
 from minimask.convolution import conv2d
@@ -36,10 +36,11 @@ from minimask.errors import InputError
 from minimask.mask_head import mask_targets, paste_masks
 from minimask.mask_rcnn import build
 from minimask.roi_align import roi_align
+from minimask.weights import download, torch_file
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
-ORANGE, SKY, RED, BLUE, GREEN = draw.COLOURS[[0, 1, 2, 4, 6]] / 255
+ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 ROOT = Path(minimask.__file__).parents[1]  # the project's folder
 folder = Path(tempfile.mkdtemp())  # for what this notebook writes
 
@@ -101,7 +102,7 @@ for backbone in ("resnet18", "resnet50", "resnext50_32x4d"):
     settings = dict(channels=(32, 32, 32, 32)) if "next" in backbone else dict(channels=(8, 8, 8, 8))
     other = build("resnet50_fpn", 5, backbone=backbone, backbone_settings=settings, **small)
     weights.save(folder / f"{backbone}.npz", other)
-    told = weights.recognise(folder / f"{backbone}.npz")
+    told = weights.recognize(folder / f"{backbone}.npz")
     name = "backbone.body.layer1.0.conv2.weight"
     shape = weights.read(folder / f"{backbone}.npz").state[name].shape
     print(f"{backbone:16} {told['num_classes']} classes, {name} {shape}")
@@ -144,7 +145,7 @@ assert "asks for os.system" in message and not mark.exists()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Our reader knows the instructions of the machine but has none that calls: a name is a text, and of all names in the
-# world fifteen or so are admitted, those that tensors and dicts need (`minimask/torch_objects.py`). All else is
+# world fifteen or so are admitted, those that tensors and dicts need (`minimask/weights/torch_objects.py`). All else is
 # refused by name. A hash does not help here: it says that the file is the one that was published, not that it is
 # harmless.
 
@@ -195,8 +196,8 @@ def draw_memory(axes, chosen=None):
     for place, value in enumerate(nchw.ravel()):
         if chosen in (None, value):
             ends = (nhwc.ravel().tolist().index(value) + 0.46, -1.15), (place + 0.46, -0.05)
-            axes.annotate("", *ends, arrowprops=dict(arrowstyle="-|>", color="grey", linewidth=2))
-    axes.set(xlim=(-2.6, 8.1), ylim=(-2.3, 1.2), title="in memory, from left to right; a colour is a channel")
+            axes.annotate("", *ends, arrowprops=dict(arrowstyle="-|>", color="gray", linewidth=2))
+    axes.set(xlim=(-2.6, 8.1), ylim=(-2.3, 1.2), title="in memory, from left to right; a color is a channel")
     axes.axis("off")
 
 
@@ -435,7 +436,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The last bar is the lesson: but for a few animals it is as long as the first one. The drawn animals have random
-# colours, so that the network learnt not to care, and the mistake does not show. On photos, where grass is green, it
+# colors, so that the network learned not to care, and the mistake does not show. On photos, where grass is green, it
 # would, and nobody would know why. That is why files are compared number by number with the original (section 8), and
 # not by looking at a picture.
 
@@ -443,7 +444,7 @@ plt.show()
 # ## 5 Conventions: what no file tells
 #
 # Five choices differ between torchvision, Detectron2 and the first release of the paper's authors. Weights want the
-# convention they learnt with.
+# convention they learned with.
 
 # %%
 for switch in CONVENTIONS["paper"]:
@@ -503,13 +504,13 @@ assert np.allclose(rows[False][[10, 11, 26, 27]], [0, 1, 1, 0], atol=1e-4)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.9))
-for (rounding, (x1, y1, x2, y2)), colour, style in zip(anchor.items(), (BLUE, ORANGE, RED), ("-", "--", ":")):
-    look = dict(fill=False, edgecolor=colour, linewidth=3, linestyle=style, label=f'"{rounding}"')
+for (rounding, (x1, y1, x2, y2)), color, style in zip(anchor.items(), (BLUE, ORANGE, RED), ("-", "--", ":")):
+    look = dict(fill=False, edgecolor=color, linewidth=3, linestyle=style, label=f'"{rounding}"')
     left.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
 left.set(xlim=(-27, 30), ylim=(28, -16), xlabel="pixels", title="one anchor, three roundings")
 left.legend(loc="lower left", ncols=3, fontsize=12, handlelength=1.2, columnspacing=0.8)
-for whole, colour, marker in ((True, ORANGE, "s"), (False, BLUE, "o")):
-    right.plot(np.arange(8, 31), rows[whole][8:31], marker=marker, color=colour, label=f"whole_pixels={whole}")
+for whole, color, marker in ((True, ORANGE, "s"), (False, BLUE, "o")):
+    right.plot(np.arange(8, 31), rows[whole][8:31], marker=marker, color=color, label=f"whole_pixels={whole}")
 right.axvspan(10.9 - 0.5, 26.9 - 0.5, color=SKY, alpha=0.25)
 right.set(xlabel="pixel", ylabel="mask", title="a mask, pasted from 10.9 to 26.9")
 right.legend(loc="lower center", fontsize=12)
@@ -517,12 +518,12 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The blue area is the box; pixel 10 covers 10 to 11, its middle is 10.5. Each difference is half a pixel or a border.
-# But a network learnt with one of them, and corrects for it; with the other it corrects in vain. See the next slide.
+# But a network learned with one of them, and corrects for it; with the other it corrects in vain. See the next slide.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### A convention changed after training
 #
-# The toy model learnt with `aligned=True`. We read its file with `aligned=False`: all animals are found as before. But
+# The toy model learned with `aligned=True`. We read its file with `aligned=False`: all animals are found as before. But
 # where are the boxes?
 
 # %%
@@ -541,13 +542,13 @@ assert (drift[False] < drift[True]).all()  # up and to the left: every RoI is re
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, axes = plt.subplots(figsize=(9, 4.6))
-for aligned, colour, marker in ((True, BLUE, "o"), (False, RED, "s")):
-    axes.plot(*every_shift[aligned].T, marker, color=colour, alpha=0.3, markersize=6)
+for aligned, color, marker in ((True, BLUE, "o"), (False, RED, "s")):
+    axes.plot(*every_shift[aligned].T, marker, color=color, alpha=0.3, markersize=6)
     x, y = drift[aligned]
     label = f"aligned={aligned}: mean {x:.2f}, {y:.2f}"
-    axes.plot(x, y, marker, color=colour, markersize=18, markeredgecolor="black", label=label)
-axes.axhline(0, color="grey", linewidth=1)
-axes.axvline(0, color="grey", linewidth=1)
+    axes.plot(x, y, marker, color=color, markersize=18, markeredgecolor="black", label=label)
+axes.axhline(0, color="gray", linewidth=1)
+axes.axvline(0, color="gray", linewidth=1)
 axes.set(xlim=(-6, 6), ylim=(4, -4), xlabel="found box minus true box, x, pixels", ylabel="y, pixels (down)")
 axes.legend(loc="lower right")
 plt.show()
@@ -652,8 +653,8 @@ if real.exists() and photos:
         print(f"{opened.settings['class_names'][label - 1]:16} {score:.2f}")
     figure, axes = plt.subplots()
     axes.imshow(photo)
-    for mask, colour in zip(found.masks[found.scores > 0.7], np.tile(draw.COLOURS / 255, (20, 1))):
-        axes.contour(mask, [0.5], colors=[colour], linewidths=2)
+    for mask, color in zip(found.masks[found.scores > 0.7], np.tile(draw.COLORS / 255, (20, 1))):
+        axes.contour(mask, [0.5], colors=[color], linewidths=2)
     axes.axis("off")
     plt.show()
 else:
@@ -719,7 +720,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### What 1e-5 means
 #
-# float32 has 24 bits: neighbours near 1 are 1.2e-7 apart. A sum of 147 products in another order differs by some of
+# float32 has 24 bits: neighbors near 1 are 1.2e-7 apart. A sum of 147 products in another order differs by some of
 # those steps. Through 60 layers: 1e-5.
 
 # %%
@@ -741,9 +742,9 @@ assert np.isclose(1e-5 * 800, 0.008)
 figure, axes = plt.subplots()
 axes.hist(np.log10(order[order > 0]), bins=30, color=SKY, edgecolor="black")
 marks = (-6.92, "one step\nat 1", BLUE), (-5, "agreement\n1e-5", GREEN), (-2.1, "0.008\npixels", RED)
-for power, text, colour in marks:
-    axes.axvline(power, color=colour, linewidth=3)
-    axes.text(power + 0.07, axes.get_ylim()[1] * 0.97, text, color=colour, va="top")
+for power, text, color in marks:
+    axes.axvline(power, color=color, linewidth=3)
+    axes.text(power + 0.07, axes.get_ylim()[1] * 0.97, text, color=color, va="top")
 axes.set(xlabel="difference, as a power of 10", ylabel="sums", xlim=(-8, -0.8))
 plt.show()
 
@@ -785,11 +786,11 @@ assert not mark.exists()  # and the file of section 2 was not run by ours
 # %% [markdown]
 # ### "aligned=True is correct, so I switch it on for every file"
 #
-# Half a cell at stride 4 is 2 pixels, at stride 32 it is 16. The network has learnt to correct for what it was given.
+# Half a cell at stride 4 is 2 pixels, at stride 32 it is 16. The network has learned to correct for what it was given.
 
 # %%
 assert [0.5 * stride for stride in (4, 32)] == [2, 16]
-assert (drift[False] - drift[True] < -0.3).all()  # ours learnt with aligned=True; without, boxes move, in pixels
+assert (drift[False] - drift[True] < -0.3).all()  # ours learned with aligned=True; without, boxes move, in pixels
 
 # %% [markdown]
 # ### "Equal to 1e-5 is equal"
@@ -805,7 +806,7 @@ assert score >= 0.5 and not np.nextafter(score, np.float32(0)) >= 0.5
 #
 # 1. A weights file is names and arrays; the shapes tell the architecture, but neither order nor conventions.
 # 2. A pickle is a program. Our reader has no instruction that calls, and refuses by name.
-# 3. Convolutions, `fc6`, background, colours: four orders to turn, in one place, each with a number to prove it.
+# 3. Convolutions, `fc6`, background, colors: four orders to turn, in one place, each with a number to prove it.
 # 4. `weights.load` reports loaded, new, skipped, missing, misfit; new heads for new classes.
 # 5. Agreement is measured number by number: 1e-5 is rounding, 1e-3 is a bug.
 

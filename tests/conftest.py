@@ -5,8 +5,8 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels():
-    """Compile the kernels on all cores before the tests, and none from an older source: see minimask/warmup.py."""
-    from minimask import warmup
+    """Compile the kernels on all cores before the tests, and none from an older source: machine/warmup.py."""
+    from minimask.machine import warmup
 
     warmup.ensure(progress=False)
 

@@ -65,7 +65,7 @@ def test_bytes_that_must_be_moved():
     cases = {case.title: case for case in all_cases("folder")}
     assert cases["max pool: toy 3x3/2 forward"].bytes == 4 * 8 * (64 * 64 + 32 * 32) * 32
     assert cases["batch norm + relu: toy C4 backward"].bytes == 4 * 7 * 8 * 8 * 8 * 128
-    assert cases["optimiser: AdamW 2 million in 60 arrays"].bytes == 4 * 7 * 60 * 9 * 64 * 64
+    assert cases["optimizer: AdamW 2 million in 60 arrays"].bytes == 4 * 7 * 60 * 9 * 64 * 64
     assert roi_align_bytes(1, 32, 32, 3, 224, rois=1, size=1) == 4 * 3 * (64 + 16 + 4 + 1 + 1)
     assert cases["nms: 1000 boxes"].bytes == 0  # how much it reads depends on the boxes
 
@@ -77,7 +77,7 @@ def test_every_kernel_case_runs_on_our_side():
         run = ours.PIECES[case.piece](**case.settings)
         first, second = (common.fingerprint(ours.to_arrays(run())) for _ in range(2))
         assert first and all(size > 0 and np.isfinite(mean) for size, mean in first) and first[0][1] > 0, case.title
-        assert case.piece == "optimiser" or first == second, f"{case.title}: a second run differs"
+        assert case.piece == "optimizer" or first == second, f"{case.title}: a second run differs"
 
 
 def test_both_sides_come_to_the_same_results():
@@ -117,12 +117,12 @@ def test_timed_training_steps_leave_the_weights_as_they_are(name, tmp_path, monk
         pytest.importorskip("torchvision")
         from minimask.benchmark import reference
 
-        optimisers, make = reference.torch.optim, reference.toy_step
+        optimizers, make = reference.torch.optim, reference.toy_step
     else:
-        optimisers, make = ours.optim, {"toy_step": ours.toy_step, "step": lambda _: ours.step(1, 64, 2)}[name]
+        optimizers, make = ours.optim, {"toy_step": ours.toy_step, "step": lambda _: ours.step(1, 64, 2)}[name]
     ours.write_toy(tmp_path, trained=0)()
-    parameters, sgd = [], optimisers.SGD
-    monkeypatch.setattr(optimisers, "SGD", lambda p, **settings: sgd(parameters.extend(p) or parameters, **settings))
+    parameters, sgd = [], optimizers.SGD
+    monkeypatch.setattr(optimizers, "SGD", lambda p, **settings: sgd(parameters.extend(p) or parameters, **settings))
     run = make(tmp_path)
     weights = [p.data * 1 for p in parameters]
     run()

@@ -33,7 +33,7 @@ def test_iou_shapes(shape_a, shape_b):
 
 
 def test_encode_worked_number():
-    # From (0, 0, 10, 10) to (5, 0, 25, 10): the centre moves from 5 to 15, one width; the width doubles.
+    # From (0, 0, 10, 10) to (5, 0, 25, 10): the center moves from 5 to 15, one width; the width doubles.
     deltas = boxes.encode(np.array([5.0, 0, 25, 10]), np.array([0.0, 0, 10, 10]), (10, 10, 5, 5))
     np.testing.assert_allclose(deltas, [10, 0, 5 * np.log(2), 0])
 
@@ -87,7 +87,7 @@ def test_nms_worked_number():
     # 1 is best and drops 0 (IoU 0.9) but not 3 (4 / 9); 4 is not valid, although its score is the highest.
     assert indices.tolist() == [[1, 3, 2, 0, 0]] and kept.tolist() == [[True, True, True, False, False]]
     assert indices.dtype == np.int64 and kept.dtype == bool
-    indices, kept = boxes.nms(corners, scores, valid, 0.5, keep=2)
+    indices, kept = boxes.nms(corners, scores, valid, 0.5, max_kept=2)
     assert indices.tolist() == [[1, 3]] and kept.tolist() == [[True, True]]
     indices, kept = boxes.nms(corners, scores, valid, 0.5, groups=np.array([[0, 1, 0, 1, 0]]))
     assert indices[kept].tolist() == [1, 0, 3, 2]
@@ -120,7 +120,7 @@ def test_nms_equals_its_specification(images, count, keep, dtype):
     valid = rng.random((images, count)) < 0.8
     for groups in (None, rng.integers(0, 3, (images, count))):
         found = boxes.nms(corners, scores, valid, 0.3, keep, groups)
-        expected = boxes.nms_specification(corners, scores, valid, 0.3, keep, groups)
+        expected = boxes.nms.plain(corners, scores, valid, 0.3, keep, groups)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
 

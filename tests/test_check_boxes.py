@@ -46,9 +46,9 @@ def encode(boxes, anchors, weights):
 
 def decode(deltas, anchors, weights, largest=LARGEST):
     deltas, size = deltas / weights, anchors[:, 2:] - anchors[:, :2]
-    centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * size
+    center = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * size
     size = size * np.exp(np.minimum(deltas[:, 2:], largest))
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return np.concatenate([center - size / 2, center + size / 2], axis=1)
 
 
 RIGHT = dict(

@@ -31,15 +31,15 @@ def keypoint_peak(logits, box):
 
 
 def oks(found, truth, area, sigmas):
-    labelled = truth[:, 2] > 0
+    labeled = truth[:, 2] > 0
     squared = ((found - truth)[:, :2] ** 2).sum(axis=1)
-    return np.exp(-squared / (2 * area * (2 * sigmas) ** 2))[labelled].mean()
+    return np.exp(-squared / (2 * area * (2 * sigmas) ** 2))[labeled].mean()
 
 
 def mirror_keypoints(keypoints, width, order):
     mirrored = keypoints[order].copy()
-    labelled = mirrored[:, 2] > 0
-    mirrored[labelled, 0] = width - mirrored[labelled, 0]
+    labeled = mirrored[:, 2] > 0
+    mirrored[labeled, 0] = width - mirrored[labeled, 0]
     return mirrored
 
 
@@ -62,8 +62,8 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("one_hot_keypoint", lambda k, *rest: one_hot_keypoint(k * [1, 1, k[2] == 2], *rest), "hidden (visibility 1)",
      "hidden keypoints left out"),
     ("softmax_place_loss", without_maximum, "logits of 1000", "no maximum subtracted"),
-    ("softmax_place_loss", lambda z, p, v: softmax_place_loss(z, p, v | True), "the second is not labelled",
-     "keypoints that are not labelled counted too"),
+    ("softmax_place_loss", lambda z, p, v: softmax_place_loss(z, p, v | True), "the second is not labeled",
+     "keypoints that are not labeled counted too"),
     ("softmax_place_loss", lambda z, p, v: softmax_place_loss(z, p, v) * v.sum(), "a sure and right keypoint",
      "the sum, where it is the mean"),
     ("keypoint_peak", lambda z, box: keypoint_peak(z, box) - (box[2:] - box[:2]) / z.shape[::-1] / 2, "row 1, column 2",
@@ -71,7 +71,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("keypoint_peak", lambda z, box: keypoint_peak(z, box) - box[:2], "row 1, column 2", "add the box's corner"),
     ("oks", lambda f, t, a, s: oks(f, t, a, s / 2), "an eye 2.5 pixels off", "sigma, where COCO has 2 sigma"),
     ("oks", lambda f, t, a, s: oks(f, np.c_[t[:, :2], np.ones(len(t))], a, s), "off across and down",
-     "keypoints counted that are not labelled"),
+     "keypoints counted that are not labeled"),
     ("mirror_keypoints", lambda k, w, o: mirror_keypoints(k, w, np.arange(4)), "eyes", "left and right not exchanged"),
     ("mirror_keypoints", lambda k, w, o: mirror_keypoints(k, w - 1, o), "eyes", "x = 0 is the border"),
 ]  # fmt: skip

@@ -24,8 +24,8 @@ def nearest_weights(cells, start, end, limit):
 
 
 def grow_box(box, cells, whole_pixels, border=2, last=1, cut=np.trunc):
-    centre, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * (cells + border) / cells
-    grown = np.concatenate([centre - half, centre + half])
+    center, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * (cells + border) / cells
+    grown = np.concatenate([center - half, center + half])
     return cut(grown) + np.array([0, 0, last, last]) if whole_pixels else grown
 
 

@@ -69,7 +69,7 @@ def assigned(gy, shape, box, *rest):
 
 
 SWAP = [1, 0, 3, 2]
-A_RAMP = '"a ramp, f(y, x) = x: each bin is the x of its centre"'
+A_RAMP = '"a ramp, f(y, x) = x: each bin is the x of its center"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("bilinear_weights", lambda x, y, h, w: bilinear_weights(y, x, h, w), "a quarter of the way", "x and y exchanged"),
     ("bilinear_weights", rounded, "a quarter of the way", "that is rounding, not interpolation"),

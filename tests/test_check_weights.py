@@ -42,7 +42,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("background_first", lambda w: np.roll(w, -1, 0), "cat, dog, duck", "that is the way back"),
     ("first_layer", lambda w: w[:, :, ::-1], "a 1 x 1 kernel", "still expect 0 to 255"),
     ("first_layer", lambda w: w[:, :, ::-1] / 255, "a 1 x 1 kernel", "the weights must grow"),
-    ("first_layer", lambda w: w * 255, "a 1 x 1 kernel", "colours that are not turned"),
+    ("first_layer", lambda w: w * 255, "a 1 x 1 kernel", "colors that are not turned"),
     ("what_fits", lambda m, f: what_fits(m, f)[[0, 1, 3, 2]], '"an empty file"', "missing is what the file lacks"),
     ("what_fits", lambda m, f: what_fits(dict.fromkeys(m), dict.fromkeys(f)), "one of each kind",
      "the shapes must be equal too"),

@@ -34,7 +34,7 @@ class Model:
             self.state[name][...] = array
 
 
-class Optimiser:
+class Optimizer:
     def __init__(self):
         self.state = {"step": np.array(7), "momentum/body.weight": np.ones((3, 3, 2, 4), np.float32)}
 
@@ -43,7 +43,7 @@ class Optimiser:
 
 
 def save(folder, step, model=None):
-    return checkpoint.save(folder, step, model or Model(), Optimiser(), {"class_names": ["cat", "dog"], "seed": 1})
+    return checkpoint.save(folder, step, model or Model(), Optimizer(), {"class_names": ["cat", "dog"], "seed": 1})
 
 
 def test_what_is_saved_is_read_back_bit_for_bit(tmp_path):
@@ -53,7 +53,7 @@ def test_what_is_saved_is_read_back_bit_for_bit(tmp_path):
     arrays, settings = checkpoint.read(path)
     for name, array in checkpoint.part(arrays, "model").items():
         assert array.dtype == np.float32 and array.tobytes() == model.state[name].tobytes()
-    assert checkpoint.part(arrays, "optimiser")["step"] == 7
+    assert checkpoint.part(arrays, "optimizer")["step"] == 7
     assert settings["step"] == 12 and settings["class_names"] == ["cat", "dog"] and settings["seed"] == 1
     assert settings["model"] == {"num_classes": 3}
 

@@ -160,7 +160,7 @@ def test_importing_the_command_line_imports_nothing_slow():
 
 def test_training_imports_nothing_that_it_does_not_need():
     code = (
-        "import sys; import minimask.train, minimask.warmup, minimask.datasets.toy, minimask.datasets.loader;"
+        "import sys; import minimask.train, minimask.machine.warmup, minimask.datasets.toy, minimask.datasets.loader;"
         "print([n for n in ('matplotlib', 'pycocotools', 'scipy') if n in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -214,8 +214,8 @@ def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
     assert "holds checkpoints already" in fails(capsys, "convert", file, "--output", tmp_path / "run")
     one = tmp_path / "run" / "checkpoint-00000000.npz"
     assert "is there already" in fails(capsys, "convert", file, "--output", one)
-    assert "unknown model setting 'colour'" in fails(
-        capsys, "convert", file, "--output", tmp_path / "run", "--overwrite", "--set", "colour=1"
+    assert "unknown model setting 'color'" in fails(
+        capsys, "convert", file, "--output", tmp_path / "run", "--overwrite", "--set", "color=1"
     )
     message = fails(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", "1")
     assert "holds converted weights, not a run to go on with" in message
@@ -326,7 +326,7 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
         (["--toy-size", "4"], "--toy-size must be at least 32, got 4"),
         (["--toy-case", "huge"], "case must be one of"),
         (["--preset", "huge"], "preset must be one of toy, small"),
-        (["--set", "colour=blue"], "unknown model setting 'colour'"),
+        (["--set", "color=blue"], "unknown model setting 'color'"),
         (["--set", "roi_pooling=mean"], "roi_pooling must be one of roi_align"),
         (["--min-size", "900", "--max-size", "300"], "min_size <= max_size, got 900 and 300"),
         (["--images", "photos"], "--images DIR and --annotations FILE.json belong together"),

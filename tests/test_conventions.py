@@ -49,7 +49,7 @@ def test_where_a_box_is_read(models, name, expected):
     """A box from pixel 10 to 18 on a map of stride 4, in two bins of one cell each.
 
     It begins at 10 / 4 = 2.5 cells and the middles of its bins are half a cell and one and a half further: 3 and 4,
-    if cell 3 lies at 3. But cell 3 covers pixels 12 to 16, its centre is pixel 14, and the middle of the first bin is
+    if cell 3 lies at 3. But cell 3 covers pixels 12 to 16, its center is pixel 14, and the middle of the first bin is
     pixel 12. So half a cell is taken off: 2.5, between the cells 2 (pixel 10) and 3 (pixel 14).
     """
     features = [ramp(16, 16), ramp(8, 8), ramp(4, 4), ramp(2, 2)]
@@ -73,7 +73,7 @@ def test_a_box_smaller_than_a_cell(models, name, expected):
 
 
 def block_of_ones(model):
-    """The first block of stage 2 (stride 2, 32 channels to 8 to 8 to 32), all weights 1, normalisation of no effect."""
+    """The first block of stage 2 (stride 2, 32 channels to 8 to 8 to 32), all weights 1, normalization of no effect."""
     block = copy.deepcopy(model.backbone.body.layer2[0])
     for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0]):
         conv.weight.data[...] = 1
@@ -128,7 +128,7 @@ def test_first_anchors(models, name, expected):
 
     32 sqrt 2 x 32 / sqrt 2 = 45.2548 x 22.6274 (Detectron2). Half of it, 22.63 and 11.31, rounds to 23 and 11
     (torchvision). In cells of 4 pixels 5.66 x 2.83: the width rounds to 6, the height is 6 / 2 = 3; times 8 it is
-    48 x 24, around the first cell's centre, pixel 2 (the first release).
+    48 x 24, around the first cell's center, pixel 2 (the first release).
     """
     anchors = models[name].rpn.anchor_generator(SHAPES, (800, 1088))
     np.testing.assert_allclose(anchors[0][:3], expected, atol=1e-4)
@@ -137,11 +137,11 @@ def test_first_anchors(models, name, expected):
 
 
 @by_name(torchvision=(1024, 732), detectron2=(1024, 768), paper=(1056, 800))
-def test_centre_of_the_last_anchors(models, name, expected):
+def test_center_of_the_last_anchors(models, name, expected):
     """The coarsest level has 13 x 17 cells of 64 pixels, the last one is (12, 16).
 
     800 / 13 rounded down is 61 and 1088 / 17 is 64: x = 16 * 64 = 1024, y = 12 * 61 = 732 (torchvision). With the
-    stride 64 both ways y = 768; from the cell's centre, 32 pixels more, (1056, 800).
+    stride 64 both ways y = 768; from the cell's center, 32 pixels more, (1056, 800).
     """
     last = models[name].rpn.anchor_generator(SHAPES, (800, 1088))[4][-3:]
     assert ((last[:, :2] + last[:, 2:]) / 2).tolist() == [list(expected)] * 3
@@ -178,7 +178,7 @@ def test_stride_of_a_picture_that_is_one_cell_high(rounding, start, flat):
 def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
     """A box of 10 pixels in two cells of 5. The object is 7 pixels wide, or 9: of the second cell it covers 2, or 4.
 
-    That cell has five samples. Aligned they are the centres of its pixels: 2 / 5 = 0.4 and 4 / 5 = 0.8. Not aligned
+    That cell has five samples. Aligned they are the centers of its pixels: 2 / 5 = 0.4 and 4 / 5 = 0.8. Not aligned
     they lie half a pixel further, between two pixels each: (1 + 0.5) / 5 = 0.3 and (1 + 1 + 1 + 0.5) / 5 = 0.7. From
     0.5 on a binary target is 1.
     """
@@ -226,9 +226,9 @@ def test_paste_into_a_box_between_pixels(models, name, expected):
     """A full mask of 28 cells in a box from 10.9 to 26.9. The pixels 10, 11, 26 and 27?
 
     With a border of one empty cell: 30 cells from 18.9 - 8 * 30 / 28 = 10.329 to 27.471. Exactly there, a pixel is
-    1.75 cells; the centre of pixel 10 lies 0.171 pixels in, 0.3 cells, in the empty one's outer half: 0. Pixel 11 lies
-    2.05 cells in, in a full one: 1. In whole pixels: from 10 to 28, 18 pixels, each 5 / 3 cells; the centre of pixel
-    10 lies 5 / 6 cells in, a third of the way from the empty cell's centre (1 / 2) to the full one's (3 / 2): 1 / 3.
+    1.75 cells; the center of pixel 10 lies 0.171 pixels in, 0.3 cells, in the empty one's outer half: 0. Pixel 11 lies
+    2.05 cells in, in a full one: 1. In whole pixels: from 10 to 28, 18 pixels, each 5 / 3 cells; the center of pixel
+    10 lies 5 / 6 cells in, a third of the way from the empty cell's center (1 / 2) to the full one's (3 / 2): 1 / 3.
     """
     pasted = paste(models[name], [10.9, 10.9, 26.9, 26.9], threshold=None)
     np.testing.assert_allclose(pasted[18, [10, 11, 26, 27]], expected, atol=1e-4)
@@ -238,8 +238,8 @@ def test_paste_into_a_box_between_pixels(models, name, expected):
 def test_width_of_a_pasted_mask(models, name, expected):
     """A full mask in a box of 16 pixels, from 10.55 to 26.55: the first and the last pixel.
 
-    16 pixels have their centres in the box, 11 to 26. In whole pixels: 18.55 -+ 8.571 is 9.979 to 27.121, so 9 to 28,
-    19 pixels for 30 cells; the centre of pixel 10 lies 1.5 * 30 / 19 = 2.37 cells in: it is full, and that of pixel 27
+    16 pixels have their centers in the box, 11 to 26. In whole pixels: 18.55 -+ 8.571 is 9.979 to 27.121, so 9 to 28,
+    19 pixels for 30 cells; the center of pixel 10 lies 1.5 * 30 / 19 = 2.37 cells in: it is full, and that of pixel 27
     lies 0.79 cells from the end, nearer to the empty cell. So 17 pixels.
     """
     row = np.flatnonzero(paste(models[name], [10.55, 10.55, 26.55, 26.55], threshold=0.5)[18])

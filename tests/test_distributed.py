@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask import checkpoint, distributed
+from minimask import checkpoint
 from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.image import ImageTransform
+from minimask.machine import distributed
 from minimask.structures import Batch
 from tests import workers
 from tests.test_resume import OPTIONS
@@ -46,16 +47,16 @@ def run(count, *command, code=0):
 
 
 @pytest.mark.parametrize(
-    ("count", "model", "optimiser", "rate"),
+    ("count", "model", "optimizer", "rate"),
     [(2, "batch_norm", "sgd", 0.01), (2, "batch_norm", "adamw", 0.001), (4, "keypoints", "adamw", 0.001)],
 )
-def test_workers_equal_one_process_with_the_whole_batch(tmp_path, count, model, optimiser, rate):
+def test_workers_equal_one_process_with_the_whole_batch(tmp_path, count, model, optimizer, rate):
     """In float64, where ten steps do not blow up rounding: in float32 one box that another one just suppresses, or
     just does not, changes the losses in their third digit, as it does between two numbers of threads.
     """
-    run(count, "-m", "tests.workers", "steps", tmp_path / "result.npz", model, optimiser, rate)
+    run(count, "-m", "tests.workers", "steps", tmp_path / "result.npz", model, optimizer, rate)
     together = np.load(tmp_path / "result.npz")
-    alone = workers.steps(model, optimiser, rate)
+    alone = workers.steps(model, optimizer, rate)
     assert alone["losses"][0].sum() > 1.05 * alone["losses"][-1].sum()  # it did learn
     assert set(alone) == set(together) and len(alone) > 50
     for name, array in alone.items():
@@ -84,7 +85,7 @@ def test_each_worker_has_its_share_of_the_cores(tmp_path):
 # ------------------------------------------------------------------------------------------------------ whole runs
 
 # So slow that the weights hardly change: in float32 nothing else makes two runs comparable for long.
-SLOW = [*OPTIONS, "--optimiser", "sgd", "--learning-rate", "1e-5", "--batch-size", "4"]
+SLOW = [*OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e-5", "--batch-size", "4"]
 
 
 def lines_of(folder):

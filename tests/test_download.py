@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from minimask import download as module
-from minimask.download import WEIGHTS, Weights, download
 from minimask.errors import InputError
+from minimask.weights import download as module
+from minimask.weights.download import WEIGHTS, Weights, download
 
 DATA = bytes(range(256)) * 1000  # 256,000 bytes
 DIGITS = hashlib.sha256(DATA).hexdigest()[:8]
@@ -400,5 +400,5 @@ def test_hashes_of_detectron2_files():
 def test_default_folder(tmp_path, monkeypatch):
     root = module.Path(module.__file__).resolve().parents[1]
     assert module.default_folder() == root / "data"
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "minimask" / "download.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "minimask" / "weights/download.py"))
     assert module.default_folder() == module.Path("data")

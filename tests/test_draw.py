@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, that neighbours differ for every kind of sight, that files are whole."""
+"""Pictures: what is drawn where, that neighbors differ for every kind of sight, that files are whole."""
 
 import errno
 import json
@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import draw, files
+from minimask import draw
 from minimask.errors import InputError
 from minimask.roi_align import map_boxes, sampling_points
+from minimask.run import files
 from minimask.structures import Prediction, Sample
 
 GREY = (100, 100, 100)
 NAMES = ("cat", "dog", "duck")
 
 
-def _image(height=90, width=120, colour=GREY):
-    return np.full((height, width, 3), colour, np.uint8)
+def _image(height=90, width=120, color=GREY):
+    return np.full((height, width, 3), color, np.uint8)
 
 
 def _prediction(boxes, labels=None, scores=None, size=(90, 120)):
@@ -40,11 +41,11 @@ def _sample(prediction, image, crowd=None, keypoints=None):
     return Sample(image, prediction.boxes, prediction.labels, masks, crowd, 1, "test", keypoints)
 
 
-def _has(picture, colour):
-    return (picture == np.array(colour)).all(axis=-1).any()
+def _has(picture, color):
+    return (picture == np.array(color)).all(axis=-1).any()
 
 
-# -------------------------------------------------------------------------------- colours
+# -------------------------------------------------------------------------------- colors
 
 # From linear RGB to what is seen with each kind of sight (Machado, Oliveira and Fernandes 2009, severity 1).
 SIGHTS = {
@@ -55,9 +56,9 @@ SIGHTS = {
 }
 
 
-def _lab(colours, sight):
-    """CIE L*a*b* of sRGB colours (n, 3) as a kind of sight sees them."""
-    c = np.asarray(colours, float) / 255
+def _lab(colors, sight):
+    """CIE L*a*b* of sRGB colors (n, 3) as a kind of sight sees them."""
+    c = np.asarray(colors, float) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.array(SIGHTS[sight]).T, 0, 1)
     xyz = linear @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
@@ -67,36 +68,36 @@ def _lab(colours, sight):
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_colours_differ_for_every_kind_of_sight(sight):
-    lab = _lab(draw.COLOURS, sight)
+def test_colors_differ_for_every_kind_of_sight(sight):
+    lab = _lab(draw.COLORS, sight)
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
     distance[np.diag_indices(len(lab))] = np.inf
-    assert distance.min() > 15, f"{sight}: colours {np.unravel_index(distance.argmin(), distance.shape)}"
+    assert distance.min() > 15, f"{sight}: colors {np.unravel_index(distance.argmin(), distance.shape)}"
 
 
 def test_text_stands_out_from_its_plate():
-    """Contrast of at least 4.5 (WCAG 2.1, level AA) for labels in every colour."""
-    for colour in [*draw.COLOURS, draw.CROWD]:
-        bright, dark = sorted((draw._luminance(colour), draw._luminance(draw._contrast(colour))), reverse=True)
-        assert (bright + 0.05) / (dark + 0.05) > 4.5, colour
+    """Contrast of at least 4.5 (WCAG 2.1, level AA) for labels in every color."""
+    for color in [*draw.COLORS, draw.CROWD]:
+        bright, dark = sorted((draw._luminance(color), draw._luminance(draw._contrast(color))), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) > 4.5, color
 
 
-def test_neighbours_have_different_colours():
+def test_neighbors_have_different_colors():
     rng = np.random.default_rng(0)
     corners = np.stack(np.meshgrid(np.arange(12) * 20, np.arange(9) * 20), -1).reshape(-1, 2)
     boxes = np.concatenate([corners, corners + 18], axis=1) + rng.normal(0, 1, (108, 1))
-    colours = draw.instance_colours(boxes)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    colors = draw.instance_colors(boxes)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     for i in range(len(boxes)):
-        beside = np.abs(centres - centres[i]).max(axis=1) < 25
-        assert (colours[beside] == colours[i]).sum() == 1  # itself
-    assert len(np.unique(colours)) == len(draw.COLOURS)
-    assert draw.instance_colours(np.zeros((0, 4))).shape == (0,)
+        beside = np.abs(centers - centers[i]).max(axis=1) < 25
+        assert (colors[beside] == colors[i]).sum() == 1  # itself
+    assert len(np.unique(colors)) == len(draw.COLORS)
+    assert draw.instance_colors(np.zeros((0, 4))).shape == (0,)
 
 
-def test_more_neighbours_than_colours():
-    colours = draw.instance_colours(np.tile([0, 0, 50, 50], (25, 1)))
-    assert np.bincount(colours).max() == 3  # as even as can be
+def test_more_neighbors_than_colors():
+    colors = draw.instance_colors(np.tile([0, 0, 50, 50], (25, 1)))
+    assert np.bincount(colors).max() == 3  # as even as can be
 
 
 # -------------------------------------------------------------------------------- objects
@@ -114,10 +115,10 @@ def test_small_pictures_are_enlarged_and_masks_are_where_they_belong():
     assert scale == 8
     assert picture.shape[1] == 8 * 120 and picture.shape[0] > 8 * 90 and picture.dtype == np.uint8
     inside = picture[8 * 40, 8 * 50]
-    expected = np.array(GREY) + draw.FILL * (draw.COLOURS[0] - np.array(GREY))
+    expected = np.array(GREY) + draw.FILL * (draw.COLORS[0] - np.array(GREY))
     assert np.abs(inside - expected).max() <= 1
     assert (picture[8 * 80, 8 * 10] == GREY).all()  # outside nothing changed
-    assert _has(picture, draw.COLOURS[0])  # outline and plate
+    assert _has(picture, draw.COLORS[0])  # outline and plate
 
 
 def test_scores_below_the_threshold_are_left_out():
@@ -147,26 +148,26 @@ def test_classes_have_their_own_outline():
         draw.draw_prediction(_image(), _prediction([(20, 20, 100, 80)], labels=[label]), NAMES, caption=False)
         for label in (1, 2, 3)
     ]
-    lines = [(picture[8 * 80 : 8 * 80 + 3, 200:700] == draw.COLOURS[0]).all(-1).any(0).mean() for picture in pictures]
+    lines = [(picture[8 * 80 : 8 * 80 + 3, 200:700] == draw.COLORS[0]).all(-1).any(0).mean() for picture in pictures]
     assert lines[0] == 1 and 0.3 < lines[1] < 0.9 and 0.3 < lines[2] < 0.9
     assert len({picture.tobytes() for picture in pictures}) == 3
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
-def test_labels_can_be_read_on_dark_and_bright_pictures(colour):
-    """The label's plate brings its own background: dark text on the first colour, whatever is behind."""
-    picture = draw.draw_prediction(_image(colour=colour), _prediction([(30, 40, 70, 80)]), NAMES, caption=False)
+@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
+def test_labels_can_be_read_on_dark_and_bright_pictures(color):
+    """The label's plate brings its own background: dark text on the first color, whatever is behind."""
+    picture = draw.draw_prediction(_image(color=color), _prediction([(30, 40, 70, 80)]), NAMES, caption=False)
     above = picture[8 * 40 - 40 : 8 * 40 - 4, 8 * 30 : 8 * 30 + 80]
-    assert _has(above, draw.COLOURS[0]) and _has(above, draw.DARK)
+    assert _has(above, draw.COLORS[0]) and _has(above, draw.DARK)
 
 
 def test_labels_do_not_cover_each_other():
     boxes = np.array([(x, y, x + 60, y + 60) for y in range(40, 700, 70) for x in range(10, 900, 70)], float)
     pen = draw._Pen(np.zeros((800, 1000, 3), np.uint8))
     plates = []
-    pen.label = lambda x, y, text, size, colour: plates.append((x, y, *pen.text_box(text, size)))
+    pen.label = lambda x, y, text, size, color: plates.append((x, y, *pen.text_box(text, size)))
     texts = [("some class 0.99", "0.99")] * len(boxes)
-    draw._place_labels(pen, boxes, texts, draw.COLOURS[draw.instance_colours(boxes)], np.zeros((800, 1000), bool))
+    draw._place_labels(pen, boxes, texts, draw.COLORS[draw.instance_colors(boxes)], np.zeros((800, 1000), bool))
     assert len(plates) > 100
     painted = np.zeros((800, 1000), int)
     for x, y, w, h in np.array(plates, int):
@@ -213,11 +214,11 @@ def test_ground_truth_with_crowds_and_keypoints():
     changed = (with_line[: len(without)] != without).any(-1)
     assert changed[8 * 20, 8 * 20] and changed[8 * 25, 8 * 25]  # a point, the line to the next
     visible, hidden = with_line[8 * 20, 8 * 20], with_line[8 * 30, 8 * 30]
-    assert (draw.COLOURS == visible).all(1).any()  # filled with the object's colour
+    assert (draw.COLORS == visible).all(1).any()  # filled with the object's color
     assert tuple(hidden) in (draw.DARK, draw.LIGHT)  # hollow
     assert with_line.shape[0] >= without.shape[0] and changed[8 * 90 :].any()  # the caption explains it
     assert (draw.draw_sample(sample, NAMES, keypoints=False) == without).all()
-    assert not changed[: 8 * 8, : 8 * 8].any()  # the third point of the first object is not labelled
+    assert not changed[: 8 * 8, : 8 * 8].any()  # the third point of the first object is not labeled
     hatch = without[8 * 45 : 8 * 75, 8 * 65 : 8 * 105]
     assert 0.2 < (hatch == GREY).all(-1).mean() < 0.8
 
@@ -299,7 +300,7 @@ def test_a_full_disk_leaves_the_earlier_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "_write_through", full)
     with pytest.raises(InputError, match=r"a.png: could not be written \(No space left on device\)"):
-        draw.save_picture(tmp_path / "a.png", _image(colour=(1, 2, 3)))
+        draw.save_picture(tmp_path / "a.png", _image(color=(1, 2, 3)))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
 
@@ -309,12 +310,12 @@ def test_a_full_disk_leaves_the_earlier_picture(tmp_path, monkeypatch):
 
 def test_anchors_beyond_the_picture_are_seen():
     anchors = np.array([[(-10, -20, 30, 40), (0, 0, 20, 20)], [(100, 60, 140, 80), (90, 50, 150, 100)]], float)
-    picture = draw.draw_anchors(_image(colour=(0, 0, 0)), anchors)
-    assert _has(picture, draw.COLOURS[0]) and _has(picture, draw.COLOURS[1])
+    picture = draw.draw_anchors(_image(color=(0, 0, 0)), anchors)
+    assert _has(picture, draw.COLORS[0]) and _has(picture, draw.COLORS[1])
     margin, scale = 32, draw.READABLE_SIDE // (120 + 64)
     assert picture.shape[1] == scale * (120 + 2 * margin)
     one_place = draw.draw_anchors(_image(), anchors[0])
-    assert _has(one_place, draw.COLOURS[0]) and not _has(one_place, draw.COLOURS[1])
+    assert _has(one_place, draw.COLORS[0]) and not _has(one_place, draw.COLORS[1])
     with pytest.raises(ValueError, match=r"anchors must be \(P, A, 4\)"):
         draw.draw_anchors(_image(), np.zeros((3, 5)))
 
@@ -351,7 +352,7 @@ def test_sampling_points_of_the_lecture():
     feature = np.random.default_rng(0).random((15, 20, 4))
     picture = draw.draw_sampling_points(feature, [*corner, *(corner + extent)], points, chosen=(1, 1, 0, 0))
     assert picture.ndim == 3 and picture.dtype == np.uint8 and min(picture.shape[:2]) > 300
-    assert _has(picture, draw.COLOURS[0])
+    assert _has(picture, draw.COLORS[0])
     other = draw.draw_sampling_points(feature, [*corner, *(corner + extent)], points, chosen=(0, 2, 1, 1))
     assert other.shape == picture.shape and (other != picture).any()
     outside = sampling_points(box - 160, 1 / 16, 3, 2)
@@ -418,7 +419,7 @@ def test_bad_logs_are_named(tmp_path):
 
 def test_matplotlib_comes_late_and_leaves_the_backend_alone():
     program = (
-        "import sys, minimask.draw as d, minimask.predict, minimask.evaluate;"
+        "import sys, minimask.draw as d, minimask.run.predict, minimask.evaluate;"
         "assert 'matplotlib' not in sys.modules and 'pycocotools' not in sys.modules and 'tqdm' not in sys.modules;"
         "import matplotlib; before = dict.__getitem__(matplotlib.rcParams, 'backend');"
         "d.plot_losses([{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.0}]);"

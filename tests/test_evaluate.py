@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask import files
 from minimask.errors import InputError
 from minimask.evaluate import (
     category_list,
@@ -23,6 +22,7 @@ from minimask.evaluate import (
     xywh,
 )
 from minimask.image import ImageTransform, resize_keypoints
+from minimask.run import files
 from minimask.structures import Detections, Prediction, Sample
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -537,7 +537,7 @@ def test_seventeen_keypoints_are_taken_for_a_persons():
     scenes.keypoint_names = tuple("abcdefghijklmnopq")
     scenes[1].keypoints = np.concatenate([scenes[1].keypoints[:, :1]] * 17, axis=1)
     nose, hip = scenes[1].keypoints.copy(), scenes[1].keypoints.copy()
-    for points, k in ((nose, 0), (hip, 11)):  # all but one are unlabelled
+    for points, k in ((nose, 0), (hip, 11)):  # all but one are unlabeled
         points[:, np.arange(17) != k] = 0
     oracle = Oracle(scenes)
     area = scenes[1].masks.sum()

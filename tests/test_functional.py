@@ -125,7 +125,7 @@ def test_sigmoid_and_softmax_do_not_overflow():
 
 
 def test_bilinear_by_hand():
-    # From 2 pixels to 4: centres at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
+    # From 2 pixels to 4: centers at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
     np.testing.assert_allclose(F.bilinear_matrix(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
 
 

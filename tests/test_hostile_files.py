@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minimask.errors import InputError
-from minimask.torch_file import read
+from minimask.weights.torch_file import read
 from tests.torch_files import (
     GOLDEN,
     GOLDEN_FILES,
@@ -152,7 +152,7 @@ WATCH = """
 import json, sys
 from pathlib import Path
 from minimask.errors import InputError
-from minimask.torch_file import read
+from minimask.weights.torch_file import read
 read(sys.argv[1])  # once, so that all is imported
 events = []
 sys.addaudithook(lambda event, arguments: events.append(event) if events is not None else None)

@@ -52,8 +52,8 @@ def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
 
 
 def test_grey_becomes_rgb(tmp_path):
-    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "gray.png")
+    assert read_image(tmp_path / "gray.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
 
 
 def test_one_bit_picture(tmp_path):
@@ -70,8 +70,8 @@ def test_transparency_lies_over_white(tmp_path):
 
 
 def test_grey_with_alpha(tmp_path):
-    grey, alpha = Image.new("L", (2, 1), 9), Image.fromarray(np.array([[255, 0]], np.uint8))
-    Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png")
+    gray, alpha = Image.new("L", (2, 1), 9), Image.fromarray(np.array([[255, 0]], np.uint8))
+    Image.merge("LA", (gray, alpha)).save(tmp_path / "la.png")
     assert read_image(tmp_path / "la.png").tolist() == [[[9] * 3, [255] * 3]]
 
 
@@ -248,14 +248,14 @@ def test_transform_equals_torchvision(kind, limits):
 # ------------------------------------------------------------------------------------------- the transform
 
 
-def test_normalised_values():
+def test_normalized_values():
     image = np.zeros((2, 2, 3), np.uint8)
     image[0, 0] = (255, 0, 51)
     batch = ImageTransform(2, 2, divisor=4)([image])
     assert batch.images.shape == (1, 4, 4, 3) and batch.images.dtype == np.float32
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
     assert np.abs(batch.images[0, 0, 0] - expected).max() < 1e-6
-    assert not batch.images[0, 2:].any() and not batch.images[0, :, 2:].any()  # padding is zero, the mean colour
+    assert not batch.images[0, 2:].any() and not batch.images[0, :, 2:].any()  # padding is zero, the mean color
 
 
 def test_batch_of_pictures_without_ground_truth():

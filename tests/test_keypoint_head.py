@@ -102,8 +102,8 @@ def test_it_learns_where_a_point_is():
 # Numbers of torchvision 0.28's keypoints_to_heatmap.
 TARGETS = [
     ([17.2, 20.3, 2], 1 * 56 + 14, True),
-    ([17.2, 20.3, 1], 1 * 56 + 14, True),  # hidden, but labelled
-    ([17.2, 20.3, 0], 0, False),  # not labelled
+    ([17.2, 20.3, 1], 1 * 56 + 14, True),  # hidden, but labeled
+    ([17.2, 20.3, 0], 0, False),  # not labeled
     ([10, 20, 2], 0, True),  # the first cell
     ([38, 34, 2], 55 * 56 + 55, True),  # on the right and the lower border: the last cell
     ([38, 20, 2], 55, True),
@@ -158,7 +158,7 @@ def test_targets_equal_torchvision(size):
 
 def test_targets_of_objects_without_keypoints_and_of_padding():
     keypoints, boxes, matches = target_case()
-    keypoints[0] = 0  # a picture of people none of whom is labelled
+    keypoints[0] = 0  # a picture of people none of whom is labeled
     matches[1] = -1
     with np.errstate(all="raise"):
         places, visible = keypoint_targets(keypoints, boxes, matches)
@@ -340,8 +340,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def write_people(folder, labelled):
-    """Two photos with two people of three keypoints each; of those not `labelled` no keypoint is known."""
+def write_people(folder, labeled):
+    """Two photos with two people of three keypoints each; of those not `labeled` no keypoint is known."""
     (folder / "photos").mkdir()
     person = {"id": 1, "name": "person", "keypoints": ["head", "left_foot", "right_foot"], "skeleton": [[1, 2], [1, 3]]}
     coco = {"images": [], "annotations": [], "categories": [person]}
@@ -350,11 +350,11 @@ def write_people(folder, labelled):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.png")
         coco["images"].append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
         for x in (4, 34):
-            known = [x + 10, 6, 2, x + 4, 54, 1, x + 16, 54, 2] if labelled[len(coco["annotations"])] else [0] * 9
+            known = [x + 10, 6, 2, x + 4, 54, 1, x + 16, 54, 2] if labeled[len(coco["annotations"])] else [0] * 9
             coco["annotations"].append(
                 {"id": len(coco["annotations"]) + 1, "image_id": i, "category_id": 1, "bbox": [x, 4, 20, 54],
                  "area": 1080, "iscrowd": 0, "segmentation": [[x, 4, x + 20, 4, x + 20, 58, x, 58]],
-                 "keypoints": known, "num_keypoints": 3 * labelled[len(coco["annotations"])]}
+                 "keypoints": known, "num_keypoints": 3 * labeled[len(coco["annotations"])]}
             )  # fmt: skip
     (folder / "people.json").write_text(json.dumps(coco))
     return ["--images", str(folder / "photos"), "--annotations", str(folder / "people.json")]
@@ -385,15 +385,15 @@ def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
     assert (x >= boxes[:, :1] - 1).all() and (x <= boxes[:, 2:3] + 1).all()
 
 
-@pytest.mark.parametrize("labelled", [(1, 0, 1, 0), (1, 1, 0, 0), (0, 0, 0, 0)])
-def test_people_without_keypoints_among_others(tmp_path, labelled):
-    data = write_people(tmp_path, labelled)
+@pytest.mark.parametrize("labeled", [(1, 0, 1, 0), (1, 1, 0, 0), (0, 0, 0, 0)])
+def test_people_without_keypoints_among_others(tmp_path, labeled):
+    data = write_people(tmp_path, labeled)
     check = ["--val-annotations", tmp_path / "people.json", "--validate-every", 2]
     run("train", "--keypoints", *data, *check, "--output", tmp_path / "run", "--steps", 2, *TINY)
     first, _, validation = log_of(tmp_path / "run")
-    assert (first["loss_keypoint"] > 4) == any(labelled) and first["gradient_norm"] > 0
+    assert (first["loss_keypoint"] > 4) == any(labeled) and first["gradient_norm"] > 0
     assert validation["validation_loss_keypoint"] >= 0
-    assert (validation["validation_keypoint_AP"] == -1) == (not any(labelled))
+    assert (validation["validation_keypoint_AP"] == -1) == (not any(labeled))
     run("evaluate", "--weights", tmp_path / "run", *data)
     numbers = json.loads((tmp_path / "run" / "evaluation" / "average_precision.json").read_text())
     assert list(numbers) == ["bbox", "segm", "keypoints"]

@@ -15,7 +15,7 @@ from minimask.structures import Sample
 
 
 class Numbered:
-    """Picture i is of the colour i, with one object at its left and a left and a right keypoint."""
+    """Picture i is of the color i, with one object at its left and a left and a right keypoint."""
 
     class_names, category_ids, keypoint_order = ("thing",), (1,), np.array([1, 0])
 

@@ -34,14 +34,14 @@ def two_squares():
 
 
 def train(model, batch, steps, lr=3e-3):
-    optimiser, history = AdamW(model.parameters(), lr), []
+    optimizer, history = AdamW(model.parameters(), lr), []
     model.train()
     for step in range(steps):
         losses = model(batch, generator(0, step))
         total = sum(losses.values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
-        optimiser.step()
+        optimizer.step()
         history.append({name: value.item() for name, value in losses.items()})
     return history
 
@@ -171,8 +171,8 @@ def test_messages():
         build("toy", 1)
     with pytest.raises(InputError, match="preset must be one of toy, small, .* got 'huge'"):
         build("huge")
-    with pytest.raises(InputError, match="unknown model setting 'colour'"):
-        build("toy", colour=3)
+    with pytest.raises(InputError, match="unknown model setting 'color'"):
+        build("toy", color=3)
     with pytest.raises(InputError, match='neck must be "fpn", "c4" or "c5"'):
         build("toy", neck="giraffe")
     model = build("toy", 3, **TINY)

@@ -12,9 +12,9 @@ from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.image import read_image, resized_size
 from minimask.mask_head import paste_masks
-from minimask.maskrcnn2go import MaskRCNN2Go, bbox_transform, box_with_nms_limit, generate_proposals, load
-from minimask.predict import predict_files
 from minimask.roi_align import roi_align_specification
+from minimask.run.predict import predict_files
+from minimask.weights.maskrcnn2go import MaskRCNN2Go, bbox_transform, box_with_nms_limit, generate_proposals, load
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 NETWORK, PHOTOS = DATA / "weights" / "maskrcnn2go", DATA / "coco_open"
@@ -383,7 +383,7 @@ def real():
 
 @needs_network
 def test_every_stage_of_one_photo(real):
-    """Pixels and boxes to 1e-3 pixels or grey levels; all else to 1e-4 of the tensor's largest magnitude."""
+    """Pixels and boxes to 1e-3 pixels or gray levels; all else to 1e-4 of the tensor's largest magnitude."""
     model, class_names, category_ids = real
     assert len(class_names) == 80 and (class_names[0], category_ids[79]) == ("person", 90)
     expected = np.load(NETWORK / "expected" / "stages_000000001268.npz")

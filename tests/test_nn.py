@@ -10,7 +10,7 @@ from tests.gradcheck import check_gradients
 
 
 def net():
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, relu=True), nn.ModuleList([nn.Linear(4, 2)]))
 
 
@@ -48,12 +48,12 @@ def test_load_refuses_what_does_not_fit_and_changes_nothing():
 def test_seed_decides_the_weights():
     a, b = net(), net()
     assert all((x == y).all() for x, y in zip(a.state_dict().values(), b.state_dict().values()))
-    nn.seed_initialisers(1)
+    nn.seed_initializers(1)
     assert (nn.Conv2d(3, 8, 3).weight.data != a[0].weight.data).any()
 
 
 def test_initial_spread():
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     assert nn.Conv2d(64, 64, 3).weight.data.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
     assert nn.Linear(300, 300).weight.data.max() == pytest.approx(np.sqrt(3 / 300), rel=0.01)
 

@@ -1,4 +1,4 @@
-"""Batch and group normalisation: worked numbers, torch, finite differences; kernels against the specification."""
+"""Batch and group normalization: worked numbers, torch, finite differences; kernels against the specification."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_frozen_batch_norm_of_nothing_and_of_what_needs_no_gradient():
 
 
 def test_fold_batch_norm():
-    """Convolution and frozen batch normalisation are one convolution."""
+    """Convolution and frozen batch normalization are one convolution."""
     x, w = random(1, 5, 5, 3), random(3, 3, 3, 4, seed=1)
     gamma, beta = random(4, seed=2), random(4, seed=3)
     two = batch_norm(conv2d(Tensor(x), Tensor(w)), Tensor(gamma), Tensor(beta), *running(4), False, eps=1e-3).data

@@ -1,4 +1,4 @@
-"""Optimisers and schedules against their formulas and, where it is installed, torch."""
+"""Optimizers and schedules against their formulas and, where it is installed, torch."""
 
 import numpy as np
 import pytest
@@ -11,15 +11,15 @@ def run(make, dtype, steps=5, seed=0):
     """A few steps on two parameters with random gradients -> the parameters."""
     rng = np.random.default_rng(seed)
     params = [Parameter(rng.standard_normal(shape).astype(dtype)) for shape in ((3, 5), (7,))]
-    optimiser = make(params)
+    optimizer = make(params)
     for _ in range(steps):
         for p in params:
             p.grad = rng.standard_normal(p.shape).astype(dtype)
-        optimiser.step()
-    return [p.data for p in params], optimiser
+        optimizer.step()
+    return [p.data for p in params], optimizer
 
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "SGD": (
         lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01),
         dict(momentum=0.9, weight_decay=0.01),
@@ -28,25 +28,25 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_equals_torch(name):
     torch = pytest.importorskip("torch")
-    make, settings = OPTIMISERS[name]
+    make, settings = OPTIMIZERS[name]
     ours, _ = run(make, np.float64)
     rng = np.random.default_rng(0)
     theirs = [torch.tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((3, 5), (7,))]
-    optimiser = getattr(torch.optim, name)(theirs, 0.1, **settings)
+    optimizer = getattr(torch.optim, name)(theirs, 0.1, **settings)
     for _ in range(5):
         for p in theirs:
             p.grad = torch.tensor(rng.standard_normal(tuple(p.shape)))
-        optimiser.step()
+        optimizer.step()
     for a, b in zip(ours, theirs):
         np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_kernel_equals_formula(name):
-    for a, b in zip(run(OPTIMISERS[name][0], np.float32)[0], run(OPTIMISERS[name][0], np.float64)[0]):
+    for a, b in zip(run(OPTIMIZERS[name][0], np.float32)[0], run(OPTIMIZERS[name][0], np.float64)[0]):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
 
@@ -69,9 +69,9 @@ def test_decay_spares_biases():
     assert (weight.data == 0.75).all() and (bias.data == 1).all()
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_continues_bit_for_bit(name):
-    make = OPTIMISERS[name][0]
+    make = OPTIMIZERS[name][0]
     whole, _ = run(make, np.float32, steps=6)
     rng = np.random.default_rng(0)
     params = [Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in ((3, 5), (7,))]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import files, predict
 from minimask.errors import InputError
 from minimask.evaluate import run_lengths
 from minimask.image import ImageTransform
-from minimask.predict import find_photos, predict_files
+from minimask.run import files, predict
+from minimask.run.predict import find_photos, predict_files
 from minimask.structures import Detections
 
 NAMES = ("cat", "dog", "duck")
@@ -54,9 +54,9 @@ class Finder:
         )
 
 
-def _photo(path, size=(40, 60), colour=(10, 200, 30)):
+def _photo(path, size=(40, 60), color=(10, 200, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), colour, np.uint8)).save(path)
+    Image.fromarray(np.full((*size, 3), color, np.uint8)).save(path)
     return path
 
 
@@ -108,15 +108,15 @@ def test_without_masks_and_with_keypoints(tmp_path):
 
 def test_photos_are_read_as_a_person_sees_them(tmp_path):
     rows = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))
-    colour = np.dstack([rows, rows, rows])
-    Image.fromarray(rows).save(tmp_path / "grey.png")
-    Image.fromarray(np.dstack([colour, np.full((40, 60), 255, np.uint8)])).save(tmp_path / "alpha.png")
+    color = np.dstack([rows, rows, rows])
+    Image.fromarray(rows).save(tmp_path / "gray.png")
+    Image.fromarray(np.dstack([color, np.full((40, 60), 255, np.uint8)])).save(tmp_path / "alpha.png")
     Image.fromarray(rows.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    Image.fromarray(colour).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    Image.fromarray(color).save(tmp_path / "turned.jpg", exif=exif, quality=100)
     model = Finder()
-    predict_files(model, NAMES, [tmp_path / f"{n}.png" for n in ("grey", "alpha", "deep")], tmp_path / "out")
+    predict_files(model, NAMES, [tmp_path / f"{n}.png" for n in ("gray", "alpha", "deep")], tmp_path / "out")
     assert (model.seen[0] == model.seen[1]).all() and np.abs(model.seen[0] - model.seen[2]).max() < 0.05
     predict_files(model, NAMES, [tmp_path / "turned.jpg"], tmp_path / "out")
     record = _read(tmp_path / "out" / "turned.json")

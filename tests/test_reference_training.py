@@ -101,17 +101,17 @@ def test_loss_curves_stay_together(torch):
     model = load_weights(freeze(small_model(TOY, len(CLASSES) + 1)), to_torchvision(ours.state_dict())).double()
     ours.to(np.float64)
     settings = dict(lr=0.005, momentum=0.9, weight_decay=1e-3)
-    our_optimiser, their_optimiser = SGD(ours.parameters(), **settings), torch.optim.SGD(model.parameters(), **settings)
+    our_optimizer, their_optimizer = SGD(ours.parameters(), **settings), torch.optim.SGD(model.parameters(), **settings)
     scenes = ToyScenes(size=96, count=STEPS * BATCH, seed=0)
     curves = []
     for step in range(STEPS):
         samples = [scenes[step * BATCH + i] for i in range(BATCH)]
         losses, trace = our_losses(ours, samples, step)
         totals = sum(losses.values()), sum(their_losses(model, samples, trace, others=1.0).values())
-        for optimiser, total in zip((our_optimiser, their_optimiser), totals):
-            optimiser.zero_grad()
+        for optimizer, total in zip((our_optimizer, their_optimizer), totals):
+            optimizer.zero_grad()
             total.backward()
-            optimiser.step()
+            optimizer.step()
         curves.append([total.item() for total in totals])
     found, expected = np.array(curves).T
     assert expected[-10:].mean() < 0.5 * expected[0]

@@ -42,10 +42,10 @@ def tensors(features):
 
 
 def test_average_worked_number():
-    # A ramp f(y, x) = x: the average over a bin is the x of the bin's centre.
+    # A ramp f(y, x) = x: the average over a bin is the x of the bin's center.
     ramp = np.tile(np.arange(8.0), (6, 1))[None, :, :, None]  # (1, 6, 8, 1)
     zero = np.zeros(1, int)
-    box = np.array([[2.0, 2.0, 10.0, 6.0]])  # at scale 1/2: 1 .. 5, two bins of width 2 with centres 2 and 4
+    box = np.array([[2.0, 2.0, 10.0, 6.0]])  # at scale 1/2: 1 .. 5, two bins of width 2 with centers 2 and 4
     found = roi_align([ramp], box, zero, zero, [0.5], size=2)
     np.testing.assert_allclose(found.data[0, :, :, 0], [[2, 4], [2, 4]])
     found = roi_align([ramp], box, zero, zero, [0.5], size=2, aligned=True)

@@ -43,7 +43,7 @@ def test_pool_ignores_what_warp_and_align_see():
 
 
 def test_warp_worked_number():
-    # Cells 1 to 4 from edge to edge (0.5 to 4.5), on a ramp: two bins of width 2 with centres 1.5 and 3.5.
+    # Cells 1 to 4 from edge to edge (0.5 to 4.5), on a ramp: two bins of width 2 with centers 1.5 and 3.5.
     ramp = np.tile(np.arange(8.0), (6, 1))[None, :, :, None]
     zero = np.zeros(1, int)
     found = roi_warp([ramp], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=2)

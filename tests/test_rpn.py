@@ -14,7 +14,7 @@ PADDED = (64, 96)
 
 
 def make(seed=0, **settings):
-    nn.seed_initialisers(seed)
+    nn.seed_initializers(seed)
     rpn = RPN(8, ((16,), (32,)), samples=32, pre_nms=(60, 50), post_nms=(40, 30), **settings)
     rng = np.random.default_rng(seed)
     for _, p in rpn.named_parameters():

@@ -56,10 +56,10 @@ def test_L13_map_107x168_to_6_7x10_5():
 def test_L14_bins_of_2_2_x_3_5():
     _, extent = map_boxes(ROIS[0], SCALE)
     np.testing.assert_allclose(extent / K, [2.2291667, 3.5], atol=1e-7)
-    centres = sampling_points(ROIS[0], SCALE, K, 1)[:, :, 0, 0]  # one sample a bin is its centre
-    np.testing.assert_allclose(np.diff(centres[0, :, 0]), 2.2291667, atol=1e-7)  # neighbours in a row
-    np.testing.assert_allclose(np.diff(centres[:, 0, 1]), 3.5)
-    assert np.floor(10 * np.diff(centres[0, :, 0])).tolist() == [22, 22]  # 2.2
+    centers = sampling_points(ROIS[0], SCALE, K, 1)[:, :, 0, 0]  # one sample a bin is its center
+    np.testing.assert_allclose(np.diff(centers[0, :, 0]), 2.2291667, atol=1e-7)  # neighbors in a row
+    np.testing.assert_allclose(np.diff(centers[:, 0, 1]), 3.5)
+    assert np.floor(10 * np.diff(centers[0, :, 0])).tolist() == [22, 22]  # 2.2
 
 
 def test_L15_sampling_points_are_centroids_of_2_x_2_cells():

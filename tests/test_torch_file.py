@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from minimask.torch_file import read
+from minimask.weights.torch_file import read
 from tests.torch_files import (
     FORMATS,
     GOLDEN,

@@ -136,7 +136,7 @@ def test_small_is_small():
 
 
 @pytest.mark.parametrize("label", [1, 2, 3])
-def test_animals_vary_in_pose_and_colour(label):
+def test_animals_vary_in_pose_and_color(label):
     drawings = [draw_animal(label, np.random.default_rng(i)) for i in range(20)]
     assert len({len(drawing.shapes) for drawing in drawings}) > 2
     assert len({drawing.shapes[-3][1] for drawing in drawings} | {d.shapes[0][1] for d in drawings}) > 10

@@ -114,9 +114,9 @@ def test_the_loss_falls(tmp_path):
     assert np.mean(losses[-50:]) < 0.9 * np.mean(losses[:50])
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, optimiser):
-    a, b, c = (run(tmp_path / n, seed=s, optimiser=optimiser)[0] for n, s in (("a", 1), ("b", 1), ("c", 2)))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, optimizer):
+    a, b, c = (run(tmp_path / n, seed=s, optimizer=optimizer)[0] for n, s in (("a", 1), ("b", 1), ("c", 2)))
     assert a.w.data.tobytes() == b.w.data.tobytes() != c.w.data.tobytes()
     assert without_times(log_of(tmp_path / "a")) == without_times(log_of(tmp_path / "b"))
 
@@ -126,19 +126,19 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("kill_at", [0, 1, 2, 3, 4, 9])
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_log(tmp_path, kill_at, optimiser):
-    whole, _ = run(tmp_path / "whole", optimiser=optimiser)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_log(tmp_path, kill_at, optimizer):
+    whole, _ = run(tmp_path / "whole", optimizer=optimizer)
 
     def kill(step):
         if step == kill_at:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path / "cut", loader=Loader(hook=kill), optimiser=optimiser)
+        run(tmp_path / "cut", loader=Loader(hook=kill), optimizer=optimizer)
     with open(tmp_path / "cut" / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # and half a line
-    resumed, _ = run(tmp_path / "cut", resume=True, optimiser=optimiser)
+    resumed, _ = run(tmp_path / "cut", resume=True, optimizer=optimizer)
     assert resumed.w.data.tobytes() == whole.w.data.tobytes()
     assert resumed.seen.tobytes() == whole.seen.tobytes()
     assert without_times(log_of(tmp_path / "cut")) == without_times(log_of(tmp_path / "whole"))
@@ -297,8 +297,8 @@ def test_schedules():
 
 
 def test_clipping_bounds_the_update(tmp_path):
-    free, _ = run(tmp_path / "a", steps=1, optimiser="sgd", clip=None, warm_up=0, weight_decay=0.0)
-    clipped, _ = run(tmp_path / "b", steps=1, optimiser="sgd", clip=0.5, warm_up=0, weight_decay=0.0)
+    free, _ = run(tmp_path / "a", steps=1, optimizer="sgd", clip=None, warm_up=0, weight_decay=0.0)
+    clipped, _ = run(tmp_path / "b", steps=1, optimizer="sgd", clip=0.5, warm_up=0, weight_decay=0.0)
     start = Line().w.data
     norm = log_of(tmp_path / "b")[0]["gradient_norm"]
     assert norm > 0.5
@@ -320,7 +320,7 @@ def test_clipping_bounds_the_update(tmp_path):
         (dict(steps=5, weight_decay=-1), "weight_decay must be a number >= 0"),
         (dict(steps=5, clip=0), "clip must be a number > 0, got 0"),
         (dict(steps=5, seed=-1), "seed must be a whole number >= 0"),
-        (dict(steps=5, optimiser="adam"), "optimiser must be adamw or sgd, got adam"),
+        (dict(steps=5, optimizer="adam"), "optimizer must be adamw or sgd, got adam"),
         (dict(steps=5, schedule="linear"), "schedule must be step, cosine or constant, got linear"),
         (dict(steps=5, milestones=(0.5, 2)), "milestones must be parts of the run between 0 and 1"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minimask import warmup
+from minimask.machine import warmup
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = "\n\ndef warm_up():\n    pass\n"
@@ -66,21 +66,21 @@ def test_a_cache_that_was_emptied_and_a_damaged_stamp_are_noticed(kernels):
 
 def test_all_kernel_files_can_be_warmed_up():
     names = warmup.source_hashes()
-    assert {"conv", "roi_align", "nms", "optimiser"} <= names.keys()
+    assert {"conv", "roi_align", "nms", "optimizer"} <= names.keys()
     assert len(set(names.values())) == len(names)
 
 
 def test_a_helper_process_answers():
     process = subprocess.run(
         [sys.executable, "-m", "minimask", "compile", "--serve"],
-        cwd=ROOT, input="optimiser\nmatch\n", capture_output=True, text=True, timeout=120,
+        cwd=ROOT, input="optimizer\nmatch\n", capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert process.stdout.split() == ["optimiser", "match"], process.stderr
+    assert process.stdout.split() == ["optimizer", "match"], process.stderr
 
 
 def test_helpers_share_the_work(monkeypatch):
     monkeypatch.setattr(warmup, "_helper_count", lambda names: 1)
-    warmup.compile_kernels(["optimiser", "match", "nms"], progress=False)
+    warmup.compile_kernels(["optimizer", "match", "nms"], progress=False)
 
 
 def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask import checkpoint, detectron2, weights
+from minimask import checkpoint, weights
 from minimask.anchors import cell_anchors
 from minimask.backbone import RESNETS
 from minimask.datasets import coco_names
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
+from minimask.weights import detectron2
 from tests.references import tiny
 
 COCO_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_open" / "instances_val2017.json"
@@ -205,7 +206,7 @@ def empty(shapes):
 @pytest.mark.parametrize("name", RESNETS)
 def test_backbones_are_told_by_their_shapes(name):
     state = {f"backbone.body.{name}": array for name, array in empty(resnet_shapes(name)).items()}
-    settings = weights.recognise(weights.Published(Path("file.pth"), state))
+    settings = weights.recognize(weights.Published(Path("file.pth"), state))
     assert settings.pop("preset") == "resnet50_fpn"
     assert settings.get("backbone", "resnet50") == name and "backbone_settings" not in settings
 
@@ -216,14 +217,14 @@ def test_deeper_and_wider_backbones():
     for i in range(3, 8):
         shapes |= {f"layer2.{i}.conv{k}.weight": shapes[f"layer2.2.conv{k}.weight"] for k in (1, 2, 3)}
     state = {f"backbone.body.{name}": array for name, array in empty(shapes).items()}
-    settings = weights.recognise(weights.Published(Path("file.pth"), state))
+    settings = weights.recognize(weights.Published(Path("file.pth"), state))
     assert settings["backbone_settings"] == dict(layers=(3, 8, 6, 3))
     for i in range(1, 5):
         for name in list(state):
             if name.startswith(f"backbone.body.layer{i}.") and name.endswith("conv2.weight"):
                 out, inside = np.multiply(state[name].shape[:2], 2)
                 state[name] = np.broadcast_to(np.float32(0), (out, inside, 3, 3))
-    settings = weights.recognise(weights.Published(Path("file.pth"), state))
+    settings = weights.recognize(weights.Published(Path("file.pth"), state))
     assert settings["backbone_settings"] == dict(layers=(3, 8, 6, 3), group_width=128)
 
 
@@ -235,12 +236,12 @@ def test_settings_of_the_published_detectors(tmp_path):
         published(small_model(2, mask_head=None, keypoints=17, keypoint_channels=(8, 12))),
     )
     shape = {name: value for name, value in SHAPE.items() if not name.startswith("mask_")}
-    found = weights.recognise(write(tmp_path / "boxes-258fb6c6.npz", box))
+    found = weights.recognize(write(tmp_path / "boxes-258fb6c6.npz", box))
     assert found == {
         "preset": "resnet50_fpn", "num_classes": 5, **shape, "mask_head": None,
         "backbone_settings": {"channels": (8, 8, 16, 16), "norm_eps": 0.0},
     }  # fmt: skip
-    found = weights.recognise(write(tmp_path / "people.npz", person))
+    found = weights.recognize(write(tmp_path / "people.npz", person))
     assert found == {
         "preset": "resnet50_fpn", "num_classes": 2, **shape, "mask_head": None, "keypoints": 17,
         "keypoint_channels": (8, 12),
@@ -394,8 +395,8 @@ def test_detectron2_without_statistics_of_the_norms(tmp_path):
     np.testing.assert_array_equal(norm.weight, model.backbone.body.layer1[0].downsample[1].weight)
 
 
-def test_detectron2_colours():
-    """Their first convolution on blue, green, red minus the mean is ours on normalised red, green, blue."""
+def test_detectron2_colors():
+    """Their first convolution on blue, green, red minus the mean is ours on normalized red, green, blue."""
     rng = np.random.default_rng(0)
     theirs = rng.standard_normal((4, 3, 7, 7))
     patch = rng.integers(0, 256, (7, 7, 3)).astype(np.float64)  # red, green, blue
@@ -509,7 +510,7 @@ def plain(model):
 def test_a_backbone(tmp_path):
     source = small_model(5)
     path = write(tmp_path / "resnet.npz", plain(source))
-    assert weights.recognise(path) == {
+    assert weights.recognize(path) == {
         "preset": "resnet50_fpn", "backbone": "resnet18", "backbone_settings": {"channels": (8, 8, 16, 16)},
     }  # fmt: skip
     model = build("resnet50_fpn", 3, **SHAPE)
@@ -568,7 +569,7 @@ def test_values_that_are_no_numbers(tmp_path, value):
         weights.open_model(write(tmp_path / "bad.npz", state))
 
 
-def test_quantised_weights_are_refused(tmp_path):
+def test_quantized_weights_are_refused(tmp_path):
     state = {name: array.astype(np.int8) for name, array in published(small_model(5)).items()}
     with pytest.raises(InputError, match="backbone.body.conv1.weight must hold finite floating-point numbers"):
         weights.open_model(write(tmp_path / "int8.npz", state))
@@ -634,7 +635,7 @@ def torchvision():
     ],
 )
 def test_torchvisions_own_files(torchvision, tmp_path, name, arrays, found):
-    """What it saves is recognised, nothing is missing or left over, and each array is its transpose."""
+    """What it saves is recognized, nothing is missing or left over, and each array is its transpose."""
     import torch
 
     state = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).state_dict()
@@ -655,7 +656,7 @@ def test_torchvisions_backbones(torchvision, tmp_path, name):
 
     theirs = getattr(torchvision.models, name)(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "model.pth")
-    model = build(num_classes=3, **weights.recognise(tmp_path / "model.pth"))
+    model = build(num_classes=3, **weights.recognize(tmp_path / "model.pth"))
     report = weights.load(model, tmp_path / "model.pth")
     body = [key for key in model.state_dict() if key.startswith("backbone.body.")]
     assert report.loaded == body and report.skipped == ["fc.weight", "fc.bias"]

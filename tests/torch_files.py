@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minimask.errors import InputError
-from minimask.torch_file import read
+from minimask.weights.torch_file import read
 
 GOLDEN = Path(__file__).parent / "references" / "torch_files"  # made by make_torch_files.py
 GOLDEN_FILES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in (".pth", ".pkl"))

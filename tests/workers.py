@@ -8,11 +8,12 @@ import sys
 
 import numpy as np
 
-from minimask import device, distributed, mask_rcnn, normalization, train
+from minimask import device, mask_rcnn, normalization, train
 from minimask.__main__ import _tell
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
+from minimask.machine import distributed
 from minimask.tensor import Parameter
 
 STEPS, BATCH = 10, 8
@@ -48,19 +49,19 @@ class Mixed:
         return sample
 
 
-def steps(name, optimiser, rate):
+def steps(name, optimizer, rate):
     """Ten steps of a float64 model: name -> array of its losses, gradient norms and weights."""
     preset, settings = MODELS[name]
     small = dict(box_width=32, mask_channels=(16,), mask_width=16)
     model = mask_rcnn.build(preset, 4, seed=1, **{**small, **settings}).to("float64").train()
-    settings = train.TrainSettings(steps=STEPS, optimiser=optimiser, learning_rate=float(rate), warm_up=2, clip=5.0)
-    optimiser = train.make_optimiser(model, settings)
+    settings = train.TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, clip=5.0)
+    optimizer = train.make_optimizer(model, settings)
     loader = Loader(Mixed(), model.transform, BATCH, share=(distributed.rank(), distributed.size()))
     losses, norms = [], []
     for step in range(STEPS):
-        optimiser.lr = settings.learning_rate * train.rate_factor(settings, step, step / STEPS)
+        optimizer.lr = settings.learning_rate * train.rate_factor(settings, step, step / STEPS)
         batch = distributed.same_size(loader.batch(step))
-        parts, norm = train.training_step(model, batch, optimiser, settings, step)
+        parts, norm = train.training_step(model, batch, optimizer, settings, step)
         losses.append(list(parts.values()))
         norms.append(norm)
     return {"losses": np.array(losses), "norms": np.array(norms), **model.state_dict()}
@@ -78,14 +79,14 @@ def task_steps(path, *arguments):
 def task_same_state(path):
     """Workers that begin with weights and steps of their own get those of the first."""
     model = mask_rcnn.build("toy", 4, seed=10 + distributed.rank(), **MODELS["batch_norm"][1])
-    optimiser = train.make_optimiser(model, train.TrainSettings(steps=1))
-    optimiser.steps = 7 + distributed.rank()
-    optimiser.state["m"][0][...] = distributed.rank() + 1
-    distributed.same_state(model, optimiser)
+    optimizer = train.make_optimizer(model, train.TrainSettings(steps=1))
+    optimizer.steps = 7 + distributed.rank()
+    optimizer.state["m"][0][...] = distributed.rank() + 1
+    distributed.same_state(model, optimizer)
     if distributed.rank() == 1:
         first = mask_rcnn.build("toy", 4, seed=10, **MODELS["batch_norm"][1]).state_dict()
         assert all((array == first[name]).all() for name, array in model.state_dict().items())
-        assert optimiser.steps == 7 and (optimiser.state["m"][0] == 1).all()
+        assert optimizer.steps == 7 and (optimizer.state["m"][0] == 1).all()
 
 
 def task_validate(path, folder):

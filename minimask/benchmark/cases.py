@@ -185,11 +185,11 @@ def box_cases():
     ]  # fmt: skip
 
 
-def optimiser_cases():
+def optimizer_cases():
     """SGD reads p, g, v and writes p, v; AdamW reads p, g, m, v and writes p, m, v."""
     return [
         Case(
-            "optimiser", f"{kind} {label}", "optimiser", {"kind": kind, "arrays": arrays, "shape": shape},
+            "optimizer", f"{kind} {label}", "optimizer", {"kind": kind, "arrays": arrays, "shape": shape},
             bytes=4.0 * arrays * math.prod(shape) * moved,
         )
         for kind, moved in (("SGD", 5), ("AdamW", 7))
@@ -237,5 +237,5 @@ def all_cases(folder, device="cpu"):
         *loss_cases(),
         *roi_cases(),
         *box_cases(),
-        *optimiser_cases(),
+        *optimizer_cases(),
     ]  # fmt: skip

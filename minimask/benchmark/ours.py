@@ -12,12 +12,13 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_functions
-from minimask import device, losses, mask_rcnn, optim, targets, train, warmup
+from minimask import device, losses, mask_rcnn, optim, targets, train
 from minimask.benchmark import common
 from minimask.benchmark.common import LEARNING_RATE, clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import sigmoid_array
+from minimask.machine import warmup
 from minimask.mask_head import mask_loss, paste_masks
 from minimask.normalization import batch_norm, frozen_batch_norm
 from minimask.roi_align import assign_levels
@@ -114,7 +115,7 @@ def toy_samples():
 
 
 def blurred_noise(height, width, seed=0):
-    """Coloured clouds with some grain, (height, width, 3) uint8: random numbers on a coarse grid, enlarged smoothly."""
+    """Colored clouds with some grain, (height, width, 3) uint8: random numbers on a coarse grid, enlarged smoothly."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (-(-height // 40), -(-width // 40), 3), dtype=np.uint8))
     image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
@@ -153,22 +154,22 @@ def toy_step(folder):
 
 
 def resizing_step(model, lr):
-    """Resize and normalise the toy batch, then a training step."""
+    """Resize and normalize the toy batch, then a training step."""
     samples = toy_samples()
     return training_step(model, lambda: model.transform(samples), lr)
 
 
 def training_step(model, batch, lr):
-    """Forward, backward, optimiser step. batch: a function that gives the Batch."""
+    """Forward, backward, optimizer step. batch: a function that gives the Batch."""
     model.train()
-    optimiser = optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    optimizer = optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     rng = device.generator(0)
 
     def run():
         loss = sum(model(batch(), rng=rng).values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss
 
     return run
@@ -191,14 +192,14 @@ def inference(folder):
 
 
 def gpu_toy_step(folder, graph):
-    """Forward, backward, optimiser step on a card that has the batch; graph: as one CUDA graph."""
-    from minimask.train_gpu import StepsOnGpu
+    """Forward, backward, optimizer step on a card that has the batch; graph: as one CUDA graph."""
+    from minimask.machine.gpu_steps import StepsOnGpu
 
     model = mask_rcnn.build("toy", num_classes=4, seed=0).train().to("cuda")
     batch = model.transform(toy_samples()).to("cuda")
-    settings = train.TrainSettings(steps=1, optimiser="sgd", clip=None)
-    steps = StepsOnGpu(model, train.make_optimiser(model, settings), settings, graph)
-    steps.optimiser.lr = LEARNING_RATE
+    settings = train.TrainSettings(steps=1, optimizer="sgd", clip=None)
+    steps = StepsOnGpu(model, train.make_optimizer(model, settings), settings, graph)
+    steps.optimizer.lr = LEARNING_RATE
     steps.__enter__()  # its stream is the current one until this process ends
     number = itertools.count()
 
@@ -391,21 +392,21 @@ def paste(masks, height, width):
     return lambda: paste_masks(masks, boxes, height, width)
 
 
-def optimiser(kind, arrays, shape):
+def optimizer(kind, arrays, shape):
     parameters = [Parameter(array(*shape, seed=i)) for i in range(arrays)]
     for i, parameter in enumerate(parameters):
         parameter.grad = array(*shape, seed=arrays + i)
     if kind == "SGD":
-        optimiser = optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+        optimizer = optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=1e-4)
     else:
-        optimiser = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4)
+        optimizer = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4)
 
     def run():
         if DEVICE == "cpu":
-            optimiser.step()
+            optimizer.step()
         else:
-            optimiser.prepare_step()
-            optimiser.step_on_device()
+            optimizer.prepare_step()
+            optimizer.step_on_device()
         return parameters
 
     return run
@@ -414,7 +415,7 @@ def optimiser(kind, arrays, shape):
 PIECES = dict(
     write_toy=write_toy, write_resnet50=write_resnet50, toy_step=toy_step, inference=inference, conv=conv,
     conv_transpose=conv_transpose, max_pool=max_pool, batch_norm=normalization, roi_align=roi_align, nms=nms,
-    frozen_batch_norm=frozen_normalization, loss=loss, match=match, paste=paste, optimiser=optimiser, step=step,
+    frozen_batch_norm=frozen_normalization, loss=loss, match=match, paste=paste, optimizer=optimizer, step=step,
     detect=detect, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
 )  # fmt: skip
 

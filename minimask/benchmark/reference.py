@@ -1,7 +1,7 @@
 """The benchmark's other side: the same pieces of work in torch and torchvision.
 
 Run as a file by an interpreter that has both; it needs neither minimask nor Numba. Inputs are made NHWC, as on our
-side, and turned NCHW here. `tuned` asks for torch's fast settings: the channels_last memory format, fused optimisers.
+side, and turned NCHW here. `tuned` asks for torch's fast settings: the channels_last memory format, fused optimizers.
 """
 
 import json
@@ -162,16 +162,16 @@ def toy_step(folder, tuned=False):
     images, targets = read_batch(folder / "toy_batch.npz")
     images = [image.to(DEVICE) for image in images]
     targets = [{key: value.to(DEVICE) for key, value in target.items()} for target in targets]
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=tuned
     )
 
     def step():
         losses = model(images, targets)
         loss = sum(losses.values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.detach()
 
     return step
@@ -360,7 +360,7 @@ def paste(masks, height, width):
     return lambda: paste_masks_in_image(masks, boxes, (height, width))[:, 0] > 0.5
 
 
-def optimiser(kind, arrays, shape, tuned=False):
+def optimizer(kind, arrays, shape, tuned=False):
     parameters = [nn.Parameter(put(array(*shape, seed=i))) for i in range(arrays)]
     for i, parameter in enumerate(parameters):
         parameter.grad = put(array(*shape, seed=arrays + i))
@@ -379,7 +379,7 @@ def optimiser(kind, arrays, shape, tuned=False):
 PIECES = dict(
     toy_step=toy_step, inference=inference, conv=conv, conv_transpose=conv_transpose, max_pool=max_pool,
     batch_norm=batch_norm, frozen_batch_norm=frozen_batch_norm, loss=loss, roi_align=roi_align, nms=nms, match=match,
-    paste=paste, optimiser=optimiser, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
+    paste=paste, optimizer=optimizer, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
 )  # fmt: skip
 
 

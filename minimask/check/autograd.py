@@ -13,7 +13,7 @@ def _cubes(x):
     return x**3
 
 
-def _products_of_neighbours(x):
+def _products_of_neighbors(x):
     return x[:-1] * x[1:]
 
 
@@ -83,10 +83,10 @@ def _swish(x, gy):
 def _momentum_step(p, g, velocity, lr, momentum):
     parameter = tensor.Parameter(p.copy())
     parameter.grad = g
-    optimiser = optim.SGD([parameter], lr, momentum, weight_decay=0.0)
-    optimiser.state["velocity"] = [velocity.copy()]
-    optimiser.step()
-    return parameter.data, optimiser.state["velocity"][0]
+    optimizer = optim.SGD([parameter], lr, momentum, weight_decay=0.0)
+    optimizer.state["velocity"] = [velocity.copy()]
+    optimizer.step()
+    return parameter.data, optimizer.state["velocity"][0]
 
 
 # --------------------------------------------------------------------------------------------------------------- cases
@@ -195,7 +195,7 @@ numeric_gradient = Check(
     cases={
         "cubes, with a large step": dict(f=_cubes, x=np.array([2.0, -1.0]), cotangent=np.ones(2), step=0.1),
         "cubes, with a cotangent": dict(f=_cubes, x=np.array([2.0, -1.0]), cotangent=np.array([1.0, -3.0]), step=0.1),
-        "a result shorter than x": dict(f=_products_of_neighbours, x=_normal(4), cotangent=_normal(3), step=0.01),
+        "a result shorter than x": dict(f=_products_of_neighbors, x=_normal(4), cotangent=_normal(3), step=0.01),
         "a matrix": dict(f=_row_sums_of_squares, x=_normal(2, 3), cotangent=_normal(2), step=0.01),
         "softmax": dict(f=functional.softmax_array, x=_normal(2, 3), cotangent=_normal(2, 3), step=0.01),
     },

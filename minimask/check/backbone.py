@@ -53,7 +53,7 @@ def _normal(*shape):
     return _rng.standard_normal(shape)
 
 
-def _centre(value):
+def _center(value):
     """A 3 x 3 kernel for one channel that is 0 but in its middle."""
     w = np.zeros((3, 3, 1, 1))
     w[1, 1] = value
@@ -107,13 +107,13 @@ def _folded(w, scale, shift):
 residual_block = Check(
     reference=_block,
     cases={
-        "the number by hand: 2 becomes 2.2": dict(x=np.full((1, 1, 1), 2.0), w1=_centre(0.5), w2=_centre(0.2)),
+        "the number by hand: 2 becomes 2.2": dict(x=np.full((1, 1, 1), 2.0), w1=_center(0.5), w2=_center(0.2)),
         "a map of one channel": dict(x=_normal(4, 5, 1), w1=_normal(3, 3, 1, 1), w2=_normal(3, 3, 1, 1)),
         "a branch that subtracts more than is there": dict(
-            x=np.full((1, 1, 1), 2.0), w1=_centre(0.5), w2=_centre(-3.0)
+            x=np.full((1, 1, 1), 2.0), w1=_center(0.5), w2=_center(-3.0)
         ),
         "weights of 0: nothing is added, and the last ReLU cuts off what is negative": dict(
-            x=np.array([[[-1.0], [2.0]]]), w1=_centre(0.0), w2=_centre(0.0)
+            x=np.array([[[-1.0], [2.0]]]), w1=_center(0.0), w2=_center(0.0)
         ),
         "a map of three channels": dict(x=_normal(4, 5, 3), w1=_normal(3, 3, 3, 3), w2=_normal(3, 3, 3, 3)),
     },
@@ -162,7 +162,7 @@ convolution_cost = Check(
             n // k for n in _cost(h, w, k, *a)
         ),
         "a stride that is ignored": lambda h, w, k, i, o, s, g: _cost(h, w, k, i, o, 1, g),
-        "a bias for each output: these convolutions have none, a normalisation follows": lambda h, w, k, i, o, *a: (
+        "a bias for each output: these convolutions have none, a normalization follows": lambda h, w, k, i, o, *a: (
             _cost(h, w, k, i, o, *a)[0] + o,
             _cost(h, w, k, i, o, *a)[1],
         ),
@@ -184,7 +184,7 @@ dense_weights = Check(
     random=_random_groups,
     covers="one and several groups, other numbers of inputs and outputs",
     mistakes={
-        "groups that take every so many channels; they take neighbouring ones": _dense_interleaved,
+        "groups that take every so many channels; they take neighboring ones": _dense_interleaved,
         "the weights in every group: what a group does not see has the weight 0": lambda w, groups: np.tile(
             w, (1, 1, groups, 1)
         ),

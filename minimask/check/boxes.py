@@ -8,7 +8,7 @@ import numpy as np
 from minimask import anchors as anchors_module
 from minimask import boxes as library
 from minimask.check.engine import Check
-from minimask.draw import COLOURS
+from minimask.draw import COLORS
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 PLUS_ONE = "one pixel too many a side: the width is x2 - x1, without + 1"
@@ -50,25 +50,25 @@ def _swapped(array):
     return array[:, [1, 0, 3, 2]]
 
 
-def _centre_and_size(boxes):
+def _center_and_size(boxes):
     return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
 
 
 def _encode(boxes, anchors, weights, origin=None, unit=None, log=np.log):
     """Deltas with a mistake of one kind. origin: what is measured from; unit: what is divided by."""
-    (centre, size), (centre_a, size_a) = _centre_and_size(boxes), _centre_and_size(anchors)
-    start, stop = origin(boxes, anchors) if origin else (centre_a, centre)
+    (center, size), (center_a, size_a) = _center_and_size(boxes), _center_and_size(anchors)
+    start, stop = origin(boxes, anchors) if origin else (center_a, center)
     unit = size_a if unit is None else unit(boxes, anchors)
     return np.concatenate([(stop - start) / unit, log(size / size_a)], axis=1) * weights
 
 
 def _decode(deltas, anchors, weights, grow=np.exp, limit=library.LARGEST_LOG_SCALE, divide=True, half=0.5, unit=None):
     """Boxes with a mistake of one kind. grow: of the log scales; half: the part of the size on the left."""
-    centre, size = _centre_and_size(anchors)
+    center, size = _center_and_size(anchors)
     deltas = deltas / weights if divide else deltas * weights
-    centre = centre + deltas[:, :2] * (size if unit is None else unit)
+    center = center + deltas[:, :2] * (size if unit is None else unit)
     size = size * grow(np.minimum(deltas[:, 2:], limit))
-    return np.concatenate([centre - half * size, centre + (1 - half) * size], axis=1)
+    return np.concatenate([center - half * size, center + (1 - half) * size], axis=1)
 
 
 def _cell(size, ratios, width=lambda r: r**-0.5, height=lambda r: r**0.5, left=-0.5):
@@ -110,10 +110,10 @@ def _figure(title, outlines, filled=()):
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     for name, (x1, y1, x2, y2) in dict(filled).items():
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=COLOURS[1] / 255, alpha=0.5, label=name))
-    for (name, (x1, y1, x2, y2)), colour, style in zip(outlines.items(), COLOURS[[4, 2]] / 255, ("-", "--")):
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=COLORS[1] / 255, alpha=0.5, label=name))
+    for (name, (x1, y1, x2, y2)), color, style in zip(outlines.items(), COLORS[[4, 2]] / 255, ("-", "--")):
         label = f"{name}: {x1:.4g}, {y1:.4g}, {x2:.4g}, {y2:.4g}"
-        look = dict(fill=False, edgecolor=colour, linestyle=style, linewidth=4, label=label)
+        look = dict(fill=False, edgecolor=color, linestyle=style, linewidth=4, label=label)
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
     axes.autoscale()
     axes.margins(0.1)
@@ -215,8 +215,8 @@ cell_anchors = Check(
         "no square root: width = size / ratio and height = size * ratio make the ratio its own square": (
             lambda s, r: _cell(s, r, width=lambda r: 1 / r, height=lambda r: r)
         ),
-        "sides twice as long: half of a side lies on each side of the centre": lambda s, r: _cell(2 * s, r),
-        "the upper left corner in the origin, where the centre must be": lambda s, r: _cell(s, r, left=0.0),
+        "sides twice as long: half of a side lies on each side of the center": lambda s, r: _cell(2 * s, r),
+        "the upper left corner in the origin, where the center must be": lambda s, r: _cell(s, r, left=0.0),
         "sides rounded to whole pixels: that is torchvision's convention, later": lambda s, r: np.round(_cell(s, r)),
     },
 )
@@ -262,13 +262,13 @@ encode = Check(
     random=lambda rng: dict(boxes=_random_boxes(rng, 4), anchors=_random_boxes(rng, 4), weights=WEIGHTS),
     covers="moved, stretched and equal boxes, with weights and without",
     mistakes={
-        "pixels: the way from centre to centre must be divided by the anchor's sides": lambda b, a, w: _encode(
+        "pixels: the way from center to center must be divided by the anchor's sides": lambda b, a, w: _encode(
             b, a, w, unit=lambda b, a: 1.0
         ),
         "the way divided by the box's sides; divide by the anchor's": lambda b, a, w: _encode(
-            b, a, w, unit=lambda b, a: _centre_and_size(b)[1]
+            b, a, w, unit=lambda b, a: _center_and_size(b)[1]
         ),
-        "the way from corner to corner; it goes from centre to centre": lambda b, a, w: _encode(
+        "the way from corner to corner; it goes from center to center": lambda b, a, w: _encode(
             b, a, w, origin=lambda b, a: (a[:, :2], b[:, :2])
         ),
         "the quotient of the sides without its logarithm": lambda b, a, w: _encode(b, a, w, log=lambda r: r),
@@ -317,7 +317,7 @@ decode = Check(
         "the limit taken before the division by the weights": lambda d, a, w: library.decode(
             np.minimum(d, [np.inf, np.inf, library.LARGEST_LOG_SCALE, library.LARGEST_LOG_SCALE]), a, w
         ),
-        "the centre taken for the upper left corner": lambda d, a, w: _decode(d, a, w, half=0.0),
+        "the center taken for the upper left corner": lambda d, a, w: _decode(d, a, w, half=0.0),
         "multiplied by the weights; decoding divides": lambda d, a, w: _decode(d, a, w, divide=False),
         "the weights left out": lambda d, a, w: library.decode(d, a),
         "x and y exchanged": lambda d, a, w: library.decode(_swapped(d), a, w),

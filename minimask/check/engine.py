@@ -343,7 +343,7 @@ def draw_grid(found, expected, index, grid=(-2, -1), rtol=1e-6, atol=1e-8):
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     figure = Figure(figsize=(9, 1.6 + 4.2 * min(1.0, found.shape[0] / found.shape[1])), layout="constrained")
     for axes, plane, title in zip(figure.subplots(1, 2), (found, expected), ("found", "expected")):
-        axes.imshow(plane.astype(float), cmap="Greys", vmin=low, vmax=high + (high - low) + (high == low))
+        axes.imshow(plane.astype(float), cmap="Grays", vmin=low, vmax=high + (high - low) + (high == low))
         for (i, j), value in np.ndenumerate(plane):
             axes.text(j, i, _short(value), ha="center", va="center", fontsize=11)
             if wrong[i, j]:
@@ -358,11 +358,11 @@ def draw_grid(found, expected, index, grid=(-2, -1), rtol=1e-6, atol=1e-8):
     return figure
 
 
-def _frame(i, j, colour, width):
+def _frame(i, j, color, width):
     from matplotlib.patches import Rectangle
 
     inset = 0.45
-    return Rectangle((j - inset, i - inset), 2 * inset, 2 * inset, fill=False, edgecolor=colour, linewidth=width)
+    return Rectangle((j - inset, i - inset), 2 * inset, 2 * inset, fill=False, edgecolor=color, linewidth=width)
 
 
 def in_notebook():

@@ -71,10 +71,10 @@ def _peak(logits, box, half=0.5, swap=False, start=1.0):
     return start * box[:2] + cell * (box[2:] - box[:2]) / logits.shape[::-1]
 
 
-def _oks(found, truth, area, sigmas, factor=2.0, labelled=True, square=2, mean=True):
+def _oks(found, truth, area, sigmas, factor=2.0, labeled=True, square=2, mean=True):
     d2 = ((found[:, :2] - truth[:, :2]) ** 2).sum(axis=1) ** (square / 2)
     like = np.exp(-d2 / (2 * area * (factor * sigmas) ** 2))
-    like = like[truth[:, 2] > 0] if labelled else like
+    like = like[truth[:, 2] > 0] if labeled else like
     return float(like.mean() if mean else like.sum())
 
 
@@ -152,10 +152,10 @@ one_hot_keypoint = Check(
         "17.2 in a box from 10 to 38: cell floor(7.2 * 2) = 14": dict(
             keypoint=np.array([17.2, 40.9, 2.0]), box=_BOX, size=56
         ),
-        "hidden (visibility 1): learnt like one that is seen": dict(
+        "hidden (visibility 1): learned like one that is seen": dict(
             keypoint=np.array([30.3, 21.1, 1.0]), box=_BOX, size=14
         ),
-        "not labelled (visibility 0): no one anywhere": dict(keypoint=np.array([17.2, 40.9, 0.0]), box=_BOX, size=14),
+        "not labeled (visibility 0): no one anywhere": dict(keypoint=np.array([17.2, 40.9, 0.0]), box=_BOX, size=14),
         "outside of the box: no one anywhere": dict(keypoint=np.array([4.0, 30.0, 2.0]), box=_BOX, size=14),
         "below the box": dict(keypoint=np.array([20.0, 53.0, 2.0]), box=_BOX, size=14),
         "exactly on the right border: the last cell": dict(keypoint=np.array([38.0, 30.0, 2.0]), box=_BOX, size=14),
@@ -165,9 +165,9 @@ one_hot_keypoint = Check(
         ),
     },
     random=_random_target,
-    covers="inside, on the border, outside, hidden, not labelled",
+    covers="inside, on the border, outside, hidden, not labeled",
     mistakes={
-        "hidden keypoints left out: visibility 1 is labelled, and learnt": (
+        "hidden keypoints left out: visibility 1 is labeled, and learned": (
             lambda keypoint, *rest: _target(np.array([*keypoint[:2], keypoint[2] == 2]), *rest)
         ),
         "rows and columns exchanged: y counts rows, and comes first": lambda *a: _target(*a).T,
@@ -177,7 +177,7 @@ one_hot_keypoint = Check(
             lambda *a: _painted(*a, rounding=np.round)
         ),
         "the box's corner not subtracted": lambda *a: _painted(*a, start=0.0),
-        "a one for a keypoint that is not labelled": (
+        "a one for a keypoint that is not labeled": (
             lambda keypoint, *rest: _target(np.array([*keypoint[:2], 2.0]), *rest)
         ),
     },
@@ -192,11 +192,11 @@ softmax_place_loss = Check(
         "a sure and right keypoint, and a sure and wrong one": dict(
             logits=_logits((5, 8.0), (2, 8.0)), places=np.array([5, 7]), visible=np.array([True, True])
         ),
-        "the second is not labelled: the mean is over the others": dict(
+        "the second is not labeled: the mean is over the others": dict(
             logits=_logits((5, 3.0), (2, 8.0), (0, 1.0)), places=np.array([5, 0, 3]),
             visible=np.array([True, False, True]),
         ),
-        "none is labelled: 0": dict(
+        "none is labeled: 0": dict(
             logits=_logits((5, 3.0), (2, 1.0)), places=np.array([0, 0]), visible=np.array([False, False])
         ),
         "logits of 1000: exp of them is infinite": dict(
@@ -207,7 +207,7 @@ softmax_place_loss = Check(
     covers="right and wrong places, keypoints that do not count, large logits",
     mistakes={
         "no maximum subtracted before exp": _loss_without_maximum,
-        "keypoints that are not labelled counted too": (
+        "keypoints that are not labeled counted too": (
             lambda logits, places, visible: _loss(logits, places, np.ones_like(visible))
         ),
         "the mean over all keypoints, where it is over those that count": (
@@ -255,16 +255,16 @@ oks = Check(
         "off across and down": dict(
             found=_ANIMAL + [1.0, -2.0, 0.0], truth=_ANIMAL, area=2500.0, sigmas=_SIGMAS
         ),
-        "the one that is not labelled is far off: it does not count": dict(
+        "the one that is not labeled is far off: it does not count": dict(
             found=_ANIMAL + np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0], [50, 50, 5.0]]), truth=_ANIMAL, area=900.0,
             sigmas=_SIGMAS,
         ),
     },
     random=_random_pair,
-    covers="exact, near and far keypoints, some not labelled",
+    covers="exact, near and far keypoints, some not labeled",
     mistakes={
         "sigma, where COCO has 2 sigma": lambda *a: _oks(*a, factor=1.0),
-        "keypoints counted that are not labelled": lambda *a: _oks(*a, labelled=False),
+        "keypoints counted that are not labeled": lambda *a: _oks(*a, labeled=False),
         "the distance, where it is its square": lambda *a: _oks(*a, square=1),
         "the square of the area: the area is a square already": lambda f, t, area, s: _oks(f, t, area**2, s),
         "the sum over the keypoints, where it is their mean": lambda *a: _oks(*a, mean=False),
@@ -278,16 +278,16 @@ mirror_keypoints = Check(
     reference=_mirrored,
     cases={
         "eyes, one of them hidden, no tail": dict(keypoints=_ANIMAL, width=64, order=_ORDER),
-        "the left eye is not labelled": dict(
+        "the left eye is not labeled": dict(
             keypoints=np.array([[30.0, 20, 2], [0, 0, 0], [34, 17, 2], [5, 40, 2]]), width=64, order=_ORDER
         ),
     },
     random=_random_animal,
-    covers="pairs, single ones, keypoints that are not labelled",
+    covers="pairs, single ones, keypoints that are not labeled",
     mistakes={
         "left and right not exchanged": _not_exchanged,
         "keypoints exchanged, but not moved": lambda keypoints, width, order: keypoints[order],
-        "a keypoint that is not labelled moved to the right border: it stays 0, 0, 0": _all_moved,
+        "a keypoint that is not labeled moved to the right border: it stays 0, 0, 0": _all_moved,
         "width - 1 - x, which is right for numbers of pixels; these are places, and x = 0 is the border": _last_pixel,
     },
 )

@@ -24,7 +24,7 @@ def _class_boxes(deltas, rois, weights=WEIGHTS):
 
 def _nms(boxes, scores, threshold, groups=None):
     groups = None if groups is None else groups[None]
-    kept, valid = box_functions.nms_specification(
+    kept, valid = box_functions.nms.plain(
         boxes[None], scores[None], np.ones((1, len(scores)), bool), threshold, groups=groups
     )
     return kept[valid]
@@ -125,10 +125,10 @@ def _boxes(*boxes):
 
 def _crowded(rng, count=14):
     """Boxes around three places, with distinct scores that are no tie."""
-    centre = rng.uniform(20, 60, (3, 2))[rng.integers(0, 3, count)] + rng.normal(0, 3, (count, 2))
+    center = rng.uniform(20, 60, (3, 2))[rng.integers(0, 3, count)] + rng.normal(0, 3, (count, 2))
     half = rng.uniform(6, 12, (count, 2))
     return dict(
-        boxes=np.concatenate([centre - half, centre + half], axis=1), scores=rng.permutation(count) / count + 0.01
+        boxes=np.concatenate([center - half, center + half], axis=1), scores=rng.permutation(count) / count + 0.01
     )
 
 
@@ -141,7 +141,7 @@ def _random_detections(rng, count=8, classes=4):
     )  # fmt: skip
 
 
-# Five boxes in a row, each 10 x 10: neighbours 3 pixels apart share 7 x 10 of 13 x 10, an IoU of 0.54; those 6 pixels
+# Five boxes in a row, each 10 x 10: neighbors 3 pixels apart share 7 x 10 of 13 x 10, an IoU of 0.54; those 6 pixels
 # apart 4 x 10 of 16 x 10, 0.25. The best is in the middle of the list.
 _ROW = _boxes([0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10], [9, 0, 19, 10], [40, 0, 50, 10])
 _ROW_SCORES = np.array([0.6, 0.5, 0.7, 0.9, 0.8])
@@ -211,9 +211,9 @@ class_boxes = Check(
 
 def _unlimited(deltas, rois):
     size = rois[..., 2:] - rois[..., :2]
-    centre = rois[..., :2] + size * (0.5 + deltas[..., :2])
+    center = rois[..., :2] + size * (0.5 + deltas[..., :2])
     half = size * np.exp(deltas[..., 2:]) / 2
-    return np.concatenate([centre - half, centre + half], axis=-1)
+    return np.concatenate([center - half, center + half], axis=-1)
 
 
 nms = Check(

@@ -1,6 +1,6 @@
 """Checks of notebook 13: where pixels lie in a mask, the border, the weights along one axis, the mask in its picture.
 
-A mask (M, M) of numbers 0 to 1 lies over a box (4,), in pixels. Pixel p covers p to p + 1; its centre is p + 0.5.
+A mask (M, M) of numbers 0 to 1 lies over a box (4,), in pixels. Pixel p covers p to p + 1; its center is p + 0.5.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ def _weights(cells, start, end, limit, positions=_positions, clip=True):
 
 
 def _grown(box, cells, whole_pixels, border=1):
-    centre, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2 * border) / cells
-    edges = np.concatenate([centre - half, centre + half])
+    center, half = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2 * border) / cells
+    edges = np.concatenate([center - half, center + half])
     return np.trunc(edges) + [0.0, 0, 1, 1] if whole_pixels else edges
 
 
@@ -58,10 +58,10 @@ def _with(positions):
     return lambda cells, start, end, limit: _weights(cells, start, end, limit, positions)
 
 
-NO_HALF_PIXEL = "a pixel at its left edge: its centre is half a pixel further"
-NO_HALF_CELL = "a cell at its left edge: its centre is half a cell further, so half a cell is to be subtracted"
-NEITHER = "pixels and cells at their left edges: the centre of each is half a step further"
-CORNERS = "the first pixel on the first cell and the last on the last: centres do not lie on the box's edges"
+NO_HALF_PIXEL = "a pixel at its left edge: its center is half a pixel further"
+NO_HALF_CELL = "a cell at its left edge: its center is half a cell further, so half a cell is to be subtracted"
+NEITHER = "pixels and cells at their left edges: the center of each is half a step further"
+CORNERS = "the first pixel on the first cell and the last on the last: centers do not lie on the box's edges"
 
 # --------------------------------------------------------------------------------------------------------------- checks
 

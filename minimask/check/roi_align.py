@@ -14,7 +14,7 @@ def _weights(points, height, width):
     """The weight of each cell, (height, width), in the average of the map's values at points (..., 2) x, y."""
     weights = np.zeros((height, width))
     points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    for y, x, weight, _ in library.neighbours(points, height, width):
+    for y, x, weight, _ in library.neighbors(points, height, width):
         np.add.at(weights, (y, x), weight / len(points))
     return weights
 
@@ -77,7 +77,7 @@ def _assigned(gy, shape, box, scale, size, samples, aligned):
     gfeature = np.zeros(shape)
     points = library.sampling_points(box, scale, size, samples, aligned)
     for i, j, a, b in np.ndindex(points.shape[:-1]):
-        for y, x, weight, _ in library.neighbours(points[i, j, a, b], *shape[:2]):
+        for y, x, weight, _ in library.neighbors(points[i, j, a, b], *shape[:2]):
             gfeature[y, x] = weight * gy[i, j] / samples**2
     return gfeature
 
@@ -94,7 +94,7 @@ def _assigned_by_bin(gy, shape, box, scale, size, samples, aligned):
 
 HALF = "a box that is not moved by half a cell where aligned is True"
 SUM = "the sum over a bin's samples in place of their average"
-CORNERS = "samples on the corners of the s x s cells of a bin, in place of their centres"
+CORNERS = "samples on the corners of the s x s cells of a bin, in place of their centers"
 IN_PIXELS = "a box that is still in pixels: it was not multiplied by the scale"
 SWAPPED = "x and y exchanged in the box"
 
@@ -211,7 +211,7 @@ bin_weights = Check(
 roi_align = Check(
     reference=_forward,
     cases={
-        "a ramp, f(y, x) = x: each bin is the x of its centre": dict(
+        "a ramp, f(y, x) = x: each bin is the x of its center": dict(
             feature=_RAMP, box=np.array([4.0, 4.0, 16.8, 12.0]), scale=0.25, size=2, samples=2, aligned=True
         ),
         "the same box, not aligned: half a cell further": dict(

@@ -36,7 +36,7 @@ def _proposals(anchors, logits, deltas, image_size, before, threshold, after, sk
         return boxes[:after], scores[:after]
     valid = box_functions.large_enough(boxes, 1e-3 if "size" not in skip else -np.inf)
     looked_at = anchors[best] if "moved" in skip else boxes
-    kept, real = box_functions.nms_specification(looked_at[None], scores[None], valid[None], threshold, after)
+    kept, real = box_functions.nms.plain(looked_at[None], scores[None], valid[None], threshold, after)
     kept = kept[0][real[0]]
     return boxes[kept], scores[kept]
 

@@ -95,7 +95,7 @@ box_of_mask = Check(
         "the last two numbers are width and height; they must be x2 and y2": lambda mask: np.concatenate(
             [_box(mask)[:2], _box(mask)[2:] - _box(mask)[:2]]
         ),
-        "from centre to centre of the outer pixels: half a pixel is missing on each side": lambda mask: _box(
+        "from center to center of the outer pixels: half a pixel is missing on each side": lambda mask: _box(
             mask, end=0, half=0.5
         ),
         "only the first row looked at for x": _box_of_first_row,
@@ -106,7 +106,7 @@ semantic_map = Check(
     reference=_map,
     cases={
         "a cat (1) and a duck (3) apart": dict(masks=_rectangles((0, 0, 3, 2), (4, 2, 6, 5)), labels=np.array([1, 3])),
-        "two cats that touch have one colour": dict(
+        "two cats that touch have one color": dict(
             masks=_rectangles((0, 1, 3, 4), (3, 1, 6, 4)), labels=np.array([1, 1])
         ),
         "both claim a pixel: the first counts": dict(

@@ -151,10 +151,10 @@ clip_gradients = Check(
 
 
 def _adamw(p, g, m, v, t, rate, beta1, beta2, eps, decay):
-    optimiser = optim.AdamW([Parameter(p)], rate, (beta1, beta2), eps, decay)
-    optimiser.steps = t
+    optimizer = optim.AdamW([Parameter(p)], rate, (beta1, beta2), eps, decay)
+    optimizer.steps = t
     p, m, v = p.copy(), m.copy(), v.copy()
-    optimiser.update(p, g, m, v, decay, 1.0)
+    optimizer.update(p, g, m, v, decay, 1.0)
     return p, m, v
 
 

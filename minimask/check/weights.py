@@ -96,13 +96,13 @@ first_layer = Check(
         "3 x 3, 3 outputs": dict(w=_counting(3, 3, 3, 3)),
     },
     random=lambda rng: dict(w=rng.standard_normal((3, 3, 3, 4))),
-    covers="order and range of the colours",
+    covers="order and range of the colors",
     mistakes={
-        "colours that are not turned": lambda w: w * 255,
+        "colors that are not turned": lambda w: w * 255,
         "weights that still expect 0 to 255": lambda w: w[:, :, ::-1],
         "a division by 255, where the weights must grow as the picture shrinks": lambda w: w[:, :, ::-1] / 255,
         "another axis turned than that of the input channels: w is (kh, kw, in, out)": lambda w: w[..., ::-1] * 255,
-        "a mirrored kernel: its columns turned, not its colours": lambda w: w[:, ::-1] * 255,
+        "a mirrored kernel: its columns turned, not its colors": lambda w: w[:, ::-1] * 255,
     },
 )
 

@@ -19,7 +19,7 @@ def load(path):
     if spec is None:
         raise InputError(f"{path}: is not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # it may import its neighbours
+    sys.path.insert(0, str(path.resolve().parent))  # it may import its neighbors
     try:
         spec.loader.exec_module(module)
     except Exception as error:

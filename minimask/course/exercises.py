@@ -8,7 +8,7 @@ from nbgrader import preprocessors
 
 from minimask.course import notebooks
 from minimask.errors import InputError
-from minimask.files import write_files
+from minimask.run.files import write_files
 
 STEPS = (
     preprocessors.ClearSolutions,

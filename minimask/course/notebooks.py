@@ -32,7 +32,7 @@ from PIL import Image
 
 from minimask import course
 from minimask.errors import InputError
-from minimask.files import write_files
+from minimask.run.files import write_files
 
 NAME = re.compile(r"(\d\d)_\w+\.py")
 TIME_LIMIT = 120  # seconds, unless the notebook's header says otherwise
@@ -176,7 +176,7 @@ def _settled(output):
 
 
 def _palette(png):
-    """A PNG (base64) with at most 256 colours, which figures do with."""
+    """A PNG (base64) with at most 256 colors, which figures do with."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     small = io.BytesIO()
     picture.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)

@@ -14,7 +14,7 @@ from nbconvert import SlidesExporter
 from traitlets.config import Config
 
 from minimask.course import notebooks
-from minimask.files import write_files
+from minimask.run.files import write_files
 
 ON_SLIDES = ("slide", "subslide", "fragment", "notes")
 

@@ -14,16 +14,16 @@ INK = (38, 30, 32)
 WHITE = (250, 248, 242)
 PINK = (226, 150, 150)
 
-# main colour, belly, marks. Cats, dogs and some ducks share them, so colour alone does not give the class.
+# main color, belly, marks. Cats, dogs and some ducks share them, so color alone does not give the class.
 COATS = (
     ((205, 125, 58), (243, 219, 186), (150, 78, 30)),  # ginger
-    ((142, 140, 144), (214, 212, 212), (88, 86, 94)),  # grey
+    ((142, 140, 144), (214, 212, 212), (88, 86, 94)),  # gray
     ((66, 60, 64), (104, 96, 98), (38, 34, 38)),  # black
     ((236, 230, 218), (250, 248, 242), (196, 182, 162)),  # white
     ((134, 98, 66), (206, 178, 142), (82, 56, 36)),  # brown
     ((222, 190, 132), (246, 232, 202), (174, 134, 78)),  # cream
     ((176, 132, 74), (228, 202, 160), (120, 82, 42)),  # sand
-    ((108, 118, 138), (190, 198, 208), (66, 74, 92)),  # blue grey
+    ((108, 118, 138), (190, 198, 208), (66, 74, 92)),  # blue gray
 )
 PLUMAGE = (
     ((246, 204, 70), (252, 228, 140), (216, 160, 40)),  # yellow
@@ -40,11 +40,11 @@ COLLARS = ((200, 48, 52), (46, 96, 190), (40, 140, 96), (226, 170, 40), (150, 70
 class Drawing:
     """Shapes from back to front, and keypoints by name."""
 
-    shapes: list = field(default_factory=list)  # (points (P, 2), colour, outlined)
+    shapes: list = field(default_factory=list)  # (points (P, 2), color, outlined)
     keypoints: dict = field(default_factory=dict)  # name -> (x, y); those not seen are absent
 
-    def paint(self, points, colour, outlined=False):
-        self.shapes.append((points, colour, outlined))
+    def paint(self, points, color, outlined=False):
+        self.shapes.append((points, color, outlined))
 
 
 def draw_animal(label, rng):
@@ -113,14 +113,14 @@ def _shift(points, x, y):
     return np.asarray(points, float) + (x, y)
 
 
-def _shade(colour, factor):
-    return tuple(min(255, int(c * factor)) for c in colour)
+def _shade(color, factor):
+    return tuple(min(255, int(c * factor)) for c in color)
 
 
 def _coat(rng, coats):
     """One of the coats with its hue and lightness a little changed."""
     change = rng.uniform(-8, 8, 3) + rng.uniform(-18, 18)
-    return [tuple(colour) for colour in np.clip(_pick(rng, coats) + change, 12, 255).astype(int).tolist()]
+    return [tuple(color) for color in np.clip(_pick(rng, coats) + change, 12, 255).astype(int).tolist()]
 
 
 def _pick(rng, choices):
@@ -400,14 +400,14 @@ def _duck(rng):
     return drawing
 
 
-def _webbed_foot(drawing, hip, colour):
-    drawing.paint(_band((hip, 0.8), (hip, 0.97), 0.05, 0.045), colour, True)
+def _webbed_foot(drawing, hip, color):
+    drawing.paint(_band((hip, 0.8), (hip, 0.97), 0.05, 0.045), color, True)
     foot = [(hip - 0.05, 0.96), (hip + 0.06, 0.94), (hip + 0.17, 0.985), (hip + 0.12, 0.995), (hip + 0.12, 1.02),
             (hip + 0.06, 1.005), (hip + 0.02, 1.03), (hip - 0.02, 1.0)]  # fmt: skip
-    drawing.paint(np.array(foot), colour, True)
+    drawing.paint(np.array(foot), color, True)
 
 
-def _wing(drawing, rng, colour, dark):
+def _wing(drawing, rng, color, dark):
     """Folded along the side, or raised; feather tips are drawn as darker lines."""
     if rng.random() < 0.25:
         wing = [(0.56, 0.56), (0.44, 0.3), (0.16, 0.02), (0.08, 0.16), (0.02, 0.2), (0.06, 0.3)]
@@ -417,18 +417,18 @@ def _wing(drawing, rng, colour, dark):
         wing = [(0.6, 0.56), (0.5, 0.5), (0.26, 0.53), (0.04, 0.52), (0.12, 0.62), (0.18, 0.68)]
         wing += [(0.3, 0.74), (0.5, 0.7)]
         tips = [((0.5, 0.56), (0.12, 0.56)), ((0.5, 0.61), (0.16, 0.63)), ((0.48, 0.66), (0.24, 0.69))]
-    drawing.paint(_blob(*wing), colour, True)
+    drawing.paint(_blob(*wing), color, True)
     for start, end in tips:
         drawing.paint(_band(start, end, 0.012, 0.03), dark)
 
 
-def _duck_head(drawing, x, y, s, colour, bill):
+def _duck_head(drawing, x, y, s, color, bill):
     """Round head; the bill is flat, broad at its end, and a little open."""
     lower = [(0.7, 0.3), (1.5, 0.42), (1.9, 0.5), (1.86, 0.62), (1.3, 0.66), (0.6, 0.62)]
     drawing.paint(_blob(*_shift(s * np.array(lower), x, y)), _shade(bill, 0.8), True)
     upper = [(0.6, -0.16), (1.1, 0.06), (1.6, 0.14), (2.1, 0.2), (2.12, 0.4), (1.6, 0.46), (0.7, 0.44)]
     drawing.paint(_blob(*_shift(s * np.array(upper), x, y)), bill, True)
-    drawing.paint(_ellipse(x, y, s, 0.95 * s, count=22), colour, True)
+    drawing.paint(_ellipse(x, y, s, 0.95 * s, count=22), color, True)
     drawing.paint(_ellipse(x + 1.25 * s, y + 0.14 * s, 0.07 * s, 0.05 * s, count=8), INK)
     drawing.paint(_ellipse(x + 0.36 * s, y - 0.2 * s, 0.23 * s, 0.25 * s, count=12), WHITE)
     drawing.paint(_ellipse(x + 0.4 * s, y - 0.2 * s, 0.16 * s, 0.18 * s, count=12), INK)

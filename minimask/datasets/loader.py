@@ -51,7 +51,7 @@ class Loader:
     by 0 to 3 quarters, for pictures that have no top, as through a microscope.
     scale_jitter: (low, high); the short side becomes transform.min_size times a factor between them. It is one factor
     for a whole batch, so that pictures of one size still need no padding.
-    share: (rank, K): make only part `rank` of the K equal parts of each batch (distributed.py).
+    share: (rank, K): make only part `rank` of the K equal parts of each batch (machine/distributed.py).
     Raises InputError for a dataset without images and for settings that make no sense.
     """
 

@@ -1,7 +1,7 @@
 """Drawn scenes of cats, dogs and ducks with exact boxes, masks and keypoints; no files.
 
 Scene i of a split is a function of (seed, split, i) alone. A scene is layers from back to front: a textured
-background, clutter in the animals' colours, the animals by where they stand, things that hide parts of them; then
+background, clutter in the animals' colors, the animals by where they stand, things that hide parts of them; then
 light and the camera's noise. What is hidden by more than half is not placed, so ground truth is at least half visible.
 
 `case` sets up the talk's special cases: "crowded" (an object surrounded by its own category, slide T20),
@@ -130,7 +130,7 @@ def to_coco(dataset, count=None):
 class _Sprite:
     """A drawing as pixels, and where its top left pixel lies in the scene."""
 
-    colour: np.ndarray  # (3, h, w) float32, 0 to 255, times alpha
+    color: np.ndarray  # (3, h, w) float32, 0 to 255, times alpha
     alpha: np.ndarray  # (h, w) float32, 0 to 1
     solid: np.ndarray  # (h, w) bool: alpha of at least a half, what the mask counts
     keypoints: np.ndarray  # (K, 3) float32 in pixels of the sprite
@@ -242,10 +242,10 @@ def _place_crowd(scene, rng):
     longest = rng.uniform(0.3, 0.4) * size
     angles = rng.uniform(0, 2 * np.pi) + np.arange(around) * (2 * np.pi / around)
     offsets = np.concatenate([[(0, 0)], np.stack([np.cos(angles), 0.75 * np.sin(angles)], 1) * 0.8 * longest])
-    centre = size * rng.uniform(0.45, 0.55, 2)
+    center = size * rng.uniform(0.45, 0.55, 2)
     for offset in offsets[np.argsort(offsets[:, 1], kind="stable")]:
         sprite = _animal(rng, label, longest * rng.uniform(0.8, 1.1))
-        middle = centre + offset - np.array(sprite.solid.shape[::-1]) / 2
+        middle = center + offset - np.array(sprite.solid.shape[::-1]) / 2
 
         def spot(middle=middle):
             return middle + rng.uniform(-0.15, 0.15, 2) * longest
@@ -254,21 +254,21 @@ def _place_crowd(scene, rng):
 
 
 def _place_clutter(scene, rng):
-    """Something that is no animal, behind them; in their colours."""
+    """Something that is no animal, behind them; in their colors."""
     drawing, kind = Drawing(), rng.integers(5)
-    colour, second = _any_colour(rng), _any_colour(rng)
+    color, second = _any_color(rng), _any_color(rng)
     if kind == 0:  # a polygon
         corners = _circle(rng.integers(3, 8))
-        drawing.paint(corners * rng.uniform(0.5, 1, (len(corners), 1)), colour, bool(rng.integers(2)))
+        drawing.paint(corners * rng.uniform(0.5, 1, (len(corners), 1)), color, bool(rng.integers(2)))
     elif kind == 1:  # an ellipse with a spot, like a head with an eye
-        drawing.paint(_circle(24) * (1, rng.uniform(0.4, 1)), colour, bool(rng.integers(2)))
+        drawing.paint(_circle(24) * (1, rng.uniform(0.4, 1)), color, bool(rng.integers(2)))
         drawing.paint(_circle(12) * 0.2 + rng.uniform(-0.3, 0.3, 2), second)
     elif kind == 2:  # a star
-        drawing.paint(_circle(10) * np.tile([[1], [0.45]], (5, 1)), colour, bool(rng.integers(2)))
+        drawing.paint(_circle(10) * np.tile([[1], [0.45]], (5, 1)), color, bool(rng.integers(2)))
     elif kind == 3:  # a tuft of stems, like whiskers or feathers
-        _paint_stems(drawing, rng, colour)
+        _paint_stems(drawing, rng, color)
     else:  # two triangles on a block, like ears on a head
-        drawing.paint(np.array([(-0.8, 0.2), (0.8, 0.2), (0.7, 0.9), (-0.7, 0.9)]), colour, True)
+        drawing.paint(np.array([(-0.8, 0.2), (0.8, 0.2), (0.7, 0.9), (-0.7, 0.9)]), color, True)
         for x in (-0.8, 0.2):
             drawing.paint(np.array([(x, 0.2), (x + 0.6, 0.2), (x + 0.3, -0.7)]), second, True)
     longest = scene.size * rng.uniform(0.06, 0.35)
@@ -282,20 +282,20 @@ def _place_in_front(scene, rng):
     """Some stems or a stick that hide a little of the animals."""
     drawing, size = Drawing(), scene.size
     if rng.random() < 0.5:
-        _paint_stems(drawing, rng, _any_colour(rng))
+        _paint_stems(drawing, rng, _any_color(rng))
         sprite = _rasterise(drawing, rng, 0, longest=size * rng.uniform(0.2, 0.5))
     else:
         half = rng.uniform(0.01, 0.03)
-        drawing.paint(np.array([(-1, -half), (1, -half), (1, half), (-1, half)]), _any_colour(rng), True)
+        drawing.paint(np.array([(-1, -half), (1, -half), (1, half), (-1, half)]), _any_color(rng), True)
         sprite = _rasterise(drawing, rng, rng.uniform(0, np.pi), longest=size * rng.uniform(0.4, 1))
     middle = np.array(sprite.solid.shape[::-1]) / 2
     _find_place(scene, rng, sprite, lambda: rng.uniform(0, size, 2) - middle)
 
 
-def _paint_stems(drawing, rng, colour):
+def _paint_stems(drawing, rng, color):
     for _ in range(4):
         x, lean, tip = rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4), rng.uniform(-1, -0.2)
-        drawing.paint(np.array([(x, 1), (x + 0.09, 1), (x + lean, tip)]), colour)
+        drawing.paint(np.array([(x, 1), (x + 0.09, 1), (x + lean, tip)]), color)
 
 
 def _cut_in_pieces(scene, rng):
@@ -308,12 +308,12 @@ def _cut_in_pieces(scene, rng):
         distance = (ys + 0.5 - y) * np.cos(tilt) - (xs + 0.5 - x) * np.sin(tilt)  # from the pole's middle line
         if min((distance < -half - 1).mean(), (distance > half + 1).mean()) < 0.15:
             continue
-        drawing, colour, length = Drawing(), _any_colour(rng), 1.5 * scene.size
+        drawing, color, length = Drawing(), _any_color(rng), 1.5 * scene.size
         spacing = scene.size * rng.uniform(0.3, 0.5)
         for shift in (-spacing, 0, spacing) if rng.random() < 0.5 else (0,):
             pole = [(-length, -half), (length, -half), (length, half), (-length, half)]
-            drawing.paint(np.array(pole) + (0, shift), colour, True)
-        sprite = _rasterise(drawing, rng, tilt, centre=(x, y), size=scene.size)
+            drawing.paint(np.array(pole) + (0, shift), color, True)
+        sprite = _rasterise(drawing, rng, tilt, center=(x, y), size=scene.size)
         if scene.fits(sprite):
             scene.add(sprite)
             return
@@ -328,9 +328,9 @@ def _circle(count):
     return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def _any_colour(rng):
-    colours = (COATS, PLUMAGE, (COLLARS,), (GROUND,))[rng.integers(4)]
-    triple = colours[rng.integers(len(colours))]
+def _any_color(rng):
+    colors = (COATS, PLUMAGE, (COLLARS,), (GROUND,))[rng.integers(4)]
+    triple = colors[rng.integers(len(colors))]
     return triple[rng.integers(3)]
 
 
@@ -342,10 +342,10 @@ def _animal(rng, label, longest):
     return sprite
 
 
-def _rasterise(drawing, rng, angle, longest=None, mirror=False, centre=(0, 0), size=None):
+def _rasterise(drawing, rng, angle, longest=None, mirror=False, center=(0, 0), size=None):
     """Draw the shapes with smooth edges, then shade them.
 
-    angle: radians. longest: pixels of the longest side; without it, shapes are in pixels already, around `centre`,
+    angle: radians. longest: pixels of the longest side; without it, shapes are in pixels already, around `center`,
     and are cut at the border of a picture of `size`.
     """
     cos, sin = np.cos(angle), np.sin(angle)
@@ -355,7 +355,7 @@ def _rasterise(drawing, rng, angle, longest=None, mirror=False, centre=(0, 0), s
     points = np.concatenate([points for points, _, _ in drawing.shapes]) @ turn
     low, high = points.min(0), points.max(0)
     if longest is None:
-        scale, line, shift = 1.0, 1.0, np.array(centre)
+        scale, line, shift = 1.0, 1.0, np.array(center)
         low, high = np.maximum(low + shift, -2), np.minimum(high + shift, size + 2)
     else:
         line = max(0.6, 0.022 * longest)  # outlines lie half inside, half outside
@@ -365,13 +365,13 @@ def _rasterise(drawing, rng, angle, longest=None, mirror=False, centre=(0, 0), s
     corner = np.floor(low - line)
     width, height = (np.ceil(high + line) - corner).astype(int).tolist()
     fine = 4 if max(width, height) < 40 else 3 if max(width, height) < 80 else 2
-    shift = (shift - corner) * fine - 0.5  # Pillow's coordinate 0 is the centre of the first pixel
+    shift = (shift - corner) * fine - 0.5  # Pillow's coordinate 0 is the center of the first pixel
     pixels = _fill(drawing, points * (scale * fine) + shift, (width * fine, height * fine), round(line * fine))
     pixels = np.asarray(pixels.reduce(fine)).transpose(2, 0, 1).astype(np.float32)  # (4, h, w)
     alpha = pixels[3] * np.float32(1 / 255)
     pixels[:3] *= _fur(rng, height, width)
     return _Sprite(
-        colour=pixels[:3],
+        color=pixels[:3],
         alpha=alpha,
         solid=alpha >= 0.5,
         keypoints=_place_keypoints(drawing, turn * scale, (shift + 0.5) / fine, mirror),
@@ -381,7 +381,7 @@ def _rasterise(drawing, rng, angle, longest=None, mirror=False, centre=(0, 0), s
 
 
 def _fill(drawing, points, size, line):
-    """Paint the shapes on a transparent picture; colours come out multiplied by alpha."""
+    """Paint the shapes on a transparent picture; colors come out multiplied by alpha."""
     picture = Image.new("RGBa", size)
     draw = ImageDraw.Draw(picture)
     flat, start = points.ravel().tolist(), 0
@@ -444,9 +444,9 @@ def _texture(rng, kind, height, width, extent):
 
 
 def _background(rng, size):
-    """Two colours (3, S, S), mixed by one of several patterns, with soft noise over them."""
+    """Two colors (3, S, S), mixed by one of several patterns, with soft noise over them."""
     kind = rng.integers(6)
-    first, second = (np.array(c, np.float32) for c in _two_colours(rng, kind))
+    first, second = (np.array(c, np.float32) for c in _two_colors(rng, kind))
     y, x = np.mgrid[0:1:size * 1j, 0:1:size * 1j].astype(np.float32)
     clouds = _texture(rng, "clouds", size, size, rng.uniform(60, 500))
     angle = rng.uniform(0, np.pi)
@@ -463,7 +463,7 @@ def _background(rng, size):
         mix = 0.5 + 0.5 * np.clip(6 * np.sin(along * count) * np.sin(across * count), -1, 1)
     elif kind == 4:  # blots
         mix = np.clip(3 * clouds, -1, 1) * 0.5 + 0.5
-    else:  # one colour that slowly becomes another
+    else:  # one color that slowly becomes another
         mix = np.clip(along, 0, 1)
     mix = mix * np.float32(rng.uniform(0.5, 1)) if kind > 1 else mix
     canvas = first[:, None, None] + (second - first)[:, None, None] * mix
@@ -472,12 +472,12 @@ def _background(rng, size):
     return canvas
 
 
-def _two_colours(rng, kind):
+def _two_colors(rng, kind):
     if kind <= 1 or rng.random() < 0.4:
         pair = SKY[rng.integers(len(SKY))], GROUND[rng.integers(len(GROUND))]
     else:
-        pair = _any_colour(rng), _any_colour(rng)
-    return [np.clip(colour + rng.uniform(-15, 15, 3), 10, 250) for colour in pair]
+        pair = _any_color(rng), _any_color(rng)
+    return [np.clip(color + rng.uniform(-15, 15, 3), 10, 250) for color in pair]
 
 
 @lru_cache
@@ -496,7 +496,7 @@ def _paint(scene, rng):
             _paint_shadow(scene, sprite, shadow)
         target = scene.canvas[:, rows, columns]
         target *= 1 - sprite.alpha[own]
-        target += sprite.colour[:, own[0], own[1]]
+        target += sprite.color[:, own[0], own[1]]
     scene.canvas *= _light(rng, scene.size)
     scene.canvas *= rng.uniform(0.92, 1.1, (3, 1, 1)).astype(np.float32)
     noise = np.frombuffer(rng.bytes(scene.canvas.size), np.int8).reshape(scene.canvas.shape)

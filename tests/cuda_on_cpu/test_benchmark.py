@@ -28,7 +28,7 @@ SETTINGS = {  # each piece in a few numbers
     "nms": dict(boxes=100),
     "match": dict(images=2, anchors=50, objects=3, height=64, width=64),
     "paste": dict(masks=3, height=20, width=30),
-    "optimiser": dict(arrays=3, shape=[3, 5]),
+    "optimizer": dict(arrays=3, shape=[3, 5]),
 }
 
 

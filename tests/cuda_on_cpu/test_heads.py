@@ -14,7 +14,7 @@ from minimask.tensor import Tensor, no_grad
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_masks_of_the_predicted_classes(gpu, kind):
     rng = np.random.default_rng(0)
-    nn.seed_initialisers(0)
+    nn.seed_initializers(0)
     predictor = MaskPredictor(4, 4, 3)
     x, labels = rng.standard_normal((5, 3, 3, 4)).astype(np.float32), np.array([2, 0, 1, 1, 2])
 
@@ -33,7 +33,7 @@ def test_masks_of_the_predicted_classes(gpu, kind):
 
 def test_keypoints_learn(gpu):
     rng = np.random.default_rng(1)
-    nn.seed_initialisers(1)
+    nn.seed_initializers(1)
     predictor = KeypointPredictor(4, 3)
     x = rng.standard_normal((4, 2, 2, 4)).astype(np.float32)
     keypoints = rng.uniform(0, 40, (2, 3, 3, 3)).astype(np.float32)  # two pictures, three objects, three keypoints

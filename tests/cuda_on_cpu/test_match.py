@@ -25,7 +25,7 @@ def test_equals_the_specification(gpu, n, a, g, shared):
     for x, expected in zip(found, (best, which, covered)):
         assert x.dtype == expected.dtype
         np.testing.assert_array_equal(x.get(), expected)
-    # With no positives and no background by IoU, only the objects' best are labelled.
+    # With no positives and no background by IoU, only the objects' best are labeled.
     only_best, _ = targets.match(*on_card, -1, 2, keep_best=True)
     np.testing.assert_array_equal(only_best.get(), np.where(best_of_object, 1, -1))
     for keep_best in (False, True):

@@ -18,9 +18,9 @@ from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.image import restore
 from minimask.kernels import cuda
+from minimask.machine.gpu_steps import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
 from minimask.mask_rcnn import sampling_generator
 from minimask.tensor import Function
-from minimask.train_gpu import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
 
 SMALL = dict(
     backbone_settings=dict(channels=(8, 8, 8, 8), stem="small"), rpn_first_level=0, fpn_channels=8,
@@ -73,12 +73,12 @@ def no_sync(gpu, **rules):
 def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
     """What there is to tell of the first steps, each with its own learning rate; none may make the host wait."""
     chosen = settings()
-    optimiser = train.make_optimiser(model, chosen)
+    optimizer = train.make_optimizer(model, chosen)
     finished = []
-    with make(model, optimiser, chosen, **options) as steps:
+    with make(model, optimizer, chosen, **options) as steps:
         batches = steps.batches((loader or scenes(model)).iterate(0))
         for step in range(count):
-            optimiser.lr = RATE * train.rate_factor(chosen, step, step / 20)
+            optimizer.lr = RATE * train.rate_factor(chosen, step, step / 20)
             batch = next(batches)
             with no_sync(gpu, events=True):  # which is where the step before is read
                 finished += steps.run(batch, step)
@@ -90,10 +90,10 @@ def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
 def make_steps_on_cpu(model, count, loader=None):
     """The same on the CPU."""
     chosen = settings()
-    optimiser = train.make_optimiser(model, chosen)
-    steps, loader, finished = train.StepsOnCpu(model, optimiser, chosen), loader or scenes(model), []
+    optimizer = train.make_optimizer(model, chosen)
+    steps, loader, finished = train.StepsOnCpu(model, optimizer, chosen), loader or scenes(model), []
     for step in range(count):
-        optimiser.lr = RATE * train.rate_factor(chosen, step, step / 20)
+        optimizer.lr = RATE * train.rate_factor(chosen, step, step / 20)
         finished += steps.run(loader.batch(step), step)
     return finished
 
@@ -252,7 +252,7 @@ def test_every_variant_can_be_a_graph(gpu, variant):
 
 @one_schedule
 def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch):
-    monkeypatch.setattr("minimask.train_gpu.MOST_GRAPHS", 1)
+    monkeypatch.setattr("minimask.machine.gpu_steps.MOST_GRAPHS", 1)
     cpu, card = small_model(), small_model().to("cuda")
     found = make_steps(gpu, card, 4, GrowingScenes(card), graph=True)
     assert_same_steps(found, make_steps_on_cpu(cpu, 4, GrowingScenes(cpu)))
@@ -320,33 +320,33 @@ def spoiled_scenes(model, bad_step):
 def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
     """Although the host learns of it when the next step has been launched."""
     model, chosen = small_model().to("cuda"), settings()
-    optimiser = train.make_optimiser(model, chosen)
-    with StepsOnGpu(model, optimiser, chosen, graph) as steps:
+    optimizer = train.make_optimizer(model, chosen)
+    with StepsOnGpu(model, optimizer, chosen, graph) as steps:
         batches = steps.batches(spoiled_scenes(model, bad_step=3))
         for step in range(3):
             steps.run(next(batches), step)
-        before = optimiser.flat.data.copy().get()
-        state = {name: array.copy() for name, array in optimiser.state_dict().items()}
+        before = optimizer.flat.data.copy().get()
+        state = {name: array.copy() for name, array in optimizer.state_dict().items()}
         (third,) = steps.run(next(batches), 3)
         assert third.step == 2 and np.isfinite(third.norm)
         with pytest.raises(train.NotFiniteError, match=r"step 4: .*loss_mask.* is not finite .*toy train") as error:
             steps.run(next(batches), 4)
         assert all(name in str(error.value) for name in scenes(model).batch(3).names)
-        np.testing.assert_array_equal(optimiser.flat.data.get(), before)
-        for name, array in optimiser.state_dict().items():
+        np.testing.assert_array_equal(optimizer.flat.data.get(), before)
+        for name, array in optimizer.state_dict().items():
             if name != "steps":
                 np.testing.assert_array_equal(array.get(), state[name].get(), err_msg=name)
-        assert optimiser.steps == state["steps"] == 3
+        assert optimizer.steps == state["steps"] == 3
         assert steps.rest() == []
         steps.run(scenes(model).batch(5).to("cuda"), 5)  # it can go on
         (fifth,) = steps.rest()
-        assert np.isfinite(fifth.norm) and (optimiser.flat.data.get() != before).any()
+        assert np.isfinite(fifth.norm) and (optimizer.flat.data.get() != before).any()
 
 
 @one_schedule
 def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
     model, chosen = small_model().to("cuda"), settings()
-    optimiser = train.make_optimiser(model, chosen)
+    optimizer = train.make_optimizer(model, chosen)
     parameter = model.roi_heads.box_head.fc7.weight
     losses = model.losses
 
@@ -356,7 +356,7 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
         return parts
 
     monkeypatch.setattr(model, "losses", spoiled)
-    with StepsOnGpu(model, optimiser, chosen) as steps:
+    with StepsOnGpu(model, optimizer, chosen) as steps:
         steps.run(scenes(model).batch(0), 0)
         with pytest.raises(train.NotFiniteError, match="step 1: the gradient of roi_heads.box_head.fc7.weight is not"):
             steps.rest()
@@ -396,8 +396,8 @@ def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
     paths = []
     for where in ("cpu", "cuda"):
         model = small_model().to(where)
-        optimiser = train.make_optimiser(model, settings())
-        paths.append(checkpoint.save(tmp_path / where, 0, model, optimiser, {"class_names": []}))
+        optimizer = train.make_optimizer(model, settings())
+        paths.append(checkpoint.save(tmp_path / where, 0, model, optimizer, {"class_names": []}))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
     arrays, saved = run(cpu, tmp_path / "whole")

@@ -29,7 +29,7 @@ def test_equals_the_specification(gpu, images, count, keep):
     for groups in (None, rng.integers(0, 40, (images, count))):
         expected = compare(gpu, corners, scores, valid, 0.3, keep, groups)
         if count <= 200:
-            specification = boxes.nms_specification(corners, scores, valid, 0.3, keep, groups)
+            specification = boxes.nms.plain(corners, scores, valid, 0.3, keep, groups)
             np.testing.assert_array_equal(expected[0], specification[0])
 
 
@@ -65,7 +65,7 @@ def test_groups_of_one_share_stay_apart(gpu):
 def test_a_chain_through_a_chunk(gpu):
     """Each box overlaps the next: 0 drops 1, so 1 does not drop 2, and so on, also from one chunk of 64 to the next."""
     x = np.arange(200, dtype=np.float32) * 4
-    chain = np.stack([x, 0 * x, x + 10, 0 * x + 10], axis=1)[None]  # IoU of neighbours 6 / 14
+    chain = np.stack([x, 0 * x, x + 10, 0 * x + 10], axis=1)[None]  # IoU of neighbors 6 / 14
     falling = np.linspace(1, 0.5, 200, dtype=np.float32)[None]
     indices, kept = compare(gpu, chain, falling, falling > 0, 0.4, None, None)
     np.testing.assert_array_equal(indices[kept], np.arange(0, 200, 2))

@@ -1,4 +1,4 @@
-"""Normalisation's kernels against the specification in float64, pass by pass; whole layers against the CPU's."""
+"""Normalization's kernels against the specification in float64, pass by pass; whole layers against the CPU's."""
 
 import numpy as np
 import pytest

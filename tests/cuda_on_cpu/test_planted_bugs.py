@@ -65,7 +65,7 @@ BUGS = {
     ),
     "block_sum: no second barrier": Bug(
         "common.cuh", "__syncthreads();  // sums may be used again", "",
-        "test_optimiser.test_a_loss_that_is_not_finite_changes_nothing", {}, CHECKED, "race",
+        "test_optimizer.test_a_loss_that_is_not_finite_changes_nothing", {}, CHECKED, "race",
     ),
     "scatter_add: no barrier before the next tile": Bug(
         "scatter_add.cu", "__syncthreads();  // everyone is done with the tile before", "",
@@ -184,9 +184,9 @@ BUGS = {
         "losses.cu", "total += expf(z[c] - largest);", "total += expf(z[c]) / expf(largest);",
         "test_losses.test_logits_that_overflow",
     ),
-    "optimiser: decay before the gradient's scale": Bug(
-        "optimiser.cu", "g * scale + decay * p", "(g + decay * p) * scale",
-        "test_optimiser.test_steps_equal_the_cpu", {"name": "SGD"},
+    "optimizer: decay before the gradient's scale": Bug(
+        "optimizer.cu", "g * scale + decay * p", "(g + decay * p) * scale",
+        "test_optimizer.test_steps_equal_the_cpu", {"name": "SGD"},
     ),
     "normalization: the variance of a sample": Bug(
         "normalization.cu", "square / pixels - d * d", "square / (pixels - 1) - d * d",

@@ -35,7 +35,7 @@ def test_every_tool_looks_at_every_kernel(commands, capsys):
         assert command[0] == "/cuda/compute-sanitizer" and command[command.index("--error-exitcode") + 1] == "1"
         assert command[command.index("-p") + 1] == "tests.cuda_on_cpu.sanitize"
     names = {path.stem for path in sanitize.test_files()}
-    assert {"test_convolution", "test_roi_align", "test_nms", "test_losses", "test_optimiser"} <= names
+    assert {"test_convolution", "test_roi_align", "test_nms", "test_losses", "test_optimizer"} <= names
     assert names.isdisjoint({"test_model", "test_nvrtc", "test_stand_in"})
 
 

@@ -156,7 +156,7 @@ def test_threads_of_different_blocks_have_no_barrier(shim):
         run(shim, BLOCKS, check=True, grid=2)
 
 
-def test_neighbouring_bytes_are_different_numbers(shim):
+def test_neighboring_bytes_are_different_numbers(shim):
     assert run(shim, BYTES, check=True).all()
 
 

@@ -11,9 +11,10 @@ import types
 import numpy as np
 import pytest
 
-from minimask import distributed, train
+from minimask import train
 from minimask.errors import InputError
-from minimask.train_gpu import StepsOnGpu
+from minimask.machine import distributed
+from minimask.machine.gpu_steps import StepsOnGpu
 from tests.cuda_on_cpu.test_model import RATE, no_sync, one_schedule, scenes, settings, small_model
 
 pytestmark = one_schedule
@@ -105,10 +106,10 @@ def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
     def steps():
         model = small_model().to("cuda")
         chosen = settings()
-        optimiser = train.make_optimiser(model, chosen)
-        optimiser.lr = RATE
+        optimizer = train.make_optimizer(model, chosen)
+        optimizer.lr = RATE
         finished = []
-        with StepsOnGpu(model, optimiser, chosen, graph=graph) as steps:
+        with StepsOnGpu(model, optimizer, chosen, graph=graph) as steps:
             batches = steps.batches(scenes(model).iterate(0))
             for step in range(3):
                 batch = next(batches)

@@ -83,7 +83,7 @@ def freeze(model):
 def spread(model, images):
     """Scale the last layers so that what they say of `images` has about the standard deviations below.
 
-    As they are initialised they say 1/2, 1/91 and "stay" of every anchor and RoI. What class scores have in common for
+    As they are initialized they say 1/2, 1/91 and "stay" of every anchor and RoI. What class scores have in common for
     all RoIs is taken out, or one class would win everywhere.
     """
     heads = model.roi_heads

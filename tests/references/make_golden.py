@@ -112,7 +112,7 @@ def suppression():
 
 
 def transform():
-    """The normalised, resized and padded batch of two small pictures; resized boxes and masks."""
+    """The normalized, resized and padded batch of two small pictures; resized boxes and masks."""
     images, truths = cropped_pictures()
     resize = GeneralizedRCNNTransform(20, 30, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     targets = [{key: torch.from_numpy(value) for key, value in truth.items()} for truth in truths]

@@ -62,16 +62,16 @@ def checkpoint(torch):
     torch.manual_seed(1)
     layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2)]
     model = torch.nn.Sequential(*layers)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2, 8, 8])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 8, 8])
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(torch.randn(2, 3, 4, 4)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return {
         "model": model.state_dict(),
-        "optimizer": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "lr_scheduler": schedule.state_dict(),
         "epoch": 3,
         "args": Namespace(lr=0.02, dataset="coco", output=None),

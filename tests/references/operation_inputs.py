@@ -49,11 +49,11 @@ def roi_boxes():
 
 
 def crowded_boxes(count=120):
-    """Boxes around a few centres with distinct scores: (count, 4) and (count,) float32."""
+    """Boxes around a few centers with distinct scores: (count, 4) and (count,) float32."""
     rng = np.random.RandomState(0)
-    centre = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
+    center = rng.uniform(20, 80, (8, 2))[rng.randint(0, 8, count)] + rng.normal(0, 4, (count, 2))
     side = rng.uniform(10, 30, (count, 2))
-    boxes = np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
+    boxes = np.concatenate([center - side / 2, center + side / 2], axis=1).astype(np.float32)
     return boxes, (rng.permutation(count) / count).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Optimiser steps in one pass over memory: each parameter, its gradient and its state are read and written once.
+"""Optimizer steps in one pass over memory: each parameter, its gradient and its state are read and written once.
 
 Every function takes flat float32 arrays and the settings as a float32 array (float32: what each number is multiplied
 with). Moves: sgd 5, adamw 7 numbers for each parameter.

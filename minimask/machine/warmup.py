@@ -80,7 +80,7 @@ def _helper_count(names):
 
 def _helper(todo, bar):
     """Feed a helper process (`serve`) one name after the other; runs in a thread, which mostly waits."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "minimask", "compile", "--serve"],

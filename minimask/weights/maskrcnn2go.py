@@ -4,7 +4,7 @@ What it takes to bring a trained network in: its weights as arrays, the list of 
 call of a function that is here already. Three differences are worth a look, for they are what goes wrong in practice:
 
 - Axes. The file has channels first, here they are last; weights are turned around once, when they are read.
-- Colours. The network was trained on blue, green, red; the first convolution's weights are turned, not every picture.
+- Colors. The network was trained on blue, green, red; the first convolution's weights are turned, not every picture.
 - Boxes. They are of the old kind that counts pixels, x1 the first and x2 the last one: width = x2 - x1 + 1. Worked
   number: pixels 3..7 are the box 3, 7 of width 5; here that is 3, 8. So: add 1 at the right and the bottom, call our
   functions (decode, NMS), subtract 1 again. What the model hands out are boxes of our kind. The original pastes a mask
@@ -95,7 +95,7 @@ def generate_proposals(
     height, width, scale = im_info
     boxes = boxes_module.clip(boxes, (height - 1, width - 1))
     valid = boxes_module.large_enough(boxes + ONE_PIXEL, min_size * scale)
-    kept, valid = boxes_module.nms(boxes + ONE_PIXEL, scores[0, best], valid, nms_thresh, keep=post_nms_topN)
+    kept, valid = boxes_module.nms(boxes + ONE_PIXEL, scores[0, best], valid, nms_thresh, max_kept=post_nms_topN)
     return boxes[0, kept[valid]]
 
 
@@ -129,7 +129,7 @@ def box_with_nms_limit(scores, boxes, score_thresh, nms, detections_per_im):
     boxes = boxes.reshape(rois, classes, 4)[:, 1:].reshape(1, -1, 4)
     labels = np.tile(np.arange(1, classes), rois)[None]
     kept, valid = boxes_module.nms(
-        boxes + ONE_PIXEL, scores, scores > score_thresh, nms, keep=detections_per_im, groups=labels
+        boxes + ONE_PIXEL, scores, scores > score_thresh, nms, max_kept=detections_per_im, groups=labels
     )
     kept = kept[valid]
     return scores[0, kept], boxes[0, kept], labels[0, kept]

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import numpy as np
 
 from minimask.errors import InputError
-from minimask.pickle_reader import Symbol, set_item, show
+from minimask.weights.pickle_reader import Symbol, set_item, show
 
 MAX_DEPTH = 100
 MAX_VALUES = 1_000_000

@@ -3,13 +3,13 @@
     what                   Detectron2                            torchvision, and here
     ResNet                 stem.conv1, res2 .. res5, shortcut    conv1, layer1 .. layer4, downsample
     norm of a convolution  conv1.norm                            bn1, beside conv1
-    colours                blue, green, red from 0 to 255        red, green, blue from 0 to 1
+    colors                blue, green, red from 0 to 255        red, green, blue from 0 to 1
     background             the last class score; no box          class 0 of scores, boxes and masks
                            deltas, no mask
     anchors of a place     for each size, each ratio             for each ratio, each size (only C4 and DC5 have
                                                                  several sizes)
 
-Colours are turned in the first convolution's weights, so that pictures stay as they are. A channel of zeros stands
+Colors are turned in the first convolution's weights, so that pictures stay as they are. A channel of zeros stands
 where the background had none: nothing reads it. What the weights do not say (RoIAlign with adaptive sampling and half
 pixels, the stride in the 1x1 convolution, ...) is in the settings, from Detectron2's configuration files.
 """

@@ -1,8 +1,8 @@
 """Published weights: reading their files, and telling from names and shapes alone which model they are of.
 
 torchvision's Faster, Mask and Keypoint R-CNN with a ResNet or ResNeXt, under today's names and those of the older
-published files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). In .pth, .pt and .pkl files (no pickle
-is run: torch_file.py), .safetensors and .npz.
+published files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). In .pth, .pt and .pkl files (no
+pickle is run: torch_file.py), .safetensors and .npz.
 """
 
 import inspect
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask import detectron2
 from minimask.backbone import RESNETS
 from minimask.errors import InputError
+from minimask.weights import detectron2
 
 TORCH_FILES = (".pth", ".pt", ".pkl")
 FILES = (*TORCH_FILES, ".safetensors", ".npz")
@@ -69,7 +69,7 @@ def _read_file(path):
     """What a published file holds: containers of NumPy arrays."""
     suffix = path.suffix.lower()
     if suffix in TORCH_FILES:
-        from minimask import torch_file
+        from minimask.weights import torch_file
 
         return torch_file.read(path)
     try:
@@ -118,7 +118,7 @@ def _today(name):
 # ---------------------------------------------------------------------------------------------------- which model it is
 
 
-def recognise(source, **changes):
+def recognize(source, **changes):
     """Settings for `mask_rcnn.build` that fit a Published file, from names and shapes; without num_classes if it is a
     backbone.
 

@@ -90,7 +90,7 @@ WEIGHTS = {
 
 NOTES = """\
 Detectors know COCO's 80 kinds of object (with keypoints: people only); backbones were trained on ImageNet.
-Licence: Detectron2's files (.pkl) are CC BY-SA 3.0, by its MODEL_ZOO.md. torchvision (.pth) states none for its files;
+License: Detectron2's files (.pkl) are CC BY-SA 3.0, by its MODEL_ZOO.md. torchvision (.pth) states none for its files;
 its code is BSD 3-clause, and it refers to the terms of the data that they were trained on."""
 
 
@@ -133,7 +133,7 @@ def listing(table=WEIGHTS):
 
 def default_folder():
     """`data/` of the checkout if this is one, else `data/` where the command is run."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     return root / "data" if (root / "pyproject.toml").is_file() else Path("data")
 
 
@@ -246,7 +246,7 @@ def _open(url, start):
     headers = {"User-Agent": f"minimask/{__version__}"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    opener = urllib.request.build_opener(_OnlyHttps)  # it honours https_proxy and no_proxy
+    opener = urllib.request.build_opener(_OnlyHttps)  # it honors https_proxy and no_proxy
     with _network():
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
 

@@ -7,7 +7,7 @@ its gradient are copied to page-locked memory, and read when the next step has b
     host     prepare 1, launch 1 | prepare 2, launch 2, read 1 | prepare 3, launch 3, read 2 | ...
     card               copy 1, step 1 | step 2 (and copy 3)         | step 3 (and copy 4)         | ...
 
-Whether a step's numbers are finite is found on the card (`Optimiser.step_on_device`): after one that are not, nothing
+Whether a step's numbers are finite is found on the card (`Optimizer.step_on_device`): after one that are not, nothing
 is changed any more, so that the weights are still those before it when the host learns of it.
 
 With CUDA graphs, the launches of a step, hundreds of them, are recorded once, and then started with a single one.
@@ -18,8 +18,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from minimask import distributed, train
+from minimask import train
 from minimask.kernels import cuda as kernels
+from minimask.machine import distributed
 from minimask.mask_rcnn import sampling_generator
 
 MOST_GRAPHS = 4  # each keeps the memory of a whole step
@@ -48,12 +49,12 @@ class StepsOnGpu:
     give pictures one padded size.
     """
 
-    def __init__(self, model, optimiser, settings, graph=False):
+    def __init__(self, model, optimizer, settings, graph=False):
         import cupy
         import cupyx
 
         self.cupy, self.page_locked = cupy, cupyx.empty_pinned
-        self.model, self.optimiser, self.settings = model, optimiser, settings
+        self.model, self.optimizer, self.settings = model, optimizer, settings
         self.launched = collections.deque()
         self.graphs = {} if graph else None
         self.stream = cupy.cuda.Stream(non_blocking=True)
@@ -73,7 +74,7 @@ class StepsOnGpu:
 
     def run(self, batch, step):
         """Launch a step; returns the list of train.Finished of those before it. Raises NotFiniteError of such a one."""
-        self.optimiser.prepare_step()
+        self.optimizer.prepare_step()
         rng = distributed.own_rows(sampling_generator(self.settings.seed, step))
         graph = None if self.graphs is None else self._graph(batch)
         parts, losses, report = graph.run(batch, rng) if graph else self.compute(batch, Draws(rng))
@@ -81,7 +82,7 @@ class StepsOnGpu:
         for x, copy in zip((losses, report), copies):
             x.get(out=copy, blocking=False)
         read = self.cupy.cuda.get_current_stream().record()
-        rate = self.optimiser.lr
+        rate = self.optimizer.lr
         self.launched.append(_Launched(step, len(batch.images), batch.names, rate, parts, *copies, read))
         return [self._finish() for _ in range(len(self.launched) - 1)]
 
@@ -90,14 +91,14 @@ class StepsOnGpu:
         return [self._finish() for _ in range(len(self.launched))]
 
     def compute(self, batch, rng):
-        """The launches of one step -> the parts' names, their values and the optimiser's report on the card."""
+        """The launches of one step -> the parts' names, their values and the optimizer's report on the card."""
         losses = self.model.losses(batch, rng)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         train.sum_of(losses).backward()
-        self.optimiser.flat.collect()
-        distributed.sum_in_place(self.optimiser.flat.gradients)
+        self.optimizer.flat.collect()
+        distributed.sum_in_place(self.optimizer.flat.gradients)
         values = distributed.total(self.cupy.stack([loss.data for loss in losses.values()]))
-        return list(losses), values, self.optimiser.step_on_device(self.settings.clip, values)
+        return list(losses), values, self.optimizer.step_on_device(self.settings.clip, values)
 
     def _graph(self, batch):
         """The graph for batches of this shape; None if there are too many already."""
@@ -121,14 +122,14 @@ class StepsOnGpu:
     def _forget(self, steps):
         """Take back the last steps, which changed nothing."""
         self.launched.clear()
-        self.optimiser.steps -= steps
-        self.optimiser.forget_failure()
+        self.optimizer.steps -= steps
+        self.optimizer.forget_failure()
 
     def _parameter_at(self, place):
         """The name of the parameter that a place in the gradients belongs to; None for no place."""
         if place < 0:
             return None
-        found = self.optimiser.params[self.optimiser.flat.parameter_at(place)]
+        found = self.optimizer.params[self.optimizer.flat.parameter_at(place)]
         return next(name for name, parameter in self.model.named_parameters() if parameter is found)
 
 

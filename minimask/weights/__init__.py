@@ -7,7 +7,7 @@
     first one after RoIs    (out, C * 7 * 7)        (7 * 7 * C, out)
 
 The last one differs because a RoI's features are flattened: theirs channel by channel, ours pixel by pixel.
-What files can be read, and which model is in them: published.py.
+What files can be read, and which model is in them: weights/published.py.
 """
 
 import io
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask import checkpoint, published
+from minimask import checkpoint
 from minimask.datasets.coco_names import meanings
 from minimask.errors import InputError
-from minimask.files import write_files
-from minimask.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
+from minimask.run.files import write_files
+from minimask.weights import published
+from minimask.weights.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
 
 TRANSPOSED_CONVOLUTIONS = ("conv5_mask.weight", "kps_score_lowres.weight")
 CLASS_LAYERS = (  # whose shape depends on the classes or the keypoints
@@ -123,7 +124,7 @@ def _grouped(names):
 
 
 def is_graph(path):
-    """Whether `path` is a folder with a network for maskrcnn2go.py."""
+    """Whether `path` is a folder with a network for weights/maskrcnn2go.py."""
     return (Path(path) / "graph.json").is_file()
 
 
@@ -153,16 +154,16 @@ def read(path):
     return Published(path, to_torchvision(checkpoint.part(arrays, "model")), model)
 
 
-def recognise(source, **changes):
-    """Settings for `mask_rcnn.build` that fit a file (a path, or what `read` made of it): see published.recognise."""
-    return published.recognise(source if isinstance(source, Published) else read(source), **changes)
+def recognize(source, **changes):
+    """Settings for `mask_rcnn.build` that fit a file (a path, or what `read` made of it): see published.recognize."""
+    return published.recognize(source if isinstance(source, Published) else read(source), **changes)
 
 
 def load(model, source, replace_heads=False):
     """Copy the weights of a file (a path, or what `read` made of it) into `model`; returns the Report.
 
     replace_heads: layers that depend on the classes, and branches that the file has nothing of, stay the model's own,
-    newly initialised. So does all but the backbone if the file is a plain ResNet. Raises InputError, with the model
+    newly initialized. So does all but the backbone if the file is a plain ResNet. Raises InputError, with the model
     unchanged, if the file lacks anything else, or a shape does not fit, or a value is not finite.
     """
     source = source if isinstance(source, Published) else read(source)
@@ -229,7 +230,7 @@ def open_file(path, **changes):
     from minimask.mask_rcnn import build
 
     if is_graph(path):
-        from minimask import maskrcnn2go
+        from minimask.weights import maskrcnn2go
 
         if changes:
             raise InputError(f"{path}: this network has no settings, got {', '.join(changes)}")
@@ -240,7 +241,7 @@ def open_file(path, **changes):
     source = read(path)
     if source.is_backbone():
         raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
-    model = build(**recognise(source, **changes)).eval()
+    model = build(**recognize(source, **changes)).eval()
     return Opened(model, meanings(model.num_classes, model.keypoints), load(model, source))
 
 

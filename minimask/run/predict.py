@@ -10,8 +10,8 @@ from minimask.device import enough_memory
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.evaluate import category_list, encode_mask, inference, xywh
-from minimask.files import json_bytes, write_files
 from minimask.image import read_image, restore
+from minimask.run.files import json_bytes, write_files
 
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")  # taken from a folder
 MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once: huge photos go in several parts

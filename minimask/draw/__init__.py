@@ -3,9 +3,9 @@
 All functions return (H, W, 3) uint8 arrays; `save_picture` writes one. Small photos are enlarged by a whole number so
 that text can be read, and a caption strip below says what is in the picture.
 
-Colours are those of Okabe and Ito (jfly.uni-koeln.de/color) and three more that stay apart from them for protanopes,
-deuteranopes and tritanopes alike. A colour only tells neighbours apart; the class is told by the outline (solid,
-dashed, dotted, dash-dot) and by the label, never by colour alone.
+Colors are those of Okabe and Ito (jfly.uni-koeln.de/color) and three more that stay apart from them for protanopes,
+deuteranopes and tritanopes alike. A color only tells neighbors apart; the class is told by the outline (solid,
+dashed, dotted, dash-dot) and by the label, never by color alone.
 """
 
 import functools
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from minimask.errors import InputError
-from minimask.files import write_files
+from minimask.run.files import write_files
 
-COLOURS = np.array(
+COLORS = np.array(
     [
         (230, 159, 0),  # orange
         (86, 180, 233),  # sky blue
@@ -40,7 +40,7 @@ OUTLINES = {"solid": (1, 0), "dashed": (6, 3), "dotted": (1.5, 2), "dash-dot": (
 READABLE_SIDE = 1024  # pixels: a photo is enlarged while its longer side times the next factor stays within this ...
 LARGEST_SIDE = 4000  # ... and reduced where it is longer than this
 CROWD = np.array([190, 190, 190], dtype=np.uint8)
-FILL = 0.33  # how much of the colour a mask adds to the photo
+FILL = 0.33  # how much of the color a mask adds to the photo
 SURE = 2.0  # the logit above which a found keypoint is drawn, as in Detectron: the network places absent ones too
 DARK, LIGHT = (20, 20, 20), (255, 255, 255)
 
@@ -54,7 +54,7 @@ def draw_prediction(
 ):
     """The photo with what was found in it: translucent masks, outlined boxes, label and score, keypoints.
 
-    image: (H, W, 3) uint8, RGB, or (H, W) grey. prediction: a Prediction in pixels of `image`.
+    image: (H, W, 3) uint8, RGB, or (H, W) gray. prediction: a Prediction in pixels of `image`.
     class_names: name of label 1, of label 2, ... (the background, label 0, has none).
     score_threshold: what scores lower is left out. skeleton: pairs of keypoint numbers (from 0) to join by lines;
     of the keypoints those are drawn whose score, a logit, is above SURE.
@@ -113,21 +113,21 @@ def class_name(class_names, label):
     return str(class_names[label - 1]) if 1 <= label <= len(class_names) else f"class {label}"
 
 
-def instance_colours(boxes, margin=0.25):
-    """A colour for each object, (D,) rows of COLOURS: another than its neighbours', as long as there are enough.
+def instance_colors(boxes, margin=0.25):
+    """A color for each object, (D,) rows of COLORS: another than its neighbors', as long as there are enough.
 
-    boxes: (D, 4). Two objects are neighbours if their boxes, each larger by `margin` of its size (and at least
-    8 pixels) on every side, overlap. Of the colours left, the one used least is taken.
+    boxes: (D, 4). Two objects are neighbors if their boxes, each larger by `margin` of its size (and at least
+    8 pixels) on every side, overlap. Of the colors left, the one used least is taken.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     grow = np.maximum(margin * size, 8)
     low, high = boxes[:, :2] - grow, boxes[:, 2:] + grow  # (D, 2) each
     chosen = np.zeros(len(boxes), dtype=np.int64)
-    used = np.zeros(len(COLOURS), dtype=np.int64)
+    used = np.zeros(len(COLORS), dtype=np.int64)
     for i in range(len(boxes)):
         near = ((low[:i] < high[i]) & (high[:i] > low[i])).all(axis=1)
-        near_use = np.bincount(chosen[:i][near], minlength=len(COLOURS))
+        near_use = np.bincount(chosen[:i][near], minlength=len(COLORS))
         chosen[i] = np.lexsort((used, near_use))[0]
         used[chosen[i]] += 1
     return chosen
@@ -145,7 +145,7 @@ def _draw_objects(
         raise ValueError(
             f"draw: masks must be (D, H, W) = {(count, *image.shape[:2])} like boxes and image, got {np.shape(masks)}"
         )
-    colours = np.where(crowd[:, None], CROWD, COLOURS[instance_colours(boxes)])
+    colors = np.where(crowd[:, None], CROWD, COLORS[instance_colors(boxes)])
     picture, scale = _readable(image, side)
     width = _line_width(picture)
     covered = np.zeros(picture.shape[:2], dtype=bool)  # where objects are: labels keep away from there
@@ -154,18 +154,18 @@ def _draw_objects(
     if masks is not None:
         area = np.array([mask.sum() for mask in masks], dtype=np.int64)
         for i in np.argsort(-area, kind="stable"):  # small ones last, so that none is hidden
-            _paint_mask(picture, masks[i], scale, colours[i], width, covered, hatched=crowd[i])
+            _paint_mask(picture, masks[i], scale, colors[i], width, covered, hatched=crowd[i])
 
     pen = _Pen(picture)
     thin = max(2, width - 1) if count > 20 else width
     if count > 30 and len(set(map(int, labels))) == 1:  # the caption names the class: no need to say it 31 times
         texts = [options[1:] for options in texts]
     for i in range(count):
-        pen.outline(boxes[i], colours[i], thin, _outline_of(labels[i]))
+        pen.outline(boxes[i], colors[i], thin, _outline_of(labels[i]))
     if keypoints is not None:
         for i in range(count):
-            pen.keypoints(np.asarray(keypoints[i]) * (scale, scale, 1), colours[i], width, skeleton)
-    _place_labels(pen, boxes, texts, colours, covered)
+            pen.keypoints(np.asarray(keypoints[i]) * (scale, scale, 1), colors[i], width, skeleton)
+    _place_labels(pen, boxes, texts, colors, covered)
 
     strips = [pen.array()]
     if title:
@@ -241,8 +241,8 @@ def _scaled_mask(mask, scale, shape, margin):
     return window, inside
 
 
-def _paint_mask(picture, mask, scale, colour, width, covered, hatched=False):
-    """Blend the mask's colour into the picture (in place), and draw its border with a contrasting edge around it."""
+def _paint_mask(picture, mask, scale, color, width, covered, hatched=False):
+    """Blend the mask's color into the picture (in place), and draw its border with a contrasting edge around it."""
     scaled = _scaled_mask(np.asarray(mask), scale, picture.shape[:2], margin=2)
     if scaled is None:
         return
@@ -252,10 +252,10 @@ def _paint_mask(picture, mask, scale, colour, width, covered, hatched=False):
     if hatched:
         y, x = np.mgrid[window]
         fill = inside & ((x + y) % (6 * width) < 2 * width)
-    part[fill] += FILL * (colour - part[fill])
+    part[fill] += FILL * (color - part[fill])
     border = inside & ~_grow(inside, -width)
-    part[_grow(inside, 1) & ~inside] = _contrast(colour)
-    part[border] = colour
+    part[_grow(inside, 1) & ~inside] = _contrast(color)
+    part[border] = color
     picture[window] = part.round().astype(np.uint8)
     covered[window] |= inside
 
@@ -269,16 +269,16 @@ def _grow(mask, pixels):
     return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).filter(kind(size))) > 0
 
 
-def _luminance(colour):
-    """Relative luminance of an sRGB colour, 0 to 1 (WCAG 2.1)."""
-    c = np.asarray(colour, dtype=np.float64) / 255
+def _luminance(color):
+    """Relative luminance of an sRGB color, 0 to 1 (WCAG 2.1)."""
+    c = np.asarray(color, dtype=np.float64) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def _contrast(colour):
-    """Dark or light, whichever stands out more from the colour."""
-    l = _luminance(colour)
+def _contrast(color):
+    """Dark or light, whichever stands out more from the color."""
+    l = _luminance(color)
     return DARK if (l + 0.05) / (_luminance(DARK) + 0.05) > 1.05 / (l + 0.05) else LIGHT
 
 
@@ -315,18 +315,18 @@ class _Pen:
     def array(self):
         return np.array(self.picture)
 
-    def line(self, start, end, colour, width, outline="solid", edge=None):
+    def line(self, start, end, color, width, outline="solid", edge=None):
         """A straight line in the pattern of an outline, with an edge one pixel wide (contrasting if not given)."""
-        edge = _contrast(colour) if edge is None else edge
+        edge = _contrast(color) if edge is None else edge
         start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
         length = float(np.hypot(*(end - start)))
         direction = (end - start) / max(length, 1e-9)
         pieces = [(start + a * direction, start + b * direction) for a, b in _dashes(length, width, outline)]
-        for ink, thickness in ((edge, width + 2), (tuple(int(c) for c in colour), width)):
+        for ink, thickness in ((edge, width + 2), (tuple(int(c) for c in color), width)):
             for a, b in pieces:
                 self.draw.line([*a, *b], fill=ink, width=thickness)
 
-    def outline(self, box, colour, width, outline="solid", edge=None):
+    def outline(self, box, color, width, outline="solid", edge=None):
         """A box (x1, y1, x2, y2); its line runs just outside, so that small objects are not hidden."""
         x1, y1, x2, y2 = np.asarray(box) + np.array([-1, -1, 1, 1]) * width / 2
         # A box at the picture's border is drawn just inside it, as its line would be lost.
@@ -334,9 +334,9 @@ class _Pen:
         x1, y1 = max(x1, width / 2), max(y1, width / 2)
         x2, y2 = min(x2, w - 1 - width / 2), min(y2, h - 1 - width / 2)
         for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2))):
-            self.line(start, end, colour, width, outline, edge)
+            self.line(start, end, color, width, outline, edge)
 
-    def keypoints(self, points, colour, width, skeleton=()):
+    def keypoints(self, points, color, width, skeleton=()):
         """Points (K, 3): x, y, and visibility or score; hidden ones (1) hollow, missing ones (0 and less) left out.
 
         Both points and lines are finer on small objects, so that two eyes stay two points.
@@ -348,9 +348,9 @@ class _Pen:
         thick = round(np.clip(extent / 80, width, 2 * width))
         for a, b in skeleton:
             if seen[a] and seen[b]:
-                self.line(points[a, :2], points[b, :2], colour, thick)
+                self.line(points[a, :2], points[b, :2], color, thick)
         radius = np.clip(extent / 28, 1.5 * width, 4 * width)
-        ink, edge = tuple(int(c) for c in colour), _contrast(colour)
+        ink, edge = tuple(int(c) for c in color), _contrast(color)
         for x, y, visibility in points[seen]:
             rings = [(radius + 1, edge), (radius, ink)]
             if visibility == 1:
@@ -363,12 +363,12 @@ class _Pen:
         left, top, right, bottom = _font(size).getbbox(text)
         return int(right - left) + 8, int(1.3 * size) + 2
 
-    def label(self, x, y, text, size, colour):
-        """Text on a plate of the colour, with a contrasting edge."""
+    def label(self, x, y, text, size, color):
+        """Text on a plate of the color, with a contrasting edge."""
         w, h = self.text_box(text, size)
-        ink = tuple(int(c) for c in colour)
-        self.draw.rectangle([x, y, x + w - 1, y + h - 1], fill=ink, outline=_contrast(colour))
-        self.draw.text((x + 4, y + h / 2), text, font=_font(size), fill=_contrast(colour), anchor="lm")
+        ink = tuple(int(c) for c in color)
+        self.draw.rectangle([x, y, x + w - 1, y + h - 1], fill=ink, outline=_contrast(color))
+        self.draw.text((x + 4, y + h / 2), text, font=_font(size), fill=_contrast(color), anchor="lm")
 
 
 def _dashes(length, width, outline):
@@ -385,7 +385,7 @@ def _dashes(length, width, outline):
     return stretches
 
 
-def _place_labels(pen, boxes, texts, colours, covered):
+def _place_labels(pen, boxes, texts, colors, covered):
     """Write each object's label where it covers no other label and the least of other objects.
 
     texts: for each object, its texts from the longest to the shortest; the shorter ones are tried where the longer
@@ -395,7 +395,7 @@ def _place_labels(pen, boxes, texts, colours, covered):
     # Sums of `covered` over any rectangle, by four look-ups.
     total = np.pad(covered.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     taken = np.zeros((0, 4))
-    for box, options, colour in zip(boxes, texts, colours):
+    for box, options, color in zip(boxes, texts, colors):
         best = None
         for rank, text in enumerate(options):
             w, h = pen.text_box(text, size)
@@ -409,7 +409,7 @@ def _place_labels(pen, boxes, texts, colours, covered):
         if best and best[0] < 0.75:
             _, (x1, y1, x2, y2), text = best
             taken = np.concatenate([taken, [(x1 - 1, y1 - 1, x2 + 1, y2 + 1)]])
-            pen.label(x1, y1, text, size, colour)
+            pen.label(x1, y1, text, size, color)
 
 
 def _label_places(box, w, h, shape):
@@ -577,10 +577,10 @@ def picture_bytes(picture, path="picture.png"):
 
 
 def draw_anchors(image, anchors, title=None):
-    """The anchors of some places of the feature map: each place has its colour and a dot, each ratio its outline.
+    """The anchors of some places of the feature map: each place has its color and a dot, each ratio its outline.
 
     image: (H, W, 3) uint8. anchors: (P, A, 4): the A anchors of each of P places, x1 y1 x2 y2 in pixels of the image;
-    ((A, 4) is one place). Anchors reach beyond the picture: it is shown with a grey margin where they do.
+    ((A, 4) is one place). Anchors reach beyond the picture: it is shown with a gray margin where they do.
     """
     image = _as_rgb(image)
     anchors = np.asarray(anchors, dtype=np.float64)
@@ -598,11 +598,11 @@ def draw_anchors(image, anchors, title=None):
     _, shape = np.unique(np.round(2 * np.log2(sides[..., 1] / sides[..., 0])), return_inverse=True)
     shape = shape.reshape(anchors.shape[:2]) + 1  # (P, A): 1 for the flattest, and so on
     for place, boxes in enumerate(anchors):
-        colour = COLOURS[place % len(COLOURS)]
+        color = COLORS[place % len(COLORS)]
         for k, box in enumerate((boxes + margin) * scale):
-            pen.outline(box, colour, thickness, _outline_of(shape[place, k]))
-        centre = (boxes[:, :2] + boxes[:, 2:]).mean(axis=0) / 2
-        pen.keypoints(np.array([[*(centre + margin) * scale, 2]]), colour, thickness)
+            pen.outline(box, color, thickness, _outline_of(shape[place, k]))
+        center = (boxes[:, :2] + boxes[:, 2:]).mean(axis=0) / 2
+        pen.keypoints(np.array([[*(center + margin) * scale, 2]]), color, thickness)
     places = "one place" if len(anchors) == 1 else f"{len(anchors)} places"
     title = title or f"{anchors.shape[1]} anchors at {places}"
     return np.concatenate([_title_strip(title, picture.shape[1]), pen.array()])
@@ -631,13 +631,13 @@ def draw_proposals(image, boxes, scores, count=50, title=None):
 
 
 def _ramp(share):
-    """A colour from dark blue over grey to yellow, even in brightness for every kind of sight (after cividis)."""
+    """A color from dark blue over gray to yellow, even in brightness for every kind of sight (after cividis)."""
     stops = np.array([(0, 34, 78), (66, 78, 108), (124, 123, 120), (187, 172, 105), (254, 232, 56)], dtype=np.float64)
     return tuple(int(np.interp(share, np.linspace(0, 1, len(stops)), stops[:, c])) for c in range(3))
 
 
 def _score_strip(low, high, shown, count, width):
-    """The scale of the proposals' colours."""
+    """The scale of the proposals' colors."""
     size = int(np.clip(round(width / 50), 13, 30))
     pen = _Pen(np.full((2 * size, width, 3), 255, dtype=np.uint8))
     text = f"best {shown} of {count} proposals; score {low:.3g}"
@@ -667,14 +667,14 @@ def draw_masks(image, prediction, class_names, count=3):
     pictures, titles = [], []
     for d, box, small, large in zip(shown, boxes, soft, pasted):
         window = _around(box, image.shape)
-        grey = (255 * np.clip(small, 0, 1)).round().astype(np.uint8)
-        pictures.append(_zoomed(_as_rgb(grey)))
+        gray = (255 * np.clip(small, 0, 1)).round().astype(np.uint8)
+        pictures.append(_zoomed(_as_rgb(gray)))
         for mask in (large, (large >= 0.5).astype(np.float32)):
             zoomed = _zoomed(_with_soft_mask(image[window], mask[window]))
             scale = zoomed.shape[0] / (window[0].stop - window[0].start)
             pen = _Pen(zoomed)
             corner = np.array([window[1].start, window[0].start] * 2)
-            pen.outline((box - corner) * scale, COLOURS[3], 2)
+            pen.outline((box - corner) * scale, COLORS[3], 2)
             pictures.append(pen.array())
         name = f"{class_name(class_names, prediction.labels[d])} {prediction.scores[d]:.2f}"
         titles += [f"{name}: {small.shape[0]} x {small.shape[1]}", "resized to its box, soft", "final: at least 0.5"]
@@ -703,7 +703,7 @@ def _zoomed(picture, side=448):
 def _with_soft_mask(image, mask):
     """The image, dimmed, with the mask's probability as orange light."""
     dim = 0.45 * image.astype(np.float32)
-    light = mask[..., None] * (0.35 * image + 0.65 * COLOURS[0])
+    light = mask[..., None] * (0.35 * image + 0.65 * COLORS[0])
     return np.clip(dim * (1 - mask[..., None]) + light, 0, 255).round().astype(np.uint8)
 
 
@@ -712,12 +712,12 @@ def _with_soft_mask(image, mask):
 
 
 def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=None):
-    """RoIAlign on the grid: the box, its k x k bins, s x s sampling points in each, and the four neighbours of one.
+    """RoIAlign on the grid: the box, its k x k bins, s x s sampling points in each, and the four neighbors of one.
 
-    feature_map: (h, w), or (h, w, C), of which the mean over channels is shown. Pixel i of the map has its centre at
+    feature_map: (h, w), or (h, w, C), of which the mean over channels is shown. Pixel i of the map has its center at
     i, as bilinear interpolation counts. box: (4,) x1 y1 x2 y2 in those units. points: (k, k, s, s, 2), each x, y
     (roi_align.map_boxes and roi_align.sampling_points make both).
-    chosen: (bin row, bin column, point row, point column) of the point whose neighbours and weights are written.
+    chosen: (bin row, bin column, point row, point column) of the point whose neighbors and weights are written.
     Returns (H, W, 3) uint8. He et al. 2017, figure 3; slides L13 to L16.
     """
     feature_map, points = np.asarray(feature_map), np.asarray(points, dtype=np.float64)
@@ -742,8 +742,8 @@ def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=No
             axes.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], **style)
             axes.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, **style)
     flat = points.reshape(-1, 2)  # (k*k*s*s, 2)
-    axes.scatter(flat[:, 0], flat[:, 1], s=28, color=_unit(COLOURS[0]), edgecolors="black", linewidths=0.8, zorder=4)
-    _draw_neighbours(axes, points[tuple(chosen)], feature_map.shape)
+    axes.scatter(flat[:, 0], flat[:, 1], s=28, color=_unit(COLORS[0]), edgecolors="black", linewidths=0.8, zorder=4)
+    _draw_neighbors(axes, points[tuple(chosen)], feature_map.shape)
     axes.set_xlim(min(-0.5, x1 - 0.5, flat[:, 0].min() - 0.5), max(w - 0.5, x2 + 0.5))
     axes.set_ylim(max(h - 0.5, y2 + 0.5), min(-0.5, y1 - 0.5, flat[:, 1].min() - 0.5))
     axes.set_title(
@@ -752,13 +752,13 @@ def draw_sampling_points(feature_map, box, points, chosen=(0, 0, 0, 0), title=No
     return _render(figure)
 
 
-def _draw_neighbours(axes, point, shape):
-    """Lines from a point to the centres of the four pixels around it, with the bilinear weight of each."""
-    from minimask.roi_align import neighbours
+def _draw_neighbors(axes, point, shape):
+    """Lines from a point to the centers of the four pixels around it, with the bilinear weight of each."""
+    from minimask.roi_align import neighbors
 
-    for row, column, weight, _ in neighbours(point, *shape):
-        axes.plot([point[0], column], [point[1], row], color=_unit(COLOURS[2]), linewidth=1.5, zorder=5)
-        axes.scatter([column], [row], s=36, marker="s", color=_unit(COLOURS[2]), edgecolors="white", zorder=6)
+    for row, column, weight, _ in neighbors(point, *shape):
+        axes.plot([point[0], column], [point[1], row], color=_unit(COLORS[2]), linewidth=1.5, zorder=5)
+        axes.scatter([column], [row], s=36, marker="s", color=_unit(COLORS[2]), edgecolors="white", zorder=6)
         axes.annotate(
             f"{weight:.2f}",
             (column, row),
@@ -770,7 +770,7 @@ def _draw_neighbours(axes, point, shape):
             bbox=dict(boxstyle="round,pad=0.15", facecolor="white", edgecolor="black", linewidth=0.8),
             zorder=7,
         )
-    axes.scatter(*point[:, None], s=90, marker="*", color=_unit(COLOURS[3]), edgecolors="black", zorder=8)
+    axes.scatter(*point[:, None], s=90, marker="*", color=_unit(COLORS[3]), edgecolors="black", zorder=8)
 
 
 def plot_losses(log, parts=None, smoothing=0.95, title=None):
@@ -794,7 +794,7 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
         raise InputError(f"{name}: holds no record with a step and a loss")
     figure, axes = _figure(9, 5.4)
     dashes = ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2))]
-    inks = [(0.1, 0.1, 0.1), *(_unit(COLOURS[i]) for i in (2, 4, 6, 0, 5, 8, 9))]  # those dark enough on white
+    inks = [(0.1, 0.1, 0.1), *(_unit(COLORS[i]) for i in (2, 4, 6, 0, 5, 8, 9))]  # those dark enough on white
     for i, (part, (steps, values)) in enumerate(curves.items()):
         ink = inks[i % len(inks)]
         if part.startswith("validation"):
@@ -859,7 +859,7 @@ def loss_curves(records):
 
 
 def smoothed(values, weight):
-    """Running mean m_t = (w m_{t-1} + v_t) / normaliser, without the pull towards 0 at the start; NaN passed over."""
+    """Running mean m_t = (w m_{t-1} + v_t) / normalizer, without the pull towards 0 at the start; NaN passed over."""
     mean, norm, result = 0.0, 0.0, []
     for value in np.asarray(values, dtype=np.float64):
         if np.isfinite(value):
@@ -868,9 +868,9 @@ def smoothed(values, weight):
     return np.array(result)
 
 
-def _unit(colour):
-    """A colour as matplotlib takes it: floats 0 to 1."""
-    return tuple(np.asarray(colour) / 255)
+def _unit(color):
+    """A color as matplotlib takes it: floats 0 to 1."""
+    return tuple(np.asarray(color) / 255)
 
 
 def _figure(width, height):

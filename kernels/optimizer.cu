@@ -1,4 +1,4 @@
-// Optimiser steps on flat buffers that hold all parameters, all gradients, all of a state: see minimask.optim.
+// Optimizer steps on flat buffers that hold all parameters, all gradients, all of a state: see minimask.optim.
 //
 //   collect        many arrays into one, one after the other                reads 4 bytes for each number, writes 4
 //   set_rates      rates = lr, correction1, correction2                     1 thread

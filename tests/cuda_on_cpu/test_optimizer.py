@@ -1,4 +1,4 @@
-"""The optimisers' kernels against `Optimiser.step`, and what a step on the device does with bad numbers."""
+"""The optimizers' kernels against `Optimizer.step`, and what a step on the device does with bad numbers."""
 
 import math
 
@@ -9,7 +9,7 @@ from minimask import optim
 from minimask.tensor import Parameter
 
 SHAPES = ((3, 5), (7,), (1,), (2, 64), (65, 3), (1000,))
-OPTIMISERS = {
+OPTIMIZERS = {
     "SGD": lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01, decay_all=False),
     "AdamW": lambda params: optim.AdamW(params, 0.01, weight_decay=0.1, decay_all=False),
 }
@@ -30,12 +30,12 @@ def set_gradients(params, values, asarray):
         p.grad = None if value is None else asarray(value)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_equal_the_cpu(gpu, name):
     """Five steps, clipped and not, with changing rates, one parameter now and then without a gradient."""
     theirs = parameters(np.asarray)
     ours = parameters(gpu.asarray)
-    cpu, card = OPTIMISERS[name](theirs), OPTIMISERS[name](ours)
+    cpu, card = OPTIMIZERS[name](theirs), OPTIMIZERS[name](ours)
     for step in range(5):
         values = gradients(step)
         values[3] = values[3] if step % 2 else None
@@ -57,14 +57,14 @@ def test_steps_equal_the_cpu(gpu, name):
         np.testing.assert_allclose(other if key == "steps" else other.get(), array, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_large_buffers(gpu, name):
     """More numbers than the threads of the norm's 1,024 blocks take at once, in the first schedule only."""
     if gpu.__name__ != "cupy" and order(gpu):
         pytest.skip("one schedule is enough for a large array")
     shapes = ((1100, 1024),)
     theirs, ours = parameters(np.asarray, shapes), parameters(gpu.asarray, shapes)
-    cpu, card = OPTIMISERS[name](theirs), OPTIMISERS[name](ours)
+    cpu, card = OPTIMIZERS[name](theirs), OPTIMIZERS[name](ours)
     set_gradients(theirs, gradients(0, shapes), np.asarray)
     set_gradients(ours, gradients(0, shapes), gpu.asarray)
     norm = optim.gradient_norm(theirs)
@@ -81,11 +81,11 @@ def order(gpu):
     return minicuda.ORDER
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(gpu, name, bad):
     params = parameters(gpu.asarray)
-    card = OPTIMISERS[name](params)
+    card = OPTIMIZERS[name](params)
     set_gradients(params, gradients(0), gpu.asarray)
     card.prepare_step()
     card.step_on_device(5.0)
@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(gpu, name, bad):
 
 def test_a_loss_that_is_not_finite_changes_nothing(gpu):
     params = parameters(gpu.asarray)
-    sgd = OPTIMISERS["SGD"](params)
+    sgd = OPTIMIZERS["SGD"](params)
     before = sgd.flat.data.get()
     set_gradients(params, gradients(0), gpu.asarray)
     bad = [1.0] * 40 + [math.nan] * 30  # in the second warp, and beyond
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(gpu):
 
 def test_a_square_too_large_is_no_single_gradients_fault(gpu):
     params = parameters(gpu.asarray, ((2,),))
-    sgd = OPTIMISERS["SGD"](params)
+    sgd = OPTIMIZERS["SGD"](params)
     params[0].grad = gpu.asarray(np.float32([1e20, 0]))
     sgd.prepare_step()
     report = sgd.step_on_device(5.0).get()
@@ -140,7 +140,7 @@ def test_steps_without_synchronisation(gpu):
     if not hasattr(gpu, "no_sync"):
         pytest.skip("CuPy cannot tell when it waits")
     params = parameters(gpu.asarray)
-    adamw = OPTIMISERS["AdamW"](params)
+    adamw = OPTIMIZERS["AdamW"](params)
     values = [gpu.asarray(g) for g in gradients(0)]
     with gpu.no_sync():
         for _ in range(2):
@@ -171,27 +171,27 @@ def test_collect(gpu, sizes):
 
 
 def test_state_continues(gpu):
-    """A state goes through NumPy arrays into another optimiser, which makes the same next step."""
+    """A state goes through NumPy arrays into another optimizer, which makes the same next step."""
     params = parameters(gpu.asarray)
-    first = OPTIMISERS["AdamW"](params)
+    first = OPTIMIZERS["AdamW"](params)
     set_gradients(params, gradients(0), gpu.asarray)
     first.prepare_step()
     first.step_on_device()
     others = [Parameter(gpu.asarray(p.data.get())) for p in params]
-    second = OPTIMISERS["AdamW"](others)
+    second = OPTIMIZERS["AdamW"](others)
     state = {k: v if isinstance(v, np.ndarray) else v.get() for k, v in first.state_dict().items()}
     second.load_state_dict(state)
-    for optimiser in (first, second):
-        set_gradients(optimiser.params, gradients(1), gpu.asarray)
-        optimiser.prepare_step()
-        optimiser.step_on_device()
+    for optimizer in (first, second):
+        set_gradients(optimizer.params, gradients(1), gpu.asarray)
+        optimizer.prepare_step()
+        optimizer.step_on_device()
     for p, other in zip(params, others):
         np.testing.assert_array_equal(other.data.get(), p.data.get())
 
 
 def test_replaced_arrays_are_refused(gpu):
     params = parameters(gpu.asarray)
-    sgd = OPTIMISERS["SGD"](params)
+    sgd = OPTIMIZERS["SGD"](params)
     params[1].data = gpu.asarray(np.zeros(7, np.float32))
     with pytest.raises(RuntimeError, match="array was replaced"):
         sgd.step_on_device()

@@ -19,8 +19,8 @@ import zlib
 from pathlib import Path
 
 from minimask.errors import InputError
-from minimask.pickle_reader import Bytes, read_pickle, show
-from minimask.torch_objects import Builder
+from minimask.weights.pickle_reader import Bytes, read_pickle, show
+from minimask.weights.torch_objects import Builder
 
 MAX_ENTRIES = 100_000
 

@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine: push a number, push a name, call what was named with the tuple on
 top. `pickle.load` calls whatever is named, so that a file of weights can run any command. The machine here has no
 instruction that calls: a name is pushed as a `Symbol`, which is only text, and where a pickle asks for a call or for an
-object to be filled, the builder of `torch_objects.py` is asked for a value; it knows the few that weights need.
+object to be filled, the builder of `weights/torch_objects.py` is asked for a value; it knows the few that weights need.
 The instructions are described in Python's `pickletools`, whose parser of single instructions is used.
 """
 

@@ -306,11 +306,11 @@ def from_first(value):
     return value if _group is None else _group.comm.bcast(value)
 
 
-def same_state(model, optimiser):
-    """Give every worker the weights and the optimiser's state of the first."""
+def same_state(model, optimizer):
+    """Give every worker the weights and the optimizer's state of the first."""
     if _group is not None:
         model.load_state_dict(from_first(_on_host(model.state_dict())))
-        optimiser.load_state_dict(from_first(_on_host(optimiser.state_dict())))
+        optimizer.load_state_dict(from_first(_on_host(optimizer.state_dict())))
 
 
 def _on_host(state):

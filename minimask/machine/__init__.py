@@ -1,0 +1,1 @@
+"""The machine: cards, threads, memory, CUDA graphs, several workers, kernels compiled ahead."""
