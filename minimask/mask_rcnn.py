@@ -3,7 +3,7 @@
 image -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head  -> classes and boxes
                                                                  -> RoIAlign -> mask head -> one mask a class
                                                                  -> RoIAlign -> keypoint head (if wanted)
-`keep` notes what each stage computed while somebody looks (trace.py).
+`record` notes what each stage computed while somebody looks (trace.py).
 """
 
 import inspect
@@ -35,7 +35,7 @@ from minimask.rpn import RPN
 from minimask.structures import Batch
 from minimask.targets import match, sample, take
 from minimask.tensor import no_grad
-from minimask.trace import keep
+from minimask.trace import record
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 POOLINGS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
@@ -128,11 +128,11 @@ class MaskRCNN(nn.Module):
     def features(self, images):
         """Images (N, H, W, 3) -> the feature maps that RPN and heads read, fine to coarse."""
         levels = self.backbone.body(images)
-        keep(**{f"C{int(np.log2(stride))}": x for stride, x in zip(self.backbone.body.strides, levels)})
+        record(**{f"C{int(np.log2(stride))}": x for stride, x in zip(self.backbone.body.strides, levels)})
         if self.neck != "fpn":
             return levels[-1:]
         levels = self.backbone.fpn(levels)
-        keep(**{f"P{int(np.log2(self.roi_strides[0])) + i}": x for i, x in enumerate(levels)})
+        record(**{f"P{int(np.log2(self.roi_strides[0])) + i}": x for i, x in enumerate(levels)})
         return levels
 
     def losses(self, batch, rng):
@@ -153,7 +153,7 @@ class MaskRCNN(nn.Module):
         class_logits, box_deltas = self.box_branch(x)
         targets = boxes_module.encode(take(batch.boxes, which), rois, BOX_WEIGHTS)
         targets = array_module(rois).where(positive[..., None], targets, 0)
-        keep(
+        record(
             rois=rois, roi_labels=labels, roi_matches=which, roi_positive=positive, roi_valid=valid,
             box_targets=targets, class_logits=class_logits, box_deltas=box_deltas,
         )  # fmt: skip
@@ -168,7 +168,7 @@ class MaskRCNN(nn.Module):
             losses["loss_mask"] = self._mask_loss(features, batch, *positives)
         if self.keypoints:
             losses["loss_keypoint"] = self._keypoint_loss(features, batch, *positives)
-        keep(**losses)
+        record(**losses)
         return losses
 
     def _mask_loss(self, features, batch, rois, labels, which, positive):
@@ -179,7 +179,7 @@ class MaskRCNN(nn.Module):
         boxes, image_index = flatten(rois)
         x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size, "mask")
         logits = self.mask_branch(x)
-        keep(mask_logits=logits, mask_targets=targets)
+        record(mask_logits=logits, mask_targets=targets)
         targets = targets.reshape(-1, *targets.shape[2:])[slots]
         channel = self._mask_channel(labels.reshape(-1)[slots])
         return mask_loss(logits, channel, targets, positive.reshape(-1)[slots], kind=self.mask_loss)
@@ -195,7 +195,7 @@ class MaskRCNN(nn.Module):
         boxes, image_index = flatten(rois)
         x = self.pool(features, boxes[slots], image_index[slots], self.keypoint_pool_size, "keypoint")
         logits = self.keypoint_branch(x)
-        keep(keypoint_logits=logits, keypoint_targets=places, keypoint_visible=visible)
+        record(keypoint_logits=logits, keypoint_targets=places, keypoint_visible=visible)
         places, visible = (a.reshape(-1, self.keypoints)[slots] for a in (places, visible))
         return keypoint_loss(logits, places, visible)
 
@@ -210,10 +210,10 @@ class MaskRCNN(nn.Module):
             boxes, image_index = flatten(proposals)
             x = self.pool(features, boxes[slots], image_index[slots], self.box_pool_size, "box")
             class_logits, box_deltas = self.box_branch(x)
-            keep(class_logits=class_logits, box_deltas=box_deltas)
+            record(class_logits=class_logits, box_deltas=box_deltas)
             class_logits, box_deltas = (spread(t.data, slots, valid.shape) for t in (class_logits, box_deltas))
             found = detect(class_logits, box_deltas, proposals, valid, batch.sizes, BOX_WEIGHTS, **self.detection)
-            keep(
+            record(
                 detected_boxes=found.boxes, detected_labels=found.labels, detected_scores=found.scores,
                 detected_valid=found.valid,
             )  # fmt: skip
@@ -227,13 +227,13 @@ class MaskRCNN(nn.Module):
                 channel = self._mask_channel(found.labels.reshape(-1)[slots])
                 logits = self.mask_branch(x, channel)
                 masks = mask_probabilities(logits.data, channel, self.mask_loss)
-                keep(mask_logits=logits, mask_probabilities=masks)
+                record(mask_logits=logits, mask_probabilities=masks)
                 found.masks = spread(masks, slots, found.valid.shape)
             if self.keypoints:
                 x = self.pool(features, boxes, image_index, self.keypoint_pool_size, "keypoint")
                 logits = self.keypoint_branch(x)
                 points = decode_keypoints(logits.data, boxes)
-                keep(keypoint_logits=logits, keypoints=points)
+                record(keypoint_logits=logits, keypoints=points)
                 found.keypoints = spread(points, slots, found.valid.shape)
             return found
 
@@ -267,7 +267,7 @@ class MaskRCNN(nn.Module):
         return take(boxes, index), xp.where(positive, take(batch.labels, which), 0), which, positive, valid
 
     def pool(self, features, boxes, image_index, size, branch):
-        """RoI features (R, size, size, C), each RoI from the level that its size asks for. branch: for `keep`."""
+        """RoI features (R, size, size, C), each RoI from the level that its size asks for. branch: for `record`."""
         features = features[: len(self.roi_strides)]
         scales = [1 / stride for stride in self.roi_strides]
         finest = int(np.log2(self.roi_strides[0]))
@@ -277,7 +277,7 @@ class MaskRCNN(nn.Module):
         x = POOLINGS[self.roi_pooling](
             features, boxes, image_index, levels, scales, size, sampling_ratio=self.sampling_ratio, aligned=self.aligned
         )
-        keep(**{f"{branch}_levels": levels, f"{branch}_features": x})
+        record(**{f"{branch}_levels": levels, f"{branch}_features": x})
         return x
 
     def box_branch(self, x):
@@ -323,7 +323,7 @@ class MaskRCNN(nn.Module):
 
     def _images(self, batch):
         """The images as a Tensor of the model's dtype."""
-        keep(images=batch.images)
+        record(images=batch.images)
         return F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
 
 

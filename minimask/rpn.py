@@ -11,7 +11,7 @@ from minimask.convolution import conv2d
 from minimask.device import array_module
 from minimask.losses import objectness_loss, rpn_box_loss
 from minimask.targets import match, sample, take, top_k_of_levels
-from minimask.trace import keep
+from minimask.trace import record
 
 
 class RPNHead(nn.Module):
@@ -89,7 +89,7 @@ class RPN(nn.Module):
         counts = [min(self.pre_nms[training], size) for size in sizes_of_levels]
         chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
         all_anchors = xp.concatenate(anchors)
-        keep(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
+        record(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
         boxes, big = boxes_module.predicted(
             take(deltas, chosen)[:, :, None], all_anchors[chosen], sizes, side=self.smallest_side
         )
@@ -99,7 +99,7 @@ class RPN(nn.Module):
             boxes, scores, big, self.nms_threshold, max_kept=self.post_nms[training], groups=level_of
         )
         boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
-        keep(proposals=boxes, proposal_scores=scores, proposal_valid=valid)
+        record(proposals=boxes, proposal_scores=scores, proposal_valid=valid)
         return boxes, scores, valid
 
     def losses(self, predictions, anchors, batch, rng):
@@ -112,7 +112,7 @@ class RPN(nn.Module):
         targets = boxes_module.encode(take(batch.boxes, take(which, index)), anchors[index])
         logits, deltas = logits_and_deltas_at(predictions, index)
         targets = xp.where(positive[..., None], targets, 0).astype(deltas.dtype)
-        keep(
+        record(
             rpn_labels=labels, rpn_matches=which, rpn_sampled=index, rpn_positive=positive, rpn_valid=valid,
             rpn_targets=targets,
         )  # fmt: skip

@@ -47,7 +47,7 @@ class Trace(dict):
         return "\n".join([f"{'stage':20} {'shape':24} {'type':8} {'least':>12} {'mean':>12} {'greatest':>12}", *lines])
 
 
-def keep(**stages):
+def record(**stages):
     """Called by the stages with what they computed (Tensors, or arrays); copied if a Trace is open, else ignored."""
     trace = _current.get()
     if trace is not None:
