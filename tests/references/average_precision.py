@@ -2,7 +2,8 @@
 
 `python -m tests.references.average_precision` scores them with pycocotools alone and writes average_precision.json.
 The data has what makes the numbers differ: three classes, objects of all three sizes, crowds, missed objects, false
-alarms, wrong classes, objects found twice, equal scores, images without objects or without detections, and one image with more than ten of a class.
+alarms, wrong classes, objects found twice, equal scores, images without objects or without detections, and one image
+with more than ten objects of a class.
 """
 
 import contextlib
