@@ -61,13 +61,13 @@ extern "C" __global__ void best_objects(
 extern "C" __global__ void label(
     const float4 *__restrict__ anchors, int shared_anchors, const float4 *__restrict__ boxes,
     const float *__restrict__ best, const float *__restrict__ covered, const float *__restrict__ largest, int count,
-    int objects, float low, float high, int keep_best, float crowd_cover, signed char *labels) {
+    int objects, float low, float high, int allow_low_quality, float crowd_cover, signed char *labels) {
   int a = blockIdx.x * blockDim.x + threadIdx.x, image = blockIdx.y;
   if (a >= count) return;
   long long i = image * (long long)count + a;
   float own_best = best[i];
   int result = own_best >= high ? 1 : own_best < low ? 0 : -1;
-  if (keep_best && own_best > 0) {
+  if (allow_low_quality && own_best > 0) {
     float4 anchor = anchors[shared_anchors ? a : i];
     for (int g = image * objects; g < (image + 1) * objects; g++) {
       float most = largest[g];  // 0 where there is no object

@@ -27,7 +27,7 @@ def best_objects(anchors, boxes, real, crowd):
     return best, which, covered, largest
 
 
-def match(anchors, boxes, real, crowd, low, high, keep_best, crowd_cover):
+def match(anchors, boxes, real, crowd, low, high, allow_low_quality, crowd_cover):
     """Labels int8 and objects int64 (N, A) of targets.match; arguments as for `best_objects`."""
     xp = array_module(anchors)
     anchors, boxes, real, crowd = (xp.ascontiguousarray(x) for x in (anchors, boxes, real, crowd))
@@ -36,7 +36,7 @@ def match(anchors, boxes, real, crowd, low, high, keep_best, crowd_cover):
     if best.size:
         launch(
             "match", "label", _grid(*best.shape), THREADS, anchors, len(anchors) == 1, boxes, best, covered, largest,
-            best.shape[1], real.shape[1], float(low), float(high), keep_best, crowd_cover, labels,
+            best.shape[1], real.shape[1], float(low), float(high), allow_low_quality, crowd_cover, labels,
         )  # fmt: skip
     return labels, which
 

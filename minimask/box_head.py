@@ -6,7 +6,7 @@ slides T08, T09, L18.
 
 import numpy as np
 
-from minimask import boxes as boxes_module
+from minimask import boxes as box_ops
 from minimask import functional as F
 from minimask import nn
 from minimask.device import array_module
@@ -41,9 +41,9 @@ class BoxPredictor(nn.Module):
 
 def detect(
     logits, deltas, proposals, valid, sizes, weights=(10.0, 10.0, 5.0, 5.0), score_threshold=0.05, nms_threshold=0.5,
-    most=100, smallest_side=1e-2,
+    max_detections=100, smallest_side=1e-2,
 ):  # fmt: skip
-    """The best boxes of all classes -> Detections with `most` places an image. Raw arrays, no gradient.
+    """The best boxes of all classes -> Detections with `max_detections` places an image. Raw arrays, no gradient.
 
     logits (N, R, C) and deltas (N, R, 4 C) of proposals (N, R, 4) with valid (N, R); sizes (N, 2): height and width of
     each image without its padding. Softmax; each class but the background has its own box; boxes are cut at the border;
@@ -54,11 +54,11 @@ def detect(
     n, r, c = logits.shape
     scores = F.softmax_array(logits)[..., 1:]  # (N, R, C - 1)
     deltas = deltas.reshape(n, r, c, 4)[:, :, 1:]
-    boxes, large = boxes_module.predicted(deltas, proposals, sizes, weights, smallest_side)  # (N, R, C - 1, 4)
+    boxes, large = box_ops.predicted(deltas, proposals, sizes, weights, smallest_side)  # (N, R, C - 1, 4)
     good = valid[..., None] & (scores > score_threshold) & large
     labels = xp.broadcast_to(xp.arange(1, c), scores.shape).reshape(n, -1)  # (N, R (C - 1))
     boxes, scores, good = boxes.reshape(n, -1, 4), scores.reshape(n, -1), good.reshape(n, -1)
-    kept, valid = boxes_module.nms(boxes, scores, good, nms_threshold, max_kept=most, groups=labels)
+    kept, valid = box_ops.nms(boxes, scores, good, nms_threshold, max_kept=max_detections, groups=labels)
     return Detections(
         boxes=take(boxes, kept) * valid[..., None],
         labels=(take(labels, kept) * valid).astype(np.int64),

@@ -10,7 +10,7 @@ import inspect
 
 import numpy as np
 
-from minimask import boxes as boxes_module
+from minimask import boxes as box_ops
 from minimask import functional as F
 from minimask import nn
 from minimask.backbone import resnet
@@ -151,7 +151,7 @@ class MaskRCNN(nn.Module):
         rois, labels, which, positive, valid = self.sample_rois(proposals, valid, batch, rng)
         x = self.pool(features, *flatten(rois), self.box_pool_size, "box")
         class_logits, box_deltas = self.box_branch(x)
-        targets = boxes_module.encode(take(batch.boxes, which), rois, BOX_WEIGHTS)
+        targets = box_ops.encode(take(batch.boxes, which), rois, BOX_WEIGHTS)
         targets = array_module(rois).where(positive[..., None], targets, 0)
         record(
             rois=rois, roi_labels=labels, roi_matches=which, roi_positive=positive, roi_valid=valid,
@@ -374,7 +374,7 @@ PRESETS = {
         rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(300, 300)),
         roi_samples=128, roi_canonical_size=112, aligned=True, whole_pixels=False, box_width=256,
         mask_channels=(64, 64, 64, 64), mask_width=64, keypoint_channels=(64, 64, 64, 64),
-        detection=dict(most=200), min_size=256, max_size=384,
+        detection=dict(max_detections=200), min_size=256, max_size=384,
     ),
     "resnet50_fpn": dict(backbone="resnet50"),
     "resnet101_fpn": dict(backbone="resnet101"),

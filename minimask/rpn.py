@@ -3,7 +3,7 @@
 Ren et al. 2015, section 3.1; Lin et al. 2017, section 4.1 (one head for all pyramid levels); slides T08, L06, L10.
 """
 
-from minimask import boxes as boxes_module
+from minimask import boxes as box_ops
 from minimask import functional as F
 from minimask import nn
 from minimask.anchors import AnchorGenerator
@@ -90,12 +90,12 @@ class RPN(nn.Module):
         chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
         all_anchors = xp.concatenate(anchors)
         record(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
-        boxes, big = boxes_module.predicted(
+        boxes, big = box_ops.predicted(
             take(deltas, chosen)[:, :, None], all_anchors[chosen], sizes, side=self.smallest_side
         )
         boxes, big = boxes[:, :, 0], big[:, :, 0]
         scores = F.sigmoid_array(take(logits, chosen))
-        kept, valid = boxes_module.nms(
+        kept, valid = box_ops.nms(
             boxes, scores, big, self.nms_threshold, max_kept=self.post_nms[training], groups=level_of
         )
         boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
@@ -107,9 +107,11 @@ class RPN(nn.Module):
         xp = array_module(predictions.data)
         anchors = xp.concatenate(anchors)
         real = batch.valid & ~batch.crowd
-        labels, which = match(anchors[None], batch.boxes, real, batch.crowd, self.low, self.high, keep_best=True)
+        labels, which = match(
+            anchors[None], batch.boxes, real, batch.crowd, self.low, self.high, allow_low_quality=True
+        )
         index, positive, valid = sample(labels, self.samples, self.positive_fraction, rng)
-        targets = boxes_module.encode(take(batch.boxes, take(which, index)), anchors[index])
+        targets = box_ops.encode(take(batch.boxes, take(which, index)), anchors[index])
         logits, deltas = logits_and_deltas_at(predictions, index)
         targets = xp.where(positive[..., None], targets, 0).astype(deltas.dtype)
         record(

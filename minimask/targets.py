@@ -11,7 +11,7 @@ would be background and lies at least half inside a crowd is ignored.
 
 import numpy as np
 
-from minimask import boxes as boxes_module
+from minimask import boxes as box_ops
 from minimask.device import array_module, fits_gpu_kernel, kernels, on_cpu
 
 LARGEST_SORT = 4096  # what one block of threads of a card sorts at once: more goes other ways
@@ -25,29 +25,29 @@ def match_specification(anchors, boxes, real, crowd):
     """
     xp = array_module(anchors)
     anchors = xp.broadcast_to(anchors, (len(boxes), *anchors.shape[1:]))
-    iou = boxes_module.iou(anchors, boxes) * real[:, None, :]  # (N, A, G)
+    iou = box_ops.iou(anchors, boxes) * real[:, None, :]  # (N, A, G)
     best, which = iou.max(axis=2), iou.argmax(axis=2)
     largest = iou.max(axis=1, keepdims=True)  # (N, 1, G) each object's best
     best_of_object = ((iou == largest) & (largest > 0)).any(axis=2)
     corner = xp.minimum(anchors[:, :, None, 2:], boxes[:, None, :, 2:])
     sides = (corner - xp.maximum(anchors[:, :, None, :2], boxes[:, None, :, :2])).clip(0, None)  # (N, A, G, 2)
-    area = xp.maximum(boxes_module.area(anchors), 1e-12)[:, :, None]
+    area = xp.maximum(box_ops.area(anchors), 1e-12)[:, :, None]
     covered = (sides[..., 0] * sides[..., 1] / area * crowd[:, None, :]).max(axis=2)
     return best, which, best_of_object, covered
 
 
-def match(anchors, boxes, real, crowd, low, high, keep_best=False):
+def match(anchors, boxes, real, crowd, low, high, allow_low_quality=False):
     """Label boxes: 1 positive, 0 background, -1 ignored (N, A) int8, and the object each belongs to (N, A) int64.
 
     anchors (N, A, 4) or (1, A, 4) for all images, boxes (N, G, 4) of objects in the same pixels; real (N, G) bool
-    marks objects, crowd (N, G) bool crowds; keep_best: also the best box of each object is a positive.
+    marks objects, crowd (N, G) bool crowds; allow_low_quality: also the best box of each object is a positive.
     """
     xp = array_module(anchors)
     if anchors.ndim != 3 or anchors.shape[2] != 4 or anchors.shape[0] not in (1, len(boxes)):
         raise ValueError(f"match: anchors must be (1 or {len(boxes)}, A, 4), got shape {anchors.shape}")
     if fits_gpu_kernel(anchors):
         boxes = boxes.astype(np.float32, copy=False)
-        return kernels("match", anchors).match(anchors, boxes, real, crowd, low, high, keep_best, CROWD_COVER)
+        return kernels("match", anchors).match(anchors, boxes, real, crowd, low, high, allow_low_quality, CROWD_COVER)
     if on_cpu(anchors):
         shape = len(boxes), anchors.shape[1]
         best, covered = np.zeros(shape, anchors.dtype), np.zeros(shape, anchors.dtype)
@@ -59,7 +59,7 @@ def match(anchors, boxes, real, crowd, low, high, keep_best=False):
     else:
         best, which, best_of_object, covered = match_specification(anchors, boxes, real, crowd)
     labels = xp.where(best >= high, 1, xp.where(best < low, 0, -1)).astype(np.int8)
-    if keep_best:
+    if allow_low_quality:
         labels[best_of_object] = 1
     labels[(labels == 0) & (covered >= CROWD_COVER)] = -1
     return labels, which

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, course, draw, mask_rcnn, targets
 from minimask.anchors import AnchorGenerator
 from minimask.datasets.toy import ToyScenes
@@ -119,7 +119,7 @@ scenes = ToyScenes("test")
 scene = scenes[67]
 names = [class_names[label - 1] for label in scene.labels]
 names = [f"{name} {i + 1}" for i, name in enumerate(names)]
-table = box_functions.iou(anchors, scene.boxes)  # (8064, 3)
+table = box_ops.iou(anchors, scene.boxes)  # (8064, 3)
 print(names, scene.boxes.tolist())
 
 
@@ -246,7 +246,7 @@ plt.show()
 # - An object that **no** anchor touches gets none.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-tables = [box_functions.iou(anchors, scenes[i].boxes) for i in range(100)]
+tables = [box_ops.iou(anchors, scenes[i].boxes) for i in range(100)]
 best_of_objects = np.concatenate([t.max(axis=0) for t in tables])  # of 353 objects
 share = 100 * (best_of_objects < 0.7).mean()
 assert round(share) == 33
@@ -303,13 +303,13 @@ assert ties == 83 and len(best_of_objects) == 353
 # %%
 two_anchors = np.array([[0, 0, 10, 10], [30, 30, 40, 40]], np.float32)
 two_objects = np.array([[0, 0, 10, 12], [0, 0, 4, 10]], np.float32)
-print(box_functions.iou(two_anchors, two_objects).round(2))
+print(box_ops.iou(two_anchors, two_objects).round(2))
 
 
-def matched(anchors, boxes, low=0.3, high=0.7, crowd=None, keep_best=True):
+def matched(anchors, boxes, low=0.3, high=0.7, crowd=None, allow_low_quality=True):
     """The library's match for one picture without padding: labels (A,), object of each (A,)."""
     crowd = np.zeros(len(boxes), bool) if crowd is None else crowd
-    labels, which = targets.match(anchors[None], boxes[None], ~crowd[None], crowd[None], low, high, keep_best)
+    labels, which = targets.match(anchors[None], boxes[None], ~crowd[None], crowd[None], low, high, allow_low_quality)
     return labels[0], which[0]
 
 
@@ -342,7 +342,7 @@ inside = (anchors >= 0).all(1) & (anchors <= 128).all(1) & (sides[:, 0] < 30) & 
 some = anchors[inside][:: max(1, inside.sum() // 24)]
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.3))
 for axes, is_crowd in zip(panels, (False, True)):
-    labels, _ = matched(some, region, crowd=np.array([is_crowd]), keep_best=False)
+    labels, _ = matched(some, region, crowd=np.array([is_crowd]), allow_low_quality=False)
     show_scene(axes, crowded, objects=False)
     outline(axes, region[0], "white", width=5)
     for box, label in zip(some, labels):
@@ -385,21 +385,21 @@ print(targets.__doc__)
 # 2. The best anchors of each object become positive.
 # 3. Background of which at least half lies inside one crowd becomes ignored.
 #
-# Use `box_functions.iou` and what you wrote. Objects are numbered as in `boxes`, crowds included.
+# Use `box_ops.iou` and what you wrote. Objects are numbered as in `boxes`, crowds included.
 
 
 # %% exercise="match_anchors"
 def my_match_anchors(anchors, boxes, crowd, low, high):
     """The label of each anchor (A,), 1, 0 or -1, and the object of each positive (A,), 0 for the others."""
     ### BEGIN SOLUTION
-    iou = box_functions.iou(anchors, boxes)
+    iou = box_ops.iou(anchors, boxes)
     iou[:, crowd] = 0  # a crowd is no object
     labels, which = my_label_by_iou(iou, low, high)
     labels[my_best_for_an_object(iou)] = 1
     first = np.maximum(anchors[:, None, :2], boxes[:, :2])  # (A, G, 2) of what they share
     last = np.minimum(anchors[:, None, 2:], boxes[:, 2:])
     shared = np.maximum(last - first, 0).prod(axis=2)
-    covered = shared * crowd / box_functions.area(anchors)[:, None]  # (A, G) part of the anchor
+    covered = shared * crowd / box_ops.area(anchors)[:, None]  # (A, G) part of the anchor
     labels[(labels == 0) & (covered.max(axis=1) >= 0.5)] = -1
     return labels, np.where(labels == 1, which, 0)
     ### END SOLUTION
@@ -663,7 +663,7 @@ def my_label_rois(proposals, boxes, classes, threshold):
     """The RoIs, proposals then ground truth (P + G, 4), and the class of each, 0 for background (P + G,)."""
     ### BEGIN SOLUTION
     rois = np.concatenate([proposals, boxes])
-    labels, which = my_label_by_iou(box_functions.iou(rois, boxes), threshold, threshold)
+    labels, which = my_label_by_iou(box_ops.iou(rois, boxes), threshold, threshold)
     return rois, np.where(labels == 1, classes[which], 0)
     ### END SOLUTION
 
@@ -716,10 +716,10 @@ plt.show()
 # %%
 roi = np.array([10.0, 20, 50, 60])
 target = np.array([14.0, 20, 62, 60])
-numbers = box_functions.encode(target, roi, mask_rcnn.BOX_WEIGHTS)
+numbers = box_ops.encode(target, roi, mask_rcnn.BOX_WEIGHTS)
 print(numbers.round(3))
 np.testing.assert_allclose(numbers, [2, 0, 0.9116, 0], atol=1e-4)
-np.testing.assert_allclose(box_functions.decode(numbers, roi, mask_rcnn.BOX_WEIGHTS), target)  # and back
+np.testing.assert_allclose(box_ops.decode(numbers, roi, mask_rcnn.BOX_WEIGHTS), target)  # and back
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 positive = after["roi_positive"]
@@ -769,20 +769,21 @@ for n, sample in enumerate(training_scenes):
 # %% widget=True
 
 
-def draw_thresholds(axes, low, high, keep_best=True):
+def draw_thresholds(axes, low, high, allow_low_quality=True):
     """The scene with its positive anchors for two thresholds, and how many of each kind there are."""
-    labels, _ = matched(anchors, scene.boxes, low, max(low, high), keep_best=keep_best)
+    labels, _ = matched(anchors, scene.boxes, low, max(low, high), allow_low_quality=allow_low_quality)
     show_scene(axes, scene)
     for box in anchors[labels == 1]:
         outline(axes, box, BLUE, width=2)
     told = "\n".join(f"{(labels == k).sum()} {name}" for k, (name, _, _) in LABELS.items())
-    axes.set_title(f"{low:.1f} and {high:.1f}" + ("" if keep_best else ", no low-quality") + f"\n{told}", fontsize=14)
+    rule = "" if allow_low_quality else ", no low-quality"
+    axes.set_title(f"{low:.1f} and {high:.1f}{rule}\n{told}", fontsize=14)
     return np.bincount(labels + 1, minlength=3)
 
 
-def thresholds(low=0.3, high=0.7, keep_best=True):
+def thresholds(low=0.3, high=0.7, allow_low_quality=True):
     """One figure for one position of the sliders."""
-    draw_thresholds(plt.subplots(figsize=(5, 5))[1], low, high, keep_best)
+    draw_thresholds(plt.subplots(figsize=(5, 5))[1], low, high, allow_low_quality)
     plt.show()
 
 
@@ -790,7 +791,8 @@ try:
     from ipywidgets import FloatSlider, interact
 
     slider = dict(min=0.1, max=0.9, step=0.05)
-    interact(thresholds, low=FloatSlider(value=0.3, **slider), high=FloatSlider(value=0.7, **slider), keep_best=True)
+    low, high = FloatSlider(value=0.3, **slider), FloatSlider(value=0.7, **slider)
+    interact(thresholds, low=low, high=high, allow_low_quality=True)
 except ImportError:  # no widgets installed
     thresholds()
 
@@ -865,7 +867,7 @@ assert naive.all() and my_best_for_an_object(padded).sum() == 4
 
 # %%
 small_box, large_crowd = np.array([[20.0, 20, 30, 30]]), np.array([[0.0, 0, 100, 100]])
-iou = box_functions.iou(small_box, large_crowd)[0, 0]
+iou = box_ops.iou(small_box, large_crowd)[0, 0]
 print(f"IoU {iou:.2f}, though the whole box lies in the crowd")
 assert iou == 0.01 and my_match_anchors(small_box, large_crowd, np.array([True]), 0.3, 0.7)[0][0] == -1
 

@@ -27,7 +27,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 import minimask
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, checkpoint, device, draw, mask_rcnn
 from minimask.datasets.toy import ToyScenes
 from minimask.mask_head import mask_probabilities, paste_masks
@@ -133,7 +133,7 @@ for side in sides:
     exact = np.concatenate([corner, corner + side], axis=1)  # (500, 4)
     first, last = round_to_cells(exact, SCALE)
     rounded = np.concatenate([first, last + 1.0], axis=1) * STRIDE
-    overlap.append([box_functions.iou(a[None], b[None])[0, 0] for a, b in zip(exact, rounded)])
+    overlap.append([box_ops.iou(a[None], b[None])[0, 0] for a, b in zip(exact, rounded)])
 low, median, high = np.percentile(overlap, [10, 50, 90], axis=1)
 
 figure, axes = plt.subplots()

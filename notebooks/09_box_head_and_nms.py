@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from minimask import box_head, check, course, draw
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask.convolution import Conv2dFunction, ConvTranspose2dFunction
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import softmax_array
@@ -422,7 +422,7 @@ plt.show()
 # to 38. Its width becomes 40 · e^(0.91 / 5) = 48. So x goes from 38 - 24 = 14 to 38 + 24 = 62.
 
 # %%
-box = box_functions.decode(np.array([2, 0, 0.9116, 0]), np.array([10.0, 20, 50, 60]), BOX_WEIGHTS)
+box = box_ops.decode(np.array([2, 0, 0.9116, 0]), np.array([10.0, 20, 50, 60]), BOX_WEIGHTS)
 print(box.round(2))
 np.testing.assert_allclose(box, [14, 20, 62, 60], atol=1e-3)
 
@@ -430,7 +430,7 @@ np.testing.assert_allclose(box, [14, 20, 62, 60], atol=1e-3)
 # ### Exercise 2: a box for each class
 #
 # A row of `deltas` is dx, dy, dw, dh of class 0, then those of class 1, and so on. A width or height may grow at most
-# by a factor of 1000/16 (`box_functions.decode` sees to it, and takes boxes with any leading axes).
+# by a factor of 1000/16 (`box_ops.decode` sees to it, and takes boxes with any leading axes).
 
 
 # %% exercise="class_boxes"
@@ -438,7 +438,7 @@ def my_class_boxes(deltas, rois):
     """The box of each class (R, C, 4), from deltas (R, 4 C) with weights 10, 10, 5, 5, and the RoIs (R, 4)."""
     ### BEGIN SOLUTION
     deltas = deltas.reshape(len(rois), -1, 4)  # (R, C, 4)
-    return box_functions.decode(deltas, rois[:, None], (10, 10, 5, 5))
+    return box_ops.decode(deltas, rois[:, None], (10, 10, 5, 5))
     ### END SOLUTION
 
 
@@ -447,7 +447,7 @@ check.class_boxes(my_class_boxes)
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 every_box = my_class_boxes(stages["box_deltas"], rois)  # (200, 4, 4)
-apart = 1 - box_functions.iou(every_box[:, 1:], every_box[:, 1:]).min(axis=(1, 2))
+apart = 1 - box_ops.iou(every_box[:, 1:], every_box[:, 1:]).min(axis=(1, 2))
 apart[probability[:, 0] > 0.3] = 0
 chosen = [int((apart * (probability.argmax(axis=1) == c)).argmax()) for c in (1, 2)]  # one of a cat, one of a dog
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.1))
@@ -474,9 +474,9 @@ plt.show()
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 scores = probability[:, 1:].ravel()  # (600,)
 labels = np.tile([1, 2, 3], R)
-boxes = box_functions.clip(every_box[:, 1:].reshape(-1, 4), scene.image.shape[:2])
+boxes = box_ops.clip(every_box[:, 1:].reshape(-1, 4), scene.image.shape[:2])
 likely = scores > 0.05
-kept, kept_valid = box_functions.nms(boxes[None], scores[None], likely[None], 0.5, groups=labels[None])
+kept, kept_valid = box_ops.nms(boxes[None], scores[None], likely[None], 0.5, groups=labels[None])
 kept = kept[0][kept_valid[0]]
 sure_kept = kept[scores[kept] > 0.7]
 funnel = {"candidates": np.arange(600), "score > 0.05": np.flatnonzero(likely), "after NMS": kept}
@@ -502,7 +502,7 @@ plt.show()
 # %%
 five = np.array([[3, 0, 13, 10], [0, 0, 10, 10], [6, 0, 16, 10], [28, 0, 38, 10], [27, 0, 37, 10]], float)
 five_scores = np.array([0.8, 0.9, 0.7, 0.5, 0.6])
-overlaps = box_functions.iou(five, five)
+overlaps = box_ops.iou(five, five)
 print(overlaps.round(2))
 assert overlaps.round(2)[1].tolist() == [0.54, 1, 0.25, 0, 0] and overlaps[0, 2].round(2) == 0.54
 
@@ -548,7 +548,7 @@ def my_nms(boxes, scores, threshold):
     while len(left):
         best, left = left[0], left[1:]
         kept.append(best)
-        overlap = box_functions.iou(boxes[best][None], boxes[left])[0]
+        overlap = box_ops.iou(boxes[best][None], boxes[left])[0]
         left = left[overlap <= threshold]
     return np.array(kept, int)
     ### END SOLUTION
@@ -583,7 +583,7 @@ print(mine)
 assert mine.tolist() == TORCHVISION
 
 everyone = np.ones((1, 120), bool)
-for function in (box_functions.nms, box_functions.nms.plain):
+for function in (box_ops.nms, box_ops.nms.plain):
     for threshold in (0.1, 0.3, 0.5, 0.7, 0.9):
         theirs, valid = function(many[None], many_scores[None], everyone, threshold)
         np.testing.assert_array_equal(my_nms(many, many_scores, threshold), theirs[0][valid[0]])
@@ -593,7 +593,7 @@ for function in (box_functions.nms, box_functions.nms.plain):
 # (notebook 07 says why):
 
 # %%
-print(inspect.getsource(box_functions.nms.plain))
+print(inspect.getsource(box_ops.nms.plain))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 Class by class
@@ -610,7 +610,7 @@ def truth_lost(sample, threshold):
     falling = np.linspace(0.9, 0.8, n, dtype=np.float32)
     all_valid, groups = np.ones((1, n), bool), sample.labels[None]
     runs = [
-        box_functions.nms(sample.boxes[None], falling[None], all_valid, threshold, groups=g)[1] for g in (None, groups)
+        box_ops.nms(sample.boxes[None], falling[None], all_valid, threshold, groups=g)[1] for g in (None, groups)
     ]
     return [n - int(valid.sum()) for valid in runs]
 
@@ -625,7 +625,7 @@ for axes, per_class in zip(panels, (False, True)):
     sample = scenes[i]
     falling = np.linspace(0.9, 0.8, len(sample.boxes), dtype=np.float32)
     groups = sample.labels[None] if per_class else None
-    stay, valid = box_functions.nms(sample.boxes[None], falling[None], falling[None] > 0, 0.3, groups=groups)
+    stay, valid = box_ops.nms(sample.boxes[None], falling[None], falling[None] > 0, 0.3, groups=groups)
     stay = stay[0][valid[0]]
     show_found(axes, sample.image, sample.boxes[stay], sample.labels[stay], width=4)
     axes.set_title(("class by class" if per_class else "across classes") + f": {len(stay)} of {len(falling)} stay")
@@ -662,23 +662,23 @@ check.nms_of_classes(my_nms_of_classes)
 # For one picture, in this order:
 #
 # 1. Softmax of the logits; the scores are the probabilities of the classes 1 .. C - 1.
-# 2. The box of each class, cut at the picture's border (`box_functions.clip(boxes, (height, width))`).
+# 2. The box of each class, cut at the picture's border (`box_ops.clip(boxes, (height, width))`).
 # 3. Candidates: score **above** `score_threshold`, and both sides at least 0.01 pixels
-#    (`box_functions.large_enough(boxes, 0.01)`).
+#    (`box_ops.large_enough(boxes, 0.01)`).
 # 4. NMS class by class.
-# 5. The best `most`.
+# 5. The best `max_detections`.
 
 
 # %% exercise="detections"
-def my_detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, most):
+def my_detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, max_detections):
     """Boxes (D, 4), labels (D,) and scores (D,), best first, from logits (R, C), deltas (R, 4 C) and RoIs (R, 4)."""
     ### BEGIN SOLUTION
     scores = softmax_array(logits)[:, 1:]  # (R, C - 1)
-    boxes = box_functions.clip(my_class_boxes(deltas, rois)[:, 1:], (height, width))
+    boxes = box_ops.clip(my_class_boxes(deltas, rois)[:, 1:], (height, width))
     labels = np.broadcast_to(np.arange(1, logits.shape[1]), scores.shape)
-    good = (scores > score_threshold) & box_functions.large_enough(boxes, 0.01)
+    good = (scores > score_threshold) & box_ops.large_enough(boxes, 0.01)
     boxes, labels, scores = boxes[good], labels[good], scores[good]
-    kept = my_nms_of_classes(boxes, scores, labels, nms_threshold)[:most]
+    kept = my_nms_of_classes(boxes, scores, labels, nms_threshold)[:max_detections]
     return boxes[kept], labels[kept], scores[kept]
     ### END SOLUTION
 
@@ -727,7 +727,7 @@ shown = [scenes[i] for i in (8, 4)]
 answers = run(shown)
 figure, panels = plt.subplots(1, 4, figsize=(12, 3.5))
 for n, sample in enumerate(shown):
-    before = detected_in(answers, n, nms_threshold=1.0, most=600)
+    before = detected_in(answers, n, nms_threshold=1.0, max_detections=600)
     after = detected_in(answers, n, nms_threshold=0.5, score_threshold=0.7)
     show_found(panels[2 * n], sample.image, *before[:2], width=1)
     show_found(panels[2 * n + 1], sample.image, *after)
@@ -811,8 +811,8 @@ def precision_and_recall(answers, samples, nms_threshold):
     scores, right = [], []
     for n, sample in enumerate(samples):
         taken = np.zeros(len(sample.boxes), bool)
-        for box, label, score in zip(*detected_in(answers, n, nms_threshold=nms_threshold, most=600)):
-            overlap = box_functions.iou(box[None], sample.boxes)[0] * (sample.labels == label) * ~taken
+        for box, label, score in zip(*detected_in(answers, n, nms_threshold=nms_threshold, max_detections=600)):
+            overlap = box_ops.iou(box[None], sample.boxes)[0] * (sample.labels == label) * ~taken
             best = overlap.argmax()
             scores.append(score)
             right.append(overlap[best] >= 0.5)
@@ -886,15 +886,15 @@ plt.show()
 boxes_2000, scores_2000 = crowded_boxes(2000)
 everyone = np.ones((1, 2000), bool)
 call = boxes_2000[None], scores_2000[None], everyone, 0.7
-box_functions.nms(*call)  # compiled before it is timed
+box_ops.nms(*call)  # compiled before it is timed
 rows = {
     "loop over those that stay": seconds(my_nms, boxes_2000, scores_2000, 0.7),
-    "specification, whole table": seconds(box_functions.nms.plain, *call, repeats=1),
-    "kernel, Numba": seconds(box_functions.nms, *call),
+    "specification, whole table": seconds(box_ops.nms.plain, *call, repeats=1),
+    "kernel, Numba": seconds(box_ops.nms, *call),
 }
 for name, t in rows.items():
     print(f"{name:28} {1000 * t:8.1f} ms")
-fast, fast_valid = box_functions.nms(*call)
+fast, fast_valid = box_ops.nms(*call)
 np.testing.assert_array_equal(my_nms(boxes_2000, scores_2000, 0.7), fast[fast_valid])
 assert rows["kernel, Numba"] < rows["loop over those that stay"]
 
@@ -909,7 +909,7 @@ assert rows["kernel, Numba"] < rows["loop over those that stay"]
 # %%
 row = np.array([[3 * i, 0, 3 * i + 10, 10] for i in range(6)], float)
 falling = np.linspace(0.9, 0.4, 6)
-overlap = box_functions.iou(row, row)
+overlap = box_ops.iou(row, row)
 wrong = [i for i in range(6) if not (overlap[i, :i] > 0.5).any()]
 print("right:", my_nms(row, falling, 0.5).tolist(), " dropped ones still drop:", wrong)
 assert my_nms(row, falling, 0.5).tolist() == [0, 2, 4] and wrong == [0]
@@ -922,8 +922,8 @@ assert my_nms(row, falling, 0.5).tolist() == [0, 2, 4] and wrong == [0]
 
 # %%
 small = np.array([[0, 0, 2, 2], [1, 0, 3, 2]], float)
-exact = box_functions.iou(small[:1], small[1:])[0, 0]
-plus_one = box_functions.iou(small[:1] + [0, 0, 1, 1], small[1:] + [0, 0, 1, 1])[0, 0]
+exact = box_ops.iou(small[:1], small[1:])[0, 0]
+plus_one = box_ops.iou(small[:1] + [0, 0, 1, 1], small[1:] + [0, 0, 1, 1])[0, 0]
 print(f"IoU {exact:.2f}, with + 1 {plus_one:.2f}")
 assert exact < 0.4 < plus_one
 
@@ -935,9 +935,9 @@ assert exact < 0.4 < plus_one
 # %%
 worse, pairs = 0, 0
 for n, sample in enumerate(crowd_samples):
-    every = detected_in(crowd_answers, n, nms_threshold=1.0, most=600)
+    every = detected_in(crowd_answers, n, nms_threshold=1.0, max_detections=600)
     for box, label in zip(sample.boxes, sample.labels):
-        overlap = box_functions.iou(box[None], every[0])[0] * (every[1] == label)
+        overlap = box_ops.iou(box[None], every[0])[0] * (every[1] == label)
         near = np.flatnonzero(overlap > 0.5)  # candidates for this object, by falling score
         if len(near) > 1:
             pairs += 1

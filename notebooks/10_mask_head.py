@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, course, draw, mask_rcnn, nn
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.datasets.toy import ToyScenes
@@ -840,7 +840,7 @@ _, dog_scene, dog = best[2]
 truth, box = dog_scene.masks[dog], dog_scene.boxes[dog]
 w, h = box[2:] - box[:2]
 rois = np.float32([box, box + [-0.1 * w, -0.15 * h, 0.1 * w, 0.1 * h], box + [0.25 * w, 0, 0.05 * w, -0.25 * h]])
-overlap = box_functions.iou(rois, box[None])[:, 0]
+overlap = box_ops.iou(rois, box[None])[:, 0]
 assert (overlap >= 0.5).all()  # all three are positives
 targets = mask_targets(truth[None, None], rois[None], np.zeros((1, 3), int), 28, aligned=True)[0]
 figure, panels = plt.subplots(1, 4, figsize=(11, 3.7), width_ratios=[1.35, 1, 1, 1])

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, course, draw, evaluate
 from minimask.datasets.toy import ToyScenes
 
@@ -128,7 +128,7 @@ plt.show()
 # For masks the same, in pixels. Shared: 6, either: 12 + 9 - 6 = 15, IoU 0.4.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-assert box_functions.iou(FOUND[1:2], TRUTH[1:2])[0, 0] == 0.75
+assert box_ops.iou(FOUND[1:2], TRUTH[1:2])[0, 0] == 0.75
 first, second = np.zeros((2, 5, 9), bool)
 first[1:4, 1:5] = second[1:4, 3:6] = True
 assert (first & second).sum() == 6 and (first | second).sum() == 12 + 9 - 6 == 15
@@ -183,7 +183,7 @@ def filled(boxes, height=100, width=100):
     return (x > x1) & (x < x2) & (y > y1) & (y < y2)
 
 
-overlaps = box_functions.iou(FOUND, TRUTH)
+overlaps = box_ops.iou(FOUND, TRUTH)
 np.testing.assert_allclose(my_mask_iou(filled(FOUND), filled(TRUTH)), overlaps)
 print("rows: detections by falling score; columns: A, B, C\n", overlaps.round(3))
 
@@ -429,7 +429,7 @@ def judged(sample, prediction, label, kind, most=100):
         overlaps, areas = my_mask_iou(masks, true_masks), masks.sum(axis=(1, 2))
     else:
         boxes = prediction.boxes[mine].astype(float)
-        overlaps, areas = box_functions.iou(boxes, sample.boxes[objects].astype(float)), box_functions.area(boxes)
+        overlaps, areas = box_ops.iou(boxes, sample.boxes[objects].astype(float)), box_ops.area(boxes)
     return prediction.scores[mine], overlaps, areas, true_masks.sum(axis=(1, 2))
 
 

@@ -23,7 +23,7 @@ from matplotlib.patches import Circle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, course, draw, mask_rcnn
 from minimask.datasets.coco_names import PERSON_KEYPOINTS, PERSON_SKELETON
 from minimask.datasets.toy import KEYPOINTS, SKELETON, ToyScenes
@@ -529,7 +529,7 @@ def oks_of_coco(found, truth, area, sigmas):
 
 
 # %%
-best = box_functions.iou(scene.boxes[[CAT]], found.boxes)[0].argmax()
+best = box_ops.iou(scene.boxes[[CAT]], found.boxes)[0].argmax()
 with contextlib.redirect_stdout(io.StringIO()):
     theirs = oks_of_coco(found.keypoints[best], scene.keypoints[CAT], area, sigmas)
 mine = my_oks(found.keypoints[best], scene.keypoints[CAT], area, sigmas)

@@ -25,7 +25,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from numba import njit
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, convolution, draw, normalization
 from minimask.convolution import conv2d
 from minimask.device import gpu_available, threads, to_cpu, to_gpu
@@ -71,7 +71,7 @@ def seconds(function, *arguments, repeats=9):
 # - Kernel: **no table**. A dropped box's row is never computed, a kept one's never stored.
 
 # %%
-print(inspect.getsource(box_functions.nms.plain).split('"""')[2])
+print(inspect.getsource(box_ops.nms.plain).split('"""')[2])
 
 # %% [markdown]
 # ### The kernel: no table
@@ -84,7 +84,7 @@ print(inspect.getsource(nms_kernel.nms_image.py_func).split('"""')[2])
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 corner = np.random.default_rng(0).uniform(0, 100, (40, 2))
 forty = np.concatenate([corner, corner + 40], axis=1)  # best first
-table, alive = box_functions.iou(forty, forty) > 0.3, np.ones(40, bool)
+table, alive = box_ops.iou(forty, forty) > 0.3, np.ones(40, bool)
 computed = np.zeros((40, 40), bool)
 for i in range(40):
     if alive[i]:
@@ -114,13 +114,13 @@ R = 1500
 corner = rng.uniform(0, 300, (1, R, 2))
 boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (1, R, 2))], axis=2).astype(np.float32)
 scores, valid = rng.random((1, R)).astype(np.float32), np.ones((1, R), bool)
-slow = box_functions.nms.plain(boxes, scores, valid, 0.5)
-fast = box_functions.nms(boxes, scores, valid, 0.5)
+slow = box_ops.nms.plain(boxes, scores, valid, 0.5)
+fast = box_ops.nms(boxes, scores, valid, 0.5)
 for a, b in zip(slow, fast):
     np.testing.assert_array_equal(a, b)
 forms = {
-    "NumPy, the whole table": seconds(box_functions.nms.plain, boxes, scores, valid, 0.5, repeats=3),
-    "Numba, one sweep": seconds(box_functions.nms, boxes, scores, valid, 0.5),
+    "NumPy, the whole table": seconds(box_ops.nms.plain, boxes, scores, valid, 0.5, repeats=3),
+    "Numba, one sweep": seconds(box_ops.nms, boxes, scores, valid, 0.5),
 }
 print(f"{R} boxes, {int(fast[1].sum())} kept:", {name: f"{1000 * t:.1f} ms" for name, t in forms.items()})
 assert forms["Numba, one sweep"] < forms["NumPy, the whole table"]
@@ -870,7 +870,7 @@ plt.show()
 # %%
 assert round(67_000 / 3350) == 20
 if gpu_available():
-    on_card = box_functions.nms(*map(to_gpu, (boxes, scores, valid)), 0.5)
+    on_card = box_ops.nms(*map(to_gpu, (boxes, scores, valid)), 0.5)
     assert all((to_cpu(a) == b).all() for a, b in zip(on_card, fast))
     print("the card keeps the same boxes")
 else:

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 import minimask
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import check, course, draw, weights
 from minimask.anchors import cell_anchors
 from minimask.conventions import CONVENTIONS
@@ -389,7 +389,7 @@ def share_found(model):
         some = scenes[start : start + 12]
         for scene, found in zip(some, model.predict([scene.image for scene in some])):
             sure = found.scores > 0.5
-            overlaps = box_functions.iou(scene.boxes, found.boxes[sure]) > 0.5  # (animals, boxes)
+            overlaps = box_ops.iou(scene.boxes, found.boxes[sure]) > 0.5  # (animals, boxes)
             right += (overlaps & (scene.labels[:, None] == found.labels[sure])).any(axis=1).sum()
             total += len(scene.boxes)
     return right / total
@@ -532,7 +532,7 @@ for aligned in (True, False):
     reader = weights.open_model(course.TOY_WEIGHTS, aligned=aligned)[0]
     shifts = []
     for scene, found in zip(scenes[:24], reader.predict([scene.image for scene in scenes[:24]])):
-        overlaps = box_functions.iou(scene.boxes, found.boxes)
+        overlaps = box_ops.iou(scene.boxes, found.boxes)
         for g, d in zip(*np.nonzero(overlaps > 0.5)):
             if found.scores[d] > 0.5:
                 shifts.append((found.boxes[d] - scene.boxes[g]).reshape(2, 2).mean(axis=0))  # of the middle: x, y

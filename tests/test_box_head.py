@@ -17,19 +17,19 @@ def random_case(seed=0, n=2, r=40, c=5, spread=3.0):
     return logits, deltas, proposals
 
 
-@pytest.mark.parametrize("most", [100, 7])
-def test_equals_torchvision(most):
+@pytest.mark.parametrize("max_detections", [100, 7])
+def test_equals_torchvision(max_detections):
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     from torchvision.models.detection.roi_heads import RoIHeads
 
-    theirs = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, None, 0.05, 0.5, most)
+    theirs = RoIHeads(None, None, None, 0.5, 0.5, 512, 0.25, None, 0.05, 0.5, max_detections)
     logits, deltas, proposals = random_case()
     expected = theirs.postprocess_detections(
         torch.tensor(logits).reshape(-1, 5), torch.tensor(deltas).reshape(-1, 20),
         [torch.tensor(p) for p in proposals], SIZES.tolist(),
     )  # fmt: skip
-    found = detect(logits, deltas, proposals, np.ones((2, 40), bool), SIZES, most=most)
+    found = detect(logits, deltas, proposals, np.ones((2, 40), bool), SIZES, max_detections=max_detections)
     for n in range(2):
         v = found.valid[n]
         assert v.sum() == len(expected[0][n]) > 5
@@ -42,7 +42,8 @@ def test_by_hand():
     # Two proposals at the same place. Both say class 1, so the weaker goes; the second also says class 2, which stays.
     proposals = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [30, 30, 31, 31]]], np.float32)
     logits = np.log(np.array([[[0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.9, 0.06, 0.04]]], np.float32))
-    found = detect(logits, np.zeros((1, 3, 12), np.float32), proposals, np.ones((1, 3), bool), SIZES[:1], most=5)
+    deltas, valid = np.zeros((1, 3, 12), np.float32), np.ones((1, 3), bool)
+    found = detect(logits, deltas, proposals, valid, SIZES[:1], max_detections=5)
     np.testing.assert_array_equal(found.valid, [[True, True, True, False, False]])
     np.testing.assert_array_equal(found.labels, [[1, 2, 1, 0, 0]])
     np.testing.assert_allclose(found.scores, [[0.8, 0.5, 0.06, 0, 0]], atol=1e-6)

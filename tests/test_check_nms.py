@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from tests import answers
 from tests.references import operation_inputs
 
@@ -23,7 +23,7 @@ def box_head(x, w6, b6, w7, b7):
 
 
 def class_boxes(deltas, rois, weights=(10, 10, 5, 5)):
-    return box_functions.decode(deltas.reshape(len(rois), -1, 4), rois[:, None], weights)
+    return box_ops.decode(deltas.reshape(len(rois), -1, 4), rois[:, None], weights)
 
 
 def overlap(a, b, extra=0.0):
@@ -51,13 +51,13 @@ def nms_of_classes(boxes, scores, labels, threshold):
     return kept[np.argsort(-scores[kept], kind="stable")]
 
 
-def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, most, first=1, size=None):
+def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, max_detections, first=1, size=None):
     scores = softmax(logits)[:, first:]
-    boxes = box_functions.clip(class_boxes(deltas, rois)[:, first:], size or (height, width)).astype(np.float32)
+    boxes = box_ops.clip(class_boxes(deltas, rois)[:, first:], size or (height, width)).astype(np.float32)
     labels = np.broadcast_to(np.arange(first, logits.shape[1]), scores.shape)
-    good = (scores > score_threshold) & box_functions.large_enough(boxes, 0.01)
+    good = (scores > score_threshold) & box_ops.large_enough(boxes, 0.01)
     boxes, labels, scores = boxes[good], labels[good], scores[good]
-    kept = nms_of_classes(boxes, scores, labels, nms_threshold)[:most]
+    kept = nms_of_classes(boxes, scores, labels, nms_threshold)[:max_detections]
     return boxes[kept], labels[kept], scores[kept]
 
 
@@ -81,7 +81,7 @@ def of_the_first(boxes, scores, threshold):
     kept = []
     for i in np.argsort(-scores, kind="stable"):
         sides = [np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2]) for j in kept]
-        parts = [max(w, 0) * max(h, 0) / box_functions.area(boxes[j]) for (w, h), j in zip(sides, kept)]
+        parts = [max(w, 0) * max(h, 0) / box_ops.area(boxes[j]) for (w, h), j in zip(sides, kept)]
         if not any(part > threshold for part in parts):
             kept.append(i)
     return np.array(kept, int)

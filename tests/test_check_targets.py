@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from tests import answers
 
 
@@ -20,16 +20,16 @@ def best_for_an_object(iou):
     return ((iou == largest) & (largest > 0)).any(axis=1)
 
 
-def match_anchors(anchors, boxes, crowd, low, high, cover=0.5, over=None, keep_best=True):
+def match_anchors(anchors, boxes, crowd, low, high, cover=0.5, over=None, allow_low_quality=True):
     """over: what the part in a crowd is divided by, for wrong answers."""
-    iou = box_functions.iou(anchors, boxes)
+    iou = box_ops.iou(anchors, boxes)
     iou[:, crowd] = 0
     labels, which = label_by_iou(iou, low, high)
-    if keep_best:
+    if allow_low_quality:
         labels[best_for_an_object(iou)] = 1
     first = np.maximum(anchors[:, None, :2], boxes[:, :2])
     last = np.minimum(anchors[:, None, 2:], boxes[:, 2:])
-    over = box_functions.area(anchors)[:, None] if over is None else over(anchors, boxes)
+    over = box_ops.area(anchors)[:, None] if over is None else over(anchors, boxes)
     covered = np.maximum(last - first, 0).prod(axis=2) * crowd / over
     labels[(labels == 0) & (covered.max(axis=1) >= cover)] = -1
     return labels, np.where(labels == 1, which, 0)
@@ -49,7 +49,7 @@ def sample_anchors(labels, priority, count, fraction, allowed=lambda labels: lab
 
 def label_rois(proposals, boxes, classes, threshold):
     rois = np.concatenate([proposals, boxes])
-    iou = box_functions.iou(rois, boxes)
+    iou = box_ops.iou(rois, boxes)
     return rois, np.where(iou.max(axis=1) >= threshold, classes[iou.argmax(axis=1)], 0)
 
 
@@ -99,13 +99,13 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
      "every anchor is `best` of an object that none of them touches"),
     ("best_for_an_object", lambda iou: (iou == iou.max(axis=0)) & (iou > 0), "each object has one best anchor",
      "has shape (3, 2), expected (3,)"),
-    ("match_anchors", lambda *a: match_anchors(*a, keep_best=False), "two objects", "no low-quality matches"),
+    ("match_anchors", lambda *a: match_anchors(*a, allow_low_quality=False), "two objects", "no low-quality matches"),
     ("match_anchors", lambda a, b, crowd, *t: match_anchors(a, b, crowd & False, *t), "the first box is a crowd",
      "a crowd taken for an object"),
     ("match_anchors", lambda *a: match_anchors(*a, cover=2), "the first box is a crowd",
      "anchors in a crowd as background"),
     ("match_anchors", lambda *a: match_anchors(
-        *a, over=lambda a, b: box_functions.area(a)[:, None] + box_functions.area(b)
+        *a, over=lambda a, b: box_ops.area(a)[:, None] + box_ops.area(b)
     ), "the first box is a crowd", "Result 1 (label) at"),
     ("sample_anchors", no_fill, "one positive: background fills up", "background that does not fill the places"),
     ("sample_anchors", lambda labels, p, count, fraction: sample_anchors(labels, p, count, 1.0), "six positives",

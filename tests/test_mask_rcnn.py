@@ -94,7 +94,7 @@ def test_settings_rebuild_the_model():
 
 
 def test_inference_returns_fixed_places_in_falling_order():
-    model, batch = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, most=12)).eval(), two_squares()
+    model, batch = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, max_detections=12)).eval(), two_squares()
     found = model(batch)
     assert found.boxes.shape == (2, 12, 4) and found.masks.shape == (2, 12, 28, 28) and found.valid.all()
     assert (np.diff(found.scores, axis=1) <= 0).all()
@@ -102,7 +102,7 @@ def test_inference_returns_fixed_places_in_falling_order():
 
 
 def test_an_image_alone_and_in_a_batch_give_the_same():
-    model = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, most=5))
+    model = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, max_detections=5))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (64, 64, 3)).astype(np.uint8) for _ in range(3)]
     together = model.predict(images)
@@ -113,7 +113,7 @@ def test_an_image_alone_and_in_a_batch_give_the_same():
 
 
 def test_images_of_different_sizes_and_of_one_pixel():
-    model = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, most=5))
+    model = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, max_detections=5))
     images = [np.zeros(size + (3,), np.uint8) for size in ((30, 200), (64, 64), (1, 1))]
     for image, found in zip(images, model.predict(images)):
         assert found.masks.shape[1:] == image.shape[:2] and np.isfinite(found.boxes).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.device import generator
 from minimask.image import ImageTransform
@@ -121,10 +121,10 @@ def test_nms():
     boxes, scores = crowded_boxes()
     every = np.ones((1, len(boxes)), bool)
     for threshold in (0.3, 0.7):
-        kept, valid = box_functions.nms(boxes[None], scores[None], every, threshold)
+        kept, valid = box_ops.nms(boxes[None], scores[None], every, threshold)
         np.testing.assert_array_equal(kept[valid], expected[f"nms_{threshold}"])
     classes = np.arange(len(boxes))[None] % 3
-    kept, valid = box_functions.nms(boxes[None], scores[None], every, 0.5, groups=classes)
+    kept, valid = box_ops.nms(boxes[None], scores[None], every, 0.5, groups=classes)
     np.testing.assert_array_equal(kept[valid], expected["nms_classes"])
 
 

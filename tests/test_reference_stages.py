@@ -41,11 +41,13 @@ def live():
 
 PHOTOS = {  # by their sizes, see live.SIZES
     "mask, high photo": ("mask", 0, ["000000166918"], dict(sizes=(320, 640))),
-    "mask, low and square photo": ("mask", 1, ["low", "000000165518"], dict(sizes=(320, 640), most=30)),
+    "mask, low and square photo": ("mask", 1, ["low", "000000165518"], dict(sizes=(320, 640), max_detections=30)),
     "boxes, narrow and wide photo": ("box", 2, ["high", "000000177977"], dict(sizes=(320, 640))),
-    "keypoints, wide photo": ("keypoint", 3, ["000000119828"], dict(sizes=(320, 640), most=10)),
-    "keypoints, two photos": ("keypoint", 4, ["000000119828", "000000166918"], dict(sizes=(192, 640), most=8)),
-    "mask, at 800": ("mask", 5, ["000000119828"], dict(most=50)),
+    "keypoints, wide photo": ("keypoint", 3, ["000000119828"], dict(sizes=(320, 640), max_detections=10)),
+    "keypoints, two photos": (
+        "keypoint", 4, ["000000119828", "000000166918"], dict(sizes=(192, 640), max_detections=8)
+    ),
+    "mask, at 800": ("mask", 5, ["000000119828"], dict(max_detections=50)),
 }
 
 
@@ -56,7 +58,7 @@ def case(request, live):
     images = [live.photo(name) for name in names]
     model, ours = live.untrained(kind, images, seed=seed, **settings)
     expected = live.theirs(model, images)
-    assert len(expected["detected_boxes"]) == len(images) * settings.get("most", 100)
+    assert len(expected["detected_boxes"]) == len(images) * settings.get("max_detections", 100)
     return model, ours, images, expected
 
 

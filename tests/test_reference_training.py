@@ -35,7 +35,9 @@ def case(request, torch):
     samples = [scenes[0], scenes[1]]
     classes = dict(num_classes=len(CLASSES) + 1, num_keypoints=len(KEYPOINTS)) if kind == "keypoint" else {}
     images = [sample.image for sample in samples]
-    model, ours = live.untrained(kind, images, seed=1, norm=norm, sizes=(SIZE, SIZE), roi_samples=32, most=5, **classes)
+    model, ours = live.untrained(
+        kind, images, seed=1, norm=norm, sizes=(SIZE, SIZE), roi_samples=32, max_detections=5, **classes
+    )
     return model, ours, samples
 
 

@@ -42,7 +42,7 @@ def test_by_hand():
     labels, which = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7)
     # IoU with their objects: 1, 0.5, 0.4, 0.25, 0, 0.25: one positive, two between, three background ...
     np.testing.assert_array_equal(labels, [[1, -1, -1, 0, 0, 0]])
-    labels, which = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7, keep_best=True)
+    labels, which = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7, allow_low_quality=True)
     # ... and both anchors that overlap the second object best (a tie at 0.25) become its positives.
     np.testing.assert_array_equal(labels, [[1, -1, -1, 1, 0, 1]])
     np.testing.assert_array_equal(which, [[0, 0, 0, 1, 0, 1]])
@@ -50,23 +50,24 @@ def test_by_hand():
 
 def test_an_object_that_no_anchor_touches_makes_no_positives():
     far = np.array([[[500, 500, 510, 510]]], np.float32)
-    labels, _ = targets.match(ANCHORS, far, np.ones((1, 1), bool), np.zeros((1, 1), bool), 0.3, 0.7, keep_best=True)
+    real = np.ones((1, 1), bool)
+    labels, _ = targets.match(ANCHORS, far, real, ~real, 0.3, 0.7, allow_low_quality=True)
     assert (labels == 0).all()
 
 
 def test_no_objects_is_all_background():
-    labels, _ = targets.match(ANCHORS, BOXES, REAL & False, NO_CROWD, 0.3, 0.7, keep_best=True)
+    labels, _ = targets.match(ANCHORS, BOXES, REAL & False, NO_CROWD, 0.3, 0.7, allow_low_quality=True)
     assert (labels == 0).all()
 
 
 def test_a_crowd_is_neither_positive_nor_background():
     crowd = np.array([[False, True, False]])
-    labels, _ = targets.match(ANCHORS, BOXES, REAL & ~crowd, crowd, 0.3, 0.7, keep_best=True)
+    labels, _ = targets.match(ANCHORS, BOXES, REAL & ~crowd, crowd, 0.3, 0.7, allow_low_quality=True)
     np.testing.assert_array_equal(labels, [[1, -1, -1, -1, 0, -1]])
 
 
-@pytest.mark.parametrize("keep_best", [False, True])
-def test_equals_torchvision(keep_best):
+@pytest.mark.parametrize("allow_low_quality", [False, True])
+def test_equals_torchvision(allow_low_quality):
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     from torchvision.models.detection._utils import Matcher
@@ -75,9 +76,10 @@ def test_equals_torchvision(keep_best):
     for seed in range(5):
         anchors, boxes, _, _ = random_case(seed)
         real = np.ones(boxes.shape[:2], bool)
-        labels, which = targets.match(anchors, boxes, real, ~real, 0.3, 0.7, keep_best=keep_best)
+        labels, which = targets.match(anchors, boxes, real, ~real, 0.3, 0.7, allow_low_quality=allow_low_quality)
         for n in range(len(anchors)):
-            theirs = Matcher(0.7, 0.3, keep_best)(box_iou(torch.tensor(boxes[n]), torch.tensor(anchors[n]))).numpy()
+            overlaps = box_iou(torch.tensor(boxes[n]), torch.tensor(anchors[n]))
+            theirs = Matcher(0.7, 0.3, allow_low_quality)(overlaps).numpy()
             np.testing.assert_array_equal(labels[n], np.where(theirs >= 0, 1, np.where(theirs == -1, 0, -1)))
             np.testing.assert_array_equal(which[n][theirs >= 0], theirs[theirs >= 0])
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import minimask
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import device, losses, mask_rcnn, optim, targets, train
 from minimask.benchmark import common
 from minimask.benchmark.common import LEARNING_RATE, clustered_boxes, scattered_boxes, serve
@@ -105,7 +105,7 @@ def torchvision_settings(model):
         box_batch_size_per_image=model.roi_samples,
         box_positive_fraction=model.roi_positive_fraction,
         box_score_thresh=model.detection.get("score_threshold", 0.05),
-        box_detections_per_img=model.detection.get("most", 100),
+        box_detections_per_img=model.detection.get("max_detections", 100),
     )
 
 
@@ -372,7 +372,7 @@ def nms(boxes):
     real = put(np.ones(scores.shape, bool))
 
     def run():
-        indices, valid = box_functions.nms(boxes, scores, real, 0.7)
+        indices, valid = box_ops.nms(boxes, scores, real, 0.7)
         return lambda: indices[valid]
 
     return run
@@ -383,7 +383,7 @@ def match(images, anchors, objects, height, width):
     anchors = put(scattered_boxes(anchors, height, width))
     truth = put(np.stack([scattered_boxes(objects, height, width, seed=1 + i) for i in range(images)]))
     real, crowd = put(np.ones((images, objects), bool)), put(np.zeros((images, objects), bool))
-    return lambda: targets.match(anchors[None], truth, real, crowd, 0.3, 0.7, keep_best=True)[0]
+    return lambda: targets.match(anchors[None], truth, real, crowd, 0.3, 0.7, allow_low_quality=True)[0]
 
 
 def paste(masks, height, width):

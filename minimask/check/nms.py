@@ -6,7 +6,7 @@ One image: R RoIs, C classes with the background as class 0.
 import numpy as np
 
 from minimask import box_head as library
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask.check.engine import Check
 from minimask.functional import sigmoid_array, softmax_array
 
@@ -19,12 +19,12 @@ def _box_head(x, w6, b6, w7, b7):
 
 
 def _class_boxes(deltas, rois, weights=WEIGHTS):
-    return box_functions.decode(deltas.reshape(len(rois), -1, 4), rois[:, None], weights)
+    return box_ops.decode(deltas.reshape(len(rois), -1, 4), rois[:, None], weights)
 
 
 def _nms(boxes, scores, threshold, groups=None):
     groups = None if groups is None else groups[None]
-    kept, valid = box_functions.nms.plain(
+    kept, valid = box_ops.nms.plain(
         boxes[None], scores[None], np.ones((1, len(scores)), bool), threshold, groups=groups
     )
     return kept[valid]
@@ -34,9 +34,9 @@ def _nms_of_classes(boxes, scores, labels, threshold):
     return _nms(boxes, scores, threshold, labels)
 
 
-def _detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, most):
+def _detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, max_detections):
     everywhere, size = np.ones((1, len(rois)), bool), np.array([[height, width]])
-    settings = dict(score_threshold=score_threshold, nms_threshold=nms_threshold, most=most)
+    settings = dict(score_threshold=score_threshold, nms_threshold=nms_threshold, max_detections=max_detections)
     found = library.detect(logits[None], deltas[None], rois[None], everywhere, size, **settings)
     return tuple(array[0][found.valid[0]] for array in (found.boxes, found.labels, found.scores))
 
@@ -44,7 +44,7 @@ def _detections(logits, deltas, rois, height, width, score_threshold, nms_thresh
 # ------------------------------------------------------------------------------------------------ what goes wrong often
 
 
-def _swept(boxes, scores, threshold, drops=np.greater, overlap=box_functions.iou, only_kept=True, order=None):
+def _swept(boxes, scores, threshold, drops=np.greater, overlap=box_ops.iou, only_kept=True, order=None):
     """NMS that may go wrong: other comparisons, other overlaps, boxes that are gone but still suppress."""
     order = np.argsort(-scores, kind="stable") if order is None else order
     table = overlap(boxes, boxes) if len(boxes) else np.zeros((0, 0))
@@ -57,7 +57,7 @@ def _swept(boxes, scores, threshold, drops=np.greater, overlap=box_functions.iou
 
 
 def _iou_plus_one(a, b):
-    return box_functions.iou(a + [0, 0, 1, 1], b + [0, 0, 1, 1])
+    return box_ops.iou(a + [0, 0, 1, 1], b + [0, 0, 1, 1])
 
 
 def _shared(a, b, least=0):
@@ -68,11 +68,11 @@ def _shared(a, b, least=0):
 
 def _iou_without_clamp(a, b):
     shared = _shared(a, b, -np.inf)
-    return shared / (box_functions.area(a)[:, None] + box_functions.area(b) - shared)
+    return shared / (box_ops.area(a)[:, None] + box_ops.area(b) - shared)
 
 
 def _part_of_the_smaller(a, b):
-    return _shared(a, b) / np.minimum(box_functions.area(a)[:, None], box_functions.area(b))
+    return _shared(a, b) / np.minimum(box_ops.area(a)[:, None], box_ops.area(b))
 
 
 def _by_class(boxes, scores, labels, threshold):
@@ -89,14 +89,14 @@ def _one_class_a_roi(logits):
 def _wrongly(weights=WEIGHTS, scores=softmax_array, background=False, clip=True, across=False):
     """The steps of `detect` with one of them left out or changed."""
 
-    def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, most):
+    def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, max_detections):
         first = 0 if background else 1
         boxes, probability = _class_boxes(deltas, rois, weights)[:, first:], scores(logits)[:, first:]
-        boxes = (box_functions.clip(boxes, (height, width)) if clip else boxes).astype(np.float32)
+        boxes = (box_ops.clip(boxes, (height, width)) if clip else boxes).astype(np.float32)
         label = np.broadcast_to(np.arange(first, logits.shape[1]), probability.shape)
         good = probability > score_threshold
         boxes, probability, label = boxes[good], probability[good], label[good]
-        kept = _nms(boxes, probability, nms_threshold, None if across else label)[:most]
+        kept = _nms(boxes, probability, nms_threshold, None if across else label)[:max_detections]
         return boxes[kept], label[kept], probability[kept]
 
     return detections
@@ -137,7 +137,7 @@ def _random_detections(rng, count=8, classes=4):
         logits=(3 * rng.standard_normal((count, classes))).astype(np.float32),
         deltas=rng.standard_normal((count, 4 * classes)).astype(np.float32),
         rois=_random_rois(rng, count).astype(np.float32), height=60, width=64, score_threshold=0.05,
-        nms_threshold=0.5, most=int(rng.integers(4, 20)),
+        nms_threshold=0.5, max_detections=int(rng.integers(4, 20)),
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ class_boxes = Check(
             deltas, rois, (0.1, 0.1, 0.2, 0.2)
         ),
         "deltas read as all dx, all dy, ...: the four numbers of a class stand together": lambda deltas, rois: (
-            box_functions.decode(deltas.reshape(len(rois), 4, -1).transpose(0, 2, 1), rois[:, None], WEIGHTS)
+            box_ops.decode(deltas.reshape(len(rois), 4, -1).transpose(0, 2, 1), rois[:, None], WEIGHTS)
         ),
         "a growth without its limit log(1000 / 16)": lambda deltas, rois: _unlimited(
             deltas.reshape(len(rois), -1, 4) / WEIGHTS, rois[:, None]
@@ -267,7 +267,7 @@ nms = Check(
             b, s, t, overlap=_part_of_the_smaller
         ),
         "the intersection divided by the better box, not by the union": lambda b, s, t: _swept(
-            b, s, t, overlap=lambda one, others: _shared(one, others) / box_functions.area(others)
+            b, s, t, overlap=lambda one, others: _shared(one, others) / box_ops.area(others)
         ),
         "of equal scores the higher index first: sort -scores, stable": lambda b, s, t: _swept(
             b, s, t, order=np.argsort(s, kind="stable")[::-1]
@@ -312,7 +312,7 @@ detections = Check(
             logits=np.log(np.array([[0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.9, 0.06, 0.04]], np.float32)),
             deltas=np.zeros((3, 12), np.float32),
             rois=_boxes([10, 10, 30, 30], [10, 11, 30, 31], [50, 10, 70, 40]).astype(np.float32),
-            height=60, width=90, score_threshold=0.05, nms_threshold=0.5, most=5,
+            height=60, width=90, score_threshold=0.05, nms_threshold=0.5, max_detections=5,
         ),
         "boxes that reach beyond the picture": {**_random_detections(_rng, count=6), "height": 40, "width": 36},
     },
@@ -333,6 +333,6 @@ detections = Check(
         ),
         "boxes not cut at the picture's border": _wrongly(clip=False),
         "deltas that were not divided by the weights 10, 10, 5, 5": _wrongly(weights=(1.0, 1.0, 1.0, 1.0)),
-        "all that is left, not the best `most`": lambda *a: _detections(*a[:-1], 10**6),
+        "all that is left, not the best `max_detections`": lambda *a: _detections(*a[:-1], 10**6),
     },
 )  # fmt: skip

@@ -5,7 +5,7 @@ One image, one level: anchors (A, 4), one logit and four deltas for each.
 
 import numpy as np
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import rpn as library
 from minimask.check.engine import Check
 from minimask.functional import sigmoid_array
@@ -23,20 +23,20 @@ def _best(scores, count):
 
 
 def _suppressed(box, others, threshold, compare=np.greater):
-    return compare(box_functions.iou(box[None], others)[0], threshold)
+    return compare(box_ops.iou(box[None], others)[0], threshold)
 
 
-def _proposals(anchors, logits, deltas, image_size, before, threshold, after, skip=(), move=box_functions.decode):
+def _proposals(anchors, logits, deltas, image_size, before, threshold, after, skip=(), move=box_ops.decode):
     """What `RPN.proposals` does for one image and one level, with mistakes: skip names steps that are left out."""
     best = _best(logits, len(logits) if "top" in skip else before)
     boxes, scores = move(deltas[best], anchors[best]), sigmoid_array(logits[best])
     if "clip" not in skip:
-        boxes = box_functions.clip(boxes, np.array(image_size))
+        boxes = box_ops.clip(boxes, np.array(image_size))
     if "nms" in skip:
         return boxes[:after], scores[:after]
-    valid = box_functions.large_enough(boxes, 1e-3 if "size" not in skip else -np.inf)
+    valid = box_ops.large_enough(boxes, 1e-3 if "size" not in skip else -np.inf)
     looked_at = anchors[best] if "moved" in skip else boxes
-    kept, real = box_functions.nms.plain(looked_at[None], scores[None], valid[None], threshold, after)
+    kept, real = box_ops.nms.plain(looked_at[None], scores[None], valid[None], threshold, after)
     kept = kept[0][real[0]]
     return boxes[kept], scores[kept]
 
@@ -57,11 +57,11 @@ def _clipped_sideways(anchors, logits, deltas, image_size, *rest):
 
 def _found(proposals, truth, threshold, compare=np.greater_equal):
     """Whether a proposal fits each object: (G,) bool."""
-    return compare(box_functions.iou(truth, proposals).max(axis=1, initial=0.0), threshold)
+    return compare(box_ops.iou(truth, proposals).max(axis=1, initial=0.0), threshold)
 
 
 def _precision(proposals, truth, threshold):
-    return float((box_functions.iou(proposals, truth) >= threshold).any(axis=1).mean())
+    return float((box_ops.iou(proposals, truth) >= threshold).any(axis=1).mean())
 
 
 # --------------------------------------------------------------------------------------------------------------- cases
@@ -161,8 +161,8 @@ suppressed = Check(
         "those that stay; asked for are those that go": lambda b, o, t: ~_suppressed(b, o, t),
         "`>=` for `>`: an IoU of exactly the threshold stays": lambda b, o, t: _suppressed(b, o, t, np.greater_equal),
         "the part of the other box that is covered, in place of IoU": lambda b, o, t: (
-            box_functions.area(np.concatenate([np.maximum(b[:2], o[:, :2]), np.minimum(b[2:], o[:, 2:])], axis=1))
-            > t * box_functions.area(o)
+            box_ops.area(np.concatenate([np.maximum(b[:2], o[:, :2]), np.minimum(b[2:], o[:, 2:])], axis=1))
+            > t * box_ops.area(o)
         ),
     },
 )
@@ -222,10 +222,10 @@ proposal_recall = Check(
         "precision: the share of the proposals that fit; asked for is the share of the objects": _precision,
         "the number of objects found, not their share": lambda p, t, threshold: float(_found(p, t, threshold).sum()),
         "every pair counted: an object that two proposals fit is found once": lambda p, t, threshold: float(
-            (box_functions.iou(t, p) >= threshold).sum() / len(t)
+            (box_ops.iou(t, p) >= threshold).sum() / len(t)
         ),
         "the average of the best IoU; an object is found or it is not": lambda p, t, threshold: float(
-            box_functions.iou(t, p).max(axis=1, initial=0.0).mean()
+            box_ops.iou(t, p).max(axis=1, initial=0.0).mean()
         ),
         "`>` for `>=`: an IoU of exactly the threshold counts": lambda p, t, threshold: float(
             _found(p, t, threshold, np.greater).mean()

@@ -5,7 +5,7 @@ One image. An overlap is an IoU. A label is 1 for a positive, 0 for background, 
 
 import numpy as np
 
-from minimask import boxes as box_functions
+from minimask import boxes as box_ops
 from minimask import targets as library
 from minimask.check.engine import Check
 
@@ -20,8 +20,8 @@ def _best(iou):
     return ((iou == largest) & (largest > 0)).any(axis=1)
 
 
-def _match(anchors, boxes, crowd, low, high, keep_best=True):
-    labels, which = library.match(anchors[None], boxes[None], ~crowd[None], crowd[None], low, high, keep_best)
+def _match(anchors, boxes, crowd, low, high, allow_low_quality=True):
+    labels, which = library.match(anchors[None], boxes[None], ~crowd[None], crowd[None], low, high, allow_low_quality)
     return labels[0].astype(np.int64), np.where(labels[0] == 1, which[0], 0)
 
 
@@ -43,7 +43,7 @@ def _sample(labels, priority, count, fraction):
 
 def _label_rois(proposals, boxes, classes, threshold):
     rois = np.concatenate([proposals, boxes])
-    positive, which = _match(rois, boxes, np.zeros(len(boxes), bool), threshold, threshold, keep_best=False)
+    positive, which = _match(rois, boxes, np.zeros(len(boxes), bool), threshold, threshold, allow_low_quality=False)
     return rois, np.where(positive == 1, classes[which], 0)
 
 
@@ -58,7 +58,7 @@ def _best_first_only(iou):
 
 def _match_to_the_object_it_is_best_for(anchors, boxes, crowd, low, high):
     labels, which = _match(anchors, boxes, crowd, low, high)
-    iou = box_functions.iou(anchors, boxes) * ~crowd
+    iou = box_ops.iou(anchors, boxes) * ~crowd
     for g in range(len(boxes)):
         which[(iou[:, g] == iou[:, g].max()) & (iou[:, g] > 0)] = g
     return labels, which
@@ -67,7 +67,7 @@ def _match_to_the_object_it_is_best_for(anchors, boxes, crowd, low, high):
 def _match_crowd_by_iou(anchors, boxes, crowd, low, high):
     labels, which = _match(anchors, boxes, crowd & False, low, high)
     plain, real = _match(anchors, boxes[~crowd], np.zeros((~crowd).sum(), bool), low, high)
-    near = (box_functions.iou(anchors, boxes) * crowd).max(axis=1) >= library.CROWD_COVER
+    near = (box_ops.iou(anchors, boxes) * crowd).max(axis=1) >= library.CROWD_COVER
     return np.where((plain == 0) & near, -1, plain), np.where(plain == 1, np.flatnonzero(~crowd)[real], 0)
 
 
@@ -226,7 +226,7 @@ match_anchors = Check(
     covers="low-quality matches and ties, objects without anchors, crowds",
     mistakes={
         "no low-quality matches: the best anchors of each object are positives too": (
-            lambda *a: _match(*a, keep_best=False)
+            lambda *a: _match(*a, allow_low_quality=False)
         ),
         "a low-quality positive given to the object that it is best for: it belongs to ITS best object": (
             _match_to_the_object_it_is_best_for

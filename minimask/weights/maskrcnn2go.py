@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask import boxes as boxes_module
+from minimask import boxes as box_ops
 from minimask import functional as F
 from minimask import roi_align as roi_align_module
 from minimask.convolution import conv2d, conv_transpose2d
@@ -91,11 +91,11 @@ def generate_proposals(
     scores, deltas, places = scores.reshape(1, -1), deltas.reshape(-1, 4), places.reshape(-1, 4)
 
     best = top_k(scores, min(pre_nms_topN, scores.shape[1]))  # (1, K)
-    boxes = boxes_module.decode(deltas[best], places[best] + ONE_PIXEL) - ONE_PIXEL  # (1, K, 4)
+    boxes = box_ops.decode(deltas[best], places[best] + ONE_PIXEL) - ONE_PIXEL  # (1, K, 4)
     height, width, scale = im_info
-    boxes = boxes_module.clip(boxes, (height - 1, width - 1))
-    valid = boxes_module.large_enough(boxes + ONE_PIXEL, min_size * scale)
-    kept, valid = boxes_module.nms(boxes + ONE_PIXEL, scores[0, best], valid, nms_thresh, max_kept=post_nms_topN)
+    boxes = box_ops.clip(boxes, (height - 1, width - 1))
+    valid = box_ops.large_enough(boxes + ONE_PIXEL, min_size * scale)
+    kept, valid = box_ops.nms(boxes + ONE_PIXEL, scores[0, best], valid, nms_thresh, max_kept=post_nms_topN)
     return boxes[0, kept[valid]]
 
 
@@ -117,8 +117,8 @@ def bbox_transform(rois, deltas, im_info, weights, legacy_plus_one, correct_tran
     _check_legacy(legacy_plus_one, correct_transform_coords)
     height, width, scale = im_info
     deltas = deltas.reshape(len(rois), -1, 4)  # (R, C, 4)
-    boxes = boxes_module.decode(deltas, (rois / scale + ONE_PIXEL)[:, None], weights) - ONE_PIXEL
-    boxes = boxes_module.clip(boxes, (_rounded(height / scale) - 1, _rounded(width / scale) - 1))
+    boxes = box_ops.decode(deltas, (rois / scale + ONE_PIXEL)[:, None], weights) - ONE_PIXEL
+    boxes = box_ops.clip(boxes, (_rounded(height / scale) - 1, _rounded(width / scale) - 1))
     return (boxes * scale).reshape(len(rois), -1)
 
 
@@ -128,7 +128,7 @@ def box_with_nms_limit(scores, boxes, score_thresh, nms, detections_per_im):
     scores = scores[:, 1:].reshape(1, -1)  # (1, R * (C - 1)), without the background
     boxes = boxes.reshape(rois, classes, 4)[:, 1:].reshape(1, -1, 4)
     labels = np.tile(np.arange(1, classes), rois)[None]
-    kept, valid = boxes_module.nms(
+    kept, valid = box_ops.nms(
         boxes + ONE_PIXEL, scores, scores > score_thresh, nms, max_kept=detections_per_im, groups=labels
     )
     kept = kept[valid]

@@ -26,12 +26,12 @@ def test_equals_the_specification(gpu, n, a, g, shared):
         assert x.dtype == expected.dtype
         np.testing.assert_array_equal(x.get(), expected)
     # With no positives and no background by IoU, only the objects' best are labeled.
-    only_best, _ = targets.match(*on_card, -1, 2, keep_best=True)
+    only_best, _ = targets.match(*on_card, -1, 2, allow_low_quality=True)
     np.testing.assert_array_equal(only_best.get(), np.where(best_of_object, 1, -1))
-    for keep_best in (False, True):
-        expected = targets.match(anchors, objects, real, crowd, 0.3, 0.6, keep_best)
+    for allow_low_quality in (False, True):
+        expected = targets.match(anchors, objects, real, crowd, 0.3, 0.6, allow_low_quality)
         with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
-            found = targets.match(*on_card, 0.3, 0.6, keep_best)
+            found = targets.match(*on_card, 0.3, 0.6, allow_low_quality)
         for x, y in zip(found, expected):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x.get(), y)
@@ -51,8 +51,8 @@ def test_overlaps_that_are_no_short_numbers(gpu):
     corner = rng.random((1, 400, 2), dtype=np.float32) * 50
     boxes = np.concatenate([corner, corner + 1 + rng.random((1, 400, 2), dtype=np.float32) * 40], axis=2)
     anchors, objects, real = boxes[:, :360], boxes[:, 360:], np.ones((1, 40), bool)
-    expected = targets.match(anchors, objects, real, ~real, 0.3, 0.7, keep_best=True)
-    found = targets.match(*map(gpu.asarray, (anchors, objects, real, ~real)), 0.3, 0.7, keep_best=True)
+    expected = targets.match(anchors, objects, real, ~real, 0.3, 0.7, allow_low_quality=True)
+    found = targets.match(*map(gpu.asarray, (anchors, objects, real, ~real)), 0.3, 0.7, allow_low_quality=True)
     np.testing.assert_array_equal(found[0].get(), expected[0])
     np.testing.assert_array_equal(found[1].get(), expected[1])
     assert (expected[0] == 1).sum() >= 30

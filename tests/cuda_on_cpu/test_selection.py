@@ -100,10 +100,10 @@ def test_what_the_heads_sample(gpu):
 def test_detect(gpu):
     logits, deltas, proposals = random_case()
     valid = np.random.default_rng(0).random((2, 40)) < 0.9
-    expected = detect(logits, deltas, proposals, valid, SIZES, most=30)
+    expected = detect(logits, deltas, proposals, valid, SIZES, max_detections=30)
     on_card = [gpu.asarray(x) for x in (logits, deltas, proposals, valid, SIZES)]
     with no_wait(gpu):
-        found = detect(*on_card, most=30)
+        found = detect(*on_card, max_detections=30)
     assert expected.valid.sum() > 40
     np.testing.assert_array_equal(found.valid.get(), expected.valid)
     np.testing.assert_array_equal(found.labels.get(), expected.labels)
@@ -166,7 +166,7 @@ def test_float64_takes_the_specifications(gpu):
         np.testing.assert_allclose(a.get(), b, rtol=1e-12)
     every = np.concatenate(anchors)[None]
     objects = OBJECTS["boxes"].astype(np.float64), OBJECTS["valid"] & ~OBJECTS["crowd"], OBJECTS["crowd"]
-    expected = targets.match(every, *objects, 0.3, 0.7, keep_best=True)
-    found = targets.match(*map(gpu.asarray, (every, *objects)), 0.3, 0.7, keep_best=True)
+    expected = targets.match(every, *objects, 0.3, 0.7, allow_low_quality=True)
+    found = targets.match(*map(gpu.asarray, (every, *objects)), 0.3, 0.7, allow_low_quality=True)
     for a, b in zip(found, expected):
         np.testing.assert_array_equal(a.get(), b)

@@ -44,18 +44,23 @@ KINDS = {  # torchvision's function and its number of classes
 }
 
 
-def untrained(kind, images, seed=0, norm="batch", most=100, roi_samples=512, sizes=(800, 1333), **settings):
+def untrained(kind, images, seed=0, norm="batch", max_detections=100, roi_samples=512, sizes=(800, 1333), **settings):
     """torchvision's model with its own random weights, and ours made of the file that `torch.save` writes of it.
 
     Last layers are changed so that they say something of `images`: see `spread`. norm: "batch", or "frozen" as with
-    published weights. most: detections an image; sizes: min_size and max_size; settings: torchvision's own.
+    published weights. max_detections: detections an image; sizes: min_size and max_size; settings: torchvision's own.
     """
     function, classes = KINDS[kind]
     torch.manual_seed(seed)
     model = function(
-        weights=None, weights_backbone=None, min_size=sizes[0], max_size=sizes[1], box_detections_per_img=most,
-        box_batch_size_per_image=roi_samples, **{"num_classes": classes, **settings},
-    )  # fmt: skip
+        weights=None,
+        weights_backbone=None,
+        min_size=sizes[0],
+        max_size=sizes[1],
+        box_detections_per_img=max_detections,
+        box_batch_size_per_image=roi_samples,
+        **{"num_classes": classes, **settings},
+    )
     spread(model.eval(), images)
     if norm == "frozen":
         freeze(model)
@@ -63,7 +68,12 @@ def untrained(kind, images, seed=0, norm="batch", most=100, roi_samples=512, siz
         path = Path(folder) / "model.pth"
         torch.save(model.state_dict(), path)
         mine, _, _ = weights.open_model(
-            path, norm=norm, min_size=sizes[0], max_size=sizes[1], detection=dict(most=most), roi_samples=roi_samples
+            path,
+            norm=norm,
+            min_size=sizes[0],
+            max_size=sizes[1],
+            detection=dict(max_detections=max_detections),
+            roi_samples=roi_samples,
         )
     return model, mine
 
@@ -235,7 +245,7 @@ def double(model):
 def main():
     kind, size = (sys.argv[1:] + ["mask", "320"][len(sys.argv) - 1 :])[:2]
     images = [photo("000000166918")]
-    model, mine = untrained(kind, images, sizes=(int(size), 1333), most=10 if kind == "keypoint" else 100)
+    model, mine = untrained(kind, images, sizes=(int(size), 1333), max_detections=10 if kind == "keypoint" else 100)
     t = theirs(model, images)
     columns = {
         "fed with theirs": errors(fed_with(mine, images, t), t, fed=True),

@@ -159,7 +159,7 @@ def small_model(settings, classes):
         rpn_positive_fraction=settings["rpn"]["positive_fraction"],
         box_batch_size_per_image=settings["roi_samples"],
         box_positive_fraction=settings["roi_positive_fraction"],
-        box_detections_per_img=settings["detection"]["most"],
+        box_detections_per_img=settings["detection"]["max_detections"],
     )
 
 
@@ -206,7 +206,7 @@ def resnet50():
         max_size=settings["max_size"],
         rpn_pre_nms_top_n_test=settings["rpn"]["pre_nms"][1],
         rpn_post_nms_top_n_test=settings["rpn"]["post_nms"][1],
-        box_detections_per_img=settings["detection"]["most"],
+        box_detections_per_img=settings["detection"]["max_detections"],
     )
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model = load_weights(model, tiny.state(shapes)).double().eval()

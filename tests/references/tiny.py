@@ -24,7 +24,7 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
     mask_width=16,
     keypoints=3,
     keypoint_channels=(16, 16),
-    detection=dict(most=12),
+    detection=dict(max_detections=12),
     min_size=96,
     max_size=128,
 )
@@ -39,7 +39,7 @@ SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are
 }
 
 RESNET50 = dict(  # of build("resnet50_fpn", num_classes=91, **RESNET50)
-    rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)), detection=dict(most=10), min_size=128, max_size=192
+    rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)), detection=dict(max_detections=10), min_size=128, max_size=192
 )
 
 
