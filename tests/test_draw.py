@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, that neighbors differ for every kind of sight, that files are whole."""
+"""Pictures: what is drawn where, colors that every kind of sight can tell apart, files that are written completely."""
 
 import errno
 import json
@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from minimask import draw
+from minimask.draw.colors import contrast, luminance, score_color
+from minimask.draw.labels import place_labels
+from minimask.draw.pen import Pen
 from minimask.errors import InputError
 from minimask.roi_align import map_boxes, sampling_points
 from minimask.run import files
@@ -24,7 +27,7 @@ def _image(height=90, width=120, color=GREY):
 
 
 def _prediction(boxes, labels=None, scores=None, size=(90, 120)):
-    """Objects whose masks fill their boxes."""
+    """A prediction whose masks fill their boxes."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     masks = np.zeros((len(boxes), *size), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
@@ -47,7 +50,7 @@ def _has(picture, color):
 
 # -------------------------------------------------------------------------------- colors
 
-# From linear RGB to what is seen with each kind of sight (Machado, Oliveira and Fernandes 2009, severity 1).
+# From linear RGB to the color that each kind of sight sees (Machado, Oliveira and Fernandes 2009, severity 1).
 SIGHTS = {
     "usual": np.eye(3),
     "protanope": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -57,7 +60,7 @@ SIGHTS = {
 
 
 def _lab(colors, sight):
-    """CIE L*a*b* of sRGB colors (n, 3) as a kind of sight sees them."""
+    """CIE L*a*b* of sRGB colors (n, 3), as one kind of sight sees them."""
     c = np.asarray(colors, float) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.array(SIGHTS[sight]).T, 0, 1)
@@ -78,7 +81,7 @@ def test_colors_differ_for_every_kind_of_sight(sight):
 def test_text_stands_out_from_its_plate():
     """Contrast of at least 4.5 (WCAG 2.1, level AA) for labels in every color."""
     for color in [*draw.COLORS, draw.CROWD]:
-        bright, dark = sorted((draw._luminance(color), draw._luminance(draw._contrast(color))), reverse=True)
+        bright, dark = sorted((luminance(color), luminance(contrast(color))), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) > 4.5, color
 
 
@@ -97,7 +100,7 @@ def test_neighbors_have_different_colors():
 
 def test_more_neighbors_than_colors():
     colors = draw.instance_colors(np.tile([0, 0, 50, 50], (25, 1)))
-    assert np.bincount(colors).max() == 3  # as even as can be
+    assert np.bincount(colors).max() == 3  # 25 objects, 10 colors: used as evenly as possible
 
 
 # -------------------------------------------------------------------------------- objects
@@ -117,7 +120,7 @@ def test_small_pictures_are_enlarged_and_masks_are_where_they_belong():
     inside = picture[8 * 40, 8 * 50]
     expected = np.array(GREY) + draw.FILL * (draw.COLORS[0] - np.array(GREY))
     assert np.abs(inside - expected).max() <= 1
-    assert (picture[8 * 80, 8 * 10] == GREY).all()  # outside nothing changed
+    assert (picture[8 * 80, 8 * 10] == GREY).all()  # unchanged outside
     assert _has(picture, draw.COLORS[0])  # outline and plate
 
 
@@ -155,7 +158,7 @@ def test_classes_have_their_own_outline():
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])
 def test_labels_can_be_read_on_dark_and_bright_pictures(color):
-    """The label's plate brings its own background: dark text on the first color, whatever is behind."""
+    """A label has its own background: dark text on the first color, whatever is behind it."""
     picture = draw.draw_prediction(_image(color=color), _prediction([(30, 40, 70, 80)]), NAMES, caption=False)
     above = picture[8 * 40 - 40 : 8 * 40 - 4, 8 * 30 : 8 * 30 + 80]
     assert _has(above, draw.COLORS[0]) and _has(above, draw.DARK)
@@ -163,11 +166,11 @@ def test_labels_can_be_read_on_dark_and_bright_pictures(color):
 
 def test_labels_do_not_cover_each_other():
     boxes = np.array([(x, y, x + 60, y + 60) for y in range(40, 700, 70) for x in range(10, 900, 70)], float)
-    pen = draw._Pen(np.zeros((800, 1000, 3), np.uint8))
+    pen = Pen(np.zeros((800, 1000, 3), np.uint8))
     plates = []
     pen.label = lambda x, y, text, size, color: plates.append((x, y, *pen.text_box(text, size)))
     texts = [("some class 0.99", "0.99")] * len(boxes)
-    draw._place_labels(pen, boxes, texts, draw.COLORS[draw.instance_colors(boxes)], np.zeros((800, 1000), bool))
+    place_labels(pen, boxes, texts, draw.COLORS[draw.instance_colors(boxes)], np.zeros((800, 1000), bool))
     assert len(plates) > 100
     painted = np.zeros((800, 1000), int)
     for x, y, w, h in np.array(plates, int):
@@ -223,12 +226,12 @@ def test_ground_truth_with_crowds_and_keypoints():
     assert 0.2 < (hatch == GREY).all(-1).mean() < 0.8
 
 
-def test_found_keypoints_are_drawn_where_they_are_sure():
+def test_predicted_keypoints_are_drawn_if_their_logit_is_high():
     found = _prediction([(10, 10, 110, 80)])
     without = draw.draw_prediction(_image(), found, NAMES)
     found.keypoints = np.array([[[30, 30, 2.1], [60, 50, 1], [90, 30, 40]]], np.float32)  # logits, not visibilities
     picture = draw.draw_prediction(_image(), found, NAMES, skeleton=[(0, 1), (0, 2)])
-    assert picture.shape == without.shape  # there are no hidden ones that the caption would explain
+    assert picture.shape == without.shape  # no hidden ones, so no longer caption
     changed = (picture != without).any(-1)
     assert changed[8 * 30, 8 * 30] and changed[8 * 30, 8 * 60] and changed[8 * 30, 8 * 90]
     assert not changed[8 * 35 :].any() and found.keypoints[0, 0, 2] == np.float32(2.1)
@@ -259,12 +262,12 @@ def test_the_photo_stays_as_it_was():
 # -------------------------------------------------------------------------------- several pictures
 
 
-def test_side_by_side_and_grid():
+def test_grid():
     red, blue = _image(60, 80, (200, 0, 0)), _image(60, 80, (0, 0, 200))
-    row = draw.side_by_side([red, blue], gap=10)
+    row = draw.grid([red, blue], columns=2, gap=10)
     assert row.shape == (80, 190, 3)
     assert (row[40, 50] == (200, 0, 0)).all() and (row[40, 140] == (0, 0, 200)).all() and (row[5] == 255).all()
-    titled = draw.side_by_side([red, blue], ["left", "right"], gap=10)
+    titled = draw.grid([red, blue], columns=2, titles=["left", "right"], gap=10)
     assert titled.shape[1] == 190 and titled.shape[0] > 80 and (titled[:30] < 60).any()
     page = draw.grid([red] * 5, gap=10)
     assert page.shape == (2 * 60 + 30, 3 * 80 + 40, 3)
@@ -273,7 +276,7 @@ def test_side_by_side_and_grid():
     with pytest.raises(ValueError, match="no pictures"):
         draw.grid([])
     with pytest.raises(ValueError, match="2 pictures but 1 titles"):
-        draw.side_by_side([red, blue], ["left"])
+        draw.grid([red, blue], titles=["left"])
 
 
 # -------------------------------------------------------------------------------- files
@@ -286,7 +289,7 @@ def test_save_picture(tmp_path):
     draw.save_picture(str(tmp_path / "a.JPG"), picture)
     assert Image.open(tmp_path / "a.JPG").format == "JPEG"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.JPG", "new"]
-    with pytest.raises(InputError, match=r"a.txt: pictures are written as .png or .jpg"):
+    with pytest.raises(InputError, match=r"a.txt: a picture can be saved as .png or .jpg only"):
         draw.save_picture(tmp_path / "a.txt", picture)
 
 
@@ -323,10 +326,10 @@ def test_anchors_beyond_the_picture_are_seen():
 def test_the_best_proposals_are_brightest():
     boxes = np.array([(10, 10, 50, 50), (60, 20, 110, 80), (5, 60, 30, 85)], float)
     picture = draw.draw_proposals(_image(), boxes, np.array([0.2, 5.0, -3.0]), count=2)
-    assert _has(picture, draw._ramp(1.0)) and _has(picture, draw._ramp(0.0))
+    assert _has(picture, score_color(1.0)) and _has(picture, score_color(0.0))
     assert (picture[8 * 60 : 8 * 85, : 8 * 30] == GREY).all()  # the third is not shown
-    luminance = [draw._luminance(draw._ramp(share)) for share in np.linspace(0, 1, 20)]
-    assert (np.diff(luminance) > 0).all()
+    brightness = [luminance(score_color(share)) for share in np.linspace(0, 1, 20)]
+    assert (np.diff(brightness) > 0).all()
     assert draw.draw_proposals(_image(), np.zeros((0, 4)), np.zeros(0)).shape[1] == 960
     with pytest.raises(ValueError, match="2 boxes but scores of shape"):
         draw.draw_proposals(_image(), boxes[:2], np.zeros(3))
@@ -384,7 +387,7 @@ def test_loss_curves_of_a_log(tmp_path):
     assert draw.loss_curves(nested)["loss_mask"][1].tolist() == [1.0]
 
 
-def test_a_step_logged_twice_counts_as_logged_last():
+def test_the_last_record_of_a_step_counts():
     steps, values = draw.loss_curves([{"step": 2, "loss": 9.0}, {"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0}])[
         "loss"
     ]
@@ -407,14 +410,14 @@ def test_bad_logs_are_named(tmp_path):
     with pytest.raises(InputError, match="a.jsonl: line 2 is not JSON"):
         draw.plot_losses(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text("[1]\n")
-    with pytest.raises(InputError, match="b.jsonl: line 1 must be a JSON object, is list"):
+    with pytest.raises(InputError, match="b.jsonl: line 1 must be a JSON object, but is a list"):
         draw.plot_losses(tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_text("")
-    with pytest.raises(InputError, match="c.jsonl: holds no record with a step and a loss"):
+    with pytest.raises(InputError, match="c.jsonl: contains no record with a step and a loss"):
         draw.plot_losses(tmp_path / "c.jsonl")
 
 
-# -------------------------------------------------------------------------------- good manners
+# -------------------------------------------------------------------------------- imports
 
 
 def test_matplotlib_comes_late_and_leaves_the_backend_alone():
