@@ -1,11 +1,12 @@
-"""The sum of two arrays on all threads: what the walk back does wherever a tensor was used more than once."""
+"""The sum of two gradients on all threads: `backward` adds them wherever a tensor was used more than once."""
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
 
-FEWEST = 65536  # numbers; below, starting the threads costs more than it saves
+FEWEST = 65536  # numbers; for fewer, starting the threads costs more than it saves
 
 
 @njit(cache=True)
@@ -20,7 +21,7 @@ def add_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def add_to_part(t, parts, arrays, numbers):
-    """a += b for the numbers of thread t: `add_part` is not vectorized where its result lies over an input."""
+    """a += b for the numbers of thread t. (`add_part` is not vectorized if its result overlaps an input.)"""
     a, b = arrays[:2]
     first, last = t * a.size // parts, (t + 1) * a.size // parts
     a, b = a[first:last], b[first:last]
@@ -28,22 +29,25 @@ def add_to_part(t, parts, arrays, numbers):
         a[i] += b[i]
 
 
-def fits(a, b):
-    """Whether `add` can do it and is faster: large float32 arrays on the CPU, contiguous, of one shape."""
+def fits(a, b, in_place=False):
+    """Whether the kernel can take a and b, and is faster: large contiguous float32 arrays of one shape."""
     arrays = all(isinstance(x, np.ndarray) and x.dtype == np.float32 and x.flags.c_contiguous for x in (a, b))
     return arrays and a.shape == b.shape and a.size >= FEWEST
 
 
-def add(a, b, total):
-    """total = a + b; total may be a."""
-    if total is a:
+@takes(fits)
+def add_gradients(a, b, in_place=False):
+    """See `minimask.machine.gradients.add_gradients`."""
+    if in_place:
         run(add_to_part, (flat(a), flat(b)), ())
-    else:
-        run(add_part, (flat(a), flat(b), flat(total)), ())
+        return a
+    total = np.empty(a.shape, np.float32)
+    run(add_part, (flat(a), flat(b), flat(total)), ())
+    return total
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
-    a, total = np.zeros((2, 2), np.float32)
-    add(a, a, a)
-    add(a, a, total)
+    """Compile the kernels, or load them from the cache."""
+    a = np.zeros((2, 2), np.float32)
+    add_gradients(a, a)
+    add_gradients(a, a.copy(), in_place=True)

@@ -1,7 +1,7 @@
-"""Autograd: tensors that remember how they were made, and the walk back through them (the chain rule).
+"""Reverse-mode automatic differentiation: tensors that remember how they were made, and the walk back through them.
 
-An operation is a `Function`: `forward` takes raw arrays and returns a raw array; `backward` takes the raw gradient
-of the output and returns one raw gradient for each input. The formula of the lecture is the code:
+An operation is a `Function`: `forward` takes raw arrays and returns a raw array; `backward` takes the gradient of the
+output and returns one gradient per input. The formula of the lecture is the code:
 
     class Square(Function):
         '''y = x^2;  gx = 2 x gy.'''
@@ -19,12 +19,12 @@ of the output and returns one raw gradient for each input. The formula of the le
 
 import heapq
 import itertools
-import operator
 from contextlib import contextmanager
 
 import numpy as np
 
-from minimask.device import array_module, kernels
+from minimask.device import array_module, to_cpu
+from minimask.machine.gradients import Gradients
 
 _births = itertools.count()
 _grad_enabled = True
@@ -32,7 +32,7 @@ _grad_enabled = True
 
 @contextmanager
 def no_grad():
-    """Inside, operations do not remember their inputs: for inference, and for updating parameters."""
+    """Inside this context, operations do not remember their inputs: use it for inference and for updating weights."""
     global _grad_enabled
     before, _grad_enabled = _grad_enabled, False
     try:
@@ -44,13 +44,19 @@ def no_grad():
 class Tensor:
     """An array with a gradient.
 
-    data: a NumPy or CuPy array.  grad: an array of the same shape once `backward` reached it (leaves only), or None.
-    requires_grad: whether gradients flow here.  maker: the Function that made it (None for a leaf).
-    grad_buffer: where a leaf's grad belongs in the end (see optim.FlatParameters), or None: anywhere.
+    data: the NumPy or CuPy array.
+    grad: array of the same shape after `backward` (leaves only), or None.
+    requires_grad: whether gradients flow to this tensor.
+    maker: the Function that made it; None for a leaf.
+    grad_buffer: the array where an optimizer wants a leaf's gradient (see `machine.flat_parameters`), or None.
+
+    `np.asarray(t)`, `t.numpy()`, `float(t)` and `int(t)` give the numbers without the history: no gradient flows back
+    through them. NumPy's functions (`np.exp(t)`) refuse a tensor, because they would lose its gradient silently; the
+    operations of `minimask.functional` keep it.
     """
 
     __slots__ = ("data", "grad", "grad_buffer", "requires_grad", "maker", "birth", "__weakref__")
-    __array_priority__ = 100  # array + Tensor calls Tensor.__radd__
+    __array_ufunc__ = None  # array + Tensor calls Tensor.__radd__, and np.exp(Tensor) raises TypeError
 
     def __init__(self, data, requires_grad=False):
         if isinstance(data, Tensor):
@@ -76,15 +82,31 @@ class Tensor:
         return len(self.data)
 
     def __repr__(self):
-        made = f", made by {type(self.maker).__name__}" if self.maker else ""
-        return f"Tensor({self.data}{made})"
+        numbers = ", ".join(f"{x:.4g}" for x in to_cpu(self.data.reshape(-1)[:6]).tolist())
+        more = ", ..." if self.size > 6 else ""
+        made = f", made by {self.maker.name}" if self.maker else ""
+        return f"{type(self).__name__}([{numbers}{more}], shape {self.shape}, {self.dtype}{made})"
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.asarray(self.data, dtype=dtype)  # CuPy refuses: copying from the GPU takes an explicit `numpy()`
+        return array.copy() if copy else array
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
 
     def item(self):
         """The number in a tensor of one element."""
         return self.data.item()
 
+    def numpy(self):
+        """The data as a NumPy array, without the history; copied only if it is on a GPU."""
+        return to_cpu(self.data)
+
     def detach(self):
-        """The same data without a history."""
+        """A tensor of the same data without the history."""
         return Tensor(self.data)
 
     def backward(self, gradient=None):
@@ -92,78 +114,35 @@ class Tensor:
 
         gradient: array of this tensor's shape; may be left out for a tensor of one element (then it is 1).
         The history is freed on the way: a second call needs a second forward pass.
-        Raises ValueError if the gradient is missing or of another shape, RuntimeError if there is no history.
+        Raises ValueError if the gradient is missing or has the wrong shape, RuntimeError if there is no history.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor was made without a history (no input required a gradient)")
-        xp = array_module(self.data)
         if gradient is None:
             if self.size != 1:
                 raise ValueError(f"backward: a tensor of shape {self.shape} needs a gradient of that shape")
-            gradient = xp.ones_like(self.data)
+            gradient = array_module(self.data).ones_like(self.data)
         if gradient.shape != self.shape:
             raise ValueError(f"backward: gradient must have shape {self.shape}, got {gradient.shape}")
 
-        # Inputs are older than outputs, so the youngest tensor first is a topological order: no recursion needed.
-        gradients = {self.birth: gradient}
-        owned = set()  # gradients that nobody else holds: they may be added to in place, written over, and kept
+        # A tensor is younger than the inputs it was made from, so "youngest first" is a topological order: when a
+        # tensor leaves the heap, every part of its gradient has arrived. No recursion is needed.
+        gradients = Gradients()  # tensor -> sum of the gradients that have arrived
+        gradients.add(self, gradient)
         heap = [(-self.birth, self)]
         while heap:
             _, tensor = heapq.heappop(heap)
-            gy = gradients.pop(tensor.birth)
-            if tensor.maker is None:
-                own = tensor.birth in owned
-                if tensor.grad is not None:
-                    gy, own = tensor.grad + gy, True
-                tensor.grad = gy if own else _copy(gy, tensor.grad_buffer)
-                continue
             maker = tensor.maker
-            if maker.inputs is None:
-                raise RuntimeError(f"backward: the history of {type(maker).__name__} was freed by an earlier backward")
-            inputs = maker.inputs
-            maker.overwrite = tensor.birth in owned
-            input_gradients = maker.backward(gy)
-            if not isinstance(input_gradients, tuple) or len(input_gradients) != len(inputs):
-                raise TypeError(f"{type(maker).__name__}.backward must return a tuple of {len(inputs)} gradients")
-            fresh = maker.fresh
-            maker.__dict__.clear()  # frees the activations it kept; `inputs` is None again
-            for source, gx in zip(inputs, input_gradients):
-                if gx is None or not source.requires_grad:
-                    continue
-                if gx.shape != source.shape:
-                    raise ValueError(
-                        f"{type(maker).__name__}.backward: gradient of an input of shape {source.shape} "
-                        f"must have that shape, got {gx.shape}"
-                    )
-                if source.birth not in gradients:
-                    gradients[source.birth] = gx
-                    heapq.heappush(heap, (-source.birth, source))
-                    if fresh:
-                        owned.add(source.birth)
-                else:
-                    first, own = gradients[source.birth], source.birth in owned
-                    if fresh and not own:  # then the sum may take the place of the second
-                        first, gx = gx, first
-                    gradients[source.birth] = _add(first, gx, own or fresh)
-                    owned.add(source.birth)
+            if maker is None:
+                gradients.add_to_leaf(tensor)
+                continue
 
-
-def _copy(array, buffer):
-    """The numbers of an array in a buffer of its shape, or in a new array."""
-    if buffer is None:
-        return array.copy()
-    buffer[...] = array
-    return buffer
-
-
-def _add(a, b, in_place):
-    """a + b; in_place: written to a."""
-    kernel = kernels("add", a)
-    if not kernel.fits(a, b):
-        return operator.iadd(a, b) if in_place else a + b
-    total = a if in_place else array_module(a).empty(a.shape, a.dtype)
-    kernel.add(a, b, total)
-    return total
+            maker.overwrite = gradients.owns(tensor)
+            gy = gradients.pop(tensor)
+            for x, gx in maker.input_gradients(gy):
+                if x not in gradients:
+                    heapq.heappush(heap, (-x.birth, x))
+                gradients.add(x, gx, owned=maker.fresh)
 
 
 class Parameter(Tensor):
@@ -176,26 +155,25 @@ class Parameter(Tensor):
 
 
 class Function:
-    """One differentiable operation. Settings go to `__init__`, tensors to the call, arrays to forward and backward.
+    """One differentiable operation. Settings go to `__init__`, tensors to the call, raw arrays to forward and backward.
 
-    `self.needs[i]` says whether input i needs a gradient (all True until a call says otherwise), so that backward
-    can skip work and return None in that place. Keep for backward what is needed, as attributes of self.
+    Keep what backward needs as attributes of self. `self.needs[i]` says whether input i needs a gradient (all True
+    until the operation is called), so that backward can skip that work and return None there.
     """
 
     inputs = None
-    fresh = False  # True promises: the gradients that backward returns are new arrays, which nobody else holds
-    overwrite = False  # True: nobody else holds the gy that backward gets, so it may be written over and handed on
+    needs = (True,) * 32
+    fresh = False  # True promises that backward returns new arrays, which nobody else holds
+    overwrite = False  # True: nobody else holds gy, so backward may overwrite it and return it
 
-    class _All:
-        def __getitem__(self, i):
-            return True
-
-    needs = _All()
+    def __init_subclass__(cls):
+        cls.name = cls.__name__  # shown by `repr(tensor)` and in error messages
 
     def __call__(self, *inputs):
         tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in inputs)
         recording = _grad_enabled and any(x.requires_grad for x in tensors)
         self.needs = tuple(recording and x.requires_grad for x in tensors)
+
         result = Tensor(self.forward(*(x.data for x in tensors)))
         if recording:
             result.requires_grad = True
@@ -209,13 +187,31 @@ class Function:
     def backward(self, gy):
         raise NotImplementedError
 
+    def input_gradients(self, gy):
+        """Runs backward and returns (input, gradient) for each input that needs one; frees what forward kept."""
+        if self.inputs is None:
+            raise RuntimeError(f"backward: the history of {self.name} was freed by an earlier backward")
+        gradients, inputs = self.backward(gy), self.inputs
+        if not isinstance(gradients, tuple) or len(gradients) != len(inputs):
+            raise TypeError(f"{self.name}.backward must return a tuple of {len(inputs)} gradients")
+
+        name, fresh = self.name, self.fresh
+        vars(self).clear()  # the activations are freed here; `inputs` is None again
+        self.name, self.fresh = name, fresh
+
+        pairs = [(x, gx) for x, gx in zip(inputs, gradients) if gx is not None and x.requires_grad]
+        for x, gx in pairs:
+            if gx.shape != x.shape:
+                raise ValueError(
+                    f"{name}.backward: gradient of an input of shape {x.shape} must have that shape, got {gx.shape}"
+                )
+        return pairs
+
 
 def unbroadcast(gradient, shape):
     """Sum `gradient` over the axes that broadcasting added, back to `shape`: the one place that undoes it."""
     if gradient.shape == shape:
         return gradient
     extra = gradient.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(
-        i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1
-    )
-    return gradient.sum(axis=axes, keepdims=True).reshape(shape)
+    stretched = [i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1]
+    return gradient.sum(axis=(*range(extra), *stretched), keepdims=True).reshape(shape)

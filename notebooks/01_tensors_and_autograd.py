@@ -64,7 +64,7 @@ del model
 # %% tags=["show-input"] slideshow={"slide_type": "fragment"}
 x = Tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
 y = (x * x).sum()
-print(y, "  its input was made by", type(y.maker.inputs[0].maker).__name__)
+print(y, "  its input was made by", y.maker.inputs[0].maker.name)
 
 y.backward()
 print("data", x.data, "  grad", x.grad)
@@ -117,7 +117,7 @@ def draw_graph(axes, places, gradients=None):
             arrow = dict(arrowstyle="-|>", linewidth=2.5, mutation_scale=20, shrinkA=50, shrinkB=58, color="gray")
             axes.annotate("", (x, y), at[source.birth], arrowprops=arrow)
         text = f"{node.item():g}" if name.isdigit() else f"{name} = {node.item():g}"
-        made = f"\n{type(node.maker).__name__}" if node.maker else ""
+        made = f"\n{node.maker.name}" if node.maker else ""
         look = dict(boxstyle="round,pad=0.3", facecolor="white", edgecolor=BLUE if node.maker else GREEN, linewidth=3)
         axes.text(x, y, text + made, ha="center", va="center", bbox=look, fontsize=18)
         if gradients and node.birth in gradients:
@@ -432,16 +432,17 @@ print(inspect.getsource(Tensor.backward))
 # What is more than in `walk_back`:
 #
 # - **`gradient`**: backward of a result that is not one number needs to be told how much each of its numbers matters.
-# - **`tensor.grad + gy`** at a leaf: gradients **add up** over calls, until `zero_grad()` clears them (section 13).
+# - **`add_to_leaf`**: gradients **add up** over calls, until `zero_grad()` clears them (section 13).
 #   Then the examples of one step may come in two halves.
-# - **`maker.__dict__.clear()`**: what the operation kept for backward is not needed any more. In training, memory is
-#   full of these arrays; they are freed while the walk goes on, not after it.
-# - **`owned`**: `a += b` needs no new array, but changes `a` for everybody who has it. A gradient may be somebody
-#   else's array (Add hands the same gy to both inputs). So the first sum makes a new array, and that one is *owned* and
-#   may be added to in place. An operation that promises new arrays (`fresh`) gives owned ones from the start.
-#   `overwrite` tells an operation that the gradient it gets is owned: its result may take that one's place.
+# - **`input_gradients`** calls the operation's `backward`, checks the shapes, and then clears what the operation kept:
+#   in training, memory is full of these arrays. They are freed while the walk goes on, not after it.
+# - **`Gradients`** (`machine/gradients.py`) is the walk's dict from tensor to array. It also knows who owns an array:
+#   `a += b` needs no new array, but changes `a` for everybody who has it, and a gradient may be somebody else's array
+#   (Add hands the same gy to both inputs). So the first sum makes a new array, and that one is *owned* and may be added
+#   to in place. An operation that promises new arrays (`fresh`) gives owned ones from the start. `overwrite` tells an
+#   operation that it may write its result over the gradient it gets.
 # - **`grad_buffer`**: where an optimizer that works on a graphics card (GPU) wants a parameter's gradient. On the
-#   processor (CPU) it is `None`, and `_copy` makes a new array.
+#   processor (CPU) it is `None`.
 #
 # And the operations:
 

@@ -182,8 +182,7 @@ total = np.empty_like(a)
 for t in range(3):  # the shares of three threads, one after the other, by the function before compilation
     first, last = my_thread_share(a.size, t, 3)
     total[first:last] = a[first:last] + b[first:last]
-kernel_total = np.empty_like(a)
-add_kernel.add(a, b, kernel_total)
+kernel_total = add_kernel.add_gradients(a, b)
 assert (total == a + b).all() and (kernel_total == a + b).all()
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -199,7 +198,7 @@ from minimask.kernels import add
 a = np.ones(100_000, np.float32)
 for _ in range(50):
     start = time.perf_counter()
-    add.add(a, a, np.empty_like(a))
+    add.add_gradients(a, a)
     print(time.perf_counter() - start)
 """
 with tempfile.TemporaryDirectory() as empty:
@@ -547,7 +546,7 @@ cache = [np.zeros(threads() * n, np.float32) for n in (ROWS * DEPTH, DEPTH * WID
 sizes = DEPTH, TIMES, ROWS, WIDTH
 parallel.run(peak_part, cache, sizes)  # compiles
 long = [np.ones(16_000_000, np.float32) for _ in range(3)]  # 64 MB each: larger than the caches
-memory = sum(a.nbytes for a in long) / seconds(add_kernel.add, *long)
+memory = sum(a.nbytes for a in long) / seconds(parallel.run, add_kernel.add_part, long, ())
 
 picture = rng.standard_normal((1, 100, 136, 64)).astype(np.float32)
 kernels = {size: rng.standard_normal((size, size, 64, 64)).astype(np.float32) for size in (1, 3)}
@@ -885,8 +884,8 @@ else:
 
 # %%
 few = np.ones(10, np.float32)
-assert seconds(np.add, few, few, repeats=200) < seconds(add_kernel.add, few, few, np.empty(10, np.float32), repeats=200)
-assert not add_kernel.fits(few, few)  # which is why the library asks first
+assert seconds(np.add, few, few, repeats=200) < seconds(add_kernel.add_gradients, few, few, repeats=200)
+assert not add_kernel.add_gradients.fits(few, few)  # which is why the library asks first
 
 # %% [markdown]
 # ### "The first measurement is as good as any"

@@ -228,3 +228,30 @@ def test_the_sum_of_numbers_keeps_their_precision():
     total = a + b
     assert total.dtype == np.float64 and total.item() == 1.0 + 1e-12
     assert Tensor(np.float64(1) / 3).item() == 1 / 3
+
+
+def test_repr_says_shape_dtype_numbers_and_maker():
+    x = leaf(*range(10), 0.5)
+    assert repr(x) == "Tensor([0, 1, 2, 3, 4, 5, ...], shape (11,), float64)"
+    assert repr(Square()(x[-2:])) == "Tensor([81, 0.25], shape (2,), float64, made by Square)"
+    assert repr(Parameter(np.zeros((0, 3), np.float32))) == "Parameter([], shape (0, 3), float32)"
+    assert repr(Tensor(np.array(True))) == "Tensor([1], shape (), bool)"
+
+
+def test_numbers_without_the_history():
+    x = leaf(1.5, -2.0)
+    assert np.asarray(x) is x.data and x.numpy() is x.data
+    assert np.asarray(x * x).tolist() == [2.25, 4.0]
+    assert np.array(x, np.float32).dtype == np.float32 and np.array(x) is not x.data
+    assert float(leaf(2.5)) == 2.5 and int(leaf(2.5)) == 2
+    np.testing.assert_allclose(x, [1.5, -2.0])
+
+
+def test_numpy_functions_refuse_a_tensor_and_operators_keep_the_gradient():
+    x = leaf(1.0, 2.0)
+    with pytest.raises(TypeError):
+        np.exp(x)
+    for y in (np.array([3.0, 4.0]) * x, np.float64(3) * x, 3 * x):
+        assert isinstance(y, Tensor)
+        y.backward(np.ones(2))
+    assert x.grad.tolist() == [9, 10]

@@ -4,25 +4,24 @@ import numpy as np
 import pytest
 
 from minimask.kernels import add_cuda
+from minimask.machine.gradients import add_gradients
 from minimask.tensor import Tensor
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 700), (3, 5, 33)])
 def test_add(gpu, shape):
     a, b = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    total = gpu.empty(a.shape, np.float32)
-    add_cuda.add(gpu.asarray(a), gpu.asarray(b), total)
-    np.testing.assert_array_equal(total.get(), a + b)
-    first = gpu.asarray(a)
-    add_cuda.add(first, gpu.asarray(b), first)
+    first, second = gpu.asarray(a), gpu.asarray(b)
+    np.testing.assert_array_equal(add_gradients(first, second).get(), add_gradients.plain(a, b))
+    assert add_gradients(first, second, in_place=True) is first
     np.testing.assert_array_equal(first.get(), a + b)
 
 
 def test_what_fits(gpu):
     a = gpu.zeros((4, 6), np.float32)
-    assert add_cuda.fits(a, a)
+    assert add_cuda.add_gradients.fits(a, a)
     for b in (a.T, a[0], a[:, :3], a.astype(np.float64), a[:0], np.zeros((4, 6), np.float32)):
-        assert not add_cuda.fits(a, b)
+        assert not add_cuda.add_gradients.fits(a, b)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
