@@ -193,7 +193,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     from minimask import device, mask_rcnn, weights
     from minimask.datasets.loader import InMemory, Loader
     from minimask.machine import distributed, warmup
-    from minimask.train import train
+    from minimask.train import fit
     from minimask.weights.published import merge
 
     where = device.resolve(distributed.own_device(options["device"]))  # before anything slow is done
@@ -225,7 +225,7 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
         with distributed.first_alone():  # the others find its compiled kernels
             warmup.ensure(progress)
     graph = options["cuda_graph"]
-    return train(model, loader, settings, folder, info, validate, resume, overwrite, progress, graph)
+    return fit(model, loader, settings, folder, info, validate, resume, overwrite, progress, graph)
 
 
 def _workers(options):

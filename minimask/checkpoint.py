@@ -209,7 +209,7 @@ def write_model(path, model, settings, small=False):
             scale = np.maximum(abs(array).max(axis=tuple(range(array.ndim - 1))), 1e-30) / 127
             arrays[name] = np.round(array / scale).astype(np.int8)
             arrays[f"scale/{name.removeprefix('model/')}"] = scale.astype(np.float32)
-    write(path, arrays, {**settings, "step": 0, "model": model.settings})
+    write(path, arrays, {"step": 0, **settings, "model": model.settings})
 
 
 def part(arrays, prefix):

@@ -29,16 +29,18 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from minimask import check, checkpoint, device, draw, mask_rcnn, nn, optim, train
+from minimask import check, checkpoint, device, draw, mask_rcnn, nn, optim
 from minimask.backbone import resnet
 from minimask.datasets.loader import InMemory, Loader
 from minimask.device import generator
 from minimask.evaluate import evaluate
 from minimask.mask_rcnn import sampling_generator
+from minimask.run.finite import NotFiniteError
+from minimask.run.log import LOG
 from minimask.structures import Sample
 from minimask.tensor import Tensor, no_grad
 from minimask.trace import Trace
-from minimask.train import TrainSettings
+from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, sum_of, training_step
 
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
@@ -163,7 +165,7 @@ batch = loader.batch(0)
 for name, settings in VARIANTS.items():
     variant = small_model(**settings)
     optimizer = optim.AdamW(variant.parameters(), lr=1e-3)
-    parts, norm = train.training_step(variant, batch, optimizer, TrainSettings(steps=1), step=0)
+    parts, norm = training_step(variant, batch, optimizer, TrainSettings(steps=1), step=0)
     print(f"{name:38} {len(parts)} losses, sum {sum(parts.values()):.2f}")
     assert len(parts) == (4 if "Faster" in name else 5) and np.isfinite(norm)
 
@@ -298,14 +300,14 @@ def run(steps, model=None, batch=None, seed=0, sees=None, quiet=False, **setting
     """
     model = model or small_model(seed)
     settings = TrainSettings(steps=steps, seed=seed, **settings)
-    optimizer = train.make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings)
     if sees:
         optimizer = optim.AdamW([p for name, p in model.named_parameters() if sees(name)], settings.learning_rate)
     log, start = [], time.perf_counter()
     for step in range(steps):
-        optimizer.lr = settings.learning_rate * train.rate_factor(settings, step, step / steps)
+        optimizer.lr = settings.learning_rate * rate_factor(settings, step, step / steps)
         seen = batch(step) if callable(batch) else batch or loader.batch(step)
-        parts, norm = train.training_step(model, seen, optimizer, settings, step)
+        parts, norm = training_step(model, seen, optimizer, settings, step)
         log.append({"step": step + 1, "loss": sum(parts.values()), **parts, "norm": norm})
     if not quiet:
         print(
@@ -381,7 +383,7 @@ def slopes(names):
     """For each array of weights: gradient · direction by backward, and the slope measured."""
     for p in exact.parameters():
         p.grad = None
-    train.sum_of(exact.losses(two, sampling_generator(0, 0))).backward()
+    sum_of(exact.losses(two, sampling_generator(0, 0))).backward()
     pairs = []
     for name, p in exact.named_parameters():
         if name in names:
@@ -541,7 +543,7 @@ plt.show()
 settings = {kind: TrainSettings(steps=400, learning_rate=3e-3, schedule=kind) for kind in ("step", "cosine")}
 figure, axes = plt.subplots(figsize=(9, 3.6))
 for (kind, setting), color, style in zip(settings.items(), (BLUE, ORANGE), ("-", "--")):
-    factor = [train.rate_factor(setting, step, step / 400) for step in range(400)]
+    factor = [rate_factor(setting, step, step / 400) for step in range(400)]
     axes.plot(3e-3 * np.array(factor), style, color=color, linewidth=4, label=f'schedule="{kind}"')
 axes.annotate("warm-up: 20 steps", (10, 1.5e-3), (50, 1e-3), arrowprops=dict(arrowstyle="-"))
 axes.annotate("a tenth after 67 %", (268, 1e-3), (290, 1.6e-3), arrowprops=dict(arrowstyle="-"))
@@ -760,7 +762,7 @@ deep = dict(backbone_settings={**SMALL["backbone_settings"], "layers": (3, 4, 6,
 firsts = {}
 for norm in ("batch", "frozen"):
     deep_model = small_model(norm=norm, **deep)
-    firsts[norm] = train.training_step(deep_model, four, optim.SGD(deep_model.parameters(), 0.0), TrainSettings(1), 0)
+    firsts[norm] = training_step(deep_model, four, optim.SGD(deep_model.parameters(), 0.0), TrainSettings(1), 0)
 lengths = [norm for _, norm in firsts.values()]
 bars = right_axes.bar([0, 1], lengths, 0.5, color=[BLUE, RED])
 right_axes.bar_label(bars, [f"{value:.0f}" for value in lengths])
@@ -800,12 +802,12 @@ class Unlucky(Loader):
 
 short = TrainSettings(steps=12, learning_rate=3e-3, save_every=4)
 folders = {name: Path(tempfile.mkdtemp()) / "run" for name in ("whole", "cut")}
-whole = train.train(small_model(), Loader(DATA, model.transform, 4), short, folders["whole"], progress=False)
+whole = fit(small_model(), Loader(DATA, model.transform, 4), short, folders["whole"], progress=False)
 try:
-    train.train(small_model(), Unlucky(DATA, model.transform, 4), short, folders["cut"], progress=False)
+    fit(small_model(), Unlucky(DATA, model.transform, 4), short, folders["cut"], progress=False)
 except PowerCut:
     print("cut off; there are", [path.name for path in checkpoint.checkpoints(folders["cut"])])
-again = train.train(
+again = fit(
     small_model(seed=5), Loader(DATA, model.transform, 4), short, folders["cut"], resume=True, progress=False
 )
 
@@ -815,7 +817,7 @@ assert all(arrays["whole"][name].tobytes() == arrays["again"][name].tobytes() fo
 print(f"gone on: all {len(arrays['whole'])} arrays have the same bits")
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-log = {name: draw.read_log(folder / train.LOG) for name, folder in folders.items()}
+log = {name: draw.read_log(folder / LOG) for name, folder in folders.items()}
 figure, axes = plt.subplots(figsize=(9, 3.3))
 steps = np.arange(1, 13)
 axes.plot(
@@ -973,9 +975,9 @@ broken, broken_batch = small_model(), dataclasses.replace(four, images=np.full_l
 kept = {name: p.data.copy() for name, p in broken.named_parameters()}
 try:
     with np.errstate(all="ignore"):
-        train.training_step(broken, broken_batch, optim.SGD(broken.parameters(), 0.1), TrainSettings(1), step=0)
+        training_step(broken, broken_batch, optim.SGD(broken.parameters(), 0.1), TrainSettings(1), step=0)
     raise AssertionError("it must be refused")
-except train.NotFiniteError as error:
+except NotFiniteError as error:
     print(str(error)[:150], "...")
 assert all((p.data == kept[name]).all() for name, p in broken.named_parameters())
 
@@ -1019,12 +1021,12 @@ ends = {}
 for forget in (False, True):
     resumed = small_model()
     resumed.load_state_dict(checkpoint.part(at_8, "model"))
-    optimizer = train.make_optimizer(resumed, short)
+    optimizer = make_optimizer(resumed, short)
     if not forget:
         optimizer.load_state_dict(checkpoint.part(at_8, "optimizer"))
     for step in range(8, 12):
-        optimizer.lr = short.learning_rate * train.rate_factor(short, step, step / 12)
-        train.training_step(resumed, Loader(DATA, model.transform, 4).batch(step), optimizer, short, step)
+        optimizer.lr = short.learning_rate * rate_factor(short, step, step / 12)
+        training_step(resumed, Loader(DATA, model.transform, 4).batch(step), optimizer, short, step)
     ends[forget] = resumed.state_dict()
 final = checkpoint.part(arrays["whole"], "model")
 assert all((ends[False][name] == final[name]).all() for name in final)

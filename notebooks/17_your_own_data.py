@@ -37,7 +37,7 @@ from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.image import flip, read_image, turn
 from minimask.run.predict import predict_files
-from minimask.train import TrainSettings, train
+from minimask.train import TrainSettings, fit
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
@@ -409,7 +409,7 @@ def fine_tune(model, data, name):
     settings = TrainSettings(steps=STEPS, learning_rate=1e-3, schedule="cosine", warm_up=5)
     loader = Loader(InMemory(data), model.transform, batch_size=4)  # shuffled, every second one mirrored
     info = {"class_names": list(data.class_names), "category_ids": list(data.category_ids)}
-    train(model.train(), loader, settings, FOLDER / name, info, progress=False)
+    fit(model.train(), loader, settings, FOLDER / name, info, progress=False)
     return ap50(model)
 
 

@@ -313,7 +313,7 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--steps", "0"], "steps must be a whole number >= 1, got 0"),
+        (["--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["--steps", "3", "--minutes", "1"], "give one of --steps, --epochs and --minutes, not --steps and --minutes"),
         (["--minutes", "-1"], "minutes must be a number > 0, got -1"),
         (["--epochs", "0"], "--epochs must be more than 0"),

@@ -44,7 +44,7 @@ MOMENTS = {
     "while the second checkpoint is written": ("numpy.lib.format", "write_array", 100),
     "before a checkpoint gets its name": ("os", "replace", 3),
     "before old checkpoints are deleted": ("minimask.checkpoint", "_flush_folder", 3),
-    "between the log and the checkpoint": ("minimask.train", "Log.flush", 2),
+    "between the log and the checkpoint": ("minimask.run.log", "Log.flush", 3),
 }
 
 

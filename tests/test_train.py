@@ -10,12 +10,14 @@ import threading
 import numpy as np
 import pytest
 
-from minimask import checkpoint, train
+from minimask import checkpoint, optim
 from minimask import functional as F
 from minimask.errors import InputError
+from minimask.run.finite import NotFiniteError
+from minimask.run.log import Log
 from minimask.structures import Batch
 from minimask.tensor import Parameter, Tensor
-from minimask.train import TrainSettings
+from minimask.train import TrainSettings, fit, rate_factor, validation_loss
 
 
 class Line:
@@ -80,7 +82,7 @@ INFO = {"class_names": ["cat", "dog"], "category_ids": [1, 2]}
 def run(folder, steps=10, model=None, loader=None, info=INFO, resume=False, overwrite=False, validate=None, **settings):
     model = model or Line()
     settings = TrainSettings(**{"steps": steps, "save_every": 3, **settings})
-    path = train.train(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress=False)
+    path = fit(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress=False)
     return model, path
 
 
@@ -157,15 +159,15 @@ def test_resume_passes_over_a_damaged_checkpoint(tmp_path, capsys):
     whole, path = run(tmp_path)
     path.write_bytes(path.read_bytes()[:300])
     resumed, _ = run(tmp_path, resume=True)
-    assert "checkpoint-00000010.npz cannot be read; going on from" in capsys.readouterr().err
+    assert "checkpoint-00000010.npz cannot be read; resuming from" in capsys.readouterr().err
     assert resumed.w.data.tobytes() == whole.w.data.tobytes()
 
 
 def test_resume_with_other_settings_is_refused(tmp_path):
     run(tmp_path)
-    with pytest.raises(InputError, match="started with learning_rate = 0.001, and cannot go on with 0.1"):
+    with pytest.raises(InputError, match="started with learning_rate = 0.001; it cannot resume with 0.1"):
         run(tmp_path, resume=True, learning_rate=0.1)
-    with pytest.raises(InputError, match="classes cat, dog, the data set has duck"):
+    with pytest.raises(InputError, match="classes cat, dog, but the data set has duck"):
         run(tmp_path, resume=True, info={"class_names": ["duck"]})
     run(tmp_path, resume=True, save_every=7, validate_every=2)  # these change nothing
 
@@ -184,7 +186,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path):
 
 
 def test_nan_in_the_loss_names_step_images_and_part(tmp_path):
-    with pytest.raises(train.NotFiniteError) as caught:
+    with pytest.raises(NotFiniteError) as caught:
         run(tmp_path, loader=Loader(bad_step=7))
     message = str(caught.value)
     assert message.startswith("step 8: loss_box is not finite (loss_box nan, loss_mask ")
@@ -206,13 +208,13 @@ def test_a_gradient_that_is_not_finite_names_the_parameter_and_changes_nothing(t
 
     model = Steep()
     before = model.w.data.copy()
-    real = train.optim.gradient_norm
-    train.optim.gradient_norm = lambda params: math.inf
+    real = optim.gradient_norm
+    optim.gradient_norm = lambda params: math.inf
     try:
-        with pytest.raises(train.NotFiniteError, match="step 1: the gradient of w is not finite on the images photo_0"):
+        with pytest.raises(NotFiniteError, match="step 1: the gradient of w is not finite on the images photo_0"):
             run(tmp_path, model=model)
     finally:
-        train.optim.gradient_norm = real
+        optim.gradient_norm = real
     assert (model.w.data == before).all()
 
 
@@ -270,7 +272,7 @@ def test_a_run_by_minutes_ends_on_time_and_says_how_long_it_took(tmp_path):
 def test_validation_goes_to_the_log_and_changes_nothing(tmp_path):
     def validate(model):
         batches = Loader()
-        return {**train.validation_loss(model, batches, 3), "box_AP": 0.25}
+        return {**validation_loss(model, batches, 3), "box_AP": 0.25}
 
     model, _ = run(tmp_path / "a", validate=validate, validate_every=4)
     assert model.training
@@ -282,17 +284,62 @@ def test_validation_goes_to_the_log_and_changes_nothing(tmp_path):
     assert model.w.data.tobytes() == run(tmp_path / "b")[0].w.data.tobytes()
 
 
+def scores_in_turn(*values, name="mask_AP"):
+    """A validation that reports these scores one after the other."""
+    values = iter(values)
+    return lambda model: {"box_AP": 0.9, name: next(values)}
+
+
+def test_the_model_that_scored_best_in_validation_is_kept(tmp_path, capsys):
+    weights = {}
+
+    def remember(step):
+        weights[step] = model.w.data.copy()
+
+    model, validate = Line(), scores_in_turn(-1.0, 0.2, 0.7, 0.6, 0.7)
+    run(tmp_path, model=model, loader=Loader(hook=remember), validate=validate, validate_every=2)
+    arrays, settings = checkpoint.read(tmp_path / "best.npz")
+    assert settings["step"] == 6 and settings["best"] == ["mask_AP", 0.7] and settings["class_names"] == ["cat", "dog"]
+    assert (arrays["model/w"] == weights[6]).all()  # the weights that step 6, the seventh, began with
+    assert not any(name.startswith("optimizer/") for name in arrays)
+    said = capsys.readouterr().err
+    assert f"best in validation: step 6, mask AP 0.700, kept as {tmp_path / 'best.npz'}" in said
+    assert checkpoint.find(tmp_path).name == "checkpoint-00000010.npz"  # the folder stands for the newest
+
+
+def test_without_masks_the_boxes_decide_and_without_validation_there_is_no_best(tmp_path):
+    run(tmp_path / "boxes", validate=scores_in_turn(0.1, 0.5, 0.4, name="box_AP"), validate_every=3)
+    assert checkpoint.read(tmp_path / "boxes" / "best.npz")[1]["best"] == ["box_AP", 0.5]
+    run(tmp_path / "loss", validate=lambda model: {"loss": 1.0}, validate_every=3)
+    run(tmp_path / "none")
+    assert not list(tmp_path.glob("loss/best*")) and not list(tmp_path.glob("none/best*"))
+
+
+def test_a_resumed_run_keeps_the_best_of_before(tmp_path):
+    def kill(step):
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, loader=Loader(hook=kill), validate=scores_in_turn(0.3, 0.8, 0.1), validate_every=2)
+    before = (tmp_path / "best.npz").read_bytes()
+    run(tmp_path, resume=True, validate=scores_in_turn(0.4, 0.5), validate_every=2)  # steps 8 and 10
+    assert (tmp_path / "best.npz").read_bytes() == before
+    run(tmp_path, steps=4, overwrite=True)
+    assert not (tmp_path / "best.npz").exists()
+
+
 def test_schedules():
     def rates(**settings):
         s = TrainSettings(steps=100, warm_up=0, **settings)
-        return [train.rate_factor(s, step, step / 100) for step in (0, 50, 70, 95)]
+        return [rate_factor(s, step, step / 100) for step in (0, 50, 70, 95)]
 
     assert rates(schedule="constant") == [1, 1, 1, 1]
     assert rates(schedule="step") == pytest.approx([1, 1, 0.1, 0.01])
     assert rates(schedule="step", milestones=[0.4]) == pytest.approx([1, 0.1, 0.1, 0.1])
     assert rates(schedule="cosine")[:2] == pytest.approx([1, 0.5])
     warm = TrainSettings(steps=100, warm_up=10, schedule="constant")
-    factors = [train.rate_factor(warm, step, 0) for step in range(12)]
+    factors = [rate_factor(warm, step, 0) for step in range(12)]
     assert factors[0] < 0.01 and factors[5] == pytest.approx(0.5, abs=0.01) and factors[10:] == [1, 1]
 
 
@@ -309,20 +356,20 @@ def test_clipping_bounds_the_update(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(), "give the number of steps .* or the minutes, one of them"),
-        (dict(steps=5, minutes=1.0), "one of them"),
-        (dict(steps=0), "steps must be a whole number >= 1, got 0"),
-        (dict(steps=1.5), "steps must be a whole number"),
+        (dict(), "give either the number of steps .* or the minutes"),
+        (dict(steps=5, minutes=1.0), "give either"),
+        (dict(steps=0), "steps must be an integer >= 1, got 0"),
+        (dict(steps=1.5), "steps must be an integer"),
         (dict(minutes=-1), "minutes must be a number > 0, got -1"),
         (dict(steps=5, learning_rate=math.nan), "learning_rate must be a number > 0, got nan"),
         (dict(steps=5, learning_rate="fast"), "learning_rate must be a number > 0, got fast"),
         (dict(steps=5, momentum=1.0), "momentum must be at least 0 and below 1, got 1.0"),
         (dict(steps=5, weight_decay=-1), "weight_decay must be a number >= 0"),
         (dict(steps=5, clip=0), "clip must be a number > 0, got 0"),
-        (dict(steps=5, seed=-1), "seed must be a whole number >= 0"),
+        (dict(steps=5, seed=-1), "seed must be an integer >= 0"),
         (dict(steps=5, optimizer="adam"), "optimizer must be adamw or sgd, got adam"),
         (dict(steps=5, schedule="linear"), "schedule must be step, cosine or constant, got linear"),
-        (dict(steps=5, milestones=(0.5, 2)), "milestones must be parts of the run between 0 and 1"),
+        (dict(steps=5, milestones=(0.5, 2)), "milestones must be fractions between 0 and 1"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -337,7 +384,7 @@ def test_a_log_that_cannot_be_written(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
         with pytest.raises(InputError, match="log.jsonl: the log cannot be written"):
-            with train.Log(tmp_path / "log.jsonl") as log:
+            with Log(tmp_path / "log.jsonl") as log:
                 log.write(step=1, loss=2.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

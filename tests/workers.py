@@ -8,13 +8,14 @@ import sys
 
 import numpy as np
 
-from minimask import device, mask_rcnn, normalization, train
+from minimask import device, mask_rcnn, normalization
 from minimask.__main__ import _tell
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.tensor import Parameter
+from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step, validation_loss
 
 STEPS, BATCH = 10, 8
 MODELS = {
@@ -54,14 +55,14 @@ def steps(name, optimizer, rate):
     preset, settings = MODELS[name]
     small = dict(box_width=32, mask_channels=(16,), mask_width=16)
     model = mask_rcnn.build(preset, 4, seed=1, **{**small, **settings}).to("float64").train()
-    settings = train.TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, clip=5.0)
-    optimizer = train.make_optimizer(model, settings)
+    settings = TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, clip=5.0)
+    optimizer = make_optimizer(model, settings)
     loader = Loader(Mixed(), model.transform, BATCH, share=(distributed.rank(), distributed.size()))
     losses, norms = [], []
     for step in range(STEPS):
-        optimizer.lr = settings.learning_rate * train.rate_factor(settings, step, step / STEPS)
+        optimizer.lr = settings.learning_rate * rate_factor(settings, step, step / STEPS)
         batch = distributed.same_size(loader.batch(step))
-        parts, norm = train.training_step(model, batch, optimizer, settings, step)
+        parts, norm = training_step(model, batch, optimizer, settings, step)
         losses.append(list(parts.values()))
         norms.append(norm)
     return {"losses": np.array(losses), "norms": np.array(norms), **model.state_dict()}
@@ -79,7 +80,7 @@ def task_steps(path, *arguments):
 def task_same_state(path):
     """Workers that begin with weights and steps of their own get those of the first."""
     model = mask_rcnn.build("toy", 4, seed=10 + distributed.rank(), **MODELS["batch_norm"][1])
-    optimizer = train.make_optimizer(model, train.TrainSettings(steps=1))
+    optimizer = make_optimizer(model, TrainSettings(steps=1))
     optimizer.steps = 7 + distributed.rank()
     optimizer.state["m"][0][...] = distributed.rank() + 1
     distributed.same_state(model, optimizer)
@@ -92,15 +93,15 @@ def task_same_state(path):
 def task_validate(path, folder):
     """A run that validates: the first worker with a batch of its own, while the others wait."""
     model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
-    settings = train.TrainSettings(steps=3, validate_every=2)
+    settings = TrainSettings(steps=3, validate_every=2)
     loader = Loader(Mixed(), model.transform, 4, share=(distributed.rank(), distributed.size()))
     calls = []
 
     def validate(model):
         calls.append(distributed.size())
-        return train.validation_loss(model, Loader(Mixed(), model.transform, 2), steps=1)
+        return validation_loss(model, Loader(Mixed(), model.transform, 2), steps=1)
 
-    train.train(model, loader, settings, folder, validate=validate, progress=False)
+    fit(model, loader, settings, folder, validate=validate, progress=False)
     calls = distributed.all_of([calls])
     if distributed.is_first():
         assert calls == [[1], []]

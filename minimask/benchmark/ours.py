@@ -12,7 +12,7 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_ops
-from minimask import device, losses, mask_rcnn, optim, targets, train
+from minimask import device, losses, mask_rcnn, optim, targets
 from minimask.benchmark import common
 from minimask.benchmark.common import LEARNING_RATE, clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
@@ -194,11 +194,12 @@ def inference(folder):
 def gpu_toy_step(folder, graph):
     """Forward, backward, optimizer step on a card that has the batch; graph: as one CUDA graph."""
     from minimask.machine.gpu_steps import StepsOnGpu
+    from minimask.train import TrainSettings, make_optimizer
 
     model = mask_rcnn.build("toy", num_classes=4, seed=0).train().to("cuda")
     batch = model.transform(toy_samples()).to("cuda")
-    settings = train.TrainSettings(steps=1, optimizer="sgd", clip=None)
-    steps = StepsOnGpu(model, train.make_optimizer(model, settings), settings, graph)
+    settings = TrainSettings(steps=1, optimizer="sgd", clip=None)
+    steps = StepsOnGpu(model, make_optimizer(model, settings), settings, graph)
     steps.optimizer.lr = LEARNING_RATE
     steps.__enter__()  # its stream is the current one until this process ends
     number = itertools.count()

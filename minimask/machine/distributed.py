@@ -238,6 +238,12 @@ def total(array):
     return result
 
 
+def loss_values(losses):
+    """The parts of the loss over all workers: dict of scalar Tensors -> dict of floats."""
+    values = total(np.array([loss.item() for loss in losses.values()]))
+    return dict(zip(losses, values.tolist()))
+
+
 def sum_in_place(array):
     """Replace an array (contiguous) by its sum over all workers."""
     if _group is not None:

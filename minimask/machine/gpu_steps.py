@@ -18,10 +18,12 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from minimask import train
 from minimask.kernels import cuda as kernels
 from minimask.machine import distributed
 from minimask.mask_rcnn import sampling_generator
+from minimask.run.finite import check_losses, gradient_error
+from minimask.run.log import StepReport
+from minimask.train import sum_of
 
 MOST_GRAPHS = 4  # each keeps the memory of a whole step
 OBJECTS = 8  # a graph's ground truth has room for a multiple of so many objects an image
@@ -73,7 +75,7 @@ class StepsOnGpu:
         return Feeder(batches)
 
     def run(self, batch, step):
-        """Launch a step; returns the list of train.Finished of those before it. Raises NotFiniteError of such a one."""
+        """Launch a step; returns the list of StepReport of those before it. Raises NotFiniteError of such a one."""
         self.optimizer.prepare_step()
         rng = distributed.own_rows(sampling_generator(self.settings.seed, step))
         graph = None if self.graphs is None else self._graph(batch)
@@ -94,7 +96,7 @@ class StepsOnGpu:
         """The launches of one step -> the parts' names, their values and the optimizer's report on the card."""
         losses = self.model.losses(batch, rng)
         self.optimizer.zero_grad()
-        train.sum_of(losses).backward()
+        sum_of(losses).backward()
         self.optimizer.flat.collect()
         distributed.sum_in_place(self.optimizer.flat.gradients)
         values = distributed.total(self.cupy.stack([loss.data for loss in losses.values()]))
@@ -115,9 +117,9 @@ class StepsOnGpu:
         losses = dict(zip(launched.parts, launched.losses.tolist()))
         if not finite:
             self._forget(1 + len(self.launched))
-            train.check_losses(launched.step, losses, launched.names)
-            raise train.bad_gradient(launched.step, self._parameter_at(int(place)), launched.names)
-        return train.Finished(launched.step, launched.images, launched.learning_rate, losses, norm)
+            check_losses(launched.step, losses, launched.names)
+            raise gradient_error(launched.step, self._parameter_at(int(place)), launched.names)
+        return StepReport(launched.step, launched.images, launched.learning_rate, losses, norm)
 
     def _forget(self, steps):
         """Take back the last steps, which changed nothing."""

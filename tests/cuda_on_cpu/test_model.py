@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint, device, mask_rcnn, train
+from minimask import checkpoint, device, mask_rcnn
 from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.image import restore
 from minimask.kernels import cuda
+from minimask.machine.cpu_steps import StepsOnCpu
 from minimask.machine.gpu_steps import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
 from minimask.mask_rcnn import sampling_generator
+from minimask.run.finite import NotFiniteError
+from minimask.run.log import LOG
 from minimask.tensor import Function
+from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, sum_of, training_step, validation_loss
 
 SMALL = dict(
     backbone_settings=dict(channels=(8, 8, 8, 8), stem="small"), rpn_first_level=0, fpn_channels=8,
@@ -62,7 +66,7 @@ def scenes(model, batch_size=2):
 
 
 def settings(**changes):
-    return train.TrainSettings(**{**dict(steps=20, learning_rate=RATE, schedule="cosine", warm_up=3), **changes})
+    return TrainSettings(**{**dict(steps=20, learning_rate=RATE, schedule="cosine", warm_up=3), **changes})
 
 
 def no_sync(gpu, **rules):
@@ -73,12 +77,12 @@ def no_sync(gpu, **rules):
 def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
     """What there is to tell of the first steps, each with its own learning rate; none may make the host wait."""
     chosen = settings()
-    optimizer = train.make_optimizer(model, chosen)
+    optimizer = make_optimizer(model, chosen)
     finished = []
     with make(model, optimizer, chosen, **options) as steps:
         batches = steps.batches((loader or scenes(model)).iterate(0))
         for step in range(count):
-            optimizer.lr = RATE * train.rate_factor(chosen, step, step / 20)
+            optimizer.lr = RATE * rate_factor(chosen, step, step / 20)
             batch = next(batches)
             with no_sync(gpu, events=True):  # which is where the step before is read
                 finished += steps.run(batch, step)
@@ -90,10 +94,10 @@ def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
 def make_steps_on_cpu(model, count, loader=None):
     """The same on the CPU."""
     chosen = settings()
-    optimizer = train.make_optimizer(model, chosen)
-    steps, loader, finished = train.StepsOnCpu(model, optimizer, chosen), loader or scenes(model), []
+    optimizer = make_optimizer(model, chosen)
+    steps, loader, finished = StepsOnCpu(training_step, model, optimizer, chosen), loader or scenes(model), []
     for step in range(count):
-        optimizer.lr = RATE * train.rate_factor(chosen, step, step / 20)
+        optimizer.lr = RATE * rate_factor(chosen, step, step / 20)
         finished += steps.run(loader.batch(step), step)
     return finished
 
@@ -104,7 +108,7 @@ def assert_same_steps(found, expected, tolerance=1e-5):
         assert (ours.images, ours.learning_rate) == (theirs.images, theirs.learning_rate)
         assert list(ours.losses) == list(theirs.losses)
         np.testing.assert_allclose(list(ours.losses.values()), list(theirs.losses.values()), tolerance, tolerance)
-        np.testing.assert_allclose(ours.norm, theirs.norm, rtol=10 * tolerance)
+        np.testing.assert_allclose(ours.gradient_norm, theirs.gradient_norm, rtol=10 * tolerance)
 
 
 # ---------------------------------------------------------------------------------------------------- training steps
@@ -131,10 +135,10 @@ def test_gradients_and_detections_equal_the_cpu(gpu, variant):
     batch = scenes(cpu).batch(0)
     on_card = batch.to("cuda")
     expected = cpu.losses(batch, sampling_generator(0, 0))
-    train.sum_of(expected).backward()
+    sum_of(expected).backward()
     with no_sync(gpu):
         found = card.losses(on_card, Draws(sampling_generator(0, 0)))
-        train.sum_of(found).backward()
+        sum_of(found).backward()
     for name, loss in expected.items():
         np.testing.assert_allclose(found[name].data.get(), loss.data, rtol=1e-5, atol=1e-6, err_msg=name)
     parameters = dict(card.named_parameters())
@@ -261,9 +265,9 @@ def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch)
 @one_schedule
 def test_what_cannot_be_trained_is_said(gpu, tmp_path):
     with pytest.raises(InputError, match="CUDA graphs need a GPU"):
-        train.train(small_model(), None, settings(), tmp_path, cuda_graph=True)
+        fit(small_model(), None, settings(), tmp_path, cuda_graph=True)
     with pytest.raises(InputError, match="on a GPU parameters must be float32, got float64"):
-        train.train(small_model().to("cuda").to(np.float64), None, settings(), tmp_path)
+        fit(small_model().to("cuda").to(np.float64), None, settings(), tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------- batches on the card
@@ -320,7 +324,7 @@ def spoiled_scenes(model, bad_step):
 def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
     """Although the host learns of it when the next step has been launched."""
     model, chosen = small_model().to("cuda"), settings()
-    optimizer = train.make_optimizer(model, chosen)
+    optimizer = make_optimizer(model, chosen)
     with StepsOnGpu(model, optimizer, chosen, graph) as steps:
         batches = steps.batches(spoiled_scenes(model, bad_step=3))
         for step in range(3):
@@ -328,8 +332,8 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
         before = optimizer.flat.data.copy().get()
         state = {name: array.copy() for name, array in optimizer.state_dict().items()}
         (third,) = steps.run(next(batches), 3)
-        assert third.step == 2 and np.isfinite(third.norm)
-        with pytest.raises(train.NotFiniteError, match=r"step 4: .*loss_mask.* is not finite .*toy train") as error:
+        assert third.step == 2 and np.isfinite(third.gradient_norm)
+        with pytest.raises(NotFiniteError, match=r"step 4: .*loss_mask.* are not finite .*toy train") as error:
             steps.run(next(batches), 4)
         assert all(name in str(error.value) for name in scenes(model).batch(3).names)
         np.testing.assert_array_equal(optimizer.flat.data.get(), before)
@@ -340,13 +344,13 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
         assert steps.rest() == []
         steps.run(scenes(model).batch(5).to("cuda"), 5)  # it can go on
         (fifth,) = steps.rest()
-        assert np.isfinite(fifth.norm) and (optimizer.flat.data.get() != before).any()
+        assert np.isfinite(fifth.gradient_norm) and (optimizer.flat.data.get() != before).any()
 
 
 @one_schedule
 def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
     model, chosen = small_model().to("cuda"), settings()
-    optimizer = train.make_optimizer(model, chosen)
+    optimizer = make_optimizer(model, chosen)
     parameter = model.roi_heads.box_head.fc7.weight
     losses = model.losses
 
@@ -358,7 +362,7 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
     monkeypatch.setattr(model, "losses", spoiled)
     with StepsOnGpu(model, optimizer, chosen) as steps:
         steps.run(scenes(model).batch(0), 0)
-        with pytest.raises(train.NotFiniteError, match="step 1: the gradient of roi_heads.box_head.fc7.weight is not"):
+        with pytest.raises(NotFiniteError, match="step 1: the gradient of roi_heads.box_head.fc7.weight is not"):
             steps.rest()
 
 
@@ -385,7 +389,7 @@ def run(model, folder, end=5, **options):
     """Train for 4 steps, or until a power cut -> what is in the last checkpoint."""
     with contextlib.suppress(PowerCut):
         chosen = settings(steps=4, save_every=2)
-        train.train(model, ScenesUntil(model, end), chosen, folder, progress=False, **options)
+        fit(model, ScenesUntil(model, end), chosen, folder, progress=False, **options)
     return checkpoint.read(checkpoint.find(folder))
 
 
@@ -396,7 +400,7 @@ def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
     paths = []
     for where in ("cpu", "cuda"):
         model = small_model().to(where)
-        optimizer = train.make_optimizer(model, settings())
+        optimizer = make_optimizer(model, settings())
         paths.append(checkpoint.save(tmp_path / where, 0, model, optimizer, {"class_names": []}))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
@@ -411,7 +415,7 @@ def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
         assert all(isinstance(array, np.ndarray) for array in found.values())
         for name, array in arrays.items():
             np.testing.assert_allclose(found[name], array, atol=2e-4, err_msg=f"{folder.name} {name}")
-    lines = [json.loads(line) for line in (tmp_path / "cuda cuda" / train.LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "cuda cuda" / LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
@@ -421,10 +425,10 @@ def test_a_run_validates_and_logs_on_the_card(gpu, tmp_path):
     chosen = settings(steps=3, validate_every=2)
 
     def validate(model):
-        return train.validation_loss(model, scenes(model), 1)
+        return validation_loss(model, scenes(model), 1)
 
-    train.train(model, scenes(model), chosen, tmp_path, validate=validate, progress=False, cuda_graph=True)
-    lines = [json.loads(line) for line in (tmp_path / train.LOG).read_text().splitlines()]
+    fit(model, scenes(model), chosen, tmp_path, validate=validate, progress=False, cuda_graph=True)
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2, 3]
     assert "validation_loss" in lines[2] and lines[3]["gradient_norm"] > 0
 
@@ -437,7 +441,7 @@ def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
     pool.set_limit(size=pool.used_bytes() + 1_000_000)
     try:
         with pytest.raises(InputError) as error:
-            train.train(model, scenes(model, 8), settings(), tmp_path, progress=False)
+            fit(model, scenes(model, 8), settings(), tmp_path, progress=False)
     finally:
         pool.set_limit(size=0)
     size = r"[\d.]+ [MG]B"

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from minimask import device, train
+from minimask import device
 from minimask import functional as F
 from minimask.kernels import cuda
+from minimask.machine import gpu_steps
 from tests.cuda_on_cpu.conftest import stand_in_or_skip
 
 CHECKED = 3  # the schedule that looks at each access to memory; see conftest.py
@@ -253,9 +254,9 @@ def forget_to_wait_for_results(stand_in, patch):
 
 
 def look_at_a_loss(stand_in, patch):
-    total = train.sum_of
+    total = gpu_steps.sum_of
     patch.setattr(
-        train, "sum_of", lambda losses: total({name: loss * float(loss.data) for name, loss in losses.items()})
+        gpu_steps, "sum_of", lambda losses: total({name: loss * float(loss.data) for name, loss in losses.items()})
     )
 
 

@@ -1,0 +1,96 @@
+"""The log of a training run: log.jsonl, with one JSON object per line, e.g. {"step": 1, "loss": 3.2, ...}."""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from minimask.errors import InputError
+
+LOG = "log.jsonl"
+
+
+@dataclass
+class StepReport:
+    """What the log reports about one step.
+
+    step: index of the step, from 0.
+    images: number of images in this worker's batch.
+    learning_rate: the learning rate that the step used.
+    losses: dict from the name of each part of the loss to its value.
+    gradient_norm: length of the gradient, all parameters taken as one vector, before clipping.
+    """
+
+    step: int
+    images: int
+    learning_rate: float
+    losses: dict
+    gradient_norm: float
+
+
+class Log:
+    """Appends lines to the log file at `path`.
+
+    step: the step at which the run starts or resumes. Lines up to this step are kept; later ones belong to steps that
+        will be taken again, and are dropped.
+
+    Every method raises InputError if the file cannot be written.
+    """
+
+    def __init__(self, path, step=0):
+        self.path = Path(path)
+        with self._naming():
+            keep = _length_until(self.path, step) if step and self.path.exists() else 0
+            self.file = open(self.path, "ab")
+            self.file.truncate(keep)
+
+    def write(self, **values):
+        """Append one line. Floats are rounded to 6 significant digits."""
+        values = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+        with self._naming():
+            self.file.write((json.dumps(values) + "\n").encode())
+            self.file.flush()
+
+    def flush(self):
+        """Make sure that the lines are on the disk, so that no checkpoint is ahead of the log."""
+        with self._naming():
+            os.fsync(self.file.fileno())
+
+    @contextlib.contextmanager
+    def _naming(self):
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path}: the log cannot be written ({error.strerror or error})") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+class NoLog(contextlib.nullcontext):
+    """The log of the workers that write none."""
+
+    def write(self, **values):
+        """Do nothing."""
+
+    def flush(self):
+        """Do nothing."""
+
+
+def _length_until(path, step):
+    """How many bytes at the start of a log are complete lines about steps up to `step`."""
+    length = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            length += len(line)
+    return length

@@ -1,0 +1,229 @@
+"""What happens around the steps of a run: its log, progress bar, validation, checkpoints, Ctrl-C, and resuming it.
+
+The loop itself and the step are in train.py. The folder of a run holds
+
+    checkpoint-00000400.npz, checkpoint-00000500.npz     the last two checkpoints, see checkpoint.py
+    best.npz                                             the model that scored best in validation, see best.py
+    log.jsonl                                            see log.py
+"""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+
+from minimask import checkpoint
+from minimask.device import enough_memory
+from minimask.errors import InputError
+from minimask.machine import distributed
+from minimask.run.best import BEST, Best
+from minimask.run.finite import NotFiniteError
+from minimask.run.log import LOG, Log, NoLog
+from minimask.run.messages import say
+from minimask.run.progress import Bar, Clock
+from minimask.run.signals import StopRequest
+
+SECONDS_BETWEEN_CHECKPOINTS = 60  # if the settings do not say after how many steps
+MAY_CHANGE = ("save_every", "validate_every")  # settings that a resumed run may change: the steps stay the same
+
+
+@contextlib.contextmanager
+def training_run(
+    model, optimizer, settings, steps, folder, info=None, validate=None, resume=False, overwrite=False, progress=True
+):
+    """Inside, a Run is open: its folder is ready, its log is open, Ctrl-C waits for the end of a step.
+
+    steps: StepsOnCpu or StepsOnGpu.
+    For the other arguments, and for what is raised, see `train.fit`.
+    """
+    run = Run(model, optimizer, settings, steps, folder, info, validate, resume, overwrite, progress)
+    advice = "use fewer images per step (--batch-size) or smaller ones (--max-size)"
+    with run.log, run.bar, run.stop, enough_memory(advice), steps:
+        try:
+            run.begin()
+            yield run
+            run.finish()
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; the last good checkpoint is {run.checkpoint}") from None
+        finally:
+            run.close()
+    run.say_how_it_ended()
+
+
+class Run:
+    """A training run; `training_run` opens and closes it.
+
+    step: how many steps have been taken.
+    checkpoint: path of the last checkpoint (None in all workers but the first).
+    """
+
+    def __init__(self, model, optimizer, settings, steps, folder, info, validate, resume, overwrite, progress):
+        self.model, self.optimizer, self.settings, self.steps = model, optimizer, settings, steps
+        self.folder, self.validate = Path(folder), validate
+        self.info = {"class_names": [], "category_ids": [], **(info or {}), "training": dataclasses.asdict(settings)}
+        self.first = distributed.is_first()
+
+        state = self._prepare_folder(resume, overwrite) if self.first else None
+        self.step, seconds = distributed.from_first(state)
+        distributed.same_state(model, optimizer)
+
+        self.resumed = self.step > 0
+        self.clock = Clock(settings, seconds)
+        self.log = Log(self.folder / LOG, self.step) if self.first else NoLog()
+        self.bar = Bar(settings, self.clock, self.step, progress and self.first)
+        self.stop = StopRequest()
+        self.best = Best(self.folder) if self.first else None
+        self.data = None  # the iterator over batches
+
+    # ------------------------------------------------------------------------------------------ called by the loop
+
+    def begin(self):
+        """Save the first checkpoint, unless the run goes on from one."""
+        self.checkpoint = None
+        if self.resumed and self.first:
+            self.checkpoint = checkpoint.checkpoints(self.folder)[-1]
+            self._saved(self.checkpoint)
+        else:
+            self._save()
+
+    def batches(self, loader):
+        """Yields (step, batch) until the run is over or somebody asks it to stop; steps count from 0."""
+        self.images = len(loader.dataset)
+        self.data = self.steps.batches(loader.iterate(self.step))
+        while not self._over() and not distributed.any_worker(self.stop.requested):
+            yield self.step, next(self.data)
+
+    def progress(self):
+        """The fraction of the run, from 0 to 1, that is behind us; the same in all workers."""
+        return distributed.from_first(self.clock.progress(self.step))
+
+    def report(self, reports):
+        """Close a step: log the reports (list of StepReport) that are ready, then validate and save if it is time."""
+        self._log(reports)
+        self.step += 1
+        if self.validate and self.settings.validate_every and self.step % self.settings.validate_every == 0:
+            self._log(self.steps.rest())
+            self._validate()
+        if distributed.from_first(self._checkpoint_is_due()):
+            self._log(self.steps.rest())
+            self._save()
+
+    def finish(self):
+        """After the last step: log what is not logged yet, and save."""
+        self._log(self.steps.rest())
+        if self.step != self.saved_step or self.settings.minutes:  # the checkpoint also says how long the run took
+            self._save()
+
+    def close(self):
+        """Stop the threads that prepare batches."""
+        if self.data is not None:
+            self.data.close()
+
+    def say_how_it_ended(self):
+        """Say which model was best and, after Ctrl-C, how to go on. Raises distributed.Stopped after Ctrl-C."""
+        if self.first and self.best.step is not None:
+            say(f"best in validation: step {self.best.step}, {self.best.score_text()}, kept as {self.folder / BEST}")
+        if distributed.any_worker(self.stop.requested) and not self._over():
+            if self.first:
+                say(f"stopped after step {self.step} and saved {self.checkpoint}")
+                say(f"go on with: python -m minimask train --output {self.folder} --resume")
+            raise distributed.Stopped
+
+    # -------------------------------------------------------------------------------------------------- its parts
+
+    def _over(self):
+        return distributed.any_worker(self.clock.done(self.step))
+
+    def _log(self, reports):
+        for report in reports:
+            images = report.images * distributed.size()
+            self.bar.update(report.step + 1, report.losses, images)
+            self.log.write(
+                step=report.step + 1,
+                epoch=round((report.step + 1) * images / self.images, 4),
+                time=self.clock.seconds(),
+                loss=sum(report.losses.values()),
+                **report.losses,
+                lr=report.learning_rate,
+                gradient_norm=report.gradient_norm,
+                images_per_second=self.bar.images_per_second,
+            )
+
+    def _validate(self):
+        """The first worker validates while the others wait."""
+        if not self.first:
+            return
+        with distributed.alone():
+            scores = self.validate(self.model)
+        self.log.write(step=self.step, **{f"validation_{name}": value for name, value in scores.items()})
+        self.best.offer(self.step, scores, self.model, self.info)
+        self.model.train()
+
+    def _checkpoint_is_due(self):
+        """Whether to save now. The results of the run do not depend on when it saves."""
+        if self.settings.save_every:
+            return self.step % self.settings.save_every == 0
+        return time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+
+    def _save(self):
+        if self.first:
+            self.log.flush()
+            self.info["seconds"] = round(self.clock.seconds(), 3)
+            self.checkpoint = checkpoint.save(self.folder, self.step, self.model, self.optimizer, self.info)
+        self._saved(self.checkpoint)
+
+    def _saved(self, path):
+        self.checkpoint, self.saved_step, self.saved_at = path, self.step, time.monotonic()
+
+    def _prepare_folder(self, resume, overwrite):
+        """Make the folder ready and load the newest checkpoint on `resume`.
+
+        Returns (step, seconds): how many steps were taken before, and how long they took.
+        """
+        earlier = checkpoint.checkpoints(self.folder)
+        if earlier and not (resume or overwrite):
+            raise InputError(
+                f"{self.folder}: holds a run already (its last checkpoint is {earlier[-1].name}); resume it "
+                "(--resume), delete it (--overwrite) or choose another folder (--output)"
+            )
+        state = 0, 0.0
+        if earlier and resume:
+            state = self._load_newest(earlier)
+        elif overwrite:
+            for path in [*earlier, self.folder / LOG, self.folder / BEST]:
+                path.unlink(missing_ok=True)
+
+        checkpoint.remove_partial(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot make this folder ({error.strerror or error})") from error
+        return state
+
+    def _load_newest(self, earlier):
+        path, arrays, saved = checkpoint.load_newest(self.folder)
+        if path != earlier[-1]:
+            say(f"{earlier[-1]} cannot be read; resuming from {path}")
+            for damaged in earlier[earlier.index(path) + 1 :]:
+                damaged.unlink()
+
+        self._check_same_run(path, saved)
+        checkpoint.copy_weights(self.model, path, arrays, saved)
+        try:
+            self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+        return saved["step"], saved["seconds"]
+
+    def _check_same_run(self, path, saved):
+        """Raises InputError if the settings or the classes are not those that the run was started with."""
+        for name, ours in dataclasses.asdict(self.settings).items():
+            theirs = saved["training"].get(name)
+            theirs = tuple(theirs) if isinstance(theirs, list) else theirs
+            if theirs != ours and name not in MAY_CHANGE:
+                raise InputError(f"{path}: this run was started with {name} = {theirs}; it cannot resume with {ours}")
+        if saved["class_names"] != list(self.info["class_names"]):
+            raise InputError(
+                f"{path}: this run was started with the classes {', '.join(saved['class_names'])}, "
+                f"but the data set has {', '.join(self.info['class_names'])}"
+            )
