@@ -1,18 +1,18 @@
 // RoIAlign on the GPU: forward, gradient of the feature maps, gradient of the boxes.
 //
 // Layout: a map (N, H, W, C) for each pyramid level (LEVELS in common.cuh), boxes (R, 4) in image pixels, image and
-// level of each box (R), out (R, bins, bins, C). One launch does all levels; a box whose level or image does not exist
-// gives 0. Same arithmetic as roi_align.py and the specification in minimask/roi_align.py. Lanes take neighboring
-// channels, V at once, so that all reads and writes are whole lines of memory; where a box is sampled is computed anew
-// by each lane, for arithmetic is cheaper here than sharing.
+// level of each box (R), out (R, bins, bins, C). One launch does all levels; the result of a box whose level or image
+// does not exist is 0. The arithmetic is that of roi_align.py and of minimask/roi_align.py. Lanes take neighboring
+// channels, V at once, so all reads and writes cover whole lines of memory. Every lane computes the sampling positions
+// for itself, because arithmetic is cheaper here than sharing.
 //
 // instantiate: forward<1, false>, forward<1, true>, forward<4, false>, forward<4, true>
 // instantiate: backward<1, false>, backward<1, true>, backward<4, false>, backward<4, true>
 // instantiate: backward_atomic<false>, backward_atomic<true>, backward_to_boxes<false>, backward_to_boxes<true>
 
-// One side of a box on the feature map: where it starts, its extent, whether the extent follows the box, and how it is
-// cut into bins, each with per_bin samples. __fmul_rn: a product that is rounded before it is added to something, as on
-// the CPU, so that a box is sampled at the same places.
+// One axis of a box on the feature map: where it starts, its extent, whether the extent follows the box, and how it is
+// divided into bins, each with per_bin samples. __fmul_rn rounds the product before anything is added to it, as on the
+// CPU, so both sample a box at the same positions.
 struct Axis {
   float start, extent;
   bool follows;
@@ -29,7 +29,7 @@ __device__ Axis map_axis(float first, float last, float scale, int aligned, int 
   if (!axis.follows) axis.extent = 1;
   axis.step = axis.extent / bins;
   axis.per_bin = sampling_ratio;
-  if (sampling_ratio <= 0)  // about one a cell; none if the extent is 0 or not a number
+  if (sampling_ratio <= 0)  // about one per cell; none if the extent is 0 or NaN
     axis.per_bin = axis.step > 0 ? (int)ceilf(fminf(axis.step, 4096.0f)) : 0;
   axis.cells = cells;
   return axis;
@@ -45,8 +45,8 @@ __device__ Axis map_columns(const float *box, const Level<T> &level, int aligned
   return map_axis(box[0], box[2], level.scale, aligned, bins, sampling_ratio, level.width);
 }
 
-// A sample along an axis: both neighbors and their weights. Cell i is at position i. More than one cell outside, both
-// weights are 0; nearer, the outermost cell counts alone.
+// A sample along an axis: both neighbors and their weights. Cell i is at position i. For a sample more than one cell
+// outside the map both weights are 0; for one nearer than that, the outermost cell has all the weight.
 struct Sample {
   int low, high;
   float low_weight, high_weight;
@@ -61,7 +61,7 @@ __device__ Sample sample(const Axis &axis, int bin, int k) {
   return {low, high, 1 - share, share};
 }
 
-// 1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells.
+// 1 if a sample's weights change with its position; 0 outside the map and beyond its outermost cells.
 __device__ float follows_position(const Sample &s) {
   return s.high > s.low && (s.low > 0 || s.high_weight > 0) ? 1 : 0;
 }
@@ -72,8 +72,8 @@ __device__ float weight_of(const Sample &s, int cell) {
 
 // out[r, i, j] = average (or maximum) of the samples in bin (i, j) of box r; for the maximum also chosen[r, i, j], the
 // number of the chosen sample.
-// Threads (lanes, rows): a row of threads takes a bin, its lanes the channels. Reads 4 C floats a sample, of which
-// neighboring samples share most (they come from the L1 and L2 caches), writes C floats a bin.
+// Threads (lanes, rows): a row of threads takes a bin, its lanes the channels. Reads 4 C floats per sample, most
+// of them shared by neighboring samples (and so found in the L1 and L2 caches); writes C floats per bin.
 template <int V, bool MAXIMUM>
 __global__ void forward(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                         const long long *__restrict__ image_index, const long long *__restrict__ levels, int count,
@@ -124,13 +124,14 @@ __global__ void forward(LEVELS(const float), int images, int channels, const flo
 }
 
 // gmap[y, x] = sum over the boxes r that reach this cell, in their order, of weight(r, i, j, y, x) gy[r, i, j].
-// Gathered, not scattered: no two threads write one cell, so the same gy gives the same bits, and no zeros are needed.
+// Gathered, not scattered: no two threads write the same cell, so the same gy gives the same bits, and gmap need not be
+// zeroed first.
 //
-// The average's weight is a product, weight_y(i, y) weight_x(j, x), of sums over the samples of a bin along each axis.
+// The weight of an average is a product, weight_y(i, y) weight_x(j, x), of sums over a bin's samples along each axis.
 // A block of 256 threads owns a tile of 8 x 8 cells and 32 V channels: grid (tiles of all levels, channels / (32 V)).
 // It picks the boxes that touch its tile, 256 candidates at a time, and for `group` of them at once writes both tables
 // of weights, (group, 2, bins, 8) floats of dynamic shared memory. Then each warp sums a row of 8 cells, each lane V
-// channels, in registers. Reads gy of a box about once a row of the tiles that it touches (from L2), writes gmap once.
+// channels, in registers. Reads a box's gy about once per row of tiles that it touches (from L2); writes gmap once.
 template <int V, bool MAXIMUM>
 __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
     backward(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
   const int lane = threadIdx.x % 32, y = threadIdx.x / 32, c = (blockIdx.y * 32 + lane) * V;
   auto rows_of = [&](int r) { return map_rows(boxes + 4 * r, level, aligned, bins, sampling_ratio); };
   auto columns_of = [&](int r) { return map_columns(boxes + 4 * r, level, aligned, bins, sampling_ratio); };
-  // Whether samples between start and start + extent, each with its cells to both sides, may touch a tile from `first`.
+  // Whether samples between start and start + extent, each with its two neighbors, may touch a tile from `first` on.
   auto touches = [](const Axis &axis, int first) {
     const float end = axis.start + axis.extent;
     return fmaxf(axis.start, end) + 1 >= first && fminf(axis.start, end) - 1 <= min(first + TILE, axis.cells) - 1;
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
                 for (int x = 0; x < TILE; x++)
 #pragma unroll
                   for (int v = 0; v < V; v++) sum[x].at[v] += wy * wx.at[x] * g.at[v];
-              } else {  // the weights only tell where to look: each channel has its own sample
+              } else {  // the weights only say where to look: each channel has its own sample
                 const Channels<int, V> which = *(const Channels<int, V> *)(chosen + at);
                 const Axis rows = rows_of(r), columns = columns_of(r);
 #pragma unroll
@@ -218,8 +219,8 @@ __global__ void __launch_bounds__(256, MAXIMUM ? 2 : 3)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds
-// to a line of memory; 4 C additions a sample. Their order, and so the last bits, differ from run to run.
+// The same with atomic additions to gmaps that start at 0: threads as in `forward`, one channel each, so that a warp
+// adds to a whole line of memory; 4 C additions per sample. Their order, and so the last bits, differ between runs.
 template <bool MAXIMUM>
 __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
                                 const long long *__restrict__ image_index, const long long *__restrict__ levels,
@@ -253,11 +254,11 @@ __global__ void backward_atomic(LEVELS(float), int images, int channels, const f
   }
 }
 
-// gboxes[r]: how the result follows its samples, and how they follow the box's four coordinates.
-// position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a
-// sample's position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
-// A block of 256 threads takes a box: its warps the samples in turn, its lanes the channels; the threads' sums are
-// added in a fixed order. Reads 4 C floats of the map and C of gy a sample.
+// gboxes[r]: how the result follows the samples, and how they follow the box's four coordinates.
+// position = start + fraction * extent, so gstart = sum(g) and gextent = sum(fraction * g), g being the gradient of a
+// sample's position; start = scale * first (- 0.5), and extent = scale * (last - first) unless it is raised to 1.
+// A block of 256 threads takes a box: its warps take the samples in turn, its lanes the channels; the sums of the
+// threads are added in a fixed order. Reads 4 C floats of the map and C of gy per sample.
 template <bool MAXIMUM>
 __global__ void backward_to_boxes(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                                   const long long *__restrict__ image_index, const long long *__restrict__ levels,
@@ -308,13 +309,13 @@ __global__ void backward_to_boxes(LEVELS(const float), int images, int channels,
   }
 }
 
-// The pyramid level of each box, counted from 0: floor(canonical_level + log2(sqrt(area) / canonical_size)), kept
-// within the `count` levels from `first` on. A thread takes a box: 16 bytes in, 8 out, in place of ten passes of array
-// code.
+// The pyramid level of each box, counted from 0: floor(canonical_level + log2(sqrt(area) / canonical_size)), clipped to
+// the `count` levels that start at `first`. A thread takes a box: it reads 16 bytes and writes 8, instead of the ten
+// passes of the array code.
 extern "C" __global__ void assign_levels(const float4 *__restrict__ boxes, int boxes_count, int first, int count,
                                          float canonical_size, float canonical_level, long long *__restrict__ levels) {
   GRID_LOOP(r, boxes_count) {
-    const float smallest = 1.17549435e-38f;  // the least float that is not denormal: log2(0) is none
+    const float smallest = 1.17549435e-38f;  // the smallest normal float: log2(0) is not finite
     const float side = sqrtf(fmaxf(box_area(boxes[r]), smallest));
     const float level = floorf(canonical_level + log2f(side / canonical_size) + 1e-6f);
     levels[r] = (long long)(fminf(fmaxf(level, first), first + count - 1) - first);

@@ -1,14 +1,14 @@
-"""RoIAlign on the CPU: forward, gradient of the feature map, gradient of the boxes.
+"""RoIAlign on the CPU: forward, and the gradients of the feature maps and of the boxes.
 
-Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image, level. All of
-one float type. A part works on one pyramid level and passes over the boxes of other levels. Positions and weights of
-the samples are computed once for each box and axis and shared by all channels; the loops over channels read and write
-rows, which become vector instructions. Forward moves 4 C floats a sample in and C floats a bin out. Same arithmetic as
-the specification in `minimask.roi_align`, in the feature map's own precision; only the gradient of average pooling is
-added up in another order, rows and columns apart (`backward_box`).
+Layout: feature (N, H, W, C), out (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image, level, all of
+one float type. A part works on one pyramid level and skips the boxes of other levels. Sampling positions and weights
+are computed once per box and axis and shared by all channels; the inner loops over channels read and write whole rows,
+which the compiler turns into vector instructions. Forward reads 4 C floats per sample and writes C floats per bin. The
+arithmetic is that of `minimask.roi_align`, in the precision of the feature map; only the gradient of average pooling is
+summed in another order, rows and columns separately (`backward_box`).
 
-No two threads write the same number: forward they take every T-th box, backward a range of channels each. So there are
-no races, and the results do not depend on T.
+No two threads write the same number: forward, each of T threads takes every T-th box; backward, each takes a range of
+channels. So there are no races, and the results do not depend on T.
 """
 
 import math
@@ -16,14 +16,17 @@ import math
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import run
 
+FLOATS = np.float32, np.float64
 
-def forward(features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling):
-    """-> out (R, size, size, C), and for maximum pooling the number of each chosen sample, of that shape (else None).
 
-    Arguments as in `minimask.roi_align.roi_align_specification`.
-    """
+@takes(lambda features, *_, **__: features[0].dtype in FLOATS)
+def roi_align_forward(
+    features, boxes, image_index, levels, scales, size=7, sampling_ratio=2, aligned=False, pooling="average"
+):
+    """See `minimask.roi_align.roi_align_forward`; the numbers of the chosen samples are floats here."""
     rois = join(boxes, image_index, levels, features[0].dtype)
     maximum = pooling == "max"
     out = np.empty((len(rois), size, size, features[0].shape[3]), rois.dtype)
@@ -34,34 +37,30 @@ def forward(features, boxes, image_index, levels, scales, size, sampling_ratio, 
     return out, chosen
 
 
-def backward(
-    gy, chosen, needs, features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling
+@takes(lambda gy, *_, **__: gy.dtype in FLOATS)
+def roi_align_backward(
+    gy, chosen, features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling, to_boxes=False
 ):
-    """Gradient gy of `out` -> list of gradients like `features`, None where `needs` is False."""
+    """See `minimask.roi_align.roi_align_backward`."""
     rois = join(boxes, image_index, levels, gy.dtype)
     gy = np.ascontiguousarray(gy)
-    gfeatures = [np.zeros(feature.shape, gy.dtype) if needed else None for feature, needed in zip(features, needs)]
+    gfeatures = [np.zeros(feature.shape, gy.dtype) for feature in features]
     for level, (gfeature, scale) in enumerate(zip(gfeatures, scales)):
-        if gfeature is not None:
-            arrays = gfeature, rois, gy, chosen
-            _run(backward_part, arrays, scale, level, sampling_ratio, aligned, pooling == "max")
-    return gfeatures
+        arrays = gfeature, rois, gy, chosen
+        _run(backward_part, arrays, scale, level, sampling_ratio, aligned, pooling == "max")
+    if not to_boxes:
+        return gfeatures, None
 
-
-def backward_to_boxes(gy, chosen, features, boxes, image_index, levels, scales, size, sampling_ratio, aligned, pooling):
-    """Gradient gy of `out` -> gradient (R, 4) of the boxes."""
-    rois = join(boxes, image_index, levels, gy.dtype)
-    gy = np.ascontiguousarray(gy)
     chosen = np.zeros((len(gy), 0, 0, 0), gy.dtype) if chosen is None else chosen
     gboxes = np.zeros((len(rois), 4), gy.dtype)
     for level, (feature, scale) in enumerate(zip(features, scales)):
         settings = rois.dtype.type(scale), sampling_ratio, aligned, pooling == "max"
         backward_to_boxes_of_level(np.ascontiguousarray(feature), rois, level, *settings, gy, chosen, gboxes)
-    return gboxes
+    return gfeatures, gboxes.astype(boxes.dtype, copy=False)
 
 
 def join(boxes, image_index, levels, dtype):
-    """What the kernels know of the boxes: rois (R, 6) = x1, y1, x2, y2, image, level."""
+    """The boxes as the kernels read them: rois (R, 6) = x1, y1, x2, y2, image, level."""
     parts = [boxes, image_index[:, None], levels[:, None]]
     return np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
 
@@ -79,7 +78,7 @@ def _run(part, arrays, scale, *settings):
 
 @njit(cache=True, error_model="numpy")
 def map_axis(first, last, scale, aligned):
-    """One side of a box on the feature map: where it starts, its extent, and whether the extent follows the box."""
+    """One axis of a box on the feature map: where it starts, its extent, and whether the extent follows the box."""
     real = type(scale)
     offset = real(0.5) if aligned else real(0)
     start = first * scale - offset
@@ -91,15 +90,16 @@ def map_axis(first, last, scale, aligned):
 
 @njit(cache=True, error_model="numpy")
 def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
-    """The samples of a box along an axis of `cells` cells: how many a bin, both neighbors of each, their weights.
+    """The samples of a box along an axis of `cells` cells: how many per bin, both neighbors of each, their weights.
 
-    Cell i is at position i. More than one cell outside, both weights are 0; nearer, the outermost cell counts alone.
+    Cell i is at position i. For a sample more than one cell outside the map both weights are 0; for one nearer than
+    that, the outermost cell has all the weight.
     """
     real = type(scale)
     start, extent, _ = map_axis(first, last, scale, aligned)
     step = extent / real(bins)
     per_bin = sampling_ratio
-    if sampling_ratio <= 0:  # about one a cell; none if the extent is 0 or not a number
+    if sampling_ratio <= 0:  # about one per cell; none if the extent is 0 or NaN
         per_bin = int(math.ceil(min(step, real(4096)))) if step > 0 else 0
     neighbors = np.empty((bins * per_bin, 2), np.int64)
     weights = np.empty((bins * per_bin, 2), np.dtype(real))
@@ -123,7 +123,7 @@ def sample_axis(first, last, scale, aligned, bins, sampling_ratio, cells):
 
 @njit(inline="always", error_model="numpy")
 def forward_box(feature, box, scale, sampling_ratio, aligned, maximum, out, chosen):
-    """One box: out (bins, bins, C), and for maximum pooling the number of the chosen sample, chosen (bins, bins, C)."""
+    """One box: fills out (bins, bins, C) and, for maximum pooling, the numbers of the chosen samples, chosen."""
     real = type(scale)
     bins = out.shape[0]
     ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, feature.shape[0])
@@ -170,10 +170,10 @@ def forward_part(t, parts, arrays, numbers):
 
 @njit(cache=True, error_model="numpy")
 def cells_of_bins(per_bin, neighbors, weights, bins):
-    """The mean of a bin's samples as weights of cells, along one axis: first cell, weights (bins, cells)."""
+    """The average of each bin's samples as weights of cells, along one axis: first cell, weights (bins, cells)."""
     first, last = 1 << 30, -1
     for s in range(bins * per_bin):
-        if weights[s, 0] + weights[s, 1] > 0:  # the sample is not outside
+        if weights[s, 0] + weights[s, 1] > 0:  # the sample is inside
             first, last = min(first, neighbors[s, 0]), max(last, neighbors[s, 1])
     table = np.zeros((bins, max(0, last + 1 - first)), weights.dtype)
     for s in range(bins * per_bin):
@@ -187,8 +187,8 @@ def cells_of_bins(per_bin, neighbors, weights, bins):
 def backward_box(gfeature, box, scale, sampling_ratio, aligned, gy, first, last, across):
     """Add one box's gradient gy (bins, bins, C) to the channels first .. last - 1 of gfeature (H, W, C).
 
-    Average pooling weighs rows and columns apart: out[i, j] = sum over y, x of wy[i, y] wx[j, x] feature[y, x]. So each
-    row of bins is first spread over the columns of cells, into `across` (W, last - first), then over the rows.
+    Average pooling weights rows and columns separately: out[i, j] = sum over y, x of wy[i, y] wx[j, x] feature[y, x].
+    So each row of bins is first spread over the columns of cells, into `across` (W, last - first), then over the rows.
     """
     bins = gy.shape[0]
     ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, gfeature.shape[0])
@@ -207,7 +207,7 @@ def backward_box(gfeature, box, scale, sampling_ratio, aligned, gy, first, last,
                     started = True
                     for k in range(spread.size):
                         spread[k] = weight * gradient[k]
-            if not started:  # a column that other bins' samples lie around
+            if not started:  # a column between the samples, which no bin reads
                 spread[:] = 0
         for y in range(wy.shape[1]):
             weight = wy[i, y]
@@ -220,7 +220,7 @@ def backward_box(gfeature, box, scale, sampling_ratio, aligned, gy, first, last,
 
 @njit(cache=True, error_model="numpy")
 def backward_box_of_maximum(gfeature, box, scale, sampling_ratio, aligned, gy, chosen, first, last):
-    """The same for maximum pooling: a number's gradient goes to the four cells around the sample that was chosen."""
+    """The same for maximum pooling: each gradient goes to the four cells around the sample that was chosen."""
     bins = gy.shape[0]
     ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, gfeature.shape[0])
     nx, xs, x_weights = sample_axis(box[0], box[2], scale, aligned, bins, sampling_ratio, gfeature.shape[1])
@@ -233,7 +233,7 @@ def backward_box_of_maximum(gfeature, box, scale, sampling_ratio, aligned, gy, c
                     u, v = corner // 2, corner % 2
                     weight = y_weights[p, u] * x_weights[q, v]
                     target = gfeature[ys[p, u], xs[q, v], first:last]
-                    if weight == 0:  # outside: also a gradient that is not finite goes nowhere
+                    if weight == 0:  # outside the map: not even a gradient that is not finite gets through
                         continue
                     for k in range(target.size):
                         if which[k] == sample:
@@ -242,7 +242,7 @@ def backward_box_of_maximum(gfeature, box, scale, sampling_ratio, aligned, gy, c
 
 @njit(cache=True, error_model="numpy")
 def backward_part(t, parts, arrays, numbers):
-    """Every box, for the t-th range of channels."""
+    """All boxes, for the t-th range of channels."""
     gfeature, rois, gy, chosen, scale = arrays[:5]
     images, height, width, channels, count, bins, level, sampling_ratio, aligned, maximum = numbers[:10]
     gfeature = gfeature.reshape((images, height, width, channels))
@@ -263,16 +263,16 @@ def backward_part(t, parts, arrays, numbers):
 
 @njit(cache=True, error_model="numpy")
 def follows_position(neighbors, weights):
-    """1 where a sample's weights change with its position; 0 outside the map and beyond its outermost cells."""
+    """1 if a sample's weights change with its position; 0 outside the map and beyond its outermost cells."""
     return 1.0 if neighbors[1] > neighbors[0] and (neighbors[0] > 0 or weights[1] > 0) else 0.0
 
 
 @njit(cache=True, error_model="numpy")
 def backward_to_box(feature, box, scale, sampling_ratio, aligned, maximum, gy, chosen, gbox):
-    """One box's gradient: how the result follows its samples, and how they follow the box's four coordinates.
+    """The gradient of one box: how the result follows the samples, and how they follow the box's four coordinates.
 
-    position = start + fraction * extent, so gstart = sum(g), gextent = sum(fraction * g) with g the gradient of a
-    sample's position; start = scale * first (- 0.5), extent = scale * (last - first) unless its minimum of 1 holds.
+    position = start + fraction * extent, so gstart = sum(g) and gextent = sum(fraction * g), where g is the gradient of
+    a sample's position; start = scale * first (- 0.5), and extent = scale * (last - first) unless it is raised to 1.
     """
     bins = gy.shape[0]
     ny, ys, y_weights = sample_axis(box[1], box[3], scale, aligned, bins, sampling_ratio, feature.shape[0])
@@ -310,7 +310,7 @@ def backward_to_box(feature, box, scale, sampling_ratio, aligned, maximum, gy, c
 def backward_to_boxes_of_level(feature, rois, level, scale, sampling_ratio, aligned, maximum, gy, chosen, gboxes):
     """Fill gboxes[r] (R, 4) for the boxes of this level; chosen (R, bins, bins, C), or (R, 0, 0, 0) for average.
 
-    Serial, and compiled when first called: training on given proposals never asks for it.
+    Serial, and compiled when it is first called: training never asks for it, since its proposals are constants.
     """
     for r in range(rois.shape[0]):
         if rois[r, 5] == level:
@@ -322,5 +322,5 @@ def warm_up():
     """Compile (or load from the disk cache) what training and inference use in float32."""
     features, boxes, zero = [np.zeros((1, 2, 2, 1), np.float32)], np.zeros((1, 4), np.float32), np.zeros(1, np.int64)
     settings = features, boxes, zero, zero, [1.0], 1, 2, False, "average"
-    out, chosen = forward(*settings)
-    backward(out, chosen, (True,), *settings)
+    out, chosen = roi_align_forward(*settings)
+    roi_align_backward(out, chosen, *settings)

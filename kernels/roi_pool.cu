@@ -2,11 +2,12 @@
 //
 // Layout: a map (N, H, W, C) for each pyramid level (LEVELS in common.cuh), boxes (R, 4) in image pixels, image and
 // level of each box (R), out and chosen (R, bins, bins, C). chosen is the cell y * W + x that won, -1 in a bin without
-// cells. One launch does all levels; a box whose level or image does not exist gives 0. Same arithmetic as roi_pool.py.
+// cells. One launch does all levels; the result of a box whose level or image does not exist is 0. The arithmetic is
+// that of roi_pool.py.
 //
 // instantiate: forward<1>, forward<4>, backward<1>, backward<4>
 
-// The nearest whole number, halves away from 0; no further away than any map reaches.
+// The nearest integer, halves away from 0; limited to a distance that no map reaches.
 __device__ int round_half_up(float x) {
   if (!(fabsf(x) <= 1e9f)) x = isnan(x) ? 0 : x > 0 ? 1e9f : -1e9f;
   const float whole = floorf(fabsf(x)) + (fabsf(x) - floorf(fabsf(x)) >= 0.5f);
@@ -25,9 +26,9 @@ __device__ Cells bin_cells(float first, float last, float scale, int bins, int b
   return {min(max(begin, 0), cells), min(max(stop, 0), cells)};
 }
 
-// out[r, i, j] = the largest cell of bin (i, j) of box r, chosen[r, i, j] = which one (the first of equals).
+// out[r, i, j] = the largest cell of bin (i, j) of box r, chosen[r, i, j] = which one it is (the first of equals).
 // Threads (lanes, rows): a row of threads takes a bin, its lanes the channels, V at once. Reads each cell of a box
-// about once, writes 2 C numbers a bin.
+// about once; writes 2 C numbers per bin.
 template <int V>
 __global__ void forward(LEVELS(const float), int images, int channels, const float *__restrict__ boxes,
                         const long long *__restrict__ image_index, const long long *__restrict__ levels, int count,
@@ -65,8 +66,8 @@ __global__ void forward(LEVELS(const float), int images, int channels, const flo
 // gmap[cell] = sum of gy over the bins, in the order of the boxes, that chose this cell. Gathered as in roi_align.cu:
 // a block of 256 threads owns a tile of 8 x 8 cells and 32 V channels, picks the boxes that touch it, 256 candidates at
 // a time, and for `group` of them at once writes the cells of their bins, (group, 2, bins, 2) ints of dynamic shared
-// memory. Then each warp sums a row of 8 cells, each lane V channels. Reads gy and chosen of a box about once a row of
-// the tiles that it touches (from L2), writes gmap once.
+// memory. Then each warp sums a row of 8 cells, each lane V channels. Reads a box's gy and chosen about once per row of
+// tiles that it touches (from L2); writes gmap once.
 template <int V>
 __global__ void __launch_bounds__(256, 3)
     backward(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
@@ -134,8 +135,8 @@ __global__ void __launch_bounds__(256, 3)
   }
 }
 
-// The same by atomic additions to gmaps that are 0 before: threads as in `forward`, a channel each, so that a warp adds
-// to lines of memory; an addition a number of gy. Their order, and so the last bits, differ from run to run.
+// The same with atomic additions to gmaps that start at 0: threads as in `forward`, one channel each, so that a warp
+// adds to whole lines of memory; one addition per number of gy. Their order, and so the last bits, differ between runs.
 extern "C" __global__ void backward_atomic(LEVELS(float), int images, int channels, const float *__restrict__ boxes,
                                            const long long *__restrict__ image_index,
                                            const long long *__restrict__ levels, int count, int bins,
@@ -152,7 +153,7 @@ extern "C" __global__ void backward_atomic(LEVELS(float), int images, int channe
   }
 }
 
-// RoIWarp's boxes: each box's cells from edge to edge, in pixels again. A thread takes a box.
+// RoIWarp's boxes: the outer edges of the cells that each box is rounded to, in pixels again. A thread takes a box.
 extern "C" __global__ void round_boxes(LEVELS(const float), const float *__restrict__ boxes,
                                        const long long *__restrict__ levels, int count, float *__restrict__ rounded) {
   GRID_LOOP(r, count) {

@@ -1,8 +1,8 @@
 """RoIPool on the CPU: the largest value in each bin of whole cells, and its gradient.
 
 Layout: feature (N, H, W, C), out and chosen (R, bins, bins, C), rois (R, 6): x1, y1, x2, y2 in image pixels, image,
-level. A part works on one pyramid level. chosen is the cell y * W + x that won, -1 in a bin without cells. Each cell
-of a box is read about once. Threads take boxes forward and ranges of channels backward, as in `roi_align.py`.
+level. A part works on one pyramid level. chosen is the cell y * W + x that won, -1 in a bin without cells. Each cell of
+a box is read about once. Forward, threads share the boxes; backward, they share the channels, as in `roi_align.py`.
 """
 
 import math
@@ -10,15 +10,14 @@ import math
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import run
-from minimask.kernels.roi_align import join
+from minimask.kernels.roi_align import FLOATS, join
 
 
-def forward(features, boxes, image_index, levels, scales, size):
-    """-> out (R, size, size, C) and chosen, of that shape.
-
-    Arguments as in `minimask.roi_pool.roi_pool_specification`.
-    """
+@takes(lambda features, *_, **__: features[0].dtype in FLOATS)
+def roi_pool_forward(features, boxes, image_index, levels, scales, size=7):
+    """See `minimask.roi_pool.roi_pool_forward`; the chosen cells are floats here."""
     rois = join(boxes, image_index, levels, features[0].dtype)
     out = np.empty((len(rois), size, size, features[0].shape[3]), rois.dtype)
     chosen = np.empty_like(out)
@@ -27,8 +26,9 @@ def forward(features, boxes, image_index, levels, scales, size):
     return out, chosen
 
 
-def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
-    """Gradient gy of `out` -> list of gradients like `features`."""
+@takes(lambda gy, *_, **__: gy.dtype in FLOATS)
+def roi_pool_backward(gy, chosen, features, boxes, image_index, levels, scales, size=7):
+    """See `minimask.roi_pool.roi_pool_backward`."""
     rois = join(boxes, image_index, levels, gy.dtype)
     gy = np.ascontiguousarray(gy)
     gfeatures = [np.zeros(feature.shape, gy.dtype) for feature in features]
@@ -48,8 +48,8 @@ def _run(part, feature, rois, level, scale, out, chosen):
 
 @njit(cache=True, error_model="numpy")
 def round_half_up(x):
-    """The nearest whole number, halves away from 0."""
-    if not abs(x) < 1e9:  # not a number, or no place on any map
+    """The nearest integer; halves are rounded away from 0."""
+    if not abs(x) < 1e9:  # NaN, or farther away than any map reaches
         return 0
     whole = math.floor(abs(x))
     whole += abs(x) - whole >= 0.5
@@ -99,7 +99,7 @@ def forward_part(t, parts, arrays, numbers):
 
 @njit(cache=True, error_model="numpy")
 def backward_part(t, parts, arrays, numbers):
-    """Every box, for the t-th range of channels."""
+    """All boxes, for the t-th range of channels."""
     gfeature, rois, gy, chosen, _ = arrays[:5]
     images, height, width, channels, count, bins, level = numbers[:7]
     gfeature = gfeature.reshape((images, height * width, channels))

@@ -3,16 +3,14 @@
 import numpy as np
 
 from minimask import device
-from minimask.device import array_module
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import blocks_for, channel_threads, launch
 from minimask.kernels.roi_align_cuda import contiguous, group_size, places, pyramid, tile_blocks
 
 
-def forward(features, boxes, image_index, levels, scales, size):
-    """-> out (R, size, size, C), and chosen, int32 of that shape: the cell y * W + x of each value, -1 without cells.
-
-    Arguments as in `minimask.roi_pool.roi_pool_specification`, arrays float32 and int64.
-    """
+@takes(lambda features, *_, **__: all(feature.dtype == np.float32 for feature in features))
+def roi_pool_forward(features, boxes, image_index, levels, scales, size=7):
+    """See `minimask.roi_pool.roi_pool_forward`."""
     xp, channels = array_module(boxes), features[0].shape[3]
     out = xp.empty((len(boxes), size, size, channels), np.float32)
     chosen = xp.empty(out.shape, np.int32)
@@ -24,10 +22,12 @@ def forward(features, boxes, image_index, levels, scales, size):
     return out, chosen
 
 
-def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
-    """Gradient gy of `out` -> list of gradients like `features`.
+@takes(lambda gy, chosen, features, *_, **__: all(feature.dtype == np.float32 for feature in features))
+def roi_pool_backward(gy, chosen, features, boxes, image_index, levels, scales, size=7):
+    """See `minimask.roi_pool.roi_pool_backward`.
 
-    With `device.deterministic` each cell gathers what it gets, in the order of the boxes; else boxes add atomically.
+    With `device.deterministic` each cell gathers its gradient, box by box in a fixed order; otherwise the boxes add to
+    the cells atomically.
     """
     xp = array_module(gy)
     make = xp.empty if device.deterministic else xp.zeros
@@ -45,8 +45,9 @@ def backward(gy, chosen, features, boxes, image_index, levels, scales, size):
     return gfeatures
 
 
+@takes(lambda boxes, *_, **__: boxes.dtype == np.float32)
 def round_boxes(boxes, levels, scales):
-    """Boxes (R, 4) in pixels -> (R, 4) in pixels: each box's cells from edge to edge, at least one."""
+    """See `minimask.roi_pool.round_boxes`."""
     rounded = array_module(boxes).empty(boxes.shape, np.float32)
     if len(boxes):
         table = pyramid([None] * len(scales), scales)

@@ -14,7 +14,7 @@ from minimask.device import array_module, kernels
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.losses import has_kernel
 from minimask.machine import distributed
-from minimask.roi_align import roi_align_specification
+from minimask.roi_align import roi_align_forward
 from minimask.tensor import Function, Tensor
 
 KINDS = ("sigmoid", "softmax")
@@ -138,7 +138,7 @@ def mask_targets_specification(masks, boxes, matches, size=28, aligned=False, bi
     n, g, h, w = masks.shape
     maps = masks.reshape(n * g, h, w, 1).astype(np.float32)
     which = (matches + xp.arange(n)[:, None] * g).reshape(-1)  # (N * S,)
-    targets = roi_align_specification(
+    targets, _ = roi_align_forward.plain(
         [maps], boxes.reshape(-1, 4), which, 0 * which, [1.0], size, sampling_ratio=0, aligned=aligned
     )
     targets = (targets >= 0.5).astype(np.float32) if binary else targets

@@ -31,7 +31,7 @@ from minimask import boxes as box_ops
 from minimask import check, checkpoint, device, draw, mask_rcnn
 from minimask.datasets.toy import ToyScenes
 from minimask.mask_head import mask_probabilities, paste_masks
-from minimask.roi_align import bilinear, map_boxes, roi_align, roi_align_specification, sampling_points
+from minimask.roi_align import bilinear, map_boxes, roi_align, roi_align_forward, sampling_points
 from minimask.roi_pool import bins_of_cells, roi_pool, roi_warp, round_to_cells
 from minimask.tensor import Tensor, no_grad
 
@@ -232,10 +232,10 @@ assert features.shape == (24, 32, 128) == (384 / STRIDE, 512 / STRIDE, 128)
 
 
 # %%
-def pooled(features, rois, k=3, s=2, operation=roi_align, aligned=True, pooling="average"):
+def pooled(features, rois, k=3, s=2, operation=roi_align, aligned=True, **more):
     """The library's `operation` on one feature map (H, W, C) of stride 16, for RoIs (R, 4): -> (R, k, k, C)."""
     zero = np.zeros(len(rois), int)
-    return operation([features[None]], rois, zero, zero, [SCALE], k, s, aligned, pooling).data
+    return operation([features[None]], rois, zero, zero, [SCALE], k, s, aligned, **more).data
 
 
 crops = pooled(features, ROIS)
@@ -632,11 +632,11 @@ for aligned in (False, True):
     np.testing.assert_allclose(mine, pooled(features, ROIS, aligned=aligned), atol=1e-12)
 
 # %% [markdown]
-# The library's own simple version works on all samples of a box at once. It is the specification: the fast kernels are
-# tested against it.
+# The library's own array code works on all samples of a box at once, in the four steps. A compiled kernel takes over
+# where there is one (section 13), and a test holds each kernel to this code.
 
 # %%
-print(inspect.getsource(roi_align_specification))
+print(inspect.getsource(roi_align_forward))
 
 # %% [markdown]
 # ## 9 The same numbers as torchvision
@@ -671,12 +671,15 @@ for aligned, theirs in TORCHVISION.items():
 # RoI a gradient of 1 and look where it arrives:
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-sent = {"RoIPool": roi_pool, "RoIAlign, maximum": roi_align, "RoIAlign, average": roi_align}
+sent = {
+    "RoIPool": (roi_pool, {}),
+    "RoIAlign, maximum": (roi_align, {"pooling": "max"}),
+    "RoIAlign, average": (roi_align, {"pooling": "average"}),
+}
 gradients = {}
-for name, operation in sent.items():
+for name, (operation, more) in sent.items():
     leaf, zero = Tensor(features[None, :, :, channel, None], requires_grad=True), np.zeros(1, int)
-    pooling = "max" if name.endswith("maximum") else "average"
-    result = operation([leaf], ROIS[:1], zero, zero, [SCALE], 3, 2, True, pooling)
+    result = operation([leaf], ROIS[:1], zero, zero, [SCALE], 3, 2, True, **more)
     gy = np.zeros(result.shape)
     gy[0, 1, 1] = 1.0  # only the bin in the middle has a gradient
     result.backward(gy)
@@ -945,7 +948,7 @@ assert PAPER["RoIWarp C4"][1] - PAPER["RoIPool C4"][1] < 0.3  # and the paper: 2
 # %% [markdown]
 # ## 13 How fast, and how many bytes
 #
-# The specification is NumPy, box by box. The kernel is the same arithmetic compiled by Numba. The first call compiles
+# The array code is NumPy, box by box. The kernel is the same arithmetic compiled by Numba. The first call compiles
 # it ("cold"); the result stays on the disk, so that happens once on a machine. Reading is the work: each sample reads
 # four cells of `C` numbers.
 
@@ -984,7 +987,7 @@ with tempfile.TemporaryDirectory() as empty:  # a process of its own with nothin
     environment = {**os.environ, "NUMBA_CACHE_DIR": empty}
     first_call = float(subprocess.check_output([sys.executable, "-c", cold], env=environment, text=True))
 rows = {
-    "specification, NumPy": seconds(roi_align_specification, *call, repeats=2),
+    "array code, NumPy": seconds(roi_align_forward.plain, *call, repeats=2),
     "kernel, Numba, cold": first_call,
     "kernel, Numba, warm": seconds(roi_align, *call),
 }
@@ -1005,8 +1008,8 @@ print(f"{R} RoIs, {k} x {k} bins, {s} x {s} samples, {C} channels: {moved_bytes 
 for name, t in rows.items():
     rate = "" if name.endswith("cold") else f"{moved_bytes / t / 1e9:8.1f} GB/s"
     print(f"{name:22} {1000 * t:9.1f} ms {rate}")
-assert rows["kernel, Numba, warm"] < rows["specification, NumPy"]
-np.testing.assert_allclose(roi_align(*call).data, roi_align_specification(*call), atol=1e-4)
+assert rows["kernel, Numba, warm"] < rows["array code, NumPy"]
+np.testing.assert_allclose(roi_align(*call).data, roi_align_forward.plain(*call)[0], atol=1e-4)
 
 # %% [markdown]
 # The kernel can be faster than copying as many bytes in memory: neighboring samples read the same cells, and find them

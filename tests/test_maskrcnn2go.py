@@ -12,7 +12,7 @@ from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.image import read_image, resized_size
 from minimask.mask_head import paste_masks
-from minimask.roi_align import roi_align_specification
+from minimask.roi_align import roi_align_forward
 from minimask.run.predict import predict_files
 from minimask.weights.maskrcnn2go import MaskRCNN2Go, bbox_transform, box_with_nms_limit, generate_proposals, load
 
@@ -171,7 +171,7 @@ def test_a_small_graph_by_the_definitions():
 
     none = np.zeros(10, np.int64)
     rois = values["rois"]
-    features = roi_align_specification([values["map"]], rois, none, none, [1 / 8], 3, 0, False)
+    features, _ = roi_align_forward.plain([values["map"]], rois, none, none, [1 / 8], 3, 0, False)
     close(values["roi_features"], features)
     channels_first = features.transpose(0, 3, 1, 2)  # (10, 6, 3, 3)
     windows = [channels_first[:, :, i : i + 2, j : j + 2].mean((2, 3)) for i in (0, 1) for j in (0, 1)]

@@ -1,19 +1,13 @@
-"""RoIPool and RoIWarp: worked numbers, kernel against specification, finite differences, torchvision if installed."""
+"""RoIPool and RoIWarp: worked numbers, kernel against array code, finite differences, torchvision if installed."""
 
 import numpy as np
 import pytest
 
 from minimask.roi_align import roi_align
-from minimask.roi_pool import (
-    roi_pool,
-    roi_pool_backward_specification,
-    roi_pool_specification,
-    roi_warp,
-    round_to_cells,
-)
+from minimask.roi_pool import roi_pool, roi_pool_backward, roi_pool_forward, roi_warp, round_to_cells
 from minimask.tensor import Tensor
 from tests.gradcheck import check_gradients
-from tests.test_roi_align import case
+from tests.rois import roi_case
 
 
 def test_rounding_worked_number():
@@ -52,15 +46,16 @@ def test_warp_worked_number():
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_kernel_equals_specification(dtype, size):
-    features, boxes, *where = case(dtype=dtype)
+def test_kernel_equals_array_code(dtype, size):
+    features, boxes, *where = roi_case(dtype=dtype)
     inputs = [Tensor(feature, requires_grad=True) for feature in features]
     found = roi_pool(inputs, boxes, *where, size)
-    expected, chosen = roi_pool_specification(features, boxes, *where, size)
+    expected, chosen = roi_pool_forward.plain(features, boxes, *where, size)
     np.testing.assert_array_equal(found.data, expected)
     gy = np.random.default_rng(1).standard_normal(found.shape).astype(dtype)
     found.backward(gy)
-    for tensor, gfeature in zip(inputs, roi_pool_backward_specification(gy, features, chosen, *where[:2])):
+    gfeatures = roi_pool_backward.plain(gy, chosen, features, boxes, *where, size)
+    for tensor, gfeature in zip(inputs, gfeatures, strict=True):
         assert tensor.grad.dtype == dtype
         np.testing.assert_allclose(tensor.grad, gfeature, atol=1e-4 if dtype == np.float32 else 1e-12)
 
@@ -71,12 +66,12 @@ def test_bins_are_cut_in_the_precision_of_the_features():
         feature = np.broadcast_to(np.arange(32, dtype=dtype), (1, 1, 32))[..., None]
         settings = np.array([[0, 0, 28, 0]], dtype), np.zeros(1, int), np.zeros(1, int), [1.0], 7
         assert roi_pool([feature], *settings).data[0, 0, 6, 0] == largest
-        assert roi_pool_specification([feature], *settings)[0][0, 0, 6, 0] == largest
+        assert roi_pool_forward.plain([feature], *settings)[0][0, 0, 6, 0] == largest
 
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
 def test_gradients(operation):
-    features, boxes, *where = case(channels=1, images=1)
+    features, boxes, *where = roi_case(channels=1, images=1)
     kept = slice(None, None, 3)
     boxes, where = boxes[kept], (0 * where[0][kept], where[1][kept], where[2])
     check_gradients(lambda a, b: operation([a, b], boxes, *where, 2), *features, name=operation.__name__)
@@ -84,7 +79,7 @@ def test_gradients(operation):
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
 def test_no_boxes_and_boxes_that_are_not_numbers(operation):
-    features, boxes, image_index, levels, scales = case(dtype=np.float32)
+    features, boxes, image_index, levels, scales = roi_case(dtype=np.float32)
     nothing = np.zeros(0, int)
     assert operation(features, boxes[:0], nothing, nothing, scales).shape == (0, 7, 7, 3)
     boxes[0], boxes[1, 2], boxes[2] = np.nan, np.inf, 1e30
@@ -92,7 +87,7 @@ def test_no_boxes_and_boxes_that_are_not_numbers(operation):
 
 
 def test_says_what_does_not_fit():
-    features, boxes, image_index, levels, scales = case()
+    features, boxes, image_index, levels, scales = roi_case()
     with pytest.raises(ValueError, match=r"roi_pool: boxes must be \(R, 4\) float arrays"):
         roi_pool(features, boxes[:, :3], image_index, levels, scales)
     with pytest.raises(ValueError, match="roi_warp: levels must be 0 to 1, got 1 to 2"):
@@ -103,7 +98,7 @@ def test_says_what_does_not_fit():
 def test_pool_equals_torchvision(dtype):
     torch = pytest.importorskip("torch")
     ops = pytest.importorskip("torchvision.ops")
-    features, boxes, image_index, _, _ = case(dtype=dtype, channels=5)
+    features, boxes, image_index, _, _ = roi_case(dtype=dtype, channels=5)
     ours = Tensor(features[0], requires_grad=True)
     found = roi_pool([ours], boxes, image_index, 0 * image_index, [0.25], 7)
     theirs = torch.tensor(features[0].transpose(0, 3, 1, 2), requires_grad=True)

@@ -148,7 +148,8 @@ class_masks = Check(
 
 def _target(mask, box, size, samples, aligned, binary):
     zero, maps = np.zeros(1, np.int64), mask[None, :, :, None].astype(np.float64)
-    cells = library.roi_align_specification([maps], box[None], zero, zero, [1.0], size, samples, aligned)[0, :, :, 0]
+    cells, _ = library.roi_align_forward.plain([maps], box[None], zero, zero, [1.0], size, samples, aligned)
+    cells = cells[0, :, :, 0]
     return _yes(cells) if binary else cells
 
 

@@ -28,13 +28,13 @@ def _bin_points(left, top, bin_width, bin_height, samples):
 def _forward(feature, box, scale, size, samples, aligned):
     zero = np.zeros(1, np.int64)
     settings = [scale], size, samples, aligned
-    return library.roi_align_specification([feature[None]], box[None], zero, zero, *settings)[0]
+    return library.roi_align_forward.plain([feature[None]], box[None], zero, zero, *settings)[0][0]
 
 
 def _backward(gy, shape, box, scale, size, samples, aligned):
     zero, feature = np.zeros(1, np.int64), np.zeros((1, *shape))
-    settings = [scale], size, samples, aligned
-    gradients, _ = library.roi_align_backward_specification(gy[None], [feature], box[None], zero, zero, *settings)
+    settings = [scale], size, samples, aligned, "average"
+    gradients, _ = library.roi_align_backward.plain(gy[None], None, [feature], box[None], zero, zero, *settings)
     return gradients[0][0]
 
 

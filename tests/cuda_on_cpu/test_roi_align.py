@@ -1,4 +1,4 @@
-"""RoIAlign on the GPU: forward, and the gradients of features and boxes, against specification and Numba kernel."""
+"""RoIAlign on the GPU: forward, and the gradients of features and boxes, against array code and Numba kernel."""
 
 import itertools
 from contextlib import nullcontext
@@ -7,41 +7,22 @@ import numpy as np
 import pytest
 
 from minimask import device
-from minimask import roi_align as module
-from minimask.roi_align import roi_align
+from minimask.roi_align import assign_levels, roi_align, roi_align_backward, roi_align_forward
 from minimask.tensor import Tensor
-from tests.test_roi_align import case
+from tests.cuda_on_cpu.rois import close, run_pooling
+from tests.rois import roi_case
 
 SETTINGS = list(itertools.product((0, 1, 2), (False, True), ("average", "max")))  # sampling_ratio, aligned, pooling
 
 
-def close(found, expected):
-    """Equal to 1e-5, of each number or of the largest (sums of numbers that cancel are small)."""
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
-
-
-def run(gpu, features, boxes, image_index, levels, scales, *settings, gy=None, operation=roi_align):
-    """The result and the gradients of features and boxes (None where there are none), as NumPy arrays."""
-    inputs = [Tensor(gpu.asarray(feature), requires_grad=True) for feature in features]
-    boxes = Tensor(gpu.asarray(boxes), requires_grad=True)
-    image_index, levels = gpu.asarray(image_index), gpu.asarray(levels)
-    gy = None if gy is None else gpu.asarray(gy)
-    with getattr(gpu, "no_sync", nullcontext)():
-        found = operation(inputs, boxes, image_index, levels, scales, *settings)
-        if gy is not None:
-            found.backward(gy)
-    return found.data.get(), [x.grad if x.grad is None else x.grad.get() for x in (*inputs, boxes)]
-
-
 def compare(gpu, features, boxes, *settings, seed=0):
-    """The kernels' result and gradients equal the specification's."""
+    """The result and the gradients of the kernels equal those of the array code."""
     size, channels = settings[3], features[0].shape[3]
     gy = np.random.default_rng(seed).standard_normal((len(boxes), size, size, channels)).astype(np.float32)
-    found, gradients = run(gpu, features, boxes, *settings, gy=gy)
-    expected = module.roi_align_specification(features, boxes, *settings)
+    found, gradients = run_pooling(gpu, roi_align, features, boxes, *settings, gy=gy)
+    expected, chosen = roi_align_forward.plain(features, boxes, *settings)
     close(found, expected)
-    gfeatures, gboxes = module.roi_align_backward_specification(gy, features, boxes, *settings)
+    gfeatures, gboxes = roi_align_backward.plain(gy, chosen, features, boxes, *settings, to_boxes=True)
     for gradient, expected in zip(gradients, [*gfeatures, gboxes]):
         close(gradient, expected)
     return found, gradients
@@ -49,14 +30,14 @@ def compare(gpu, features, boxes, *settings, seed=0):
 
 @pytest.mark.parametrize("sampling_ratio, aligned, pooling", SETTINGS)
 def test_two_levels_and_every_kind_of_box(gpu, sampling_ratio, aligned, pooling):
-    features, boxes, *where = case(dtype=np.float32)  # 12 x 10 and 6 x 5 cells, 3 channels
+    features, boxes, *where = roi_case(dtype=np.float32)  # 12 x 10 and 6 x 5 cells, 3 channels
     found, _ = compare(gpu, features, boxes, *where, 3, sampling_ratio, aligned, pooling)
     assert np.abs(found).max() > 1
 
 
 @pytest.mark.parametrize("channels", [1, 4, 33, 132])
 def test_channels(gpu, channels):
-    features, boxes, *where = case(seed=channels, channels=channels, dtype=np.float32)
+    features, boxes, *where = roi_case(seed=channels, channels=channels, dtype=np.float32)
     kept = slice(0, None, 3)
     boxes, where = boxes[kept], (where[0][kept], where[1][kept], where[2])
     compare(gpu, features, boxes, *where, 2, 2, False, "average" if channels != 4 else "max")
@@ -91,9 +72,10 @@ def test_five_levels_of_which_some_need_no_gradient(gpu):
     gy = rng.standard_normal((20, 2, 2, 3)).astype(np.float32)
     inputs = [Tensor(gpu.asarray(x), requires_grad=level % 2 == 1) for level, x in enumerate(features)]
     found = roi_align(inputs, gpu.asarray(boxes), *(gpu.asarray(x) for x in where[:2]), *settings[2:])
-    np.testing.assert_allclose(found.data.get(), module.roi_align_specification(features, boxes, *settings), atol=1e-5)
+    expected, chosen = roi_align_forward.plain(features, boxes, *settings)
+    np.testing.assert_allclose(found.data.get(), expected, atol=1e-5)
     found.backward(gpu.asarray(gy))
-    expected, _ = module.roi_align_backward_specification(gy, features, boxes, *settings)
+    expected, _ = roi_align_backward.plain(gy, chosen, features, boxes, *settings)
     for level, x in enumerate(inputs):
         if level % 2:
             np.testing.assert_allclose(x.grad.get(), expected[level], atol=2e-5)
@@ -105,9 +87,11 @@ def test_five_levels_of_which_some_need_no_gradient(gpu):
 
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_no_boxes(gpu, pooling):
-    features, boxes, _, _, scales = case(dtype=np.float32)
+    features, boxes, _, _, scales = roi_case(dtype=np.float32)
     nothing, gy = np.zeros(0, int), np.zeros((0, 7, 7, 3), np.float32)
-    found, gradients = run(gpu, features, boxes[:0], nothing, nothing, scales, 7, 2, False, pooling, gy=gy)
+    found, gradients = run_pooling(
+        gpu, roi_align, features, boxes[:0], nothing, nothing, scales, 7, 2, False, pooling, gy=gy
+    )
     assert found.shape == (0, 7, 7, 3) and gradients[2].shape == (0, 4)
     assert [gradient.shape for gradient in gradients[:2]] == [feature.shape for feature in features]
     assert not gradients[0].any() and not gradients[1].any()
@@ -118,7 +102,7 @@ def test_boxes_that_are_not_numbers_and_levels_that_do_not_exist(gpu):
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, 3e38, 4], [0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4]], np.float32)
     image_index, levels = np.array([0, 0, 0, 1, 0]), np.array([0, 0, 0, 0, 1])
     gy = np.ones((5, 2, 2, 2), np.float32)
-    found, (gradient, gboxes) = run(gpu, [feature], boxes, image_index, levels, [1.0], 2, 2, gy=gy)
+    found, (gradient, gboxes) = run_pooling(gpu, roi_align, [feature], boxes, image_index, levels, [1.0], 2, 2, gy=gy)
     assert (found[2] == 1).all() and not found[3:].any() and not gboxes[3:].any()
     assert np.isfinite(gradient).all() and gradient.sum() >= 8
 
@@ -127,7 +111,7 @@ def test_the_largest_of_equals_is_the_first(gpu):
     feature = np.zeros((1, 4, 4, 4), np.float32)
     gy = np.ones((1, 1, 1, 4), np.float32)
     settings = np.zeros(1, int), np.zeros(1, int), [1.0], 1, 2, False, "max"
-    _, (gradient, _) = run(gpu, [feature], np.array([[0, 0, 3, 3]], np.float32), *settings, gy=gy)
+    _, (gradient, _) = run_pooling(gpu, roi_align, [feature], np.array([[0, 0, 3, 3]], np.float32), *settings, gy=gy)
     assert gradient[0, :2, :2].sum() == 4 and gradient.sum() == 4  # the sample at 0.75, 0.75
 
 
@@ -135,25 +119,25 @@ def test_the_largest_of_equals_is_the_first(gpu):
 @pytest.mark.parametrize("channels", [3, 8])
 def test_atomic_additions_give_the_same_sums(gpu, monkeypatch, pooling, channels):
     monkeypatch.setattr(device, "deterministic", False)
-    features, boxes, *where = case(channels=channels, dtype=np.float32)
+    features, boxes, *where = roi_case(channels=channels, dtype=np.float32)
     compare(gpu, features, boxes, *where, 3, 2, False, pooling)
 
 
 def test_gathered_gradients_are_the_same_bits_again(gpu):
-    features, boxes, *where = case(channels=4, dtype=np.float32)
+    features, boxes, *where = roi_case(channels=4, dtype=np.float32)
     gy = np.random.default_rng(5).standard_normal((len(boxes), 7, 7, 4)).astype(np.float32)
-    (_, first), (_, second) = (run(gpu, features, boxes, *where, gy=gy) for _ in range(2))
+    (_, first), (_, second) = (run_pooling(gpu, roi_align, features, boxes, *where, gy=gy) for _ in range(2))
     for a, b in zip(first, second):
         np.testing.assert_array_equal(a, b)
 
 
 def test_equals_the_kernel_of_the_cpu(gpu):
-    features, boxes, *where = case(channels=8, dtype=np.float32)
+    features, boxes, *where = roi_case(channels=8, dtype=np.float32)
     gy = np.random.default_rng(6).standard_normal((len(boxes), 7, 7, 8)).astype(np.float32)
     inputs = [*(Tensor(feature, requires_grad=True) for feature in features), Tensor(boxes, requires_grad=True)]
     expected = roi_align(inputs[:2], inputs[2], *where)
     expected.backward(gy)
-    found, gradients = run(gpu, features, boxes, *where, gy=gy)
+    found, gradients = run_pooling(gpu, roi_align, features, boxes, *where, gy=gy)
     close(found, expected.data)
     for gradient, tensor in zip(gradients, inputs):
         close(gradient, tensor.grad)
@@ -168,17 +152,17 @@ def test_levels_of_boxes(gpu):
     for shape, settings in (((300, 4), ()), ((3, 100, 4), (3, 2, 100, 3)), ((0, 4), ())):
         part = boxes[: np.prod(shape[:-1])].reshape(shape)
         with getattr(gpu, "no_sync", nullcontext)():
-            found = module.assign_levels(gpu.asarray(part), *settings)
+            found = assign_levels(gpu.asarray(part), *settings)
         assert found.dtype == np.int64
-        np.testing.assert_array_equal(found.get(), module.assign_levels(part, *settings))
-    assert module.assign_levels(gpu.asarray(boxes[:9])).get().tolist() == [0, 0, 0, 0, 1, 1, 2, 3, 3]
+        np.testing.assert_array_equal(found.get(), assign_levels(part, *settings))
+    assert assign_levels(gpu.asarray(boxes[:9])).get().tolist() == [0, 0, 0, 0, 1, 1, 2, 3, 3]
 
 
-def test_double_precision_takes_the_specification(gpu):
-    features, boxes, image_index, levels, scales = case()
+def test_double_precision_takes_the_array_code(gpu):
+    features, boxes, image_index, levels, scales = roi_case()
     inputs = [gpu.asarray(feature) for feature in features]
     where = gpu.asarray(image_index), gpu.asarray(levels)
     found = roi_align(inputs, gpu.asarray(boxes), *where, scales, 2).data
-    expected = module.roi_align_specification(features, boxes, image_index, levels, scales, 2)
+    expected, _ = roi_align_forward.plain(features, boxes, image_index, levels, scales, 2)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found.get(), expected, rtol=1e-12)

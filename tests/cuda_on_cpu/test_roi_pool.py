@@ -1,33 +1,26 @@
-"""RoIPool and RoIWarp on the GPU: forward and gradient against specification and Numba kernel."""
+"""RoIPool and RoIWarp on the GPU: forward and gradient against array code and Numba kernel."""
 
 import numpy as np
 import pytest
 
 from minimask import device
-from minimask.kernels import roi_pool_cuda
-from minimask.roi_pool import (
-    roi_pool,
-    roi_pool_backward_specification,
-    roi_pool_specification,
-    roi_warp,
-    round_boxes,
-)
+from minimask.roi_pool import roi_pool, roi_pool_backward, roi_pool_forward, roi_warp, round_boxes
 from minimask.tensor import Tensor
-from tests.cuda_on_cpu.test_roi_align import close, run
-from tests.test_roi_align import case
+from tests.cuda_on_cpu.rois import close, run_pooling
+from tests.rois import roi_case
 
 
 def compare(gpu, features, boxes, *settings, seed=0):
-    """The kernels' result and gradients equal the specification's, and the Numba kernel's."""
+    """The result and the gradients of the kernels equal those of the array code and of the Numba kernel."""
     size, channels = settings[3], features[0].shape[3]
     gy = np.random.default_rng(seed).standard_normal((len(boxes), size, size, channels)).astype(np.float32)
-    found, (*gradients, gboxes) = run(gpu, features, boxes, *settings, gy=gy, operation=roi_pool)
-    expected, chosen = roi_pool_specification(features, boxes, *settings)
+    found, (*gradients, gboxes) = run_pooling(gpu, roi_pool, features, boxes, *settings, gy=gy)
+    expected, chosen = roi_pool_forward.plain(features, boxes, *settings)
     np.testing.assert_array_equal(found, expected)
     assert gboxes is None
     inputs = [Tensor(feature, requires_grad=True) for feature in features]
     roi_pool(inputs, boxes, *settings).backward(gy)
-    specified = roi_pool_backward_specification(gy, features, chosen, *settings[:2])
+    specified = roi_pool_backward.plain(gy, chosen, features, boxes, *settings)
     for gradient, expected, tensor in zip(gradients, specified, inputs):
         close(gradient, expected)
         close(gradient, tensor.grad)
@@ -36,14 +29,14 @@ def compare(gpu, features, boxes, *settings, seed=0):
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_two_levels_and_every_kind_of_box(gpu, size):
-    features, boxes, *where = case(dtype=np.float32)  # 12 x 10 and 6 x 5 cells, 3 channels
+    features, boxes, *where = roi_case(dtype=np.float32)  # 12 x 10 and 6 x 5 cells, 3 channels
     found, _ = compare(gpu, features, boxes, *where, size)
     assert np.abs(found).max() > 1
 
 
 @pytest.mark.parametrize("channels", [1, 4, 33, 132])
 def test_channels(gpu, channels):
-    features, boxes, *where = case(seed=channels, channels=channels, dtype=np.float32)
+    features, boxes, *where = roi_case(seed=channels, channels=channels, dtype=np.float32)
     kept = slice(0, None, 3)
     compare(gpu, features, boxes[kept], where[0][kept], where[1][kept], where[2], 2)
 
@@ -66,9 +59,9 @@ def test_more_boxes_than_a_block_has_threads(gpu):
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
 def test_no_boxes(gpu, operation):
-    features, boxes, _, _, scales = case(dtype=np.float32)
+    features, boxes, _, _, scales = roi_case(dtype=np.float32)
     nothing, gy = np.zeros(0, int), np.zeros((0, 7, 7, 3), np.float32)
-    found, gradients = run(gpu, features, boxes[:0], nothing, nothing, scales, 7, gy=gy, operation=operation)
+    found, gradients = run_pooling(gpu, operation, features, boxes[:0], nothing, nothing, scales, 7, gy=gy)
     assert found.shape == (0, 7, 7, 3) and not gradients[0].any() and not gradients[1].any()
 
 
@@ -78,7 +71,7 @@ def test_boxes_that_are_not_numbers_and_levels_that_do_not_exist(gpu, operation)
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, np.inf, 1e30], [0, 0, 3, 3], [0, 0, 3, 3], [0, 0, 3, 3]], np.float32)
     image_index, levels = np.array([0, 0, 0, 1, 0]), np.array([0, 0, 0, 0, 1])
     gy = np.ones((5, 2, 2, 2), np.float32)
-    found, (gradient, _) = run(gpu, [feature], boxes, image_index, levels, [1.0], 2, gy=gy, operation=operation)
+    found, (gradient, _) = run_pooling(gpu, operation, [feature], boxes, image_index, levels, [1.0], 2, gy=gy)
     assert (found[2] == 1).all() and not found[3:].any()
     assert np.isfinite(gradient).all() and gradient.sum() >= 8
 
@@ -86,27 +79,27 @@ def test_boxes_that_are_not_numbers_and_levels_that_do_not_exist(gpu, operation)
 @pytest.mark.parametrize("channels", [3, 8])
 def test_atomic_additions_give_the_same_sums(gpu, monkeypatch, channels):
     monkeypatch.setattr(device, "deterministic", False)
-    features, boxes, *where = case(channels=channels, dtype=np.float32)
+    features, boxes, *where = roi_case(channels=channels, dtype=np.float32)
     compare(gpu, features, boxes, *where, 3)
 
 
 def test_rounded_boxes(gpu):
-    _, boxes, _, levels, scales = case(dtype=np.float32)
-    found = roi_pool_cuda.round_boxes(gpu.asarray(boxes), gpu.asarray(levels), scales)
-    np.testing.assert_array_equal(found.get(), round_boxes(boxes, levels, scales))
+    _, boxes, _, levels, scales = roi_case(dtype=np.float32)
+    found = round_boxes(gpu.asarray(boxes), gpu.asarray(levels), scales)
+    np.testing.assert_array_equal(found.get(), round_boxes.plain(boxes, levels, scales))
     halves = np.array([[2, 6, 10, 14], [-2, -6, -10, 18], [1.9, 2.1, 5.9, 6.1]], np.float32)  # at 1/4: 0.5, 1.5, ...
-    found = roi_pool_cuda.round_boxes(gpu.asarray(halves), gpu.asarray(np.zeros(3, int)), [0.25])
+    found = round_boxes(gpu.asarray(halves), gpu.asarray(np.zeros(3, int)), [0.25])
     assert found.get().tolist() == [[4, 8, 16, 20], [-4, -8, 0, 24], [0, 4, 8, 12]]
 
 
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_warp_equals_the_kernel_of_the_cpu(gpu, pooling):
-    features, boxes, *where = case(channels=4, dtype=np.float32)
+    features, boxes, *where = roi_case(channels=4, dtype=np.float32)
     gy = np.random.default_rng(6).standard_normal((len(boxes), 3, 3, 4)).astype(np.float32)
     inputs = [Tensor(feature, requires_grad=True) for feature in features]
     expected = roi_warp(inputs, boxes, *where, 3, 2, None, pooling)
     expected.backward(gy)
-    found, (*gradients, gboxes) = run(gpu, features, boxes, *where, 3, 2, None, pooling, gy=gy, operation=roi_warp)
+    found, (*gradients, gboxes) = run_pooling(gpu, roi_warp, features, boxes, *where, 3, 2, None, pooling, gy=gy)
     assert gboxes is None
     close(found, expected.data)
     for gradient, tensor in zip(gradients, inputs):
@@ -114,8 +107,8 @@ def test_warp_equals_the_kernel_of_the_cpu(gpu, pooling):
 
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
-def test_double_precision_takes_the_specification(gpu, operation):
-    features, boxes, image_index, levels, scales = case()
+def test_double_precision_takes_the_array_code(gpu, operation):
+    features, boxes, image_index, levels, scales = roi_case()
     where = gpu.asarray(image_index), gpu.asarray(levels)
     found = operation([gpu.asarray(feature) for feature in features], gpu.asarray(boxes), *where, scales, 2).data
     assert found.dtype == np.float64
