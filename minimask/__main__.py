@@ -452,11 +452,12 @@ def command_convert(args):
 def command_split(args):
     """Divide a COCO file; see `python -m minimask split --help`."""
     from minimask.datasets.coco import split
+    from minimask.datasets.coco_file import read_coco
     from minimask.run.files import json_bytes, write_files
 
     source = Path(args.annotations)
     output = Path(args.output) if args.output else source.parent
-    parts = dict(zip(("train", "val"), split(_read_coco(source), args.every)))
+    parts = dict(zip(("train", "val"), split(read_coco(source)[0], args.every)))
     for name, part in parts.items():
         if not part["images"]:
             raise InputError(f"{source}: has too few images to divide them: none would be left for {name}")
@@ -468,25 +469,6 @@ def command_split(args):
     write_files({paths[name]: json_bytes(part) for name, part in parts.items()})
     for name, part in parts.items():
         print(f"{paths[name]}: {len(part['images'])} images, {len(part['annotations'])} objects")
-
-
-def _read_coco(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not json ({error})") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{path}: is not a COCO file: it has no list {key!r}")
-    for i, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
-            raise InputError(f"{path}: is not a COCO file: images[{i}] has no 'file_name' and 'id'")
-    for i, annotation in enumerate(content["annotations"]):
-        if not isinstance(annotation, dict) or "image_id" not in annotation:
-            raise InputError(f"{path}: is not a COCO file: annotations[{i}] has no 'image_id'")
-    return content
 
 
 # ----------------------------------------------------------------------------------------------------------------- demo

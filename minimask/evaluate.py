@@ -11,17 +11,16 @@ nothing was found.
 
 import contextlib
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 
+from minimask.datasets.coco_results import KINDS, detections, ground_truth, some
 from minimask.device import enough_memory
 from minimask.errors import InputError
 from minimask.image import restore
 from minimask.run.files import json_bytes, write_files
 
-KINDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> what a result must hold
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 SIGMA = 0.067  # the mean of COCO's 17: how exact a keypoint can be placed, in square roots of the object's area
 
@@ -63,7 +62,7 @@ def evaluate(
     from_samples = truth is None
     if from_samples:
         truth = {"images": [], "annotations": [], "categories": [{"id": i} for i in category_ids]}
-    known = _usable_ground_truth(*_read(truth, "ground truth"), "bbox")  # so that a bad file is known at once
+    known = None if from_samples else ground_truth(truth, "bbox")  # a bad file is reported before the work begins
     results, image_ids = {kind: [] for kind in KINDS}, []
     for samples, predictions in predict_samples(model, dataset, indices, batch_size, progress):
         ids = [sample.image_id for sample in samples]
@@ -212,10 +211,11 @@ def write_results(folder, results):
 # -------------------------------------------------------------------------------- average precision
 
 
-def coco_average_precision(ground_truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None):
+def coco_average_precision(truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None):
     """COCO's numbers for results against ground truth, from pycocotools' own matching.
 
-    ground_truth: COCO's dict, or the path of its json. results: list of entries of a results file, or its path.
+    truth: COCO's dict of the ground truth, or the path of its json.
+    results: list of entries of a results file, or its path.
     kind: "bbox", "segm" or "keypoints". image_ids: the images that count (all by default).
     max_detections: how many detections an image may count, rising; (1, 10, 100) by default, (20,) for keypoints.
     keypoint_sigmas: (K,) how exact each keypoint can be placed; COCO's own by default, which are for 17.
@@ -230,8 +230,8 @@ def coco_average_precision(ground_truth, results, kind, max_detections=None, ima
     max_detections = max_detections or ((20,) if kind == "keypoints" else (1, 10, 100))
     if sorted(max_detections) != list(max_detections) or max_detections[0] < 1:
         raise ValueError(f"coco_average_precision: max_detections must be 1 or more and rise, got {max_detections}")
-    truth = _usable_ground_truth(*_read(ground_truth, "ground truth"), kind)
-    found = _usable_results(*_read(results, "results"), truth, kind)
+    truth = ground_truth(truth, kind)
+    found = detections(results, truth, kind)
     return _numbers(_run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas), kind)
 
 
@@ -260,7 +260,7 @@ def _run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas
 def _check_image_ids(image_ids, truth):
     unknown = set(image_ids) - {image["id"] for image in truth["images"]}
     if unknown:
-        raise InputError(f"the ground truth has no image with id {_some(unknown)}")
+        raise InputError(f"the ground truth has no image with id {some(unknown)}")
 
 
 def _set_sigmas(params, truth, sigmas):
@@ -270,7 +270,7 @@ def _set_sigmas(params, truth, sigmas):
         params.kpt_oks_sigmas = np.asarray(sigmas, dtype=np.float64)
     if points != {len(params.kpt_oks_sigmas)}:
         raise InputError(
-            f"the ground truth has objects of {_some(points)} keypoints, "
+            f"the ground truth has objects of {some(points)} keypoints, "
             f"but there are sigmas for {len(params.kpt_oks_sigmas)}"
         )
 
@@ -333,205 +333,3 @@ def _explain_recall(name, kinds):
 
 def _cell(value):
     return "-" if value == -1 else f"{value:.3f}"
-
-
-# -------------------------------------------------------------------------------- reading what people have
-
-
-def _read(source, what):
-    """The value in a json file, or the value itself if it is none; and its name for messages."""
-    if not isinstance(source, (str, Path)):
-        return source, f"the {what}"
-    try:
-        with open(source, encoding="utf-8") as file:
-            return json.load(file), str(source)
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such {what} file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source}: is not json ({error.msg} in line {error.lineno})") from error
-
-
-def _usable_ground_truth(truth, name, kind):
-    """COCO's dict with all that pycocotools takes for granted; the caller's stays as it was.
-
-    Annotations are numbered anew from 1, as pycocotools takes the id 0 for "not matched". Missing "iscrowd" is 0,
-    missing "area" comes from the mask or the box.
-    """
-    if not isinstance(truth, dict):
-        raise InputError(f"{name}: COCO ground truth must be a json object, is {type(truth).__name__}")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(truth.get(key), list):
-            raise InputError(f'{name}: is not COCO ground truth: the list "{key}" is missing')
-    for key in ("images", "categories"):
-        for i, entry in enumerate(truth[key]):
-            _need(entry, ("id",), f"{name}: {key}[{i}]")
-            if not isinstance(entry["id"], (int, str, np.integer)):
-                raise InputError(f"{name}: {key}[{i}]: id must be a whole number, is {entry['id']!r}")
-    images = {image["id"]: image for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
-    points = _keypoint_count(truth) if kind == "keypoints" else 0
-    annotations = []
-    for i, original in enumerate(truth["annotations"]):
-        where = f"{name}: annotations[{i}]"
-        _need(original, ("image_id", "category_id"), where)
-        _check_ids(original, images, categories, where)
-        annotation = {**original, "id": i + 1, "iscrowd": int(original.get("iscrowd", 0))}
-        if kind == "segm":
-            _need(original, ("segmentation",), where)
-            annotation["segmentation"] = _rle(original["segmentation"], images[original["image_id"]], where)
-        else:
-            annotation.setdefault("bbox", None)
-            _check_box(annotation["bbox"], where)
-        if kind == "keypoints":
-            _complete_keypoints(annotation, points)
-        if "area" not in annotation:
-            annotation["area"] = _area(annotation, kind)
-        annotations.append(annotation)
-    return {"info": {}, **truth, "annotations": annotations}
-
-
-def _keypoint_count(truth):
-    """How many keypoints an object has, as the categories say or the annotations show; COCO's 17 if neither."""
-    counts = [len(category.get("keypoints") or ()) for category in truth["categories"]]
-    annotations = [annotation for annotation in truth["annotations"] if isinstance(annotation, dict)]
-    return max(counts + [len(annotation.get("keypoints") or ()) // 3 for annotation in annotations] or [0]) or 17
-
-
-def _complete_keypoints(annotation, count):
-    """An object without keypoints has as many as the others, none of them labeled."""
-    if not annotation.get("keypoints"):
-        annotation["keypoints"] = [0] * (3 * count)
-        annotation["num_keypoints"] = 0
-    annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
-
-
-def _usable_results(results, name, truth, kind):
-    """The entries of a results file as annotations: with id, iscrowd, area and box, as COCO.loadRes gives them."""
-    if not isinstance(results, list):
-        raise InputError(f"{name}: COCO results must be a json list of detections, is {type(results).__name__}")
-    images = {image["id"]: image for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
-    annotations = []
-    for i, result in enumerate(results):
-        where = f"{name}: result {i}"
-        _need(result, ("image_id", "category_id", "score", KINDS[kind]), where)
-        _check_ids(result, images, categories, where)
-        if not _is_number(result["score"]):
-            raise InputError(f"{where}: score must be a number, is {result['score']!r}")
-        annotation = {**result, "id": i + 1, "iscrowd": 0}
-        if annotation.get("bbox") or kind == "bbox":
-            _check_box(annotation.get("bbox"), where)
-        if kind == "segm":
-            annotation["segmentation"] = _rle(result["segmentation"], images[result["image_id"]], where)
-        if kind == "keypoints":
-            _check_keypoints(result["keypoints"], truth, where)
-        annotation["area"] = _area(annotation, kind)
-        annotations.append(annotation)
-    return annotations
-
-
-def _need(entry, keys, where):
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: must be a json object, is {type(entry).__name__}")
-    for key in keys:
-        if key not in entry:
-            raise InputError(f'{where}: "{key}" is missing')
-
-
-def _check_ids(entry, images, categories, where):
-    for key, known in (("image_id", images), ("category_id", categories)):
-        if not isinstance(entry[key], (int, str, np.integer)) or entry[key] not in known:
-            what = key.removesuffix("_id")
-            raise InputError(f"{where}: {key} {entry[key]!r} is no {what} of the ground truth")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(value))
-
-
-def _check_box(box, where):
-    if box is None:
-        raise InputError(f'{where}: "bbox" is missing')
-    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4 or not all(map(_is_number, box)):
-        raise InputError(f"{where}: bbox must be 4 numbers x, y, width, height, is {box!r}")
-
-
-def _check_keypoints(keypoints, truth, where):
-    if not isinstance(keypoints, (list, tuple)) or not all(map(_is_number, keypoints)):
-        raise InputError(f"{where}: keypoints must be a list of numbers")
-    expected = {len(a["keypoints"]) for a in truth["annotations"]} or {len(keypoints)}
-    if expected != {len(keypoints)} or not keypoints:
-        raise InputError(f"{where}: keypoints must be {_some(expected)} numbers (x, y, v ...), are {len(keypoints)}")
-
-
-def _area(annotation, kind):
-    """Area by which objects are sorted into small, medium and large: COCO.loadRes takes the box where there is one."""
-    if annotation.get("bbox"):
-        return float(annotation["bbox"][2]) * float(annotation["bbox"][3])
-    if kind == "segm":
-        from pycocotools import mask as rle
-
-        return float(rle.area(annotation["segmentation"]))
-    x, y = annotation["keypoints"][0::3], annotation["keypoints"][1::3]
-    annotation["bbox"] = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
-    return float((max(x) - min(x)) * (max(y) - min(y)))
-
-
-def _rle(segmentation, image, where):
-    """Polygons, plain or compressed RLE as compressed RLE of the image's size."""
-    from pycocotools import mask as rle
-
-    _need(image, ("height", "width"), f"{where}: its image")
-    if not (_is_number(image["height"]) and _is_number(image["width"])):
-        raise InputError(f"{where}: its image's height and width must be numbers")
-    height, width = int(image["height"]), int(image["width"])
-    if isinstance(segmentation, list):
-        points = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and all(map(_is_number, p))]
-        if not points or len(points) != len(segmentation) or any(len(p) % 2 for p in points):
-            raise InputError(f"{where}: segmentation must be polygons of at least 3 points x, y")
-        return rle.merge(rle.frPyObjects(points, height, width))
-    _need(segmentation, ("size", "counts"), f"{where}: segmentation")
-    size, counts = segmentation["size"], segmentation["counts"]
-    if list(size) != [height, width]:
-        raise InputError(f"{where}: the RLE's size is {size}, its image's [{height}, {width}]")
-    runs = run_lengths(counts)
-    if runs is None or len(runs) == 0 or runs.min() < 0 or runs.sum() != height * width:
-        raise InputError(f"{where}: the RLE's counts do not fill its size of {height} x {width}")
-    if isinstance(counts, list):
-        return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": counts}
-
-
-def run_lengths(counts):
-    """Lengths of the runs of an RLE, (n,) int64, from COCO's list or its compressed text; None if it is neither.
-
-    The text holds 5 bits a character, the lowest first, with bit 5 for "more to come" and the top bit as sign; from
-    the fourth number on, each is the difference to the number two before. (pycocotools trusts its input: counts that
-    do not fill the mask make it read memory that is not its own, so they are decoded and checked here first.)
-    """
-    if isinstance(counts, list):
-        return np.array(counts, dtype=np.int64) if all(isinstance(n, int) for n in counts) else None
-    if not isinstance(counts, (str, bytes)):
-        return None
-    codes = counts.encode("utf-8") if isinstance(counts, str) else counts
-    codes = np.frombuffer(codes, dtype=np.uint8).astype(np.int64) - 48
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    last = np.flatnonzero(codes & 32 == 0)  # the last character of each number
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() > 11:
-        return None
-    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-    runs = np.add.reduceat((codes & 31) << (5 * place), first)
-    runs -= (codes[last] >> 4 & 1) << (5 * (last - first + 1))
-    for start in (1, 2):
-        runs[start::2] = np.cumsum(runs[start::2])
-    return runs
-
-
-def _some(values):
-    """A few of the values as text."""
-    values = sorted(values, key=str)
-    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

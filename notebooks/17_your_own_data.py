@@ -30,9 +30,10 @@ from PIL import Image
 
 from minimask import check, course, draw, mask_rcnn, weights
 from minimask.__main__ import main
-from minimask.datasets.coco import CocoDataset, decode_segmentation, split
+from minimask.datasets.coco import CocoDataset, split, to_coco
 from minimask.datasets.loader import InMemory, Loader
-from minimask.datasets.toy import ToyScenes, to_coco
+from minimask.datasets.segmentation import decode_segmentation
+from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.image import flip, read_image, turn

@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from minimask.datasets.coco import CocoDataset, decode_segmentation, image_size, rle_counts, split
+from minimask.__main__ import main
+from minimask.datasets.coco import CocoDataset, image_size, split
 from minimask.datasets.loader import Loader
+from minimask.datasets.segmentation import decode_segmentation, rle_counts
 from minimask.errors import InputError
+from minimask.evaluate import coco_average_precision
 from minimask.image import ImageTransform
 
 # pycocotools is a little behind numpy here
@@ -161,8 +164,41 @@ def test_some_images_only(folder):
 def test_class_names_give_the_labels(folder):
     dataset = open_coco(folder, small_coco(), class_names=("whale", "snail", "crab"))
     assert dataset.category_ids == (90, 92, 0) and dataset[0].labels.tolist() == [1, 3]
-    with pytest.raises(InputError, match='has a category "whale", which is none of crab, snail'):
+    with pytest.raises(InputError, match='has a category "whale", which is not one of crab, snail'):
         open_coco(folder, small_coco(), class_names=("crab", "snail"))
+
+
+def test_image_ids_may_be_text(folder):
+    content = small_coco()
+    for entry, key in [(image, "id") for image in content["images"]] + [
+        (a, "image_id") for a in content["annotations"]
+    ]:
+        entry[key] = f"photo {entry[key]}"
+    assert open_coco(folder, content)[0].image_id == "photo 0"
+    assert coco_average_precision(folder / "coco.json", [], "segm")["AP"] == 0
+
+
+def test_null_is_as_good_as_missing(folder):
+    content = small_coco()
+    for annotation in content["annotations"]:
+        annotation |= {"bbox": None, "area": None, "iscrowd": annotation.get("iscrowd"), "keypoints": None}
+    for image in content["images"]:
+        image |= {"width": None, "height": None}
+    assert open_coco(folder, content)[0].boxes[0].tolist() == [3, 2, 9, 5]
+    assert coco_average_precision(open_coco(folder, content).coco_dict, [], "bbox")["AP"] == 0
+
+
+def test_a_byte_order_mark_and_sizes_with_a_point_are_read(folder):
+    content = small_coco()
+    content["images"][0] |= {"width": 20.0, "height": 10.0}
+    (folder / "coco.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    assert CocoDataset(folder / "images", folder / "coco.json")[0].masks.shape == (2, 10, 20)
+
+
+def test_keypoints_of_a_category_without_keypoints_are_left_out(folder):
+    content = small_coco()
+    content["annotations"][0]["keypoints"] = [1, 1, 2]  # a whale, for which the file names no keypoints
+    assert open_coco(folder, content)[0].keypoints[0].tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_a_dict_instead_of_a_file(folder):
@@ -248,25 +284,34 @@ BAD = [
     (change(("images", 1), 3), "images[1] must be an object, not a number"),
     (change(("images", 1, "file_name"), KeyError), 'images[1] has no "file_name"'),
     (change(("images", 1, "file_name"), None), 'images[1]: "file_name" must be text, is None'),
-    (change(("images", 1, "id"), "7"), """images[1]: "id" must be a whole number, is '7'"""),
+    (change(("images", 1, "id"), None), 'images[1]: "id" must be an integer or text, is None'),
+    (change(("images", 1, "id"), 2**63), 'images[1]: "id" must be an integer or text, is 9223372036854775808'),
+    (change(("images", 1, "id"), "7"), "some image ids are integers and some are text; they must all be of one kind"),
+    (change(("categories", 1, "id"), "7"), """categories[1]: "id" must be an integer, is '7'"""),
     (change(("images", 1, "id"), 0), "two images have the id 0"),
-    (change(("images", 1, "width"), 0), "image 7 must have a width of 1 pixel or more, has 0"),
-    (change(("images", 1, "width"), KeyError), "image 7 must have a width of 1 pixel or more, has None"),
+    (change(("images", 1, "width"), 0), "image 7 must have a width of 1 to 1000000 pixels, has 0"),
+    (change(("images", 1, "width"), KeyError), "image 7 must have a width of 1 to 1000000 pixels, has None"),
     (change(("categories", 1, "id"), 90), "two categories have the id 90"),
     (change(("categories", 1, "name"), "whale"), 'two categories have the name "whale"'),
     (change(("categories", 0, "keypoints"), ["a"]), "its categories have different keypoints"),
     # an annotation
     (change(("annotations", 1, "image_id"), KeyError), 'annotations[1] has no "image_id"'),
-    (change(("annotations", 1, "image_id"), 99), "annotation 5 is of image 99, which is not among the images"),
-    (change(("annotations", 1, "category_id"), 1), "annotation 5 is of category 1, which is not among the categories"),
-    (change(("annotations", 1, "bbox"), [1, 1, 0, 4]), "annotation 5 has a box of no area: bbox [1, 1, 0, 4]"),
-    (change(("annotations", 1, "bbox"), [1, 1, 3, -4]), "annotation 5 has a box of no area: bbox [1, 1, 3, -4]"),
+    (change(("annotations", 1, "image_id"), 99), "annotation 5 belongs to image 99, which is not among the images"),
+    (change(("annotations", 1, "category_id"), 1), "annotation 5 has category 1, which is not among the categories"),
+    (change(("annotations", 1, "bbox"), [1, 1, 0, 4]), "annotation 5 has a box without area: bbox [1, 1, 0, 4]"),
+    (change(("annotations", 1, "bbox"), [1, 1, 3, -4]), "annotation 5 has a box without area: bbox [1, 1, 3, -4]"),
     (change(("annotations", 1, "bbox"), [1, 1, 4]), "annotation 5 must have a bbox [x, y, width, height], has [1, 1,"),
-    (change(("annotations", 1, "bbox"), [1, 1, 4, float("nan")]), "annotation 5 has a bbox with values that are no n"),
-    (change(("annotations", 1, "bbox"), [1, 1, 1e9, 4]), "annotation 5 has a bbox with a value beyond any picture"),
-    (change(("annotations", 1, "bbox"), [25, 1, 4, 4]), "annotation 5 has a box outside its picture of 20 x 10 pixels"),
-    (change(("annotations", 1, "segmentation"), KeyError), "annotation 5 has no segmentation; masks cannot be learned"),
-    (change(("annotations", 1, "segmentation"), []), "annotation 5 has no segmentation; masks cannot be learned"),
+    (change(("annotations", 1, "bbox"), [1, 1, 4, float("nan")]), "annotation 5 has a bbox with values that are not n"),
+    (
+        change(("annotations", 1, "bbox"), [1, 1, 1e9, 4]),
+        "annotation 5 has a bbox with a value too large for any",
+    ),
+    (change(("annotations", 1, "bbox"), [25, 1, 4, 4]), "annotation 5 has a box outside its image of 20 x 10 pixels"),
+    (
+        change(("annotations", 1, "segmentation"), KeyError),
+        "annotation 5 has no segmentation; a box alone does not",
+    ),
+    (change(("annotations", 1, "segmentation"), []), "annotation 5 has no segmentation; a box alone does not"),
     (change(("annotations", 1, "segmentation"), "mask"), "annotation 5 must have a list of polygons or an RLE object"),
     (change(("annotations", 1, "segmentation"), [[1, 1, 5, 5]]), "annotation 5 has a polygon of 2 points; it takes at"),
     (change(("annotations", 1, "segmentation"), [[1, 1]]), "annotation 5 has a polygon of 1 point; it takes at least"),
@@ -274,12 +319,12 @@ BAD = [
     (change(("annotations", 1, "segmentation"), [[1, 1, 5, 5, 2, "x"]]), "annotation 5 has a polygon with values that"),
     (
         change(("annotations", 1, "segmentation"), [[1, 1, 5, 5, 2, 1e7]]),
-        "annotation 5 has a polygon with a point far outside its picture: (2, 1e+07)",
+        "annotation 5 has a polygon with a point far outside its image: (2, 1e+07)",
     ),
     (change(("annotations", 1, "segmentation"), [5, 6]), "annotation 5 must have polygons that are lists of numbers"),
     (
         change(("annotations", 1, "segmentation"), {**RLE, "size": [20, 10]}),
-        "annotation 5 has an RLE of size 20 x 10 (height x width), but image 0 is 10 x 20",
+        "annotation 5 has an RLE of size 20 x 10 (height x width), but its image is 10 x 20",
     ),
     (change(("annotations", 1, "segmentation"), {**RLE, "size": 3}), "annotation 5 has an RLE whose size must be [h"),
     (
@@ -288,7 +333,7 @@ BAD = [
     ),
     (
         change(("annotations", 1, "segmentation"), {**RLE, "counts": "0do"}),
-        "annotation 5 has an RLE whose counts cannot be decoded; 10 x 20 are 200",
+        "annotation 5 has an RLE whose counts cannot be decoded for 10 x 20 pixels",
     ),
     (
         change(("annotations", 1, "segmentation"), {**RLE, "counts": [20, -20, 200]}),
@@ -296,7 +341,9 @@ BAD = [
     ),
     (change(("annotations", 1, "segmentation"), {**RLE, "counts": [0, 2.5]}), "annotation 5 has an RLE whose counts "),
     (change(("annotations", 1, "segmentation"), {**RLE, "counts": None}), "annotation 5 has an RLE whose counts must"),
-    (change(("annotations", 3, "segmentation"), [[4, 4, 8, 4, 9, 4]]), "annotation 8 has a segmentation of no area"),
+    (change(("annotations", 3, "segmentation"), [[4, 4, 8, 4, 9, 4]]), "annotation 8 has a segmentation without area"),
+    (change(("annotations", 1, "iscrowd"), "0"), "annotation 5 must have 0 or 1 as iscrowd, has '0'"),
+    (change(("annotations", 1, "area"), "large"), "annotation 5 must have a number as area, has 'large'"),
     (change(("annotations", 1, "keypoints"), [1, 2, 2]), "annotation 5 must have 6 keypoint numbers (x, y, visibility"),
 ]
 
@@ -307,6 +354,24 @@ def test_bad_json_is_named(folder, content, message):
         open_coco(folder, content)
     assert str(caught.value).startswith(f"{folder / 'coco.json'}: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content, message", BAD, ids=[message[:60] for _, message in BAD])
+def test_training_evaluation_and_split_tell_a_defect_in_the_same_words(folder, content, message, capsys):
+    if "no segmentation" in message:
+        pytest.skip("a split needs no masks")
+    path = folder / "coco.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError) as training:
+        CocoDataset(folder / "images", path)
+    if "file_name" not in message:  # evaluation compares by id
+        with pytest.raises(InputError) as evaluation:
+            coco_average_precision(path, [], "segm")
+        assert str(evaluation.value) == str(training.value)
+    if "has None" not in message:  # split can do without sizes
+        assert main(["split", str(path), "--output", str(folder / "parts")]) == 2
+        assert str(training.value) in capsys.readouterr().err
+    assert not (folder / "parts").exists()
 
 
 def paths(value, path=()):
@@ -330,7 +395,7 @@ def test_whatever_is_wrong_anywhere_is_an_input_error(folder, odd):
 
 def test_bad_files_are_named(folder):
     content = small_coco()
-    with pytest.raises(InputError, match="absent.json: no such annotation file"):
+    with pytest.raises(InputError, match="absent.json: no such file of annotations"):
         CocoDataset(folder / "images", folder / "absent.json")
     (folder / "binary.json").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InputError, match="binary.json: is not json"):

@@ -443,11 +443,15 @@ def test_predict_a_photo_of_one_pixel_and_a_long_one(run, tmp_path):
     "content, message",
     [
         ("[1, 2", "is not json"),
-        ("[]", "is not a COCO file: it has no list 'images'"),
-        ('{"images": [], "annotations": []}', "no list 'categories'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "images.0. has no 'file_name' and 'id'"),
-        ('{"images": [], "annotations": [{}], "categories": []}', "annotations.0. has no 'image_id'"),
-        ('{"images": [], "annotations": [], "categories": []}', "too few images to divide"),
+        ("[]", "is not COCO json: it must hold an object, not a list"),
+        ('{"images": [], "annotations": []}', 'is not COCO json: "categories" is missing'),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', 'images.0. has no "file_name"'),
+        ('{"images": [], "annotations": [{}], "categories": []}', 'annotations.0. has no "image_id"'),
+        ('{"images": [], "annotations": [], "categories": []}', "there are no images in it"),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+            "too few images to divide",
+        ),
     ],
 )
 def test_split_of_bad_files(content, message, tmp_path, capsys):
@@ -465,5 +469,5 @@ def test_split_overwrites_nothing_unasked(tmp_path, capsys):
     assert "all_val.json: is there already" in fails(capsys, "split", tmp_path / "all.json")
     assert (tmp_path / "all_val.json").read_text() == "mine" and not (tmp_path / "all_train.json").exists()
     assert "every must be 2 or more" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
-    assert "nowhere.json: cannot be read" in fails(capsys, "split", tmp_path / "nowhere.json")
+    assert "nowhere.json: no such file of annotations" in fails(capsys, "split", tmp_path / "nowhere.json")
     assert main(["split", str(tmp_path / "all.json"), "--overwrite"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minimask.datasets.segmentation import rle_counts
 from minimask.errors import InputError
 from minimask.evaluate import (
     category_list,
@@ -17,7 +18,6 @@ from minimask.evaluate import (
     evaluate,
     format_table,
     predictions_to_coco,
-    run_lengths,
     write_results,
     xywh,
 )
@@ -232,7 +232,7 @@ def test_keypoints_of_another_kind_of_object_need_sigmas():
         coco_average_precision(truth, results, "keypoints")
     numbers = coco_average_precision(truth, results, "keypoints", keypoint_sigmas=[0.05] * 3)
     assert numbers["AP"] == pytest.approx(1, abs=1e-12)
-    with pytest.raises(InputError, match=r"result 0: keypoints must be 9 numbers \(x, y, v ...\), are 3"):
+    with pytest.raises(InputError, match=r"result 0 must have 9 keypoint numbers \(x, y, score\), has 3"):
         coco_average_precision(truth, [_result(7, 3, 0.9, keypoints=[1, 2, 1])], "keypoints", keypoint_sigmas=[0.1] * 3)
 
 
@@ -244,7 +244,7 @@ def test_run_lengths_are_those_pycocotools_wrote():
     for shape in ((1, 1), (3, 5), (40, 33), (200, 301)):
         for share in (0, 0.02, 0.5, 1):
             mask = rng.random(shape) < share
-            runs = run_lengths(encode_mask(mask)["counts"])
+            runs = rle_counts(encode_mask(mask)["counts"])
             assert runs.sum() == mask.size and runs.min() >= 0
             assert runs[1::2].sum() == mask.sum()
             decoded = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape[::-1]).T  # column by column
@@ -253,22 +253,22 @@ def test_run_lengths_are_those_pycocotools_wrote():
 
 @pytest.mark.parametrize("counts", ["", "zzzz", "\x00", "é", 7, None, [1.5, 2], "oooooooooooooooo0"])
 def test_what_is_no_run_length_code_is_found_out(counts):
-    assert run_lengths(counts) is None
+    assert rle_counts(counts) is None
 
 
 # -------------------------------------------------------------------------------- bad files
 
 
 BAD_RESULTS = [
-    ({"image_id": 99}, "result 1: image_id 99 is no image of the ground truth"),
-    ({"category_id": 5}, "result 1: category_id 5 is no category of the ground truth"),
-    ({"image_id": [7]}, r"result 1: image_id \[7\] is no image"),
-    ({"score": None}, "result 1: score must be a number, is None"),
-    ({"score": float("nan")}, "result 1: score must be a number"),
-    ({"bbox": [1, 2, 3]}, "result 1: bbox must be 4 numbers x, y, width, height"),
-    ({"bbox": [1, 2, 3, "4"]}, "result 1: bbox must be 4 numbers"),
-    ({"bbox": [1, 2, 3, float("inf")]}, "result 1: bbox must be 4 numbers"),
-    ({"bbox": None}, 'result 1: "bbox" is missing'),
+    ({"image_id": 99}, "result 1 has image_id 99, which is not among the images of the ground truth"),
+    ({"category_id": 5}, "result 1 has category_id 5, which is not among the categories of the ground truth"),
+    ({"image_id": [7]}, r"result 1 has image_id \[7\], which is not among the images"),
+    ({"score": None}, "result 1 must have a number as score, has None"),
+    ({"score": float("nan")}, "result 1 must have a number as score, has nan"),
+    ({"bbox": [1, 2, 3]}, r"result 1 must have a bbox \[x, y, width, height\], has \[1, 2, 3\]"),
+    ({"bbox": [1, 2, 3, "4"]}, r"result 1 must have a bbox \[x, y, width, height\]"),
+    ({"bbox": [1, 2, 3, float("inf")]}, r"result 1 must have a bbox \[x, y, width, height\]"),
+    ({"bbox": None}, r"result 1 must have a bbox \[x, y, width, height\], has None"),
 ]
 
 
@@ -285,20 +285,20 @@ def test_missing_keys_of_results_are_named(key, tmp_path):
     del result[key]
     path = tmp_path / "found.json"
     path.write_text(json.dumps([result]))
-    with pytest.raises(InputError, match=f'found.json: result 0: "{key}" is missing'):
+    with pytest.raises(InputError, match=f'found.json: result 0 has no "{key}"'):
         coco_average_precision(_truth(), path, "bbox")
 
 
 BAD_MASKS = [
-    ({"size": [100, 99], "counts": "0"}, r"the RLE's size is \[100, 99\], its image's \[100, 100\]"),
-    ({"size": [100, 100], "counts": "1"}, "the RLE's counts do not fill its size of 100 x 100"),
-    ({"size": [100, 100], "counts": [5, 6]}, "the RLE's counts do not fill its size"),
-    ({"size": [100, 100], "counts": []}, "the RLE's counts do not fill its size"),
-    ({"size": [100, 100]}, '"counts" is missing'),
-    ([[1, 2, 3, 4]], "polygons of at least 3 points"),
-    ([], "polygons of at least 3 points"),
-    ([[1, 2, 3, 4, 5, 6, 7]], "polygons of at least 3 points"),
-    ("abc", "must be a json object"),
+    ({"size": [100, 99], "counts": "0"}, r"has an RLE of size 100 x 99 \(height x width\), but its image is 100 x 100"),
+    ({"size": [100, 100], "counts": "1"}, "counts add up to 1 pixels; 100 x 100 are 10000"),
+    ({"size": [100, 100], "counts": [5, 6]}, "counts add up to 11 pixels; 100 x 100 are 10000"),
+    ({"size": [100, 100], "counts": []}, "counts must be a list or a string, but are a list"),
+    ({"size": [100, 100]}, "counts must be a list or a string, but are null"),
+    ([[1, 2, 3, 4]], "a polygon of 2 points; it takes at least 3"),
+    ([], "has no segmentation"),
+    ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of 7 numbers; x and y must come in pairs"),
+    ("abc", "must have a list of polygons or an RLE object as segmentation, has text"),
 ]
 
 
@@ -308,7 +308,7 @@ def test_bad_masks_are_named(segmentation, message):
         coco_average_precision(_truth(), [_result(7, 3, 0.9, segmentation=segmentation)], "segm")
     truth = _truth()
     truth["annotations"][1]["segmentation"] = segmentation
-    with pytest.raises(InputError, match=rf"annotations\[1\].*{message}"):
+    with pytest.raises(InputError, match=f"annotation 1.*{message}"):
         coco_average_precision(truth, [], "segm")
 
 
@@ -323,15 +323,18 @@ def _with(truth, key, **change):
 
 
 BAD_TRUTH = [
-    ([1, 2], "must be a json object, is list"),
-    (_without(_truth(), "annotations"), 'the list "annotations" is missing'),
-    (_without(_truth(), "categories"), 'the list "categories" is missing'),
-    ({**_truth(), "images": {}}, 'the list "images" is missing'),
-    ({**_truth(), "images": [{}]}, r'images\[0\]: "id" is missing'),
-    (_with(_truth(), "images", id=[1]), r"images\[0\]: id must be a whole number, is \[1\]"),
-    (_with(_truth(), "annotations", image_id=1), r"annotations\[0\]: image_id 1 is no image"),
-    (_with(_truth(), "annotations", category_id=1), r"annotations\[0\]: category_id 1 is no category"),
-    (_with(_truth(), "annotations", bbox=None), r'annotations\[0\]: "bbox" is missing'),
+    ([1, 2], "must hold an object, not a list"),
+    (_without(_truth(), "annotations"), '"annotations" is missing'),
+    (_without(_truth(), "categories"), '"categories" is missing'),
+    ({**_truth(), "images": {}}, '"images" must be a list, not an object'),
+    ({**_truth(), "images": [{}]}, r'images\[0\] has no "id"'),
+    (_with(_truth(), "images", id=[1]), r'images\[0\]: "id" must be an integer or text, is \[1\]'),
+    (_with(_truth(), "annotations", image_id=1), "annotation 0 belongs to image 1, which is not among the images"),
+    (_with(_truth(), "annotations", category_id=1), "annotation 0 has category 1, which is not among the categories"),
+    (
+        _with(_truth(), "annotations", bbox=None, segmentation=None),
+        "annotation 0 has neither a bbox nor a seg",
+    ),
 ]
 
 
@@ -344,15 +347,15 @@ def test_bad_ground_truth_is_named(truth, message, tmp_path):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere.json: no such ground truth file"):
+    with pytest.raises(InputError, match="nowhere.json: no such file of annotations"):
         coco_average_precision(tmp_path / "nowhere.json", [], "bbox")
     (tmp_path / "half.json").write_text('[{"image_id": 1')
     with pytest.raises(InputError, match="half.json: is not json .* line 1"):
         coco_average_precision(_truth(), tmp_path / "half.json", "bbox")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="binary.json: cannot be read"):
+    with pytest.raises(InputError, match="binary.json: is not json .it is not UTF-8 text."):
         coco_average_precision(_truth(), tmp_path / "binary.json", "bbox")
-    with pytest.raises(InputError, match="must be a json list of detections, is dict"):
+    with pytest.raises(InputError, match="must be a json list of detections, not an object"):
         coco_average_precision(_truth(), {}, "bbox")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask.datasets.coco import CocoDataset, decode_segmentation
+from minimask.datasets.coco import CocoDataset
+from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array

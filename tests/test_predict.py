@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minimask.datasets.segmentation import rle_counts
 from minimask.errors import InputError
-from minimask.evaluate import run_lengths
 from minimask.image import ImageTransform
 from minimask.run import files, predict
 from minimask.run.predict import find_photos, predict_files
@@ -81,7 +81,7 @@ def test_picture_and_json(tmp_path):
     assert best["score"] == pytest.approx(0.9) and second["score"] == pytest.approx(0.7)
     assert best["box"] == pytest.approx([30, 20, 60, 40]) and best["bbox"] == pytest.approx([30, 20, 30, 20])
     assert best["segmentation"]["size"] == [40, 60]
-    runs = run_lengths(best["segmentation"]["counts"])
+    runs = rle_counts(best["segmentation"]["counts"])
     assert runs.sum() == 2400 and 500 <= runs[1::2].sum() <= 700
     picture = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert picture.shape[1] % 60 == 0 and picture.shape[1] > 600

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from minimask.datasets.animals import CLASSES, KEYPOINTS, SKELETON, draw_animal
-from minimask.datasets.toy import ToyScenes, _Scene, _Sprite, to_coco
+from minimask.datasets.coco import to_coco
+from minimask.datasets.scenes import Scene
+from minimask.datasets.sprites import Sprite
+from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.image import flip
 
@@ -103,11 +106,11 @@ def test_sizes_counts_and_classes_are_spread():
 
 def test_objects_are_at_least_half_visible():
     """A front object that would hide more than half is refused; one that hides a half is not."""
-    scene = _Scene(20, np.zeros((3, 20, 20), np.float32), [], np.full((20, 20), -1, np.int16), [])
+    scene = Scene(20, np.zeros((3, 20, 20), np.float32), [], np.full((20, 20), -1, np.int16), [])
 
     def block(width, left, label=1):
         solid = np.ones((8, width), bool)
-        return _Sprite(np.zeros((3, 8, width), np.float32), solid.astype(np.float32), solid, None, label, left, 2)
+        return Sprite(np.zeros((3, 8, width), np.float32), solid.astype(np.float32), solid, None, label, left, 2)
 
     scene.add(block(8, 4))
     assert scene.fits(block(4, 4)) and not scene.fits(block(5, 4))
