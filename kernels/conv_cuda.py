@@ -6,7 +6,8 @@ from math import gcd
 
 import numpy as np
 
-from minimask.device import array_module, get_matmul_precision
+from minimask.device import array_module, get_matmul_precision, takes
+from minimask.kernels import normalization_cuda
 from minimask.kernels.cuda import NULL, blocks_for, capturing, channel_threads, launch
 
 THREADS = 256
@@ -14,6 +15,12 @@ ENOUGH_BLOCKS = 264  # two for each multiprocessor of the largest cards; a const
 PIXELS = 4  # that a thread of convolve_grouped has
 DEPTH, STAGES = 16, 3  # D and STAGES of conv_tensor.cu
 SHARES = 4  # of each axis that one launch can have
+
+
+def all_float32(*arrays):
+    """Whether all arrays, None left out, are float32."""
+    return all(a is None or a.dtype == np.float32 for a in arrays)
+
 
 # The structs of conv_window.cuh.
 Axis = np.dtype([(name, np.int32) for name in "count first step taps tap tap_step start stride dilation".split()])
@@ -24,24 +31,28 @@ NUMBERS = (
 Geometry = np.dtype([("y", Axis, SHARES), ("x", Axis, SHARES), *((name, np.int32) for name in NUMBERS.split())])
 
 
-def convolve(x, w, window, size, b=None, residual=None, relu=False):
-    """See `minimask.convolution.convolve`; here size is not optional, and all arrays are float32."""
+@takes(lambda x, w, window, size=None, b=None, residual=None, relu=False: all_float32(x, w, b, residual))
+def convolve(x, w, window, size=None, b=None, residual=None, relu=False):
+    """See `minimask.convolution.convolve`."""
+    size = window.output_size(x.shape[1:3]) if size is None else size
     xp, shape = array_module(x), (len(x), *size, w.shape[3])
     if _for_cublas(window, x):
         return _finished(xp.matmul(_matrix(x), _matrix(w)), b, residual, relu).reshape(shape)
     return _convolve(x, w, window, False, b, residual, relu, xp.empty(shape, np.float32))
 
 
+@takes(lambda gy, w, size, window, b=None, relu=False: all_float32(gy, w, b))
 def convolve_backward_data(gy, w, size, window, b=None, relu=False):
-    """See `minimask.convolution.convolve_backward_data`; all arrays are float32."""
+    """See `minimask.convolution.convolve_backward_data`."""
     xp, shape = array_module(gy), (len(gy), *size, w.shape[2] * window.groups)
     if _for_cublas(window, gy):
         return _finished(xp.matmul(_matrix(gy), _matrix(w).T), b, None, relu).reshape(shape)
     return _convolve(gy, w, window, True, b, None, relu, xp.empty(shape, np.float32))
 
 
+@takes(lambda x, gy, window: all_float32(x, gy))
 def convolve_backward_weights(x, gy, window):
-    """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
+    """See `minimask.convolution.convolve_backward_weights`."""
     xp, groups = array_module(x), window.groups
     inner, outer = x.shape[3] // groups, gy.shape[3] // groups
     shape = *window.kernel, inner, gy.shape[3]
@@ -76,6 +87,17 @@ def convolve_backward_weights(x, gy, window):
     return gw
 
 
+@takes(lambda gy, y, needs_bias, overwrite=False: all_float32(gy, y) and gy.size > 0)
+def epilogue_backward(gy, y, needs_bias, overwrite=False):
+    """See `minimask.convolution.epilogue_backward`: the mask and the sum in one pass over the map."""
+    if y is None and not needs_bias:
+        return gy, None
+    pixels = gy.reshape(1, -1, gy.shape[3])  # (1, N OH OW, Cout)
+    result = None if y is None else y.reshape(pixels.shape)
+    g, gb, _ = normalization_cuda.gradient_sums(pixels, result, None, None, overwrite)
+    return g.reshape(gy.shape), gb[0] if needs_bias else None
+
+
 def _convolve(x, w, window, backward, b, residual, relu, y):
     """Either direction: y, the result, is filled. One launch, unless a derivative has many shares."""
     if y.size == 0:
@@ -99,7 +121,7 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
         tiles = _tiles(rows * columns, outer, tile)
         each = _part(terms, tiles * shares, ENOUGH_BLOCKS) if len(launches) == 1 else max(1, terms)
         parts = max(1, -(-terms // each))
-        source, name, shared = _form("conv", "convolve", tile, across)
+        source, name, shared = _form("conv_direct", "convolve", tile, across)
         blocks = tiles, parts, shares
         if parts == 1:
             launch(source, name, blocks, THREADS, g, x, w, *follows, each, y, shared=shared)
@@ -124,7 +146,7 @@ def _finish(parts, number, b, residual, relu, y):
     others = (NULL if a is None else _contiguous(a) for a in (b, residual))
     _, (lanes, rows) = channel_threads(channels, THREADS)
     blocks = blocks_for(pixels, rows)
-    launch("conv", "finish", blocks, (lanes, rows), parts, number, *others, pixels, channels, relu, y)
+    launch("conv_direct", "finish", blocks, (lanes, rows), parts, number, *others, pixels, channels, relu, y)
 
 
 # ---------------------------------------------------------------------------- products of matrices by cuBLAS

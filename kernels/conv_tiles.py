@@ -1,7 +1,7 @@
 """What direct convolution and its gradients share: where the numbers lie, and a tile of pixels gathered into rows.
 
 For one output pixel the numbers under the window, written in a row, are kh * kw * Cin long; `gather` writes these rows
-for a tile of some 100 output pixels. See `conv` for what is done with them.
+for a tile of some 100 output pixels. See `conv_direct` for what is done with them.
 """
 
 from functools import lru_cache

@@ -1,6 +1,6 @@
 """The gradient of a convolution's weights on the CPU, float32.
 
-The gathered tile of the convolution itself (see `conv`), transposed, is multiplied with the gradient of the result:
+The rows that `conv_direct` gathers, transposed, are multiplied by the gradient of the result:
 
     gw[(i, j, c), o] = sum over pixels p of rows[p, (i, j, c)] gy[p, o]
 
@@ -11,8 +11,9 @@ same bits. Moves x (kh * kw times from cache) and gy once.
 import numpy as np
 from numba import njit
 
+from minimask.convolution import Window
 from minimask.device import threads
-from minimask.kernels import depthwise
+from minimask.kernels import conv_depthwise
 from minimask.kernels.conv_tiles import (
     FIELDS,
     MANY_WEIGHTS,
@@ -112,8 +113,8 @@ def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; all arrays are float32."""
     groups, channels = window.groups, gy.shape[3]
     inner, outer = x.shape[3] // groups, channels // groups
-    if depthwise.fits(inner, outer, groups):
-        return depthwise.backward_weights(x, gy, window)
+    if conv_depthwise.fits(inner, outer, groups):
+        return conv_depthwise.backward_weights(x, gy, window)
     merged = mergeable(groups, outer)
     start = tuple(-p for p in window.padding)
     shape = groups // merged, merged * inner, merged * outer
@@ -135,7 +136,5 @@ def convolve_backward_weights(x, gy, window):
 
 def warm_up():
     """Compile the kernels (or load them from the cache)."""
-    from minimask.convolution import Window
-
     x = np.zeros((1, 4, 4, 1), np.float32)
-    convolve_backward_weights(x, x, Window("warm_up", np.zeros((3, 3, 1, 1)), padding=1))
+    convolve_backward_weights(x, x, Window((3, 3), padding=1))

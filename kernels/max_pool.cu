@@ -5,11 +5,11 @@
 // the windows over it, so that no two threads write to one place. Moves x once (windows overlap in the caches) and y
 // with the winners (a byte each) once; backward the same the other way. Same arithmetic as max_pool.py.
 //
-// instantiate: forward<1>, forward<4>, backward<1>, backward<4>
+// instantiate: max_pool<1>, max_pool<4>, max_pool_backward<1>, max_pool_backward<4>
 
 // y = the largest number under the window, winner = its place i * kw + j (the first of equals; NaN is largest).
 template <int V>
-__global__ void forward(const float *__restrict__ x, int images, int height, int width, int channels, int kh, int kw,
+__global__ void max_pool(const float *__restrict__ x, int images, int height, int width, int channels, int kh, int kw,
                         int sy, int sx, int py, int px, int rows, int columns, float *__restrict__ y,
                         unsigned char *__restrict__ winner) {
   for (int at = blockIdx.x * blockDim.y + threadIdx.y; at < images * rows * columns; at += gridDim.x * blockDim.y) {
@@ -41,7 +41,7 @@ __global__ void forward(const float *__restrict__ x, int images, int height, int
 
 // gx = the sum of gy over the windows that this pixel won.
 template <int V>
-__global__ void backward(const float *__restrict__ gy, const unsigned char *__restrict__ winner, int images, int height,
+__global__ void max_pool_backward(const float *__restrict__ gy, const unsigned char *__restrict__ winner, int images, int height,
                          int width, int channels, int kh, int kw, int sy, int sx, int py, int px, int rows, int columns,
                          float *__restrict__ gx) {
   for (int at = blockIdx.x * blockDim.y + threadIdx.y; at < images * height * width; at += gridDim.x * blockDim.y) {

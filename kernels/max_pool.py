@@ -8,11 +8,13 @@ once; backward the same the other way.
 import numpy as np
 from numba import njit
 
+from minimask.convolution import Window
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
 
 
 @njit(cache=True)
-def forward_part(t, parts, arrays, numbers):
+def max_pool_part(t, parts, arrays, numbers):
     """y = the largest number under the window, winner = its place i * kw + j (the first of equals; NaN is largest)."""
     x, y = arrays[:2]
     winner = arrays[2].view(np.uint8)
@@ -38,7 +40,7 @@ def forward_part(t, parts, arrays, numbers):
 
 
 @njit(cache=True)
-def backward_part(t, parts, arrays, numbers):
+def max_pool_backward_part(t, parts, arrays, numbers):
     """gx = the sum of gy over the windows that this pixel won."""
     gy, gx = arrays[:2]
     winner = arrays[2].view(np.uint8)
@@ -59,27 +61,33 @@ def backward_part(t, parts, arrays, numbers):
                         total[c] += values[c] if place[c] == own else np.float32(0)
 
 
-def forward(x, size, stride, padding, result):
-    """y (N, OH, OW, C) and the winners of x (N, H, W, C); size has at most 256 places.
-
-    The winners are one byte for each number of y, in a flat float32 array, for `run` takes no other: `backward` wants
-    it back, `.view(np.uint8)[: y.size]` shows them.
-    """
-    shape = (len(x), *result, x.shape[3])
-    y = np.empty(shape, np.float32)
-    winner = np.empty(-(-y.size // 4), np.float32)
-    run(forward_part, (flat(x), flat(y), winner), (*x.shape, *size, *stride, *padding, *result))
-    return y, winner
+@takes(lambda x, window: x.dtype == np.float32 and window.kernel[0] * window.kernel[1] <= 256)
+def max_pool(x, window):
+    """See `minimask.convolution.max_pool`; a winner is one byte."""
+    size = window.output_size(x.shape[1:3])
+    y = np.empty((len(x), *size, x.shape[3]), np.float32)
+    winner = np.empty(-(-y.size // 4), np.float32)  # `run` takes no bytes: room for four in each number
+    run(max_pool_part, (flat(x), flat(y), winner), (*x.shape, *_settings(window), *size))
+    return y, winner.view(np.uint8)[: y.size].reshape(y.shape)
 
 
-def backward(gy, winner, shape, size, stride, padding):
-    """gx (of `shape`) from gy and the winners that `forward` gave."""
-    gx = np.empty(shape, np.float32)
-    run(backward_part, (flat(gy), flat(gx), winner), (*shape, *size, *stride, *padding, *gy.shape[1:3]))
+@takes(lambda gy, winner, size, window: gy.dtype == np.float32 and winner.dtype == np.uint8)
+def max_pool_backward(gy, winner, size, window):
+    """See `minimask.convolution.max_pool_backward`."""
+    gx = np.empty((len(gy), *size, gy.shape[3]), np.float32)
+    missing = -winner.size % 4  # bytes up to a multiple of four
+    winner = np.append(winner, np.zeros(missing, np.uint8)) if missing else np.ascontiguousarray(winner).reshape(-1)
+    arrays = flat(gy), flat(gx), winner.view(np.float32)
+    run(max_pool_backward_part, arrays, (*gx.shape, *_settings(window), *gy.shape[1:3]))
     return gx
+
+
+def _settings(window):
+    return *window.kernel, *window.stride, *window.padding
 
 
 def warm_up():
     """Compile the kernels (or load them from the cache)."""
-    y, winner = forward(np.ones((1, 2, 2, 1), np.float32), (2, 2), (2, 2), (0, 0), (1, 1))
-    backward(y, winner, (1, 2, 2, 1), (2, 2), (2, 2), (0, 0))
+    window = Window((2, 2), (2, 2))
+    y, winner = max_pool(np.ones((1, 2, 2, 1), np.float32), window)
+    max_pool_backward(y, winner, (2, 2), window)

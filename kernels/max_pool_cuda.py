@@ -2,30 +2,36 @@
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import blocks_for, channel_threads, launch
 
 
-def forward(x, size, stride, padding, result):
-    """y (N, OH, OW, C) and the winners of x (N, H, W, C), uint8 of y's shape; size has at most 256 places."""
-    xp = array_module(x)
-    y = xp.empty((len(x), *result, x.shape[3]), np.float32)
+@takes(lambda x, window: x.dtype == np.float32 and window.kernel[0] * window.kernel[1] <= 256)
+def max_pool(x, window):
+    """See `minimask.convolution.max_pool`; a winner is one byte."""
+    xp, size = array_module(x), window.output_size(x.shape[1:3])
+    y = xp.empty((len(x), *size, x.shape[3]), np.float32)
     winner = xp.empty(y.shape, np.uint8)
-    _launch("forward", y, (xp.ascontiguousarray(x),), (*x.shape, *size, *stride, *padding, *result), (y, winner))
+    _launch("max_pool", y, (xp.ascontiguousarray(x),), (*x.shape, *_settings(window), *size), (y, winner))
     return y, winner
 
 
-def backward(gy, winner, shape, size, stride, padding):
-    """gx (of `shape`) from gy and the winners that `forward` gave."""
+@takes(lambda gy, winner, size, window: gy.dtype == np.float32 and winner.dtype == np.uint8)
+def max_pool_backward(gy, winner, size, window):
+    """See `minimask.convolution.max_pool_backward`."""
     xp = array_module(gy)
-    gx = xp.empty(shape, np.float32)
-    numbers = *shape, *size, *stride, *padding, *gy.shape[1:3]
-    _launch("backward", gx, (xp.ascontiguousarray(gy), winner), numbers, (gx,))
+    gx = xp.empty((len(gy), *size, gy.shape[3]), np.float32)
+    inputs = xp.ascontiguousarray(gy), xp.ascontiguousarray(winner)
+    _launch("max_pool_backward", gx, inputs, (*gx.shape, *_settings(window), *gy.shape[1:3]), (gx,))
     return gx
 
 
+def _settings(window):
+    return *window.kernel, *window.stride, *window.padding
+
+
 def _launch(kernel, written, inputs, numbers, results):
-    """A row of threads for each pixel of `written`."""
+    """Launch a kernel with a row of threads per pixel of `written`."""
     if written.size:
         images, height, width, channels = written.shape
         vector, threads = channel_threads(channels)

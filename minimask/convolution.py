@@ -1,103 +1,98 @@
-"""Convolution, transposed convolution and max pooling on feature maps (N, H, W, C).
+"""Convolution, transposed convolution and max pooling of feature maps (N, H, W, C).
 
-A convolution slides a window over the map: at each place the kh x kw x Cin numbers under it are multiplied by the
-weights (kh, kw, Cin, Cout) and summed, which gives the Cout numbers of one output pixel:
+A convolution slides a window over the map. At each stop, the kh x kw x Cin numbers under the window are multiplied by
+the weights (kh, kw, Cin, Cout) and summed up, which gives the Cout numbers of one output pixel:
 
-    y[n, oy, ox, o] = sum_{i, j, c} x[n, oy * stride - padding + i * dilation, ox * ..., c] * w[i, j, c, o]
+    y[n, oy, ox, o] = sum over i, j, c of x[n, oy * stride - padding + i * dilation, ox * ..., c] * w[i, j, c, o]
 
-Three functions do all the work, here and in the kernels: `convolve`, and its two derivatives `convolve_backward_data`
-(the gradient of x) and `convolve_backward_weights` (the gradient of w). A transposed convolution is the second one used
-as a forward operation. Each has a specification in plain array code (`convolution_specification`, any dtype, NumPy or
-CuPy) and float32 kernels: `minimask.kernels.conv` or `winograd` on the CPU, `conv_cuda` on the GPU.
+`convolve` computes this sum, `convolve_backward_data` the gradient of x, `convolve_backward_weights` the gradient of w.
+A transposed convolution is `convolve_backward_data` used in the forward direction. All of them take the places (i, j)
+of the window one by one: the pixels that a place meets, for all stops together, are a shifted copy of the map, so that
+each place costs a single matrix product.
 
+Shapes: N images, H x W pixels, C channels; the result has OH x OW pixels per image and P = N OH OW in all; G groups.
 Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L21, L23.
 """
 
 import numpy as np
 
-from minimask.convolution_specification import (
-    Window,
-    convolve_backward_data_specification,
-    convolve_backward_weights_specification,
-    convolve_specification,
-    max_pool2d_backward_specification,
-    max_pool2d_specification,
-    pair,
-    pool_window,
-)
-from minimask.device import kernels, on_cpu
-from minimask.kernels import winograd as winograd_kernels
-from minimask.normalization import gradient_sums
+from minimask.device import accelerated, array_module
+from minimask.errors import check_pair, check_shape
 from minimask.tensor import Function
-
-# 3x3 convolutions in float32 on the CPU by Winograd's identity: twice as fast, rounding errors ten times as large
-# (1e-5 of the typical number). False: always the direct sum.
-winograd = True
-
-# ---------------------------------------------------------------------------- public operations
 
 
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, residual=None, relu=False):
-    """relu(x * w + b + residual): a convolution and what usually follows it, as one operation.
+    """relu(x * w + b + residual): a convolution and what usually follows it, in one operation.
 
-    x: (N, H, W, Cin).  w: (kh, kw, Cin / groups, Cout).  b: (Cout,) or None.  stride, padding, dilation: an int or
-    (y, x), in pixels.  groups: channels are cut into that many groups that do not see each other (Cin: depthwise).
-    residual: shape of the result, added before the ReLU, or None.  relu: max(0, .) at the end.
+    x: (N, H, W, Cin).
+    w: (kh, kw, Cin / groups, Cout).
+    b: (Cout,) or None.
+    stride, padding, dilation: an int or (y, x), in pixels of x.
+    groups: into how many groups the channels are split; a group sees only its own (groups = Cin: depthwise).
+    residual: a map of the result's shape, added before the ReLU, or None.
+    relu: whether to end with max(0, .).
     Returns (N, OH, OW, Cout) with OH = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1.
-    Raises ValueError where shapes do not fit.
+    Raises ValueError if the shapes do not fit together.
     """
-    window = Window("conv2d", w, stride, padding, dilation, groups)
-    _check_maps("conv2d", x, "Cin", w.shape[2] * groups)
-    if w.shape[3] % groups:
-        raise ValueError(f"conv2d: Cout must be a multiple of groups {groups}, got w of shape {w.shape}")
-    shape = (x.shape[0], *window.output_size(x.shape[1:3]), w.shape[3])
-    _check_shape("conv2d", "b", b, (w.shape[3],))
-    _check_shape("conv2d", "residual", residual, shape)
-    operation = Conv2dFunction(window, b is not None, residual is not None, relu)
-    return operation(x, w, *(a for a in (b, residual) if a is not None))
+    window = _window("conv2d", w, stride, padding, dilation, groups, divided=3)
+    check_shape("conv2d", "x", x, ("N", "H", "W", w.shape[2] * groups))
+    check_shape("conv2d", "b", b, w.shape[3:])
+    check_shape("conv2d", "residual", residual, (len(x), *window.output_size(x.shape[1:3]), w.shape[3]))
+
+    inputs = [x, w] + [a for a in (b, residual) if a is not None]
+    return Conv2dFunction(window, b is not None, residual is not None, relu)(*inputs)
 
 
 def conv_transpose2d(x, w, b=None, stride=2, padding=0, output_padding=0, dilation=1, groups=1, relu=False):
-    """relu(transposed convolution of x + b): each input pixel stamps its kh x kw patch on a larger map.
+    """relu(transposed convolution of x + b): each input pixel stamps its kh x kw patch onto a larger map.
 
-    x: (N, H, W, Cin).  w: (kh, kw, Cin, Cout / groups).  b: (Cout,) or None.  output_padding: rows and columns added at
-    the bottom and right (an int or (y, x), smaller than stride or dilation), because several sizes shrink to one.
+    x: (N, H, W, Cin).
+    w: (kh, kw, Cin, Cout / groups).
+    b: (Cout,) or None.
+    stride, padding, dilation, groups, relu: as in `conv2d`; the first three in pixels of the result.
+    output_padding: rows and columns to add at the bottom and right, an int or (y, x), smaller than stride or dilation:
+        a convolution with a stride shrinks several sizes to the same one, and this says which of them is wanted.
     Returns (N, OH, OW, Cout) with OH = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
-    Raises ValueError where shapes do not fit. Slide L23; He et al. 2017, figure 4 (2x2, stride 2).
+    Raises ValueError if the shapes do not fit together. Slide L23; He et al. 2017, figure 4 (2x2, stride 2).
     """
-    window = Window("conv_transpose2d", w, stride, padding, dilation, groups)
-    extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
-    _check_maps("conv_transpose2d", x, "Cin", w.shape[2])
-    if w.shape[2] % groups:
-        raise ValueError(f"conv_transpose2d: Cin must be a multiple of groups {groups}, got w of shape {w.shape}")
+    window = _window("conv_transpose2d", w, stride, padding, dilation, groups, divided=2)
+    extra = check_pair("conv_transpose2d", "output_padding", output_padding, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation)):
-        raise ValueError(
-            f"conv_transpose2d: output_padding must be smaller than stride {window.stride} or dilation "
-            f"{window.dilation}, got {extra}"
-        )
+        limits = f"stride {window.stride} or dilation {window.dilation}"
+        raise ValueError(f"conv_transpose2d: output_padding must be smaller than {limits}, got {extra}")
+    check_shape("conv_transpose2d", "x", x, ("N", "H", "W", w.shape[2]))
+    check_shape("conv_transpose2d", "b", b, (w.shape[3] * groups,))
+
     size = window.transposed_size(x.shape[1:3], extra)
-    _check_shape("conv_transpose2d", "b", b, (w.shape[3] * groups,))
-    operation = ConvTranspose2dFunction(window, size, b is not None, relu)
-    return operation(x, w, *(() if b is None else (b,)))
+    inputs = [x, w] if b is None else [x, w, b]
+    return ConvTranspose2dFunction(window, size, b is not None, relu)(*inputs)
 
 
 def max_pool2d(x, size, stride=None, padding=0):
-    """The largest value in each window, for each channel; what lies outside the map never wins.
+    """The largest value under each window, per channel; padding never wins.
 
-    x: (N, H, W, C).  size, stride (default: size), padding (at most half of size): an int or (y, x), in pixels.
-    Returns (N, OH, OW, C) with OH = floor((H + 2 padding - size) / stride) + 1. The gradient goes to the largest value,
-    to the first in reading order if several are equal. Raises ValueError where shapes do not fit.
+    x: (N, H, W, C).
+    size, stride, padding: an int or (y, x), in pixels of x; stride None: size; padding: at most half of size.
+    Returns (N, OH, OW, C) with OH = floor((H + 2 padding - size) / stride) + 1.
+    The gradient goes to the largest value; if several are equal, to the first in reading order.
+    Raises ValueError if the shapes do not fit together.
     """
-    size = pair("max_pool2d", "size", size, 1)
-    stride = size if stride is None else pair("max_pool2d", "stride", stride, 1)
-    padding = pair("max_pool2d", "padding", padding, 0)
-    _check_maps("max_pool2d", x, "C", None)
-    if any(2 * p > k for p, k in zip(padding, size)):
-        raise ValueError(f"max_pool2d: padding must be at most half of size {size}, got {padding}")
-    return MaxPool2dFunction(size, stride, padding)(x)
+    size = check_pair("max_pool2d", "size", size, 1)
+    window = Window(size, size if stride is None else stride, padding, name="max_pool2d")
+    check_shape("max_pool2d", "x", x, ("N", "H", "W", "C"))
+    if any(2 * p > k for p, k in zip(window.padding, size)):
+        raise ValueError(f"max_pool2d: padding must be at most half of size {size}, got {window.padding}")
+    return MaxPool2dFunction(window)(x)
 
 
-# ---------------------------------------------------------------------------- autograd
+def _window(name, w, stride, padding, dilation, groups, divided):
+    """The Window of weights w, once they are checked; divided: the axis of w that falls into groups."""
+    if w.ndim != 4 or 0 in w.shape:
+        raise ValueError(f"{name}: w must have four axes (kh, kw, in, out), none empty, got shape {w.shape}")
+    window = Window(w.shape[:2], stride, padding, dilation, groups, name)
+    if w.shape[divided] % groups:
+        raise ValueError(f"{name}: groups must divide axis {divided} of w, got {groups} groups, w of shape {w.shape}")
+    return window
 
 
 class Conv2dFunction(Function):
@@ -105,7 +100,7 @@ class Conv2dFunction(Function):
 
     def __init__(self, window, has_bias, has_residual, relu):
         self.window, self.has_bias, self.has_residual, self.relu = window, has_bias, has_residual, relu
-        self.fresh = not has_residual
+        self.fresh = not has_residual  # else the residual's gradient may be gy itself
 
     def forward(self, x, w, *rest):
         b = rest[0] if self.has_bias else None
@@ -115,39 +110,35 @@ class Conv2dFunction(Function):
         return y
 
     def backward(self, gy):
-        window, x, w = self.window, self.x, self.w
         needs_b = self.has_bias and self.needs[2]
         g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
-        gw = convolve_backward_weights(x, g, window) if self.needs[1] else None
-        # Last, for the next operation needs it, and finds it in the cache.
-        gx = convolve_backward_data(g, w, x.shape[1:3], window) if self.needs[0] else None
-        return gx, gw, *((gb,) if self.has_bias else ()), *((g,) if self.has_residual else ())
+        gw = convolve_backward_weights(self.x, g, self.window) if self.needs[1] else None
+        # gx comes last: the next operation finds it in the cache.
+        gx = convolve_backward_data(g, self.w, self.x.shape[1:3], self.window) if self.needs[0] else None
+        rest = [gb] * self.has_bias + [g] * self.has_residual
+        return gx, gw, *rest
 
 
 class ConvTranspose2dFunction(Function):
-    """y = relu(convolve_backward_data(x, w) + b): so gx is a convolution of gy, and gw swaps the parts of x and gy."""
+    """y = relu(convolve_backward_data(x, w) + b);  gx = convolve(g, w);  gw = convolve_backward_weights(g, x)."""
 
     fresh = True
 
     def __init__(self, window, size, has_bias, relu):
         self.window, self.size, self.has_bias, self.relu = window, size, has_bias, relu
 
-    def forward(self, x, w, *rest):
-        b = rest[0] if self.has_bias else None
-        y = convolve_backward_data(x, w.transpose(0, 1, 3, 2), self.size, self.window, b=b, relu=self.relu)
+    def forward(self, x, w, b=None):
+        w = w.transpose(0, 1, 3, 2)  # (kh, kw, Cout/G, Cin): of the convolution that leads from y to x
+        y = convolve_backward_data(x, w, self.size, self.window, b=b, relu=self.relu)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
 
     def backward(self, gy):
-        window, x, w = self.window, self.x, self.w
         needs_b = self.has_bias and self.needs[2]
         g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
-        gx = gw = None
-        if self.needs[0]:
-            gx = convolve(g, w.transpose(0, 1, 3, 2), window, size=x.shape[1:3])
-        if self.needs[1]:
-            gw = convolve_backward_weights(g, x, window).transpose(0, 1, 3, 2)  # (kh, kw, Cin, Cout/groups)
-        return gx, gw, *((gb,) if self.has_bias else ())
+        gx = convolve(g, self.w, self.window, size=self.x.shape[1:3]) if self.needs[0] else None
+        gw = convolve_backward_weights(g, self.x, self.window).transpose(0, 1, 3, 2) if self.needs[1] else None
+        return (gx, gw, gb) if self.has_bias else (gx, gw)
 
 
 class MaxPool2dFunction(Function):
@@ -155,88 +146,189 @@ class MaxPool2dFunction(Function):
 
     fresh = True
 
-    def __init__(self, size, stride, padding):
-        self.size, self.stride, self.padding = size, stride, padding
+    def __init__(self, window):
+        self.window = window
 
     def forward(self, x):
-        self.shape = x.shape
-        settings = self.size, self.stride, self.padding
-        self.has_kernel = _has_kernel(x) and self.size[0] * self.size[1] <= 256
-        if self.has_kernel:
-            _, result = pool_window(x.shape, *settings)
-            y, self.winner = kernels("max_pool", x).forward(x, *settings, result)
-        else:
-            y, self.winner = max_pool2d_specification(x, *settings)
+        y, self.winner = max_pool(x, self.window)
+        self.size = x.shape[1:3]
         return y
 
     def backward(self, gy):
-        backward = kernels("max_pool", gy).backward if self.has_kernel else max_pool2d_backward_specification
-        return (backward(gy, self.winner, self.shape, self.size, self.stride, self.padding),)
+        return (max_pool_backward(gy, self.winner, self.size, self.window),)
 
 
-# ---------------------------------------------------------------------------- specification or kernel
+# ---------------------------------------------------------------------------- convolution and its gradients
 
 
+@accelerated("conv")
 def convolve(x, w, window, size=None, b=None, residual=None, relu=False):
-    """x (N, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (N, OH, OW, Cout); size: (OH, OW) if not the usual."""
-    size = window.output_size(x.shape[1:3]) if size is None else tuple(size)
-    if not _has_kernel(x, w, b, residual):
-        return convolve_specification(x, w, window, size, b, residual, relu)
-    return _kernels(x, *w.shape[2:], window, size).convolve(x, w, window, size, b, residual, relu)
+    """y = relu(x * w + b + residual): the pixels that each place of the window meets @ the weights of that place.
 
-
-def convolve_backward_data(gy, w, size, window, b=None, relu=False):
-    """gy (N, OH, OW, Cout), w (kh, kw, Cin / groups, Cout) -> gx (N, H, W, Cin) of the given size (H, W)."""
-    size = tuple(size)
-    if not _has_kernel(gy, w, b):
-        return convolve_backward_data_specification(gy, w, size, window, b, relu)
-    return _kernels(gy, *w.shape[2:], window, size).convolve_backward_data(gy, w, size, window, b, relu)
-
-
-def convolve_backward_weights(x, gy, window):
-    """x (N, H, W, Cin), gy (N, OH, OW, Cout) -> gw (kh, kw, Cin / groups, Cout)."""
-    if not _has_kernel(x, gy):
-        return convolve_backward_weights_specification(x, gy, window)
-    channels = x.shape[3] // window.groups, gy.shape[3]
-    return _kernels(x, *channels, window, gy.shape[1:3]).convolve_backward_weights(x, gy, window)
-
-
-def _has_kernel(*arrays):
-    """Whether the kernels can do it: float32 arrays."""
-    return all(a is None or a.dtype == np.float32 for a in arrays)
-
-
-def _kernels(x, inner, outer, window, size):
-    """The module of kernels that is faster for a map x, weights (kh, kw, inner, outer) and a result of `size`."""
-    fits = winograd and on_cpu(x) and winograd_kernels.fits(len(x), inner, outer, window, size)
-    return winograd_kernels if fits else kernels("conv", x)
-
-
-def epilogue_backward(gy, y, needs_bias, overwrite=False):
-    """The gradient before ReLU (y: its result, None without ReLU) and the gradient of the bias (None if not needed).
-
-    overwrite: the first may take the place of gy.
+    x: (N, H, W, Cin).  w: (kh, kw, Cin / groups, Cout).  b: (Cout,) or None.  residual: shape of y or None.
+    size: (OH, OW) of the result; None: `window.output_size`.  Returns y (N, OH, OW, Cout).
     """
-    if _has_kernel(gy) and gy.size and not (y is None and not needs_bias):
-        channels = gy.shape[3]
-        pixels = [None if a is None else a.reshape(1, -1, channels) for a in (gy, y)]  # (1, N H W, C)
-        g, gb, _ = gradient_sums(*pixels, overwrite=overwrite)
-        return g.reshape(gy.shape), gb[0] if needs_bias else None
+    size = window.output_size(x.shape[1:3]) if size is None else tuple(size)
+    padded = _pad(x, window, size)
+
+    y = 0
+    for i, j, met in window.places(size):
+        pixels = _by_group(padded[met], window.groups)  # (G, P, Cin/G)
+        weights = _by_group(w[i, j], window.groups)  # (G, Cin/G, Cout/G)
+        y = y + pixels @ weights  # (G, P, Cout/G)
+
+    y = y.transpose(1, 0, 2).reshape(len(x), *size, w.shape[3])  # (N, OH, OW, Cout)
+    return _epilogue(y, b, residual, relu)
+
+
+@accelerated("conv")
+def convolve_backward_data(gy, w, size, window, b=None, relu=False):
+    """gx: gy @ the transposed weights of each place, added to the pixels that the place met.
+
+    gy: (N, OH, OW, Cout).  w: (kh, kw, Cin / groups, Cout).  size: (H, W) of x.  Returns gx (N, H, W, Cin).
+    b, relu: what follows if this is a transposed convolution: relu(gx + b), b (Cin,) or None.
+    """
+    xp, result, channels = array_module(gy), gy.shape[1:3], w.shape[2] * window.groups
+    gx = xp.zeros((len(gy), *size, channels), xp.result_type(gy, w))
+    padded = _pad(gx, window, result)
+    g = _by_group(gy, window.groups)  # (G, P, Cout/G)
+
+    for i, j, met in window.places(result):
+        weights = _by_group(w[i, j], window.groups)  # (G, Cin/G, Cout/G)
+        stamp = g @ weights.transpose(0, 2, 1)  # (G, P, Cin/G)
+        padded[met] += stamp.transpose(1, 0, 2).reshape(len(gy), *result, channels)  # (N, OH, OW, Cin)
+
+    return _epilogue(_crop(padded, window, size), b, None, relu)
+
+
+@accelerated("conv")
+def convolve_backward_weights(x, gy, window):
+    """gw: for each place, the transposed pixels that it met @ gy.
+
+    x: (N, H, W, Cin).  gy: (N, OH, OW, Cout).  Returns gw (kh, kw, Cin / groups, Cout).
+    """
+    xp, result = array_module(x), gy.shape[1:3]
+    padded = _pad(x, window, result)
+    g = _by_group(gy, window.groups)  # (G, P, Cout/G)
+    gw = xp.empty((*window.kernel, x.shape[3] // window.groups, gy.shape[3]), xp.result_type(x, gy))
+
+    for i, j, met in window.places(result):
+        pixels = _by_group(padded[met], window.groups)  # (G, P, Cin/G)
+        product = pixels.transpose(0, 2, 1) @ g  # (G, Cin/G, Cout/G)
+        gw[i, j] = product.transpose(1, 0, 2).reshape(gw.shape[2:])  # (Cin/G, Cout)
+
+    return gw
+
+
+def _epilogue(y, b, residual, relu):
+    """relu(y + b + residual), leaving out what is None or False."""
+    y = y if b is None else y + b
+    y = y if residual is None else y + residual
+    return array_module(y).maximum(y, 0) if relu else y
+
+
+@accelerated("conv")
+def epilogue_backward(gy, y, needs_bias, overwrite=False):
+    """g = gy where y > 0, the gradient before the ReLU (y None: there was none), and gb = sum g, the bias's.
+
+    gy, y: (N, OH, OW, Cout).  needs_bias: without it, gb is None.  overwrite: whether g may take the place of gy.
+    """
     g = gy if y is None else gy * (y > 0)
     return g, g.sum(axis=(0, 1, 2)) if needs_bias else None
 
 
-# ---------------------------------------------------------------------------- checks
+@accelerated("max_pool")
+def max_pool(x, window):
+    """y, the largest number under each window, and winner, the place i * kw + j of the window that holds it.
+
+    x: (N, H, W, C).  Returns y and winner (N, OH, OW, C); winner is uint8, int32 if there are more than 256 places.
+    """
+    xp, size = array_module(x), window.output_size(x.shape[1:3])
+    padded = _pad(x, window, size, fill=-xp.inf)
+    y = xp.full((len(x), *size, x.shape[3]), -xp.inf, x.dtype)  # (N, OH, OW, C)
+    winner = xp.zeros(y.shape, np.uint8 if window.kernel[0] * window.kernel[1] <= 256 else np.int32)
+
+    for i, j, met in window.places(size):
+        better = (padded[met] > y) | (padded[met] != padded[met])  # larger, or NaN
+        y = xp.where(better, padded[met], y)
+        winner[better] = i * window.kernel[1] + j
+
+    return y, winner
 
 
-def _check_maps(name, x, label, channels):
-    """x must be (N, H, W, channels); channels None: any."""
-    if x.ndim != 4 or (channels is not None and x.shape[3] != channels):
-        expected = label if channels is None else f"{label} = {channels}"
-        raise ValueError(f"{name}: x must be (N, H, W, {expected}), got shape {x.shape}")
+@accelerated("max_pool")
+def max_pool_backward(gy, winner, size, window):
+    """gx: the gradient of each window, added to the pixel that won it.
+
+    gy, winner: (N, OH, OW, C).  size: (H, W) of x.  Returns gx (N, H, W, C).
+    """
+    result = gy.shape[1:3]
+    gx = array_module(gy).zeros((len(gy), *size, gy.shape[3]), gy.dtype)
+    padded = _pad(gx, window, result)
+
+    for i, j, met in window.places(result):
+        padded[met] += gy * (winner == i * window.kernel[1] + j)
+
+    return _crop(padded, window, size)
 
 
-def _check_shape(name, argument, x, shape):
-    """An optional argument must have exactly this shape."""
-    if x is not None and tuple(x.shape) != tuple(shape):
-        raise ValueError(f"{name}: {argument} must have shape {tuple(shape)}, got {tuple(x.shape)}")
+# ---------------------------------------------------------------------------- the window
+
+
+class Window:
+    """How a window slides: kernel size, stride, padding and dilation, each (y, x), and the number of channel groups."""
+
+    def __init__(self, kernel, stride=1, padding=0, dilation=1, groups=1, name="convolve"):
+        self.name = name
+        self.kernel = check_pair(name, "kernel", kernel, 1)
+        self.stride = check_pair(name, "stride", stride, 1)
+        self.padding = check_pair(name, "padding", padding, 0)
+        self.dilation = check_pair(name, "dilation", dilation, 1)
+        if not isinstance(groups, (int, np.integer)) or groups < 1:
+            raise ValueError(f"{name}: groups must be an int >= 1, got {groups!r}")
+        self.groups = int(groups)
+
+    def output_size(self, size):
+        """(OH, OW) of the convolution's result for a map of `size` (H, W)."""
+        axes = zip(size, self.kernel, self.stride, self.padding, self.dilation)
+        return self._at_least_one(size, [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes])
+
+    def transposed_size(self, size, extra=(0, 0)):
+        """(OH, OW) of the transposed convolution's result for a map of `size` (H, W); extra: output_padding."""
+        axes = zip(size, self.kernel, self.stride, self.padding, self.dilation, extra)
+        return self._at_least_one(size, [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes])
+
+    def _at_least_one(self, size, result):
+        if min(*size, *result) < 1:
+            settings = f"kernel {self.kernel}, padding {self.padding} and dilation {self.dilation}"
+            raise ValueError(f"{self.name}: x of {size[0]} x {size[1]} pixels gives an empty result with {settings}")
+        return tuple(result)
+
+    def places(self, result):
+        """For each place (i, j) of the window, the pixels of the padded map that it meets; result: (OH, OW)."""
+        for i, j in np.ndindex(*self.kernel):
+            top, left = i * self.dilation[0], j * self.dilation[1]
+            rows = slice(top, top + self.stride[0] * (result[0] - 1) + 1, self.stride[0])
+            columns = slice(left, left + self.stride[1] * (result[1] - 1) + 1, self.stride[1])
+            yield i, j, (slice(None), rows, columns)
+
+
+def _pad(x, window, result, fill=0):
+    """x (N, H, W, C) with a border of `fill`, as wide as the places reach for a result (OH, OW)."""
+    axes = zip(x.shape[1:3], result, window.kernel, window.stride, window.padding, window.dilation)
+    height, width = (max(n + 2 * p, (r - 1) * s + (k - 1) * d + 1) for n, r, k, s, p, d in axes)
+    padded = array_module(x).full((len(x), height, width, x.shape[3]), fill, x.dtype)
+    (top, left), (rows, columns) = window.padding, x.shape[1:3]
+    padded[:, top : top + rows, left : left + columns] = x
+    return padded
+
+
+def _crop(padded, window, size):
+    """The map of `size` (H, W) without its border."""
+    (top, left), (rows, columns) = window.padding, size
+    return array_module(padded).ascontiguousarray(padded[:, top : top + rows, left : left + columns])
+
+
+def _by_group(a, groups):
+    """(..., C) -> (G, rows, C/G): a matrix per group of channels; its rows are a map's P pixels or Cin/G weights."""
+    return a.reshape(-1, groups, a.shape[-1] // groups).transpose(1, 0, 2)

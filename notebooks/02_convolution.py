@@ -23,11 +23,11 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numba import njit
 
-from minimask import check, convolution, draw
-from minimask.convolution import conv2d, conv_transpose2d, convolve_specification, max_pool2d
+from minimask import check, device, draw
+from minimask.convolution import conv2d, conv_transpose2d, convolve, max_pool2d
 from minimask.datasets.toy import ToyScenes
 from minimask.device import threads
-from minimask.kernels import winograd
+from minimask.kernels import conv_winograd_tiles as winograd
 from minimask.kernels.parallel import run
 from minimask.kernels.simd import LANES, ROWS, WIDTH, multiply
 from minimask.tensor import Parameter
@@ -194,11 +194,11 @@ for stride, padding in ((1, 0), (1, 1), (2, 1), (3, 0)):
     print(f"stride {stride}, padding {padding}: {x.shape} -> {ours.shape}")
 
 # %% [markdown]
-# The library's specification is the same loop with two things more, *groups* (section 4) and what usually follows a
+# The library's own code is the same loop with two things more, *groups* (section 4) and what usually follows a
 # convolution: a bias, another map to add, ReLU.
 
 # %%
-print(inspect.getsource(convolve_specification))
+print(inspect.getsource(convolve))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 Stride, padding, dilation
@@ -812,11 +812,11 @@ def in_tiles(rows=2):
 
 def library(fast=True):
     """The library's kernel, with or without Winograd's identity."""
-    before, convolution.winograd = convolution.winograd, fast
+    before, device.winograd = device.winograd, fast
     try:
         return conv2d(x, w, padding=1).data
     finally:
-        convolution.winograd = before
+        device.winograd = before
 
 
 x_list, w_list = x[0].tolist(), w.tolist()
@@ -863,8 +863,8 @@ plt.show()
 # that stay in registers. The last bar may go beyond the peak: it does the same convolution with fewer multiplications.
 
 # %% [markdown]
-# **Step 5: the library's kernel** (`kernels/conv.py`, with the block of results from `kernels/simd.py`). Each thread
-# takes tiles: *gather* the rows of a tile, *multiply* them by the weights with a block of results in registers,
+# **Step 5: the library's kernel** (`kernels/conv_direct.py`, with the block of results from `kernels/simd.py`). Each
+# thread takes tiles: *gather* the rows of a tile, *multiply* them by the weights with a block of results in registers,
 # *finish*: bias, the other map, ReLU, while all that is still in the cache. The matrix product itself is the
 # micro-kernel whose peak was measured above: what is missing to the peak is gathering, writing, and blocks at the
 # border that are not full.
@@ -880,8 +880,8 @@ print(f"{loads} loads for {multiply_adds} multiply-adds of vectors: {loads / mul
 assert loads < multiply_adds
 
 # %% [markdown]
-# **Step 6: Winograd's identity** (`kernels/winograd.py`), fewer multiplications. In one dimension: two outputs of a
-# kernel of three need 2 · 3 = 6 products. With some sums before and after, **four** are enough:
+# **Step 6: Winograd's identity** (`kernels/conv_winograd.py`), fewer multiplications. In one dimension: two outputs of
+# a kernel of three need 2 · 3 = 6 products. With some sums before and after, **four** are enough:
 #
 # $$ m_1 = (d_0 - d_2)\, g_0, \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2}, \quad
 # m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 + g_2}{2}, \quad m_4 = (d_1 - d_3)\, g_2 $$

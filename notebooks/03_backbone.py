@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.patches import FancyArrow, Rectangle
 from PIL import Image
 
-from minimask import check, conventions, convolution, course, device, draw, mask_rcnn, nn
+from minimask import check, conventions, course, device, draw, mask_rcnn, nn
 from minimask import functional as F
 from minimask.backbone import RESNETS, BasicBlock, Bottleneck, resnet
 from minimask.convolution import conv2d
@@ -875,7 +875,7 @@ assert fields["the toy model"] == [19, 47, 103, 215]
 # %%
 images = batch[:24]
 looks = {}
-convolution.winograd = False  # the plain sums: the faster way leaves rounding errors where there should be zeros
+device.winograd = False  # the plain sums: the faster way leaves rounding errors where there should be zeros
 for k in range(3):
     x = Tensor(images.copy(), requires_grad=True)
     level = body(x)[k]
@@ -884,7 +884,7 @@ for k in range(3):
     gy[:, middle, middle] = np.random.default_rng(k).standard_normal((len(images), level.shape[3]))
     level.backward(gy)
     looks[f"C{k + 1}"] = abs(x.grad).sum(axis=(0, 3))  # (128, 128)
-convolution.winograd = True
+device.winograd = True
 
 share = {}
 for (name, look), field in zip(looks.items(), fields["the toy model"]):

@@ -26,7 +26,7 @@ from matplotlib.colors import ListedColormap
 from numba import njit
 
 from minimask import boxes as box_ops
-from minimask import check, convolution, draw, normalization
+from minimask import check, device, draw, normalization
 from minimask.convolution import conv2d
 from minimask.device import gpu_available, threads, to_cpu, to_gpu
 from minimask.kernels import add as add_kernel
@@ -504,8 +504,8 @@ assert 6**2 / 4**2 == 2.25 and 16 * 9 / 36 == 4  # in two dimensions: F(2x2, 3x3
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Fewer products, more sums: 4 and 8 in place of 6 and 4. On single numbers that gains nothing. It pays because the
 # sums over d are made once for each input channel, those over m once for each output channel, but the products for
-# each *pair*: with 64 and 64 channels, 4096 times. The library's kernels/winograd.py does that, with a matrix product
-# for each of 36 places, through the same micro-kernel.
+# each *pair*: with 64 and 64 channels, 4096 times. The library's kernels/conv_winograd.py does that, with a matrix
+# product for each of 36 places, through the same micro-kernel.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 The roofline: bytes or operations?
@@ -554,11 +554,11 @@ kernels = {size: rng.standard_normal((size, size, 64, 64)).astype(np.float32) fo
 
 def convolve(size, winograd):
     """The convolution of the picture with or without Winograd's identity."""
-    before, convolution.winograd = convolution.winograd, winograd
+    before, device.winograd = device.winograd, winograd
     try:
         return conv2d(picture, kernels[size], padding=size // 2)
     finally:
-        convolution.winograd = before
+        device.winograd = before
 
 
 works = {  # name -> what is run

@@ -3,56 +3,33 @@
 import numpy as np
 import pytest
 
-from minimask import convolution
-from minimask.convolution import Window, conv2d, conv_transpose2d, max_pool2d
-from minimask.kernels import conv as direct
-from minimask.kernels import max_pool as pool_kernels
-from minimask.kernels import winograd
+from minimask import device
+from minimask.convolution import (
+    Window,
+    conv2d,
+    conv_transpose2d,
+    convolve,
+    convolve_backward_data,
+    convolve_backward_weights,
+    epilogue_backward,
+    max_pool,
+    max_pool2d,
+    max_pool_backward,
+)
+from minimask.kernels import conv_direct, conv_winograd
+from minimask.kernels import conv_winograd_tiles as winograd
 from minimask.tensor import Tensor
+from tests.convolution_cases import (
+    CONVOLUTIONS,
+    DIRECT,
+    TRANSPOSED,
+    WINOGRAD,
+    convolution_arrays,
+    error,
+    random,
+    transposed_arrays,
+)
 from tests.gradcheck import check_gradients
-
-# Largest difference from float64, relative to the root mean square of the right result.
-DIRECT, WINOGRAD = 1e-5, 2e-4
-
-# name: N, H, W, Cin, Cout, kernel, stride, padding, dilation, groups
-CONVOLUTIONS = {
-    "plain 3x3": (2, 5, 6, 3, 4, (3, 3), 1, 1, 1, 1),
-    "no padding": (1, 5, 4, 2, 3, (3, 3), 1, 0, 1, 1),
-    "1x1": (2, 3, 4, 5, 2, (1, 1), 1, 0, 1, 1),
-    "1x1 stride 2": (2, 5, 4, 3, 2, (1, 1), 2, 0, 1, 1),
-    "1x1 padded": (1, 2, 3, 2, 2, (1, 1), 1, 1, 1, 1),
-    "stem 7x7 stride 2": (1, 9, 8, 3, 2, (7, 7), 2, 3, 1, 1),
-    "stride 2": (2, 6, 7, 2, 3, (3, 3), 2, 1, 1, 1),
-    "stride 3 of kernel 2": (1, 8, 9, 2, 2, (2, 2), 3, 0, 1, 1),
-    "stride > map": (1, 4, 4, 2, 2, (3, 3), 7, 1, 1, 1),
-    "dilated": (1, 7, 8, 2, 3, (3, 3), 1, 2, 2, 1),
-    "dilated, stride 2": (1, 9, 8, 2, 2, (3, 3), 2, 2, 2, 1),
-    "dilation 3, stride 2": (1, 10, 9, 2, 2, (3, 2), 2, 3, 3, 1),
-    "oblong": (2, 5, 9, 2, 2, (1, 5), (2, 1), (0, 2), (1, 2), 1),
-    "even kernel": (1, 6, 5, 2, 2, (4, 2), 2, 1, 1, 1),
-    "groups": (2, 4, 5, 6, 4, (3, 3), 1, 1, 1, 2),
-    "groups, stride 2": (1, 5, 5, 4, 8, (3, 3), 2, 1, 1, 4),
-    "depthwise": (1, 5, 4, 5, 5, (3, 3), 1, 1, 1, 5),
-    "depthwise, two each": (1, 4, 4, 3, 6, (3, 3), 2, 1, 1, 3),
-    "one pixel": (2, 1, 1, 3, 2, (3, 3), 1, 1, 1, 1),
-    "one pixel, stride 2": (1, 1, 1, 2, 2, (3, 3), 2, 1, 1, 1),
-    "kernel larger than map": (1, 2, 3, 2, 2, (5, 5), 1, 2, 1, 1),
-    "padding larger than kernel": (1, 2, 2, 2, 2, (2, 2), 1, 4, 1, 1),
-}
-
-# name: N, H, W, Cin, Cout, kernel, stride, padding, output_padding, dilation, groups
-TRANSPOSED = {
-    "mask head 2x2": (2, 3, 4, 3, 2, (2, 2), 2, 0, 0, 1, 1),
-    "keypoint head 4x4": (1, 3, 3, 2, 2, (4, 4), 2, 1, 0, 1, 1),
-    "output padding": (2, 3, 2, 2, 3, (3, 3), 2, 1, 1, 1, 1),
-    "stride 1": (1, 3, 4, 2, 2, (3, 3), 1, 0, 0, 1, 1),
-    "stride > kernel": (1, 2, 3, 2, 2, (2, 2), 3, 0, 2, 1, 1),
-    "dilated": (1, 3, 3, 2, 2, (3, 3), 2, 1, 0, 2, 1),
-    "output padding below dilation": (1, 3, 2, 2, 2, (3, 3), 2, 2, 2, 3, 1),
-    "groups": (1, 3, 3, 4, 6, (3, 3), 2, 1, 1, 1, 2),
-    "oblong": (1, 2, 4, 2, 2, (1, 3), (1, 2), (0, 1), (0, 1), 1, 1),
-    "one pixel": (1, 1, 1, 2, 3, (3, 3), 2, 1, 1, 1, 1),
-}
 
 # H, W, size, stride, padding
 POOLS = {
@@ -65,24 +42,6 @@ POOLS = {
     "window = map": (4, 3, (4, 3), 1, 0),
     "stride > size": (9, 9, 2, 4, 1),
 }
-
-
-def random(*shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def convolution_arrays(case, dtype=np.float64):
-    n, h, w, cin, cout, kernel, stride, padding, dilation, groups = CONVOLUTIONS[case]
-    settings = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    x, weights, b = random(n, h, w, cin), random(*kernel, cin // groups, cout, seed=1), random(cout, seed=2)
-    return x.astype(dtype), weights.astype(dtype), b.astype(dtype), settings
-
-
-def transposed_arrays(case, dtype=np.float64):
-    n, h, w, cin, cout, kernel, stride, padding, output_padding, dilation, groups = TRANSPOSED[case]
-    settings = dict(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups)
-    x, weights, b = random(n, h, w, cin), random(*kernel, cin, cout // groups, seed=1), random(cout, seed=2)
-    return x.astype(dtype), weights.astype(dtype), b.astype(dtype), settings
 
 
 def nchw(torch, a):
@@ -213,35 +172,35 @@ def test_max_pool2d_gradients(case):
 # ------------------------------------------------------------------------------------------- kernels
 
 
-def error(found, expected):
-    """The largest difference, relative to the root mean square of what is expected."""
-    assert found.shape == expected.shape and found.dtype == np.float32
-    scale = np.sqrt(np.mean(expected**2)) if expected.size else 1
-    return np.abs(found - expected).max(initial=0) / max(scale, 1e-30)
+@pytest.fixture
+def direct(monkeypatch):
+    """Every convolution is computed as the direct sum."""
+    monkeypatch.setattr(device, "winograd", False)
 
 
-def check_kernels(kernels, x, w, b, settings, bound):
-    """Forward and both gradients of a module of kernels against the specifications in float64."""
-    window = Window("test", w, **settings)
+def check_kernels(x, w, b, settings, bound):
+    """The convolution and both gradients in float32, which the kernels compute, against the array code in float64."""
+    window = Window(w.shape[:2], **settings)
     size = window.output_size(x.shape[1:3])
     gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
     x64, w64, gy64 = (a.astype(np.float64) for a in (x, w, gy))
-    y = kernels.convolve(x, w, window, size, b, gy, True)
-    assert error(y, convolution.convolve_specification(x64, w64, window, size, b, gy, True)) < bound
-    gx = kernels.convolve_backward_data(gy, w, x.shape[1:3], window)
-    assert error(gx, convolution.convolve_backward_data_specification(gy64, w64, x.shape[1:3], window)) < bound
-    gw = kernels.convolve_backward_weights(x, gy, window)
-    rounding = max(1, np.sqrt(len(x) * size[0] * size[1] / 2000))  # of a sum over P pixels, in sequence: as sqrt(P)
-    assert error(gw, convolution.convolve_backward_weights_specification(x64, gy64, window)) < bound * rounding
+
+    y = convolve(x, w, window, size, b, gy, True)
+    assert error(y, convolve.plain(x64, w64, window, size, b, gy, True)) < bound
+    gx = convolve_backward_data(gy, w, x.shape[1:3], window)
+    assert error(gx, convolve_backward_data.plain(gy64, w64, x.shape[1:3], window)) < bound
+    gw = convolve_backward_weights(x, gy, window)
+    rounding = max(1, np.sqrt(len(x) * size[0] * size[1] / 2000))  # the error of a sum over P pixels grows as sqrt(P)
+    assert error(gw, convolve_backward_weights.plain(x64, gy64, window)) < bound * rounding
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_direct_kernels_on_each_case(case):
-    check_kernels(direct, *convolution_arrays(case, np.float32), DIRECT)
+def test_direct_kernels_on_each_case(direct, case):
+    check_kernels(*convolution_arrays(case, np.float32), DIRECT)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_direct_kernels_on_random_shapes(seed):
+def test_direct_kernels_on_random_shapes(direct, seed):
     rng = np.random.default_rng(seed)
     groups = int(rng.choice([1, 1, 1, 2, 4, 32]))
     most = 4 if groups > 2 else 45
@@ -254,27 +213,27 @@ def test_direct_kernels_on_random_shapes(seed):
     x = random(int(rng.integers(1, 4)), *size, cin, seed=seed, dtype=np.float32)
     w, b = random(*kernel, cin // groups, cout, dtype=np.float32), random(cout, dtype=np.float32)
     settings = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    check_kernels(direct, x, w, b, settings, DIRECT)
+    check_kernels(x, w, b, settings, DIRECT)
 
 
 @pytest.mark.parametrize(
     "shape", [(700, 1, 1, 1200, 950), (3, 60, 50, 64, 32), (1, 33, 9, 3, 130), (150, 1, 1, 1024, 40)]
 )
-def test_direct_kernels_on_several_tiles(shape):
+def test_direct_kernels_on_several_tiles(direct, shape):
     """More weights than a cache holds, more rows of weights than are used at a time, more pixels than a tile has; rows
     that are set apart.
     """
     n, h, w, cin, cout = shape
     kernel = (1, 1) if h == 1 else (3, 3)
     x, weights = random(n, h, w, cin, dtype=np.float32), random(*kernel, cin, cout, dtype=np.float32)
-    check_kernels(direct, x, weights, random(cout, dtype=np.float32), dict(padding=kernel[0] // 2), DIRECT)
+    check_kernels(x, weights, random(cout, dtype=np.float32), dict(padding=kernel[0] // 2), DIRECT)
 
 
 @pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (2, 2), ((1, 3), (2, 1))])
-def test_depthwise_kernels(stride, dilation):
+def test_depthwise_kernels(direct, stride, dilation):
     x, w = random(2, 19, 21, 40, dtype=np.float32), random(3, 3, 1, 40, dtype=np.float32)
     settings = dict(stride=stride, padding=1, dilation=dilation, groups=40)
-    check_kernels(direct, x, w, random(40, dtype=np.float32), settings, DIRECT)
+    check_kernels(x, w, random(40, dtype=np.float32), settings, DIRECT)
 
 
 @pytest.mark.parametrize("case", TRANSPOSED)
@@ -302,9 +261,9 @@ WINOGRAD_SHAPES = (
 def test_winograd_kernels(shape):
     n, h, w, cin, cout, padding = shape
     x, weights = random(n, h, w, cin, dtype=np.float32), random(3, 3, cin, cout, dtype=np.float32)
-    window = Window("test", weights, padding=padding)
+    window = Window((3, 3), padding=padding)
     assert winograd.fits(n, cin, cout, window, window.output_size((h, w)))
-    check_kernels(winograd, x, weights, random(cout, dtype=np.float32), dict(padding=padding), WINOGRAD)
+    check_kernels(x, weights, random(cout, dtype=np.float32), dict(padding=padding), WINOGRAD)
 
 
 def test_winograd_transforms_are_the_identity_they_claim():
@@ -318,18 +277,18 @@ def test_winograd_transforms_are_the_identity_they_claim():
 
 def test_winograd_can_be_switched_off(monkeypatch):
     x, w = random(1, 40, 40, 16, dtype=np.float32), random(3, 3, 16, 16, dtype=np.float32)
-    window = Window("test", w, padding=1)
-    monkeypatch.setattr(convolution, "winograd", False)
+    window = Window((3, 3), padding=1)
+    monkeypatch.setattr(device, "winograd", False)
     y = conv2d(Tensor(x), Tensor(w), padding=1).data
-    np.testing.assert_array_equal(y, direct.convolve(x, w, window, (40, 40)))
-    monkeypatch.setattr(convolution, "winograd", True)
+    np.testing.assert_array_equal(y, conv_direct.convolve(x, w, window, (40, 40)))
+    monkeypatch.setattr(device, "winograd", True)
     y = conv2d(Tensor(x), Tensor(w), padding=1).data
-    np.testing.assert_array_equal(y, winograd.convolve(x, w, window, (40, 40)))
+    np.testing.assert_array_equal(y, conv_winograd.convolve(x, w, window, (40, 40)))
 
 
 def test_winograd_is_for_what_it_can_do():
     def fits(stride=1, dilation=1, groups=1, kernel=(3, 3), channels=32, images=8, size=(16, 16)):
-        window = Window("test", np.empty((*kernel, channels // groups, channels)), stride, 1, dilation, groups)
+        window = Window(kernel, stride, 1, dilation, groups)
         return winograd.fits(images, channels // groups, channels, window, size)
 
     assert fits()
@@ -337,30 +296,44 @@ def test_winograd_is_for_what_it_can_do():
     assert not fits(channels=24) and not fits(channels=528) and not fits(images=1) and not fits(images=99, size=(1, 1))
 
 
+@pytest.mark.parametrize("relu, bias", [(True, True), (True, False), (False, True), (False, False)])
+def test_gradient_before_relu_and_of_the_bias(relu, bias):
+    gy, y = random(2, 9, 7, 20, dtype=np.float32), random(2, 9, 7, 20, seed=1, dtype=np.float32)
+    y = np.maximum(y, 0) if relu else None
+    expected_g, expected_gb = epilogue_backward.plain(gy, y, bias)
+    held = gy.copy()
+    for gradient, overwrite in ((gy, False), (held, True)):
+        g, gb = epilogue_backward(gradient, y, bias, overwrite)
+        np.testing.assert_array_equal(g, expected_g)
+        assert gb is None if not bias else error(gb, expected_gb) < DIRECT
+    assert np.shares_memory(g, held)
+    np.testing.assert_array_equal(gy, random(2, 9, 7, 20, dtype=np.float32))  # was not overwritten
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_pool_kernels_on_random_shapes(seed):
     rng = np.random.default_rng(seed)
     size, stride = (tuple(map(int, rng.integers(1, 6, 2))) for _ in range(2))
-    padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in size)
+    window = Window(size, stride, tuple(int(rng.integers(0, k // 2 + 1)) for k in size))
     shape = (int(rng.integers(0, 4)), *map(int, rng.integers(5, 17, 2)), int(rng.integers(1, 40)))
     x = rng.integers(0, 5, shape).astype(np.float32)  # with many equal numbers
-    expected, winner = convolution.max_pool2d_specification(x, size, stride, padding)
-    y, own = pool_kernels.forward(x, size, stride, padding, expected.shape[1:3])
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(own.view(np.uint8)[: y.size].reshape(y.shape), winner)
-    gy = rng.integers(0, 9, y.shape).astype(np.float32)  # whole numbers: sums are exact in any order
-    expected = convolution.max_pool2d_backward_specification(gy, winner, shape, size, stride, padding)
-    np.testing.assert_array_equal(pool_kernels.backward(gy, own, shape, size, stride, padding), expected)
+
+    y, winner = max_pool(x, window)
+    for found, expected in zip((y, winner), max_pool.plain(x, window)):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+    gy = rng.integers(0, 9, y.shape).astype(np.float32)  # integers: sums are exact in any order
+    gx = max_pool_backward(gy, winner, shape[1:3], window)
+    np.testing.assert_array_equal(gx, max_pool_backward.plain(gy, winner, shape[1:3], window))
 
 
-def test_pool_keeps_what_is_not_a_number():
+def test_pool_keeps_nan_and_minus_infinity():
     x = np.array([np.nan, 1, 2, -np.inf, -np.inf, 3], np.float32).reshape(1, 1, 6, 1)
-    expected = [np.nan, 2, 2, -np.inf, 3]
-    y, winner = convolution.max_pool2d_specification(x, (1, 2), (1, 1), (0, 0))
-    np.testing.assert_array_equal(y.ravel(), expected)
-    y, own = pool_kernels.forward(x, (1, 2), (1, 1), (0, 0), (1, 5))
-    np.testing.assert_array_equal(y.ravel(), expected)
-    np.testing.assert_array_equal(own.view(np.uint8)[:5], winner.ravel())
+    window = Window((1, 2))
+    for y, winner in (max_pool(x, window), max_pool.plain(x, window)):
+        np.testing.assert_array_equal(y.ravel(), [np.nan, 2, 2, -np.inf, 3])
+        np.testing.assert_array_equal(winner.ravel(), [0, 1, 0, 0, 1])
 
 
 def test_pool_of_more_than_256_places():
@@ -439,8 +412,8 @@ X, W = np.ones((1, 4, 4, 6), np.float32), np.ones((3, 3, 6, 4), np.float32)
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: conv2d(X[0], W), r"conv2d: x must be \(N, H, W, Cin = 6\), got shape \(4, 4, 6\)"),
-        (lambda: conv2d(X[..., :5], W), r"conv2d: x must be \(N, H, W, Cin = 6\), got shape \(1, 4, 4, 5\)"),
+        (lambda: conv2d(X[0], W), r"conv2d: x must have shape \(N, H, W, 6\), got \(4, 4, 6\)"),
+        (lambda: conv2d(X[..., :5], W), r"conv2d: x must have shape \(N, H, W, 6\), got \(1, 4, 4, 5\)"),
         (lambda: conv2d(X, W[0]), r"conv2d: w must have four axes .* got shape \(3, 6, 4\)"),
         (lambda: conv2d(X, W, np.ones(3)), r"conv2d: b must have shape \(4,\), got \(3,\)"),
         (lambda: conv2d(X, W, residual=X), r"conv2d: residual must have shape \(1, 2, 2, 4\), got \(1, 4, 4, 6\)"),
@@ -448,16 +421,16 @@ X, W = np.ones((1, 4, 4, 6), np.float32), np.ones((3, 3, 6, 4), np.float32)
         (lambda: conv2d(X, W, padding=(1, -1)), r"conv2d: padding must be an int >= 0 .*, got \(1, -1\)"),
         (lambda: conv2d(X, W, dilation=1.5), r"conv2d: dilation must be an int >= 1 .*, got 1.5"),
         (lambda: conv2d(X, W, groups=0), r"conv2d: groups must be an int >= 1, got 0"),
-        (lambda: conv2d(X, W[:, :, :2, :], groups=3), r"conv2d: Cout must be a multiple of groups 3"),
-        (lambda: conv2d(X, W, dilation=2), r"conv2d: x of height and width \(4, 4\) is smaller than the kernel"),
-        (lambda: conv2d(X[:, :0], W, padding=2), r"conv2d: x of height and width \(0, 4\) is smaller"),
+        (lambda: conv2d(X, W[:, :, :2, :], groups=3), r"conv2d: groups must divide axis 3 of w, got 3 groups"),
+        (lambda: conv2d(X, W, dilation=2), r"conv2d: x of 4 x 4 pixels gives an empty result with kernel \(3, 3\)"),
+        (lambda: conv2d(X[:, :0], W, padding=2), r"conv2d: x of 0 x 4 pixels gives an empty result"),
         (lambda: conv_transpose2d(X, W, output_padding=2), r"output_padding must be smaller than stride \(2, 2\)"),
-        (lambda: conv_transpose2d(X, W, groups=4), r"conv_transpose2d: Cin must be a multiple of groups 4"),
+        (lambda: conv_transpose2d(X, W, groups=4), r"conv_transpose2d: groups must divide axis 2 of w, got 4 groups"),
         (lambda: conv_transpose2d(X, W, np.ones(5)), r"conv_transpose2d: b must have shape \(4,\), got \(5,\)"),
-        (lambda: conv_transpose2d(X, W, padding=9), r"conv_transpose2d: x of .* gives a result of \(-9, -9\)"),
+        (lambda: conv_transpose2d(X, W, padding=9), r"conv_transpose2d: x of 4 x 4 pixels gives an empty result"),
         (lambda: max_pool2d(X, 3, 2, 2), r"max_pool2d: padding must be at most half of size \(3, 3\), got \(2, 2\)"),
-        (lambda: max_pool2d(X[0], 3), r"max_pool2d: x must be \(N, H, W, C\), got shape \(4, 4, 6\)"),
-        (lambda: max_pool2d(X, 5), r"max_pool2d: x of height and width \(4, 4\) is smaller than the kernel \(5, 5\)"),
+        (lambda: max_pool2d(X[0], 3), r"max_pool2d: x must have shape \(N, H, W, C\), got \(4, 4, 6\)"),
+        (lambda: max_pool2d(X, 5), r"max_pool2d: x of 4 x 4 pixels gives an empty result with kernel \(5, 5\)"),
         (lambda: max_pool2d(X, "3"), r"max_pool2d: size must be an int >= 1 .*, got '3'"),
     ],
 )

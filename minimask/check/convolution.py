@@ -12,31 +12,29 @@ from minimask.check.engine import Check
 
 
 def _window(w, stride, padding, dilation=1):
-    return library.Window("check", w, stride, padding, dilation)
+    return library.Window(w.shape[:2], stride, padding, dilation)
 
 
 def _output_size(size, kernel, stride, padding, dilation):
-    return _window(np.empty((kernel, kernel, 1, 1)), stride, padding, dilation).output_size((size, size))[0]
+    return library.Window((kernel, kernel), stride, padding, dilation).output_size((size, size))[0]
 
 
 def _forward(x, w, stride, padding):
-    window = _window(w, stride, padding)
-    return library.convolve_specification(x[None], w, window, window.output_size(x.shape[:2]))[0]
+    return library.convolve.plain(x[None], w, _window(w, stride, padding))[0]
 
 
 def _backward_weights(gy, x, kernel, stride, padding):
-    window = _window(np.empty((*kernel, 1, 1)), stride, padding)
-    return library.convolve_backward_weights_specification(x[None], gy[None], window)
+    return library.convolve_backward_weights.plain(x[None], gy[None], library.Window(kernel, stride, padding))
 
 
 def _backward_data(gy, w, shape, stride, padding):
-    return library.convolve_backward_data_specification(gy[None], w, shape[:2], _window(w, stride, padding))[0]
+    return library.convolve_backward_data.plain(gy[None], w, shape[:2], _window(w, stride, padding))[0]
 
 
 def _transposed(x, w, stride, padding):
     window = _window(w, stride, padding)
-    size = window.transposed_size(x.shape[:2], (0, 0))
-    return library.convolve_backward_data_specification(x[None], w.transpose(0, 1, 3, 2), size, window)[0]
+    size = window.transposed_size(x.shape[:2])
+    return library.convolve_backward_data.plain(x[None], w.transpose(0, 1, 3, 2), size, window)[0]
 
 
 def _receptive_field(kernels, strides):

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 
-from minimask import convolution_specification as specification
 from minimask import device
-from minimask.convolution import Window, conv2d, conv_transpose2d
+from minimask.convolution import (
+    Window,
+    conv2d,
+    conv_transpose2d,
+    convolve,
+    convolve_backward_data,
+    convolve_backward_weights,
+)
 from minimask.functional import linear
 from minimask.kernels import conv_cuda, cuda
 from minimask.tensor import Tensor
-from tests.test_convolution import (
+from tests.convolution_cases import (
     CONVOLUTIONS,
     DIRECT,
     TRANSPOSED,
@@ -43,21 +49,21 @@ TENSOR = 5e-5  # with the same rounded factors: the sums of tensor cores are a l
 
 def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None, rounded=lambda a: a):
     """The three functions against the specifications, for factors `rounded` before they are multiplied."""
-    window = Window("test", w, **settings)
+    window = Window(w.shape[:2], **settings)
     size = window.output_size(x.shape[1:3])
     gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
     x64, w64, gy64 = (rounded(a).astype(np.float64) for a in (x, w, gy))
     ours_x, ours_w, ours_b, ours_gy = (gpu.asarray(a) for a in (x, w, b, gy))
     ours_w = ours_w if w_on_card is None else w_on_card
     y = conv_cuda.convolve(ours_x, ours_w, window, size, ours_b, ours_gy, True)
-    assert error(y.get(), specification.convolve_specification(x64, w64, window, size, b, gy, True)) < bound
+    assert error(y.get(), convolve.plain(x64, w64, window, size, b, gy, True)) < bound
     y = conv_cuda.convolve(ours_x, ours_w, window, size)
-    assert error(y.get(), specification.convolve_specification(x64, w64, window, size)) < bound
+    assert error(y.get(), convolve.plain(x64, w64, window, size)) < bound
     gx = conv_cuda.convolve_backward_data(ours_gy, ours_w, x.shape[1:3], window)
-    expected = specification.convolve_backward_data_specification(gy64, w64, x.shape[1:3], window)
+    expected = convolve_backward_data.plain(gy64, w64, x.shape[1:3], window)
     assert error(gx.get(), expected) < bound
     gw = conv_cuda.convolve_backward_weights(ours_x, ours_gy, window)
-    assert error(gw.get(), specification.convolve_backward_weights_specification(x64, gy64, window)) < bound
+    assert error(gw.get(), convolve_backward_weights.plain(x64, gy64, window)) < bound
 
 
 def arrays(n, h, w, cin, cout, kernel, groups=1):
@@ -128,11 +134,11 @@ def launched(monkeypatch):
 def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
     """2 images of 17 x 31 pixels make 4 parts of at most 272: the last one is short."""
     x, gy = random(2, 17, 31, 9, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
-    window = Window("test", np.empty((3, 3, 9 // groups, 6)), padding=1, groups=groups)
+    window = Window((3, 3), padding=1, groups=groups)
     gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
     first = ("backward_weights", (2, 4, 1)) if groups == 1 else ("backward_weights_grouped", (1, 4, 1))
     assert launched[0] == first and [name for name, _ in launched[1:]] == ["add_parts"]
-    expected = specification.convolve_backward_weights_specification(*(a.astype(np.float64) for a in (x, gy)), window)
+    expected = convolve_backward_weights.plain(*(a.astype(np.float64) for a in (x, gy)), window)
     assert error(gw.get(), expected) < DIRECT
 
 
@@ -164,9 +170,9 @@ def test_arrays_that_begin_anywhere(gpu):
     flat[1 + x.size : 1 + x.size + w.size] = gpu.asarray(w.ravel())
     on_card = flat[1 : 1 + x.size].reshape(x.shape), flat[1 + x.size : 1 + x.size + w.size].reshape(w.shape)
     assert on_card[0].data.ptr % 16 == 4
-    window = Window("test", w, padding=1)
+    window = Window(w.shape[:2], padding=1)
     y = conv_cuda.convolve(*on_card, window, (5, 6))
-    expected = specification.convolve_specification(x.astype(np.float64), w.astype(np.float64), window, (5, 6))
+    expected = convolve.plain(x.astype(np.float64), w.astype(np.float64), window, (5, 6))
     assert error(y.get(), expected) < DIRECT
     exchanged = gpu.asarray(np.ascontiguousarray(w.transpose(0, 1, 3, 2))).transpose(0, 1, 3, 2)
     check(gpu, x, w, b, dict(padding=1), w_on_card=exchanged)
@@ -178,13 +184,13 @@ def test_nan_passes(gpu):
     """One NaN reaches the results whose windows hold it, through the ReLU."""
     x, w, _ = arrays(1, 5, 5, 4, 4, 3)
     x[0, 0, 0, 1] = np.nan
-    y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), Window("test", w, padding=1), (5, 5), relu=True).get()
+    y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), Window(w.shape[:2], padding=1), (5, 5), relu=True).get()
     assert np.isnan(y[0, :2, :2]).all() and np.isfinite(y[0, 2:]).all() and np.isfinite(y[0, :, 2:]).all()
 
 
 def test_no_images(gpu):
     x, w, b = (gpu.asarray(a) for a in arrays(0, 5, 5, 4, 8, 3))
-    window = Window("test", w, padding=1)
+    window = Window(w.shape[:2], padding=1)
     assert conv_cuda.convolve(x, w, window, (5, 5), b).shape == (0, 5, 5, 8)
     assert conv_cuda.convolve_backward_data(gpu.empty((0, 5, 5, 8), np.float32), w, (5, 5), window).shape == x.shape
     gw = conv_cuda.convolve_backward_weights(x, gpu.empty((0, 5, 5, 8), np.float32), window)
@@ -221,9 +227,9 @@ def test_groups_on_tensor_cores(gpu, precision):
 def test_errors_of_tensor_cores(gpu, precision):
     """TF32 is within 1e-3 of the largest result, BF16 within 1e-2, and neither is float32."""
     x, w, _ = arrays(1, 12, 12, 64, 64, 3)
-    window = Window("test", w, padding=1)
+    window = Window(w.shape[:2], padding=1)
     y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), window, (12, 12)).get()
-    expected = specification.convolve_specification(x.astype(np.float64), w.astype(np.float64), window, (12, 12))
+    expected = convolve.plain(x.astype(np.float64), w.astype(np.float64), window, (12, 12))
     worst = abs(y - expected).max() / abs(expected).max()
     assert {"high": 1e-5, "medium": 1e-4}[precision] < worst < {"high": 1e-3, "medium": 1e-2}[precision]
 

@@ -1,26 +1,25 @@
-"""Max pooling on the GPU against its specification."""
+"""Max pooling on the GPU against the array code."""
 
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from minimask import convolution
-from minimask.convolution import max_pool2d
+from minimask.convolution import Window, max_pool, max_pool2d, max_pool_backward
 from minimask.kernels import max_pool_cuda
 from minimask.tensor import Tensor
 
 
 def compare(gpu, x, size, stride, padding):
-    """The kernels' result, winners and gradient equal the specification's, to the bit."""
-    expected, places = convolution.max_pool2d_specification(x, size, stride, padding)
-    y, winner = max_pool_cuda.forward(gpu.asarray(x), size, stride, padding, expected.shape[1:3])
+    """The kernels' result, winners and gradient equal those of the array code, to the bit."""
+    window = Window(size, stride, padding)
+    expected, places = max_pool.plain(x, window)
+    y, winner = max_pool_cuda.max_pool(gpu.asarray(x), window)
     np.testing.assert_array_equal(y.get(), expected)
     np.testing.assert_array_equal(winner.get(), places)
-    gy = np.random.default_rng(1).integers(1, 9, y.shape).astype(np.float32)  # whole numbers: sums are exact
-    gx = max_pool_cuda.backward(gpu.asarray(gy), winner, x.shape, size, stride, padding).get()
-    expected = convolution.max_pool2d_backward_specification(gy, places, x.shape, size, stride, padding)
-    np.testing.assert_array_equal(gx, expected)
+    gy = np.random.default_rng(1).integers(1, 9, y.shape).astype(np.float32)  # integers: sums are exact
+    gx = max_pool_cuda.max_pool_backward(gpu.asarray(gy), winner, x.shape[1:3], window).get()
+    np.testing.assert_array_equal(gx, max_pool_backward.plain(gy, places, x.shape[1:3], window))
     assert gx.dtype == np.float32
 
 
@@ -48,14 +47,14 @@ def test_a_single_pixel_and_256_places(gpu):
 
 def test_what_is_not_a_number_wins_and_minus_infinity_keeps_its_place(gpu):
     x = np.array([[np.nan, 1, 2], [-np.inf, -np.inf, 3]], np.float32).reshape(1, 2, 3, 1)
-    y, winner = max_pool_cuda.forward(gpu.asarray(x), (1, 2), (1, 1), (0, 0), (2, 2))
+    y, winner = max_pool_cuda.max_pool(gpu.asarray(x), Window((1, 2)))
     np.testing.assert_array_equal(y.get().ravel(), [np.nan, 2, -np.inf, 3])
     assert winner.get().ravel().tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("size, dtype", [(3, np.float32), (17, np.float32), (3, np.float64)])
 def test_operation_on_tensors(gpu, size, dtype):
-    # 17 x 17 places do not fit into a byte: the specification runs, as in double precision.
+    # 17 x 17 places do not fit into a byte: the array code runs, as it does in float64.
     x = np.random.default_rng(3).standard_normal((2, 18, 19, 5)).astype(dtype)
     here, there = Tensor(x, requires_grad=True), Tensor(gpu.asarray(x), requires_grad=True)
     expected = max_pool2d(here, size, 2, 1)

@@ -123,13 +123,13 @@ BUGS = {
         {"precision": "high", "shape": (70, 1, 1, 200, 65, 1), "enough": 264}, CHECKED, "race",
     ),
     "conv: no barrier before the next step": Bug(
-        "conv.cu", "if (step + 1 < steps) store((step + 1) % 2);\n    __syncthreads();",
+        "conv_direct.cu", "if (step + 1 < steps) store((step + 1) % 2);\n    __syncthreads();",
         "if (step + 1 < steps) store((step + 1) % 2);",
         "test_convolution.test_several_tiles", {"shape": (1, 40, 18, 4, 4, 3), "enough": 1}, CHECKED, "race",
     ),
     # arithmetic
     "conv: one pixel too many": Bug(
-        "conv.cu", "if (pixel >= s.pixels()) continue;", "if (pixel > s.pixels()) continue;",
+        "conv_direct.cu", "if (pixel >= s.pixels()) continue;", "if (pixel > s.pixels()) continue;",
         "test_convolution.test_several_tiles", {"shape": (1, 40, 18, 4, 4, 3), "enough": 1}, CHECKED,
         "writes outside|reads outside",
     ),

@@ -19,25 +19,23 @@ Source: Lavin and Gray 2015, F(4x4, 3x3).
 import numpy as np
 from numba import njit
 
+from minimask.convolution import Window
 from minimask.device import threads
 from minimask.kernels.conv_tiles import Steps, mirrored, upright
-from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
-from minimask.kernels.winograd_tiles import (  # noqa: F401  B_T and fits for those who use this module
+from minimask.kernels.conv_winograd_tiles import (
     A_T,
-    B_T,
     FIELDS,
     G,
     Tiling,
     apart,
-    fits,
     place,
     prefetch_tile,
     tiles_ahead,
     tiling,
     transform_pixels,
 )
-from minimask.kernels.winograd_weights import convolve_backward_weights  # noqa: F401  the third of the three functions
+from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
 
 # All weights are read once a block: where no cache holds them, a block has at least one tile for so many of them.
 # 512 channels, blocks of 28 or of 64 tiles: 8.5 or 7.5 ms. 256 channels, which fit: larger blocks are slower.
@@ -144,7 +142,7 @@ def forward_part(t, parts, arrays, numbers):
 
 
 def convolve(x, w, window, size, b=None, residual=None, relu=False):
-    """See `minimask.convolution.convolve`; where `fits` says so."""
+    """See `minimask.convolution.convolve`; where `conv_winograd_tiles.fits` says so."""
     return _forward(x, flat(w), upright(w), w.shape[2:], window.padding, size, b, residual, relu)
 
 
@@ -169,7 +167,5 @@ def _forward(x, w, steps, channels, padding, size, b, residual, relu):
 
 def warm_up():
     """Compile the kernels (or load them from the cache)."""
-    from minimask.convolution import Window
-
     x, w = np.zeros((1, 4, 4, 16), np.float32), np.zeros((3, 3, 16, 16), np.float32)
-    convolve(x, w, Window("warm_up", w, padding=1), (4, 4))
+    convolve(x, w, Window((3, 3), padding=1), (4, 4))

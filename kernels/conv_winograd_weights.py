@@ -1,4 +1,4 @@
-"""The gradient of a convolution's weights by Winograd's identity, float32: see `winograd`.
+"""The gradient of a convolution's weights by Winograd's identity, float32: see `conv_winograd`.
 
     gw = G^T [ sum over tiles of (B^T d B) * (A gY A^T) ] G
 
@@ -8,10 +8,9 @@ Each thread sums up its own tiles; then the sums are added in the order of the t
 import numpy as np
 from numba import njit
 
+from minimask.convolution import Window
 from minimask.device import threads
-from minimask.kernels.parallel import flat, run
-from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
-from minimask.kernels.winograd_tiles import (
+from minimask.kernels.conv_winograd_tiles import (
     A_T,
     FIELDS,
     G,
@@ -24,6 +23,8 @@ from minimask.kernels.winograd_tiles import (
     tiling,
     transform_pixels,
 )
+from minimask.kernels.parallel import flat, run
+from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
 
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
@@ -113,7 +114,7 @@ def total_part(t, parts, arrays, numbers):
 
 
 def convolve_backward_weights(x, gy, window):
-    """See `minimask.convolution.convolve_backward_weights`; where `winograd_tiles.fits` says so."""
+    """See `minimask.convolution.convolve_backward_weights`; where `conv_winograd_tiles.fits` says so."""
     inner, outer = x.shape[3], gy.shape[3]
     sums = scratch(threads() * 36 * apart(-(-outer // WIDTH) * inner * WIDTH))
     least = inner * outer // SUMS_A_TILE
@@ -126,7 +127,5 @@ def convolve_backward_weights(x, gy, window):
 
 def warm_up():
     """Compile the kernels (or load them from the cache)."""
-    from minimask.convolution import Window
-
     x = np.zeros((1, 4, 4, 16), np.float32)
-    convolve_backward_weights(x, x, Window("warm_up", np.zeros((3, 3, 16, 16)), padding=1))
+    convolve_backward_weights(x, x, Window((3, 3), padding=1))

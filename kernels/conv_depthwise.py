@@ -1,7 +1,7 @@
 """Depthwise convolution on the CPU, float32: each channel has its own window of weights (kh, kw, channels).
 
 There is nothing to share between the columns of a product, so no tile is gathered: the window is summed pixel by pixel,
-a vector of channels at a time. For the rest see `conv`.
+a vector of channels at a time. For the rest see `conv_direct`.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What Winograd's convolution and its gradient share: the matrices, tiles of pixels transformed. See `winograd`."""
+"""What Winograd's convolution and its gradients share: matrices, and the transform of a tile; see `conv_winograd`."""
 
 from functools import lru_cache
 from typing import NamedTuple
