@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from minimask import benchmark
-from minimask.benchmark import common, growth
+from minimask.benchmark import common, growth, models, ours
 from minimask.benchmark.cases import Layer, all_cases, roi_align_bytes
 from minimask.device import gpu_available
 from minimask.errors import InputError
@@ -37,8 +37,6 @@ def small_cases():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_case_is_a_piece_of_both_sides(device):
-    from minimask.benchmark import ours
-
     cases = all_cases("folder", device)
     assert len({case.title for case in cases}) == len(cases)
     theirs = ast.parse((benchmark.HERE / "reference.py").read_text())
@@ -71,8 +69,6 @@ def test_bytes_that_must_be_moved():
 
 
 def test_every_kernel_case_runs_on_our_side():
-    from minimask.benchmark import ours
-
     for case in small_cases():
         run = ours.PIECES[case.piece](**case.settings)
         first, second = (common.fingerprint(ours.to_arrays(run())) for _ in range(2))
@@ -83,7 +79,7 @@ def test_every_kernel_case_runs_on_our_side():
 def test_both_sides_come_to_the_same_results():
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
-    from minimask.benchmark import ours, reference
+    from minimask.benchmark import reference
 
     for case in small_cases():
         results = []
@@ -99,18 +95,17 @@ def test_models_of_both_sides_agree(tmp_path):
     """The whole cases' files are read, and the first training loss is torchvision's but for which RoIs are sampled."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
-    from minimask.benchmark import ours, reference
+    from minimask.benchmark import reference
 
     for trained in (0, 3):
-        ours.write_toy(tmp_path, trained)()
-        loss, other = ours.toy_step(tmp_path)(), reference.toy_step(tmp_path)()
+        models.write_toy(tmp_path, trained)()
+        loss, other = models.toy_step(tmp_path)(), reference.toy_step(tmp_path)()
         assert loss.item() == pytest.approx(other.item(), rel=0.3)
 
 
 @pytest.mark.parametrize("name", ["toy_step", "step", "torch"])
 def test_timed_training_steps_leave_the_weights_as_they_are(name, tmp_path, monkeypatch):
     """So the side that does more steps in its time does the same work in each."""
-    from minimask.benchmark import ours
 
     if name == "torch":
         pytest.importorskip("torch")
@@ -119,8 +114,8 @@ def test_timed_training_steps_leave_the_weights_as_they_are(name, tmp_path, monk
 
         optimizers, make = reference.torch.optim, reference.toy_step
     else:
-        optimizers, make = ours.optim, {"toy_step": ours.toy_step, "step": lambda _: ours.step(1, 64, 2)}[name]
-    ours.write_toy(tmp_path, trained=0)()
+        optimizers, make = models.optim, {"toy_step": models.toy_step, "step": lambda _: models.step(1, 64, 2)}[name]
+    models.write_toy(tmp_path, trained=0)()
     parameters, sgd = [], optimizers.SGD
     monkeypatch.setattr(optimizers, "SGD", lambda p, **settings: sgd(parameters.extend(p) or parameters, **settings))
     run = make(tmp_path)
@@ -243,7 +238,7 @@ def test_reference_without_torch_is_named(tmp_path):
         "try:\n    benchmark.start_sides(sys.executable, 1)\n"
         "except benchmark.InputError as error:\n    print(error)"
     )
-    for name in ("reference.py", "common.py"):
+    for name in ("reference.py", "reference_models.py", "common.py"):
         (tmp_path / name).write_text((benchmark.HERE / name).read_text())
     environment = {**os.environ, "PYTHONPATH": str(Path(benchmark.HERE).parent.parent)}
     done = subprocess.run(
@@ -264,8 +259,6 @@ def test_exponent_of_known_growth():
 
 
 def test_every_series_is_a_piece_of_our_side():
-    from minimask.benchmark import ours
-
     series = growth.all_series()
     assert len({s.title for s in series}) == len(series)
     for s in series:
@@ -276,11 +269,10 @@ def test_every_series_is_a_piece_of_our_side():
 
 
 def test_whole_pieces_of_growth_run():
-    from minimask.benchmark import ours
 
-    loss = ours.step(images=2, side=64, objects=3)()
+    loss = models.step(images=2, side=64, objects=3)()
     assert np.isfinite(loss.item())
-    assert len(ours.detect(images=1, side=64)()[0]) == 1
+    assert len(models.detect(images=1, side=64)()[0]) == 1
 
 
 def test_growth_table_and_picture(capsys, tmp_path):

@@ -4,11 +4,11 @@
     python -m minimask benchmark --reference PYTHON --device cuda
     python -m minimask benchmark --growth growth.png
 
-Each side works in a process of its own (their thread pools must not share one), and only one works at a time: round by
-round they take turns, so that a machine that slows down slows both. A ratio is the median time of ours divided by the
-median time of theirs. Before the timing both do the work once and must come to the same result. On a card the table
-tells the arithmetic (TFLOP/s) or the bytes that must be moved (GB/s), and what a fresh process holds of its memory.
-`--growth` asks another question, of ours alone: how the cost grows with the work (see `growth`).
+Each side works in its own process, because their thread pools would disturb each other. Only one works at a time: they
+take turns round by round, so that a machine that slows down slows both. A ratio is our median time divided by theirs.
+Before the timing, both sides do the work once and must come to the same result. On a card, the table shows arithmetic
+(TFLOP/s) or the bytes that must be moved (GB/s), and how much of the card's memory a fresh process holds.
+`--growth` asks another question, about our side alone: how does the cost grow with the work (see `growth`)?
 """
 
 import json
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def add_arguments(parser):
-    """The options of `python -m minimask benchmark`."""
+    """Add the options of `python -m minimask benchmark` to its parser."""
     option = parser.add_argument
     option("--reference", metavar="PYTHON", help="interpreter that has torch and torchvision, to compare with")
     option(
@@ -39,29 +39,29 @@ def add_arguments(parser):
         nargs="+",
         default=[2],
         metavar="N",
-        help="threads each side uses (default 2); several numbers: everything is measured with each",
+        help="threads per side (default 2); with several numbers, everything is measured with each",
     )
     option("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides compute (default cpu)")
     option(
         "--precision",
         choices=device.MATMUL_PRECISIONS,
         default="highest",
-        help="on a card, how both multiply: float32, TensorFloat32 or, ours, bfloat16 (default highest)",
+        help="on a card, how both multiply: float32, TensorFloat32 or (ours only) bfloat16 (default highest)",
     )
-    option("--rounds", type=int, default=5, help="turns of each side at each piece of work (default 5)")
+    option("--rounds", type=int, default=5, help="turns per side for each piece of work (default 5)")
     option("--only", metavar="NAME", help="only pieces whose name contains NAME, e.g. whole or 'conv R50'")
-    option("--no-memory", action="store_true", help="leave out peak memory, which takes a fresh process for each piece")
+    option("--no-memory", action="store_true", help="leave out peak memory, which takes a fresh process per piece")
     option(
         "--growth",
         metavar="PNG",
-        help="instead, measure how cost grows with batch, side, objects and RoIs; "
-        "prints the fitted exponents and draws this picture",
+        help="measure instead how the cost grows with batch, side, objects and RoIs; "
+        "print the fitted exponents and draw this picture",
     )
     option("--output", metavar="FILE", help="also write the numbers to this json file")
 
 
 def main(args):
-    """Run the benchmark that the parsed `args` ask for, and print its table. Returns the exit status."""
+    """Run the benchmark with the parsed options and print its table. Returns the exit status."""
     if min(args.threads) < 1 or args.rounds < 1:
         threads = " ".join(map(str, args.threads))
         raise InputError(f"benchmark: --threads and --rounds must be at least 1, got {threads} and {args.rounds}")
@@ -69,7 +69,7 @@ def main(args):
         if not Path(file).resolve().parent.is_dir():
             raise InputError(f"benchmark: {file}: its folder does not exist")
     if args.device != "cpu":
-        device.resolve(args.device)  # says what is missing
+        device.resolve(args.device)  # raises and says what is missing
         if args.growth:
             raise InputError("benchmark: --growth measures the CPU; leave out --device")
     run = run_growth if args.growth else run_cases
@@ -88,7 +88,7 @@ def main(args):
 
 
 def run_cases(args, threads):
-    """Measure every chosen case with so many threads; prints the table, returns (machine, rows)."""
+    """Measure every chosen case with this many threads, and print the table. Returns (machine, rows)."""
     with tempfile.TemporaryDirectory(prefix="minimask_benchmark_") as folder:
         cases = choose(all_cases(folder, args.device), args.only)
         sides = start_sides(args.reference, threads, args.device, args.precision)
@@ -108,7 +108,7 @@ def run_cases(args, threads):
 
 
 def run_growth(args, threads):
-    """Measure every chosen series of `growth` with so many threads; prints the table, returns (machine, rows)."""
+    """Measure every chosen series of `growth` with this many threads, and print it. Returns (machine, rows)."""
     chosen = choose(growth.all_series(), args.only)
     (side,) = start_sides(None, threads)
     try:
@@ -125,11 +125,11 @@ def run_growth(args, threads):
 
 
 def choose(cases, only):
-    """The cases (or series) whose title contains `only`; all of them if it is None."""
+    """The cases (or series) whose title contains `only`, or all of them if it is None."""
     chosen = [case for case in cases if only is None or only.lower() in case.title.lower()]
     if not chosen:
         groups = ", ".join(dict.fromkeys(getattr(case, "group", case.title) for case in cases))
-        raise InputError(f"benchmark: no piece of work is called {only!r}; there are: {groups}")
+        raise InputError(f"benchmark: no piece of work has {only!r} in its name; there are: {groups}")
     return chosen
 
 
@@ -137,7 +137,7 @@ def choose(cases, only):
 
 
 class Side:
-    """A library's worker process: `ask` sends one request and waits for its answer (see `common.serve`)."""
+    """The worker process of a library. `ask` sends one request and waits for the answer (see `common.serve`)."""
 
     PAUSE = 0.03  # seconds before a request: an idle thread pool spins for a few milliseconds before it sleeps
 
@@ -158,7 +158,7 @@ class Side:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except OSError:  # it has ended: `receive` says so
+        except OSError:  # the process has ended; `receive` reports it
             pass
 
     def receive(self):
@@ -167,7 +167,7 @@ class Side:
             self.process.wait()
             raise InputError(
                 f"benchmark: the {self.name} side ({self.command[0]}) ended with status {self.process.returncode}; "
-                "its last words are above"
+                "its own message is above"
             )
         answer = json.loads(line)
         if "error" in answer:
@@ -187,7 +187,7 @@ class Side:
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 pipe.close()
-            except OSError:  # what was not sent cannot be flushed to a process that has ended
+            except OSError:  # the process has ended, so the pipe cannot be flushed
                 pass
         try:
             self.process.wait(timeout=10)
@@ -197,7 +197,7 @@ class Side:
 
 
 def start_sides(reference, threads, device="cpu", precision="highest"):
-    """[ours] or [ours, torch's]."""
+    """Start the worker processes. Returns [ours], or [ours, torch's] if there is a reference interpreter."""
     settings = [device, precision]
     counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
     environment = {**os.environ, **counts, "KMP_BLOCKTIME": "10"}  # Intel's OpenMP would spin for 200 ms
@@ -209,7 +209,7 @@ def start_sides(reference, threads, device="cpu", precision="highest"):
     if reference:
         try:
             sides.append(Side("torch", [reference, str(HERE / "reference.py"), *settings], theirs))
-            sides[1].ask(about=True)  # or it says now why it cannot run
+            sides[1].ask(about=True)  # if it cannot run, it says so now
         except InputError:
             for side in sides:
                 side.close()
@@ -221,7 +221,7 @@ def start_sides(reference, threads, device="cpu", precision="highest"):
 
 
 def measure(case, sides, rounds, memory=True):
-    """One row: a dict of the case's name, every run's seconds, medians, ratios, peak memory in bytes."""
+    """Measure one case. Returns a row: the case's name, seconds of every run, medians, ratios, peak memory in bytes."""
     variants = {"minimask": (sides[0], case.settings)}
     if len(sides) == 2:
         variants["torch"] = (sides[1], case.settings)
@@ -231,6 +231,7 @@ def measure(case, sides, rounds, memory=True):
         piece, settings = case.inputs
         sides[0].ask(piece=piece, settings=settings, fingerprint=True)
         sides[0].ask(forget=True)
+
     prints = {
         name: side.ask(piece=case.piece, settings=settings, fingerprint=True)["fingerprint"]
         for name, (side, settings) in variants.items()
@@ -255,9 +256,9 @@ def measure(case, sides, rounds, memory=True):
 
 
 def measure_memory(case, sides):
-    """Peak memory in bytes of a fresh process of each side that does only this work; None where unknown.
+    """Peak memory in bytes of a fresh process of each side that does only this work, or None if unknown.
 
-    Here the two work at the same time, for nothing is timed.
+    The two sides work at the same time here, because nothing is timed.
     """
     workers = [side.fresh() for side in sides]
     try:
@@ -270,7 +271,7 @@ def measure_memory(case, sides):
 
 
 def check_same_result(case, ours, theirs, name):
-    """Raise if the two sides' results differ in size or by more than the case's tolerance: then it is other work."""
+    """Raise InputError if the results differ in size or by more than the case's tolerance: not the same work."""
     same = len(ours) == len(theirs) and all(
         size == other_size and abs(mean - other) <= case.tolerance * max(abs(mean), abs(other))
         for (size, mean), (other_size, other) in zip(ours, theirs)
@@ -286,7 +287,7 @@ def check_same_result(case, ours, theirs, name):
 
 
 def cpu_name():
-    """What the processor calls itself."""
+    """The name of the processor, as it reports it."""
     try:
         if sys.platform == "linux":
             for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -300,7 +301,7 @@ def cpu_name():
 
 
 def describe_machine(threads, sides):
-    """Name -> line: the machine, our side's versions, the reference's."""
+    """A dict from name to a line of text: the machine, the versions on our side, those of the reference."""
     about = [side.ask(about=True)["versions"] for side in sides]
     cores = f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)} used"
     machine = {
@@ -313,7 +314,7 @@ def describe_machine(threads, sides):
 
 
 def show_seconds(seconds):
-    """`1.234 s`, `12.34 ms`, `0.012 ms`: in ms below one second."""
+    """Seconds as text: `1.234 s`, `12.34 ms`, `0.012 ms`."""
     if seconds >= 1:
         return f"{seconds:.3f} s "
     milliseconds = seconds * 1e3
@@ -321,7 +322,7 @@ def show_seconds(seconds):
 
 
 def show_speed(row, device):
-    """Of ours, in the units of the heading: arithmetic on the CPU, on a card also the bytes that must be moved."""
+    """The speed of our side, in the units of the heading: arithmetic, or (on a card) bytes that must be moved."""
     seconds = row["seconds"]["minimask"]
     if device == "cpu":
         return f"{row['flops'] / seconds / 1e9:.0f}" if row["flops"] else ""
@@ -331,12 +332,12 @@ def show_speed(row, device):
 
 
 def show_memory(peaks, name):
-    """`368 MB`, or n/a on a system that does not say."""
+    """Memory as text: `368 MB`, or n/a on a system that does not report it."""
     return "n/a" if peaks[name] is None else f"{peaks[name] / 2**20:.0f} MB"
 
 
 class Table:
-    """Prints aligned rows as they come, with a line for each new group."""
+    """Prints aligned rows as they come, with a heading for each new group."""
 
     NAME_WIDTH = 40
 

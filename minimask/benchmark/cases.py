@@ -12,11 +12,11 @@ class Case:
     name: str
     piece: str
     settings: dict = field(default_factory=dict)
-    flops: float = 0.0  # multiplications and additions in one run; 0 where the number says little
-    bytes: float = 0.0  # that one run must at least read and write; 0 where it says little, or arithmetic counts
-    seconds: float = 0.1  # time given to each side in each round
-    tolerance: float = 1e-3  # how far the two sides' results may differ, relative
-    inputs: tuple = ()  # our side's piece that writes the files it reads, and its settings
+    flops: float = 0.0  # multiplications and additions per run; 0 if the number says little
+    bytes: float = 0.0  # that a run must read and write at least; 0 if the number says little
+    seconds: float = 0.1  # time for each side in each round
+    tolerance: float = 1e-3  # relative difference allowed between the results of the two sides
+    inputs: tuple = ()  # the piece of our side that writes the files it reads, and that piece's settings
     tuned: bool = True  # whether the reference has faster settings for it
 
     @property
@@ -26,7 +26,7 @@ class Case:
 
 @dataclass
 class Layer:
-    """A convolution's shape: `n` maps of `height` x `width` x `inputs` to `outputs` channels."""
+    """The shape of a convolution: `n` maps of `height` x `width` pixels, from `inputs` to `outputs` channels."""
 
     name: str
     n: int
@@ -75,7 +75,7 @@ DIRECTIONS = ("forward", "to data", "to weights")
 
 
 def convolution_cases(group, layers):
-    """Forward and both gradients of each layer; a first layer's data needs no gradient."""
+    """Forward and both gradients of each layer. The data of a first layer needs no gradient."""
     return [
         Case(group, f"{layer.name} {direction}", "conv", {"direction": direction, **layer.settings()}, layer.flops())
         for layer in layers
@@ -88,33 +88,44 @@ def transposed_cases():
     layers = [Layer("R50 mask head", 100, 14, 14, 256, 256), Layer("toy mask head", 128, 14, 14, 64, 64)]
     return [
         Case(
-            "conv transpose", f"{layer.name} 2x2/2 {direction}", "conv_transpose",
-            {"direction": direction, "n": layer.n, "height": 14, "width": 14,
-             "inputs": layer.inputs, "outputs": layer.outputs},
+            "conv transpose",
+            f"{layer.name} 2x2/2 {direction}",
+            "conv_transpose",
+            {
+                "direction": direction,
+                "n": layer.n,
+                "height": 14,
+                "width": 14,
+                "inputs": layer.inputs,
+                "outputs": layer.outputs,
+            },
             2.0 * layer.n * 28 * 28 * layer.inputs * layer.outputs,
         )
         for layer in layers
         for direction in DIRECTIONS
-    ]  # fmt: skip
+    ]
 
 
 def pooling_cases():
-    """A quarter of the map is left; the gradient finds the largest of each window again, so it reads the map too."""
+    """A quarter of the map is left. The gradient searches each window again, so it reads the map too."""
     shapes = [("R50 stem", 1, 400, 544, 64), ("toy", 8, 64, 64, 32)]
     return [
         Case(
-            "max pool", f"{name} 3x3/2 {direction}", "max_pool", {"direction": direction, "shape": shape},
+            "max pool",
+            f"{name} 3x3/2 {direction}",
+            "max_pool",
+            {"direction": direction, "shape": shape},
             bytes=4 * math.prod(shape) * (1.25 if direction == "forward" else 2.5),
         )
         for name, *shape in shapes
         for direction in ("forward", "backward")
-    ]  # fmt: skip
+    ]
 
 
 def normalization_cases():
-    """Batch norm, forward: x twice, y; backward: gy, y, x and g, then g, x and gx.
+    """Batch norm moves, forward, x twice and y; backward gy, y, x and g, then g, x and gx.
 
-    Frozen, forward: x, residual, y; backward: gy, y, g and gx.
+    Frozen batch norm moves, forward, x, residual and y; backward gy, y, g and gx.
     """
     trained = [("toy C1", 8, 64, 64, 32), ("toy C4", 8, 8, 8, 128), ("R50 C2", 1, 200, 272, 256)]
     frozen = [("toy mask head", 128, 14, 14, 64), ("R50 C4", 1, 50, 68, 1024), ("R50 C2", 1, 200, 272, 256)]
@@ -124,17 +135,20 @@ def normalization_cases():
     ]
     return [
         Case(
-            title, f"{name} {direction}", piece, {"direction": direction, "shape": shape},
+            title,
+            f"{name} {direction}",
+            piece,
+            {"direction": direction, "shape": shape},
             bytes=4 * math.prod(shape) * (forward if direction == "forward" else backward),
         )
         for title, piece, forward, backward, shapes in kinds
         for name, *shape in shapes
         for direction in ("forward", "backward")
-    ]  # fmt: skip
+    ]
 
 
 def loss_cases():
-    """Each loss and its gradient. R50: an image, 91 classes; the toy model: 8 images, 4 classes."""
+    """Each loss and its gradient. R50 means one image and 91 classes; the toy model has 8 images and 4 classes."""
     return [
         Case("losses", f"{model} {kind}", "loss", {"kind": kind, **sizes}, tuned=False)
         for model, sizes in (
@@ -156,16 +170,19 @@ def roi_cases():
     ]
     return [
         Case(
-            "roi align", f"{name} {direction}", "roi_align", {"direction": direction, **settings},
+            "roi align",
+            f"{name} {direction}",
+            "roi_align",
+            {"direction": direction, **settings},
             bytes=roi_align_bytes(**settings),
         )
         for name, settings in kinds
         for direction in ("forward", "backward")
-    ]  # fmt: skip
+    ]
 
 
 def roi_align_bytes(images, height, width, channels, canonical, rois, size):
-    """The four maps once and the RoIs' features once, whichever of them is read and which is written."""
+    """The four maps once and the features of the RoIs once: one of them is read and the other written."""
     places = images * sum((height // s) * (width // s) for s in (4, 8, 16, 32)) + rois * size**2
     return 4.0 * places * channels
 
@@ -176,20 +193,39 @@ def box_cases():
     return [
         Case("nms", "1000 boxes", "nms", {"boxes": 1000}, tuned=False),
         Case("nms", "6000 boxes", "nms", {"boxes": 6000}, tuned=False),
-        Case("matching", f"R50 {anchors} anchors, 20 objects", "match",
-             {"images": 1, "anchors": anchors, "objects": 20, "height": 800, "width": 1088}, tuned=False),
-        Case("matching", f"toy 8 x {toy_anchors} anchors, 4 objects", "match",
-             {"images": 8, "anchors": toy_anchors, "objects": 4, "height": 128, "width": 128}, tuned=False),
-        Case("paste masks", "100 masks into 480 x 640", "paste",
-             {"masks": 100, "height": 480, "width": 640}, bytes=100.0 * 480 * 640, tuned=False),
-    ]  # fmt: skip
+        Case(
+            "matching",
+            f"R50 {anchors} anchors, 20 objects",
+            "match",
+            {"images": 1, "anchors": anchors, "objects": 20, "height": 800, "width": 1088},
+            tuned=False,
+        ),
+        Case(
+            "matching",
+            f"toy 8 x {toy_anchors} anchors, 4 objects",
+            "match",
+            {"images": 8, "anchors": toy_anchors, "objects": 4, "height": 128, "width": 128},
+            tuned=False,
+        ),
+        Case(
+            "paste masks",
+            "100 masks into 480 x 640",
+            "paste",
+            {"masks": 100, "height": 480, "width": 640},
+            bytes=100.0 * 480 * 640,
+            tuned=False,
+        ),
+    ]
 
 
 def optimizer_cases():
     """SGD reads p, g, v and writes p, v; AdamW reads p, g, m, v and writes p, m, v."""
     return [
         Case(
-            "optimizer", f"{kind} {label}", "optimizer", {"kind": kind, "arrays": arrays, "shape": shape},
+            "optimizer",
+            f"{kind} {label}",
+            "optimizer",
+            {"kind": kind, "arrays": arrays, "shape": shape},
             bytes=4.0 * arrays * math.prod(shape) * moved,
         )
         for kind, moved in (("SGD", 5), ("AdamW", 7))
@@ -197,34 +233,48 @@ def optimizer_cases():
             ("2 million in 60 arrays", 60, [3, 3, 64, 64]),
             ("35 million in 60 arrays", 60, [3, 3, 256, 256]),
         ]
-    ]  # fmt: skip
+    ]
 
 
 def whole_cases(folder):
     here = {"folder": folder}
     toy = [
-        Case("whole", f"toy training step, {what}", "toy_step", here, seconds=1.0, tolerance=0.3,
-             inputs=("write_toy", {**here, "trained": steps}))
+        Case(
+            "whole",
+            f"toy training step, {what}",
+            "toy_step",
+            here,
+            seconds=1.0,
+            tolerance=0.3,
+            inputs=("write_toy", {**here, "trained": steps}),
+        )
         for what, steps in (("8 x 128 x 128", 0), ("100 steps later", 100))
-    ]  # fmt: skip
+    ]
     photo = ("write_resnet50", {**here, "width": 640})
     return [*toy, Case("whole", "R50-FPN inference, 800 x 1067", "inference", here, tolerance=0.02, inputs=photo)]
 
 
 def whole_cases_on_a_card(folder):
-    """From the batch on the card to what it gives there: the host's resizing would hide the card's part."""
+    """From a batch on the card to results on the card. Resizing on the host would hide the card's part."""
     here = {"folder": folder}
     toy = [
-        Case("whole", what, "gpu_toy_step", {**here, "graph": graph}, seconds=1.0, tolerance=0.3,
-             inputs=("write_toy", {**here, "trained": 0}))
+        Case(
+            "whole",
+            what,
+            "gpu_toy_step",
+            {**here, "graph": graph},
+            seconds=1.0,
+            tolerance=0.3,
+            inputs=("write_toy", {**here, "trained": 0}),
+        )
         for what, graph in (("toy training step, 8 x 128 x 128", False), ("the same as a CUDA graph (ours)", True))
-    ]  # fmt: skip
+    ]
     photo = ("write_resnet50", {**here, "width": 800})
     return [*toy, Case("whole", "R50-FPN inference, 800 x 1344", "gpu_inference", here, tolerance=0.02, inputs=photo)]
 
 
 def all_cases(folder, device="cpu"):
-    """Every case, whole models first. `folder` holds the files that both sides read (see `ours`)."""
+    """Every case, whole models first. `folder` contains the files that both sides read (see `models`)."""
     whole = whole_cases if device == "cpu" else whole_cases_on_a_card
     return [
         *whole(str(folder)),
@@ -238,4 +288,4 @@ def all_cases(folder, device="cpu"):
         *roi_cases(),
         *box_cases(),
         *optimizer_cases(),
-    ]  # fmt: skip
+    ]

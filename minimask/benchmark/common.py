@@ -1,6 +1,6 @@
-"""What both sides of the benchmark share: inputs that are a function of a seed, and the loop that answers requests.
+"""What both sides of the benchmark share: inputs made from a seed, and the loop that answers requests.
 
-Imports NumPy and the standard library only, for the torch side runs in an environment that need not have minimask.
+It imports only NumPy and the standard library, because the torch side runs in an environment without minimask.
 """
 
 import json
@@ -11,8 +11,9 @@ import traceback
 
 import numpy as np
 
-# Learning rate of the timed training steps: the weights stay, so each step does the same work. With another, more RoIs
-# reach the mask head the longer a model learns, and the faster side, which does more steps in its time, would do more.
+# Learning rate of the timed training steps. With 0 the weights stay as they are, so that each step does the same work.
+# Otherwise more RoIs would reach the mask head the longer a model learns, and the faster side, which takes more steps
+# in its time, would do more work.
 LEARNING_RATE = 0.0
 
 
@@ -22,7 +23,7 @@ def array(*shape, seed=0):
 
 
 def scattered_boxes(count, height, width, seed=0):
-    """(count, 4) float32 boxes inside (height, width); sides from 1/32 to 2/3 of the image, small ones more often."""
+    """(count, 4) float32 boxes inside an image, with sides from 1/32 to 2/3 of it; small ones are more frequent."""
     rng = np.random.default_rng(seed)
     size = np.array([width, height])
     sides = size * np.exp(rng.uniform(np.log(1 / 32), np.log(2 / 3), (count, 2)))  # (count, 2)
@@ -31,7 +32,7 @@ def scattered_boxes(count, height, width, seed=0):
 
 
 def clustered_boxes(count, height, width, objects=50, seed=0):
-    """(count, 4) float32 boxes that crowd around some objects, as an RPN's do, and their (count,) distinct scores."""
+    """(count, 4) float32 boxes that gather around some objects, like an RPN's, and their (count,) distinct scores."""
     rng = np.random.default_rng(seed)
     boxes = scattered_boxes(objects, height, width, seed)[rng.integers(0, objects, count)]
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)  # (count, 4)
@@ -42,9 +43,9 @@ def clustered_boxes(count, height, width, objects=50, seed=0):
 
 
 def peak_memory():
-    """The most memory this process has held, in bytes, or None where the system does not say."""
+    """The most memory that this process has held, in bytes, or None if the system does not report it."""
     try:
-        with open("/proc/self/status") as status:  # ru_maxrss would count the parent's memory before the exec too
+        with open("/proc/self/status") as status:  # ru_maxrss would include the parent's memory before the exec
             for line in status:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
@@ -59,10 +60,11 @@ def peak_memory():
 
 
 def times(run, seconds, wait=None):
-    """Seconds of each call of `run`, after some that are not counted: one at least, until they fill `seconds`.
+    """Measure calls of `run` until they fill `seconds`, after at least one call that is not counted.
 
-    wait: on a card, the function that waits for it. Then calls are timed by the dozen with one wait after them, for
-    waiting takes longer than many a kernel; such a dozen counts as one call of their mean time.
+    wait: on a card, the function that waits for it. Waiting takes longer than many kernels, so several calls are then
+        timed together, with one wait at the end, and their mean counts as one call.
+    Returns the seconds of each call, as a list.
     """
     calls = 1
 
@@ -74,7 +76,7 @@ def times(run, seconds, wait=None):
             wait()
         return time.perf_counter() - start
 
-    measure()  # wakes the threads and fills the caches; on a card also compiles kernels and captures graphs
+    measure()  # wakes the threads and fills the caches; on a card, also compiles kernels and captures graphs
     while wait is not None and measure() < min(seconds, 0.01):
         calls *= 2
     measured = []
@@ -84,26 +86,29 @@ def times(run, seconds, wait=None):
 
 
 def fingerprint(arrays):
-    """[[size, mean magnitude], ...]: equal for equal work, whatever the order of the axes."""
+    """[[size, mean magnitude], ...] of some arrays: equal for equal results, whatever the order of the axes."""
     return [[a.size, float(np.abs(a, dtype=np.float64).mean()) if a.size else 0.0] for a in arrays]
 
 
 def serve(pieces, about, to_arrays, wait=None, peak=peak_memory):
-    """Answer requests, one JSON object a line, until the input ends.
+    """Answer requests, one JSON object per line, until the input ends.
 
-    pieces: name -> function(**settings) that prepares a piece of work and returns the function that does it once.
-    about: JSON-able description of the library. to_arrays: makes a list of NumPy arrays of what a piece returns.
-    wait: waits for the card, if there is one. peak: tells the most memory that was held.
+    pieces: dict from a name to a function(**settings) that prepares a piece of work and returns the function that does
+        it once.
+    about: description of the library, which JSON can write.
+    to_arrays: function that turns what a piece returns into a list of NumPy arrays.
+    wait: function that waits for the card, if there is one.
+    peak: function that returns the most memory that was held, in bytes.
 
     {"about": true}                                       -> about
-    {"piece": name, "settings": {...}, "seconds": s}      -> {"seconds": [...]}      single runs that fill s seconds
-    {"piece": ..., "settings": ..., "fingerprint": true}  -> {"fingerprint": [...]}  of what one run returns
-    {"piece": ..., "settings": ..., "save": path}         -> {"saved": path}         what one run returns, as .npz
+    {"piece": name, "settings": {...}, "seconds": s}      -> {"seconds": [...]}      of single runs that fill s seconds
+    {"piece": ..., "settings": ..., "fingerprint": true}  -> {"fingerprint": [...]}  of the result of one run
+    {"piece": ..., "settings": ..., "save": path}         -> {"saved": path}         with the result of one run, as .npz
     {"piece": ..., "settings": ..., "memory": true}       -> {"peak": bytes}         of this process, after two runs
-    {"forget": true}                                      -> {}                      frees what was prepared
+    {"forget": true}                                      -> {}                      and frees what was prepared
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    os.dup2(2, 1)  # what a library prints must not get in between the answers
     prepared = {}
 
     def answer(request):
@@ -130,7 +135,7 @@ def serve(pieces, about, to_arrays, wait=None, peak=peak_memory):
     for line in sys.stdin:
         try:
             reply = answer(json.loads(line))
-        except Exception as error:  # the harness reports it and ends
+        except Exception as error:  # the other process reports it and ends
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=answers, flush=True)

@@ -1,8 +1,8 @@
 """How the cost of each stage grows with its work: a table of times, the fitted exponents, and a plot.
 
-If twice the work takes twice the time, log(seconds) against log(work) is a line of slope 1: the exponent. Below 1, part
-of the time does not depend on the work (what Python does around the kernels, threads that start); above 1 something
-grows faster than the work, and will be slow first.
+If twice the work takes twice the time, log(seconds) against log(work) is a line of slope 1, the exponent. If it is
+below 1, part of the time does not depend on the work (Python around the kernels, threads that start). If it is above
+1, something grows faster than the work and will become the bottleneck.
 """
 
 import itertools
@@ -15,8 +15,9 @@ import numpy as np
 class Series:
     """One piece of work of `ours` at several sizes.
 
-    grows: what changes, the setting of the piece. power: of the size in the work (pixels are the side squared).
-    most: the largest exponent that is as it should be.
+    grows: the setting of the piece that changes. sizes: its values. settings: the other settings.
+    power: the work grows with this power of the size (pixels are the side squared).
+    most: the largest exponent that is acceptable.
     """
 
     name: str
@@ -50,21 +51,22 @@ def all_series():
         Series("roi align backward", "roi_align", "rois", ROI_COUNTS, dict(ROIS, direction="backward")),
         Series("matching", "match", "objects", OBJECTS, dict(image, anchors=20000)),
         Series("matching", "match", "anchors", (5000, 20000, 80000, 320000), dict(image, objects=20)),
-        # Each box that is kept looks at all that follow: between the boxes and their square.
+        # Each box that is kept is compared with all that follow: between linear and quadratic.
         Series("nms", "nms", "boxes", BOXES, most=2.0),
         Series("paste masks", "paste", "masks", (5, 20, 50, 100, 200), dict(height=480, width=640)),
     ]
 
 
 def exponent(work, seconds):
-    """The slope of the line through (log work, log seconds) with the least squared error."""
+    """The slope of the least-squares line through (log work, log seconds)."""
     return float(np.polyfit(np.log(work), np.log(seconds), 1)[0])
 
 
 def measure(series, side, rounds, seconds=0.1):
-    """A row: dict of the series' name, sizes, the least seconds of each, exponent. `side` is our worker process.
+    """Measure a series. All sizes take turns, round by round, and the shortest time counts: other work only adds to it.
 
-    Round by round all sizes take turns, and the least counts: what else the machine does can only add.
+    side: our worker process. rounds: how often. seconds: time for each size in each round.
+    Returns a dict: name, sizes, shortest seconds of each, exponent, largest acceptable exponent.
     """
     best = [np.inf] * len(series.sizes)
     for _ in range(rounds):
@@ -77,19 +79,19 @@ def measure(series, side, rounds, seconds=0.1):
 
 
 def heading():
-    """The table's first line."""
+    """The first line of the table."""
     return f"\n{'time against size':28}  {'exponent':>8}  {'at most':>7}"
 
 
 def show_row(row):
-    """One aligned line: exponent, bound, then each size with its time."""
+    """One aligned line: exponent, its bound, then each size with its time."""
     cells = "  ".join(f"{size}: {1e3 * t:.{3 if t < 0.01 else 1}f} ms" for size, t in zip(row["sizes"], row["seconds"]))
     verdict = "" if row["exponent"] <= row["most"] else "  grows too fast"
     return f"{row['name']:28}  {row['exponent']:8.2f}  {row['most']:7.1f}  {cells}{verdict}"
 
 
 def plot(rows, path):
-    """Draw each row's times against its sizes, both logarithmic, into a png file: a straight line is a power."""
+    """Draw the times of each row against its sizes, both logarithmic, into a png file. A power is a straight line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

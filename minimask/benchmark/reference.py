@@ -1,7 +1,8 @@
-"""The benchmark's other side: the same pieces of work in torch and torchvision.
+"""The other side of the benchmark: the same pieces of work in torch and torchvision.
 
-Run as a file by an interpreter that has both; it needs neither minimask nor Numba. Inputs are made NHWC, as on our
-side, and turned NCHW here. `tuned` asks for torch's fast settings: the channels_last memory format, fused optimizers.
+An interpreter that has both runs this as a file; it needs neither minimask nor Numba. Inputs are made in the layout
+NHWC, as on our side, and transposed to NCHW here. `tuned` selects torch's fast settings: the channels_last memory
+format and fused optimizers.
 """
 
 import json
@@ -14,142 +15,38 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.resnet import BasicBlock
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 if __package__:
     from minimask.benchmark.common import LEARNING_RATE, array, clustered_boxes, scattered_boxes, serve
+    from minimask.benchmark.reference_models import (
+        LEVELS,
+        load_weights,
+        read_batch,
+        resnet50_mask_rcnn,
+        small_mask_rcnn,
+    )
 else:
     from common import LEARNING_RATE, array, clustered_boxes, scattered_boxes, serve
+    from reference_models import LEVELS, load_weights, read_batch, resnet50_mask_rcnn, small_mask_rcnn
 
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}  # by `tuned`
-LEVELS = ["0", "1", "2", "3"]
-DEVICE = "cpu"  # where the work is done; `main` says
+DEVICE = "cpu"  # where the work is done; `main` sets it
 
 
 def put(x):
-    """A torch tensor of an array, where it is to be worked on."""
+    """The array as a torch tensor on the device that does the work."""
     return torch.from_numpy(x).to(DEVICE)
 
 
 def nchw(x, tuned=False):
-    """A torch tensor (N, C, H, W) of an array (N, H, W, C)."""
+    """An array (N, H, W, C) as a torch tensor (N, C, H, W)."""
     return put(x).permute(0, 3, 1, 2).contiguous(memory_format=FORMATS[tuned])
 
 
 def oihw(w, tuned=False):
-    """A torch convolution weight (O, I, kh, kw) of ours (kh, kw, I, O)."""
+    """Our convolution weight (kh, kw, I, O) as torch's (O, I, kh, kw)."""
     return put(w).permute(3, 2, 0, 1).contiguous(memory_format=FORMATS[tuned])
-
-
-# -------------------------------------------------------------------------------------------------------------- models
-
-
-class SmallBody(nn.Module):
-    """ResNet of basic blocks with a 3x3/2 stem and no pooling; torchvision's parameter names.
-
-    strides: of the first block of each stage.
-    """
-
-    def __init__(self, widths, blocks, strides):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        inputs = widths[0]
-        for level, (width, count, stride) in enumerate(zip(widths, blocks, strides), start=1):
-            shortcut = None
-            if stride != 1 or inputs != width:
-                shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-            stage = [BasicBlock(inputs, width, stride, shortcut)]
-            stage += [BasicBlock(width, width) for _ in range(count - 1)]
-            setattr(self, f"layer{level}", nn.Sequential(*stage))
-            inputs = width
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        features = {}
-        for level in range(4):
-            x = getattr(self, f"layer{level + 1}")(x)
-            features[LEVELS[level]] = x
-        return features
-
-
-class SmallBackbone(nn.Module):
-    def __init__(self, widths, blocks, strides, out_channels):
-        super().__init__()
-        self.body = SmallBody(widths, blocks, strides)
-        self.fpn = FeaturePyramidNetwork(list(widths), out_channels)
-        self.out_channels = out_channels
-
-    def forward(self, x):
-        return self.fpn(self.body(x))
-
-
-def small_mask_rcnn(
-    widths, blocks, strides, width, classes, rpn_first_level, anchor_sizes, ratios, canonical, box_width, mask_layers,
-    keypoints=0, keypoint_layers=(), **settings,
-):
-    """torchvision's MaskRCNN around a small ResNet-FPN like our preset "toy" (see ours.torchvision_settings).
-
-    widths, blocks, strides: channels, number of blocks and stride of the four stages; width: of the pyramid, the mask
-    head's too. rpn_first_level: the RPN leaves out the finer levels.
-    canonical: side of a RoI that is pooled from the level of stride 16. keypoints: how many, with a keypoint branch of
-    keypoint_layers channels. settings: MaskRCNN's own keywords.
-    """
-    model = MaskRCNN(
-        SmallBackbone(widths, blocks, strides, width),
-        rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, anchor_sizes)), (tuple(ratios),) * len(anchor_sizes)),
-        box_roi_pool=MultiScaleRoIAlign(LEVELS, 7, 2, canonical_scale=canonical),
-        mask_roi_pool=MultiScaleRoIAlign(LEVELS, 14, 2, canonical_scale=canonical),
-        box_head=TwoMLPHead(width * 49, box_width),
-        box_predictor=FastRCNNPredictor(box_width, classes),
-        mask_head=MaskRCNNHeads(width, (width,) * mask_layers, 1),
-        mask_predictor=MaskRCNNPredictor(width, width, classes),
-        **settings,
-    )
-    if keypoints:
-        heads = model.roi_heads
-        heads.keypoint_roi_pool = MultiScaleRoIAlign(LEVELS, 14, 2, canonical_scale=canonical)
-        heads.keypoint_head = KeypointRCNNHeads(width, keypoint_layers)
-        heads.keypoint_predictor = KeypointRCNNPredictor(keypoint_layers[-1], keypoints)
-    propose = model.rpn.forward
-    model.rpn.forward = lambda images, features, targets=None: propose(
-        images, dict(list(features.items())[rpn_first_level:]), targets
-    )
-    return model
-
-
-def resnet50_mask_rcnn(classes=91, **settings):
-    """maskrcnn_resnet50_fpn as it is with published weights: every batch norm frozen."""
-    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-
-    body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    return MaskRCNN(_resnet_fpn_extractor(body, 3), classes, **settings)
-
-
-def load_weights(model, state):
-    """Load name -> array of torchvision's names and layouts; every one must be used."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
-    missing, unknown = model.load_state_dict(tensors, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unknown:
-        raise ValueError(f"weights do not fit: missing {missing[:5]}, unknown {unknown[:5]}")
-    return model
-
-
-def read_batch(path):
-    """The images (3, H, W) in 0..1 and the targets that our side wrote."""
-    images, targets = [], []
-    with np.load(path) as file:
-        for i in range(int(file["count"])):
-            images.append(torch.from_numpy(file[f"image{i}"]).permute(2, 0, 1).float() / 255)
-            targets.append({key: torch.from_numpy(file[f"{key}{i}"]) for key in ("boxes", "labels", "masks")})
-    return images, targets
 
 
 # -------------------------------------------------------------------------------------------------------- whole models
@@ -162,9 +59,7 @@ def toy_step(folder, tuned=False):
     images, targets = read_batch(folder / "toy_batch.npz")
     images = [image.to(DEVICE) for image in images]
     targets = [{key: value.to(DEVICE) for key, value in target.items()} for target in targets]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=tuned
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=tuned)
 
     def step():
         losses = model(images, targets)
@@ -178,7 +73,7 @@ def toy_step(folder, tuned=False):
 
 
 def inference(folder, tuned=False):
-    """From the (480, 640, 3) uint8 array to masks pasted into it and thresholded."""
+    """Inference, from the (480, width, 3) uint8 array to masks of that size after the threshold."""
     folder = Path(folder)
     model = load_weights(resnet50_mask_rcnn(), np.load(folder / "resnet50_weights.npz")).eval()
     model.to(memory_format=FORMATS[tuned])
@@ -194,12 +89,12 @@ def inference(folder, tuned=False):
 
 
 def gpu_toy_step(folder, graph, tuned=False):
-    """The same from images on the card; a graph cannot be captured, for the sizes of its arrays depend on values."""
+    """The same from images on the card. No graph can be captured, because sizes of arrays depend on values."""
     return toy_step(folder, tuned)
 
 
 def gpu_inference(folder, tuned=False):
-    """From the padded image on the card to boxes, classes and their masks of 28 x 28 there."""
+    """Inference on a card, from the padded image to boxes, classes and masks of 28 x 28, all on the card."""
     folder = Path(folder)
     model = load_weights(resnet50_mask_rcnn(), np.load(folder / "resnet50_weights.npz")).eval()
     model.to(DEVICE, memory_format=FORMATS[tuned])
@@ -219,7 +114,7 @@ def gpu_inference(folder, tuned=False):
 
 
 def timed_direction(direction, forward, x, parameters):
-    """The function that does one direction of `forward`: nothing else than that gradient is computed."""
+    """The function that does one direction of `forward` and computes no other gradient."""
     if direction == "forward":
 
         def run():
@@ -277,7 +172,7 @@ def frozen_batch_norm(direction, shape, tuned=False):
 
 
 def loss(kind, anchors, rois, masks, classes):
-    """One loss and the gradient of its logits, as torchvision computes them."""
+    """Compute one loss and the gradient of its logits, as torchvision does."""
     labels = put(np.arange(rois) % classes)
     if kind == "objectness":
         logits, targets = put(array(anchors)), put(np.arange(anchors) % 2).float()
@@ -338,7 +233,7 @@ def nms(boxes):
 
 
 def match(images, anchors, objects, height, width):
-    """1 positive, 0 background, -1 ignored for each anchor of each image."""
+    """Label each anchor of each image: 1 positive, 0 background, -1 ignored."""
     from torchvision.models.detection._utils import Matcher
 
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
@@ -376,11 +271,23 @@ def optimizer(kind, arrays, shape, tuned=False):
     return run
 
 
-PIECES = dict(
-    toy_step=toy_step, inference=inference, conv=conv, conv_transpose=conv_transpose, max_pool=max_pool,
-    batch_norm=batch_norm, frozen_batch_norm=frozen_batch_norm, loss=loss, roi_align=roi_align, nms=nms, match=match,
-    paste=paste, optimizer=optimizer, gpu_toy_step=gpu_toy_step, gpu_inference=gpu_inference,
-)  # fmt: skip
+PIECES = {
+    "toy_step": toy_step,
+    "inference": inference,
+    "gpu_toy_step": gpu_toy_step,
+    "gpu_inference": gpu_inference,
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "max_pool": max_pool,
+    "batch_norm": batch_norm,
+    "frozen_batch_norm": frozen_batch_norm,
+    "loss": loss,
+    "roi_align": roi_align,
+    "nms": nms,
+    "match": match,
+    "paste": paste,
+    "optimizer": optimizer,
+}
 
 
 def to_arrays(result):
@@ -396,9 +303,9 @@ def main():
     if DEVICE == "cpu":
         serve(PIECES, about, to_arrays)
     else:
-        torch.zeros(1, device=DEVICE)  # says now if that is impossible
+        torch.zeros(1, device=DEVICE)  # fails now if there is no card
         torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = precision != "highest"  # it would be used in any case
+        torch.backends.cudnn.allow_tf32 = precision != "highest"  # it is on by default
         torch.backends.cudnn.benchmark = True
         card = torch.cuda.get_device_name()
         about["versions"] += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, {card}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minimask import mask_rcnn
-from minimask.benchmark import common, ours
+from minimask.benchmark import common, models, ours
 from minimask.benchmark.cases import all_cases
 from minimask.benchmark.common import fingerprint
 from tests.cuda_on_cpu.test_model import SMALL, one_schedule
@@ -84,14 +84,14 @@ def small_models(monkeypatch):
         return build("toy", num_classes=num_classes, seed=seed, **SMALL)
 
     monkeypatch.setattr(mask_rcnn, "build", small)
-    samples = ours.toy_samples()[:2]
-    monkeypatch.setattr(ours, "toy_samples", lambda: samples)
+    samples = models.toy_samples()[:2]
+    monkeypatch.setattr(models, "toy_samples", lambda: samples)
 
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_training_step(on_card, small_models, graph):
     on_card()
-    step = ours.gpu_toy_step("unused", graph)
+    step = models.gpu_toy_step("unused", graph)
     losses = [float(ours.to_arrays(step())[0]) for _ in range(4)]
     assert all(1 < loss < 10 for loss in losses) and len(set(losses)) == 4
     assert common.times(step, 0.001, lambda: None)
@@ -101,12 +101,12 @@ def test_inference(on_card, small_models, tmp_path):
     from minimask.weights import to_torchvision
 
     model = mask_rcnn.build("resnet50_fpn", num_classes=91).eval()
-    np.save(tmp_path / "photo.npy", ours.blurred_noise(48, 64))
+    np.save(tmp_path / "photo.npy", models.blurred_noise(48, 64))
     np.savez(tmp_path / "resnet50_weights.npz", **to_torchvision(model.state_dict()))
     found = model.detect(model.transform([np.load(tmp_path / "photo.npy")]))
     expected = [a[found.valid] for a in (found.boxes, found.labels, found.scores, found.masks)]
     on_card()
-    results = ours.to_arrays(ours.gpu_inference(tmp_path)())
+    results = ours.to_arrays(models.gpu_inference(tmp_path)())
     assert [a.shape for a in results] == [a.shape for a in expected]
     for ours_, theirs in zip(results, expected):
         assert abs(ours_ - theirs).max(initial=0) <= 1e-4 * abs(theirs).max(initial=1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from minimask.benchmark.reference import load_weights, resnet50_mask_rcnn, small_mask_rcnn
+from minimask.benchmark.reference_models import load_weights, resnet50_mask_rcnn, small_mask_rcnn
 from tests.references import live, tiny
 from tests.references.live import nhwc, to_chw
 from tests.references.operation_inputs import (
