@@ -193,19 +193,19 @@ def run_training(options, folder, resume=False, overwrite=False, progress=True):
     from minimask import device, mask_rcnn, weights
     from minimask.datasets.loader import InMemory, Loader
     from minimask.machine import distributed, warmup
+    from minimask.presets import merge
     from minimask.train import fit
-    from minimask.weights.published import merge
 
     where = device.resolve(distributed.own_device(options["device"]))  # before anything slow is done
     _set_threads(options["threads"])
     device.set_matmul_precision(options["precision"])
     dataset = open_dataset(options["images"], options["annotations"], "train", options)
     settings = _train_settings(options, len(dataset))
-    changes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
+    sizes = {name: options[name] for name in ("min_size", "max_size") if options[name] is not None}
     keypoint_names = _keypoint_names(dataset, options)
-    changes["keypoints"] = len(keypoint_names)  # 0: the branch of weights that have one is left out
+    heads = {"keypoints": len(keypoint_names)}  # 0: the branch of weights that have one is left out
     architecture = options["architecture"] or {"preset": options["preset"]}
-    architecture = merge(architecture, {**changes, **options["set"]})
+    architecture = merge(merge(architecture, {"transform": sizes, "heads": heads}), options["set"])
     model = mask_rcnn.build(num_classes=len(dataset.class_names) + 1, seed=options["seed"], **architecture)
     if options["weights"] and not resume:
         report = weights.load(model, options["weights"], options["new_heads"])
@@ -502,8 +502,8 @@ def command_demo(args):
 What to try next
   python -m minimask predict PHOTO.png --weights {folder}     any picture of your own
   python -m minimask train --steps 2000 --output runs/longer   train longer: what becomes better?
-  python -m minimask train --set roi_pooling=roi_pool --output runs/roi_pool
-                                                               RoIPool in place of RoIAlign: what becomes worse?
+  python -m minimask train --set roi.pooling=roi_pool --output runs/roi_pool
+                                                               RoIPool instead of RoIAlign: what becomes worse?
   python -m minimask train --images DIR --annotations FILE.json --minutes 10 --output runs/mine
                                                                your own photos, with a COCO file"""
     )
@@ -655,7 +655,7 @@ def _add_train(commands):
     add("--max-size", type=int, help="limit of its long side (default: the preset's)")
     add("--padded-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of every batch, for --cuda-graph, which "
         "wants batches of one size (default: as large as the batch's largest image)")
-    add("--set", type=_setting, action=_Collect, metavar="NAME=VALUE", help="any setting of MaskRCNN; may be repeated")
+    add("--set", type=_setting, action=_Collect, metavar="GROUP.NAME=VALUE", help="a setting of the model (presets.py)")
     add = parser.add_argument_group("optimizer").add_argument
     add("--optimizer", choices=("adamw", "sgd"), help="(default adamw)")
     add("--learning-rate", type=float, help="(default 0.001)")
@@ -667,21 +667,26 @@ def _add_train(commands):
 
 
 def _setting(text):
-    """NAME=VALUE, the value as json if it is, else as text."""
+    """GROUP.NAME=VALUE as {group: {name: value}}, or GROUP=VALUE; the value as json if it is, else as text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be GROUP.NAME=VALUE, such as rpn.samples=64, got {text!r}")
     try:
-        return name, json.loads(value)
+        value = json.loads(value)
     except ValueError:
-        return name, value
+        pass
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
 
 
 class _Collect(argparse.Action):
-    """Collect NAME=VALUE pairs in a dict."""
+    """Collect settings in one dict of groups."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), value[0]: value[1]})
+        from minimask.presets import merge
+
+        setattr(namespace, self.dest, merge(getattr(namespace, self.dest, {}), value))
 
 
 def _add_evaluate(commands):
@@ -754,7 +759,7 @@ def _add_convert(commands):
     parser.add_argument("--torchvision", action="store_true", help="torchvision's names and layout in a FILE.npz too")
     parser.add_argument("--small", action="store_true", help="a checkpoint of a quarter of the size, to be passed on")
     parser.add_argument(
-        "--set", type=_setting, action=_Collect, default={}, metavar="NAME=VALUE",
+        "--set", type=_setting, action=_Collect, default={}, metavar="GROUP.NAME=VALUE",
         help="any setting of MaskRCNN that the weights do not tell; may be repeated",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what is there already")

@@ -275,11 +275,12 @@ def load_model(path):
 def load_with_settings(path, **changes):
     """(model, settings of the checkpoint). changes: settings of `mask_rcnn.build` in the place of the model's own."""
     from minimask.mask_rcnn import build
+    from minimask.presets import merge
 
     path = find(path)
     arrays, settings = read(path)
     try:
-        model = build(**{**settings["model"], **changes})
+        model = build(**merge(settings["model"], changes))
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path}: holds a model that this version cannot build ({error})") from error
     copy_weights(model, path, arrays, settings)

@@ -1,317 +1,313 @@
-"""Mask R-CNN: the stages in the order of the talk, readable in one screen. He et al. 2017; slides T08, T09, T13, L05.
+"""Mask R-CNN: the stages in the order of the talk. He et al. 2017; slides T08, T09, T13, L05.
 
-image -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head  -> classes and boxes
-                                                                 -> RoIAlign -> mask head -> one mask a class
-                                                                 -> RoIAlign -> keypoint head (if wanted)
+image -> body -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box head      -> classes and boxes
+                                                             -> RoIAlign -> mask head     -> one mask per class
+                                                             -> RoIAlign -> keypoint head -> K points (optional)
+
+`MaskRCNN.forward` is this figure. Settings are in presets.py, one group per stage. Shapes: N images, R boxes or
+proposals, S sampled RoIs and D detections per image, C classes with the background, K keypoints.
 `record` notes what each stage computed while somebody looks (trace.py).
 """
-
-import inspect
 
 import numpy as np
 
 from minimask import boxes as box_ops
 from minimask import functional as F
-from minimask import nn
+from minimask import nn, presets
 from minimask.backbone import resnet
 from minimask.box_head import BoxPredictor, TwoLayerHead, detect
 from minimask.conventions import resolve
-from minimask.device import array_module, enough_memory, generator, on_cpu
+from minimask.device import array_module, enough_memory, generator
 from minimask.errors import InputError
 from minimask.fpn import FPN
-from minimask.image import IMAGENET_MEAN, IMAGENET_STD, ImageTransform, restore
-from minimask.keypoint_head import (
-    KeypointHead,
-    KeypointPredictor,
-    decode_keypoints,
-    keypoint_loss,
-    keypoint_targets,
-)
+from minimask.image import ImageTransform, restore
+from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_loss, keypoint_targets
 from minimask.losses import box_loss, class_loss
 from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_loss, mask_probabilities, mask_targets
 from minimask.roi_align import assign_levels, roi_align
 from minimask.roi_pool import roi_pool, roi_warp
 from minimask.rpn import RPN
-from minimask.structures import Batch
+from minimask.structures import Batch, RoIs, in_use, spread
 from minimask.targets import match, sample, take
-from minimask.tensor import no_grad
 from minimask.trace import record
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 POOLINGS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
+C4_SIZE = 14  # with neck "c4" RoIs are pooled to 14 x 14, and stage 5 halves them
 
 
 class MaskRCNN(nn.Module):
-    """The model. In training `model(batch, rng)` is a dict of losses; in inference `model(batch)` is Detections.
+    """The model: `model(batch, rng)` returns a dict of losses, `model(batch)` Detections (in inference mode).
 
-    num_classes counts the background, so it is at least 2. backbone: a name of backbone.RESNETS, with
-    `backbone_settings` of ResNet's own. neck: "fpn" (a pyramid), "c4" (RoIs from C4; stage 5 is the head) or "c5"
-    (C5 dilated to stride 16). The rest is what its names say; `rpn` and `detection` are settings of rpn.RPN and
-    box_head.detect. rpn_first_level: the RPN leaves out finer levels of the pyramid, which only RoIs read.
-    roi_canonical_size: a RoI of that side is pooled from the level of stride 16. mask_head: "fcn", "mlp", or None for
-    boxes alone. keypoints: how many points each object has, 0 for no keypoint branch. conventions: "torchvision",
-    "detectron2" or "paper"; `aligned`, `anchor_rounding`, `binary_mask_targets` and `whole_pixels` change one of them
-    (conventions.py says what they are; stride_in_1x1 is a backbone setting).
+    num_classes: number of classes with the background, so at least 2.
+    backbone, rpn, roi, heads, detection, transform, conventions: groups of settings, each a dict or an object of its
+        class in presets.py, which documents every setting. The defaults are those of ResNet-50 with a pyramid.
     """
 
-    def __init__(
-        self, num_classes, backbone="resnet50", norm="frozen", backbone_settings=None,
-        neck="fpn", fpn_channels=256, fpn_pool=True, rpn_first_level=0,
-        anchor_sizes=((32,), (64,), (128,), (256,), (512,)), anchor_ratios=(0.5, 1.0, 2.0), rpn=None,
-        roi_samples=512, roi_positive_fraction=0.25, roi_iou=0.5, roi_canonical_size=224,
-        roi_pooling="roi_align", sampling_ratio=2, aligned=None, box_pool_size=7, mask_pool_size=14, box_width=1024,
-        mask_head="fcn", mask_channels=(256, 256, 256, 256), mask_width=256, mask_loss="sigmoid",
-        class_agnostic_masks=False, keypoints=0, keypoint_pool_size=14, keypoint_channels=(512,) * 8,
-        conventions="torchvision", anchor_rounding=None, binary_mask_targets=None, whole_pixels=None,
-        detection=None, min_size=800, max_size=1333, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
-    ):  # fmt: skip
-        if not isinstance(num_classes, (int, np.integer)) or num_classes < 2:
-            raise InputError(f"num_classes must be at least 2 (the background and one class), got {num_classes}")
-        if neck not in ("fpn", "c4", "c5"):
-            raise InputError(f'neck must be "fpn", "c4" or "c5", got {neck!r}')
-        if roi_pooling not in POOLINGS:
-            raise InputError(f"roi_pooling must be one of {', '.join(POOLINGS)}, got {roi_pooling!r}")
-        self.num_classes, self.neck, self.rpn_first_level = num_classes, neck, rpn_first_level if neck == "fpn" else 0
-        self.detection = detection or {}
-        self.roi_samples, self.roi_positive_fraction, self.roi_iou = roi_samples, roi_positive_fraction, roi_iou
-        self.roi_canonical_size, self.sampling_ratio = roi_canonical_size, sampling_ratio
-        self.roi_pooling, self.box_pool_size, self.mask_pool_size = roi_pooling, box_pool_size, mask_pool_size
-        self.mask_loss, self.class_agnostic_masks = mask_loss, class_agnostic_masks
-        self.keypoints, self.keypoint_pool_size = keypoints, keypoint_pool_size
-        self.conventions = resolve(
-            conventions, aligned=aligned, anchor_rounding=anchor_rounding, binary_mask_targets=binary_mask_targets,
-            whole_pixels=whole_pixels, stride_in_1x1=(backbone_settings or {}).get("stride_in_1x1"),
-        )  # fmt: skip
-        self.aligned = self.conventions["aligned"]
+    def __init__(self, num_classes, **groups):
+        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 2:
+            raise InputError(
+                f"num_classes must be an integer of at least 2 (the background and one class), got {num_classes!r}"
+            )
+        groups = presets.complete(groups)
+        backbone, rpn = groups["backbone"], dict(vars(groups["rpn"]))
+        self.num_classes, self.neck = num_classes, backbone.neck
+        self.roi, self.heads, self.detection = groups["roi"], groups["heads"], groups["detection"]
+        self.conventions = resolve(**vars(groups["conventions"]))
 
-        body_settings = {**dict(dilate_c5=neck == "c5", stages=3 if neck == "c4" else 4), **(backbone_settings or {})}
-        body_settings["stride_in_1x1"] = self.conventions["stride_in_1x1"]
+        channels = self._add_backbone(backbone)
+        first_level = rpn.pop("first_level")
+        self.rpn_first_level = first_level if self.neck == "fpn" else 0
+        self.rpn = RPN(channels, anchor_rounding=self.conventions["anchor_rounding"], **rpn)
+        self._add_heads(channels, backbone)
+        self.transform = ImageTransform(**vars(groups["transform"]), divisor=32)
+
+    def _add_backbone(self, settings):
+        """Add body and neck; returns the channels of the feature maps that the RPN and the heads read."""
         self.backbone = nn.Module()
-        self.backbone.body = body = resnet(backbone, norm, **body_settings)
-        if neck == "fpn":
-            self.backbone.fpn = FPN(body.out_channels, fpn_channels, fpn_pool)
-            self.roi_strides, channels = body.strides, fpn_channels
-        else:
-            self.roi_strides, channels = body.strides[-1:], body.out_channels[-1]
-        rounding = self.conventions["anchor_rounding"]
-        self.rpn = RPN(channels, anchor_sizes, anchor_ratios, **{"anchor_rounding": rounding, **(rpn or {})})
+        self.backbone.body = body = self._body(settings, stages=3 if self.neck == "c4" else 4)
+        if self.neck != "fpn":
+            self.roi_strides = body.strides[-1:]
+            return body.out_channels[-1]
+        self.backbone.fpn = FPN(body.out_channels, settings.fpn_channels, settings.fpn_pool)
+        self.roi_strides = body.strides
+        return settings.fpn_channels
 
-        heads = self.roi_heads = nn.Module()
-        if neck == "c4":
-            last = {**body_settings, "stages": 4, "stem": "large"}
-            heads.res5 = resnet(backbone, norm, **last).layer4
-            channels = body.out_channels[-1] * 2
-            heads.box_predictor = BoxPredictor(channels, num_classes)
-        else:
-            heads.box_head = TwoLayerHead(box_pool_size**2 * channels, box_width)
-            heads.box_predictor = BoxPredictor(box_width, num_classes)
-        masks = 1 if class_agnostic_masks else num_classes
-        if mask_head == "mlp":
-            heads.mask_head = MLPMaskHead(mask_pool_size**2 * channels, mask_width, masks, self.mask_size())
-        elif mask_head == "fcn":
-            convolutions = () if neck == "c4" else mask_channels
-            heads.mask_head = FCNMaskHead(channels, convolutions)
-            heads.mask_predictor = MaskPredictor(convolutions[-1] if convolutions else channels, mask_width, masks)
-        elif mask_head is not None:
-            raise InputError(f'mask_head must be "fcn", "mlp" or None, got {mask_head!r}')
-        if keypoints:
-            heads.keypoint_head = KeypointHead(channels, keypoint_channels)
-            heads.keypoint_predictor = KeypointPredictor(keypoint_channels[-1], keypoints)
-        self.transform = ImageTransform(min_size, max_size, image_mean, image_std, divisor=32)
+    def _body(self, settings, stages):
+        own = {
+            key: getattr(settings, key) for key in ("channels", "stem", "norm_eps", "layers", "groups", "group_width")
+        }
+        own = {key: value for key, value in own.items() if value is not None}
+        own |= dict(stages=stages, dilate_c5=self.neck == "c5", stride_in_1x1=self.conventions["stride_in_1x1"])
+        return resnet(settings.name, settings.norm, **own)
 
-    # ------------------------------------------------------------------------------------------------------- stages
+    def _add_heads(self, channels, backbone):
+        """Add the heads, which read RoI features of `channels`."""
+        heads, settings, c4 = nn.Module(), self.heads, self.neck == "c4"
+        self.roi_heads, inside, side = heads, channels, self.roi.mask_size
+        if c4:  # stage 5 is the first part of the box head and the mask head
+            whole = self._body(backbone, stages=4)
+            heads.res5, inside, side = whole.layer4, whole.out_channels[-1], C4_SIZE // 2
+            heads.box_predictor = BoxPredictor(inside, self.num_classes)
+        else:
+            heads.box_head = TwoLayerHead(self.roi.box_size**2 * inside, settings.box_width)
+            heads.box_predictor = BoxPredictor(settings.box_width, self.num_classes)
+
+        masks = 1 if settings.class_agnostic_masks else self.num_classes
+        if settings.mask == "mlp":
+            heads.mask_head = MLPMaskHead(side**2 * inside, settings.mask_width, masks, self.mask_size())
+        elif settings.mask == "fcn":
+            convolutions = () if c4 else settings.mask_channels
+            heads.mask_head = FCNMaskHead(inside, convolutions)
+            last = convolutions[-1] if convolutions else inside
+            heads.mask_predictor = MaskPredictor(last, settings.mask_width, masks)
+        if settings.keypoints:
+            heads.keypoint_head = KeypointHead(channels, settings.keypoint_channels)
+            heads.keypoint_predictor = KeypointPredictor(settings.keypoint_channels[-1], settings.keypoints)
 
     def forward(self, batch, rng=None):
-        """Losses in training (`rng`: the generator that samples), Detections in inference."""
-        return self.losses(batch, rng) if self.training else self.detect(batch)
+        """The figure: a dict of losses (scalar Tensors) if `rng` is given, else Detections.
+
+        batch: a Batch of N images; for losses with ground truth.
+        rng: the generator that samples anchors and RoIs (see sampling_generator).
+        Training minimizes the sum of the losses (slide L26).
+        """
+        batch = self._checked(batch, rng)
+        features = self.features(self._images(batch))
+        predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
+        proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)  # (N, R, 4), ..., (N, R)
+
+        if rng is None:
+            found = self.find_boxes(features, proposals, valid, batch.sizes)
+            found.masks = self.find_masks(features, found) if self.heads.mask else None
+            found.keypoints = self.find_keypoints(features, found) if self.heads.keypoints else None
+            return found
+
+        losses = self.rpn.losses(predictions, anchors, batch, rng)
+        rois = self.sample_rois(proposals, valid, batch, rng)
+        losses |= self.box_losses(features, batch, rois)
+        positives = rois.first(int(self.roi.samples * self.roi.positive_fraction) or 1)
+        losses |= self.mask_losses(features, batch, positives) if self.heads.mask else {}
+        losses |= self.keypoint_losses(features, batch, positives) if self.heads.keypoints else {}
+        record(**losses)
+        return losses
+
+    def losses(self, batch, rng):
+        """The losses of a Batch with ground truth, whatever mode the model is in (validation uses inference mode).
+
+        Returns {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask",
+        "loss_keypoint"}, the last two if the model has these branches.
+        """
+        if rng is None:
+            raise ValueError("MaskRCNN.losses: needs rng=sampling_generator(seed, step)")
+        return self.forward(batch, rng)
+
+    def detect(self, batch):
+        """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes.
+
+        It runs in inference mode, whatever mode the model is in.
+        """
+        with self.inference():
+            return self.forward(batch)
+
+    def predict(self, images):
+        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
+        batch = self.transform(images)
+        with enough_memory("predict fewer images at once"):
+            return restore(self.detect(batch), batch)
+
+    # Stages that both halves use
 
     def features(self, images):
-        """Images (N, H, W, 3) -> the feature maps that RPN and heads read, fine to coarse."""
-        levels = self.backbone.body(images)
-        record(**{f"C{int(np.log2(stride))}": x for stride, x in zip(self.backbone.body.strides, levels)})
+        """Images, a Tensor (N, H, W, 3) -> the feature maps that the RPN and the heads read, from fine to coarse."""
+        body = self.backbone.body
+        levels = body(images)
+        record(**{f"C{int(np.log2(stride))}": x for stride, x in zip(body.strides, levels)})
         if self.neck != "fpn":
             return levels[-1:]
         levels = self.backbone.fpn(levels)
         record(**{f"P{int(np.log2(self.roi_strides[0])) + i}": x for i, x in enumerate(levels)})
         return levels
 
-    def losses(self, batch, rng):
-        """Batch with ground truth -> {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg",
-        "loss_mask", "loss_keypoint"}, scalar Tensors, the last two if the model has these branches. Their sum is what
-        is trained (slide L26).
+    def pool(self, features, boxes, image_index, size, branch):
+        """RoI features (R, size, size, channels), each RoI from the pyramid level that its size asks for.
+
+        boxes (R, 4): in pixels of the resized image. image_index (R,): the image of each. branch: name for `record`.
         """
-        if rng is None or batch.boxes is None:
-            raise ValueError("MaskRCNN.losses: needs a Batch with ground truth and rng=generator(seed, step)")
-        batch = self._checked(batch)
-        features = self.features(self._images(batch))
-        predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
-        proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
-        losses = self.rpn.losses(predictions, anchors, batch, rng)
+        features = features[: len(self.roi_strides)]
+        scales = [1 / stride for stride in self.roi_strides]
+        finest = int(np.log2(self.roi_strides[0]))
+        levels = assign_levels(boxes, finest, len(features), self.roi.canonical_size)
 
-        rois, labels, which, positive, valid = self.sample_rois(proposals, valid, batch, rng)
-        x = self.pool(features, *flatten(rois), self.box_pool_size, "box")
-        class_logits, box_deltas = self.box_branch(x)
-        targets = box_ops.encode(take(batch.boxes, which), rois, BOX_WEIGHTS)
-        targets = array_module(rois).where(positive[..., None], targets, 0)
-        record(
-            rois=rois, roi_labels=labels, roi_matches=which, roi_positive=positive, roi_valid=valid,
-            box_targets=targets, class_logits=class_logits, box_deltas=box_deltas,
-        )  # fmt: skip
-        labels_flat, positive_flat, valid_flat = labels.reshape(-1), positive.reshape(-1), valid.reshape(-1)
-        losses["loss_classifier"] = class_loss(class_logits, labels_flat, valid_flat)
-        losses["loss_box_reg"] = box_loss(box_deltas, labels_flat, targets.reshape(-1, 4), positive_flat, valid_flat)
+        pooling = self.roi.pooling if callable(self.roi.pooling) else POOLINGS[self.roi.pooling]
+        settings = dict(sampling_ratio=self.roi.sampling_ratio, aligned=self.conventions["aligned"])
+        size = C4_SIZE if self.neck == "c4" and branch != "keypoint" else size
+        x = pooling(features, boxes, image_index, levels, scales, size, **settings)
+        record(**{f"{branch}_levels": levels, f"{branch}_features": x})
+        return x
 
-        # Masks and keypoints are learned on positives alone, and those are the first places.
-        most = int(labels.shape[1] * self.roi_positive_fraction) or 1
-        positives = [a[:, :most] for a in (rois, labels, which, positive)]
-        if hasattr(self.roi_heads, "mask_head"):
-            losses["loss_mask"] = self._mask_loss(features, batch, *positives)
-        if self.keypoints:
-            losses["loss_keypoint"] = self._keypoint_loss(features, batch, *positives)
-        record(**losses)
-        return losses
+    def box_branch(self, x):
+        """RoI features -> class logits (R, C) and box deltas (R, 4 C)."""
+        heads = self.roi_heads
+        return heads.box_predictor(heads.res5(x).mean(axis=(1, 2)) if self.neck == "c4" else heads.box_head(x))
 
-    def _mask_loss(self, features, batch, rois, labels, which, positive):
-        targets = mask_targets(
-            batch.masks, rois, which, self.mask_size(), self.aligned, self.conventions["binary_mask_targets"]
-        )
-        slots = used(positive)
-        boxes, image_index = flatten(rois)
-        x = self.pool(features, boxes[slots], image_index[slots], self.mask_pool_size, "mask")
-        logits = self.mask_branch(x)
-        record(mask_logits=logits, mask_targets=targets)
-        targets = targets.reshape(-1, *targets.shape[2:])[slots]
-        channel = self._mask_channel(labels.reshape(-1)[slots])
-        return mask_loss(logits, channel, targets, positive.reshape(-1)[slots], kind=self.mask_loss)
+    def mask_branch(self, x, labels=None):
+        """RoI features -> mask logits (R, M, M, C): one mask per class; the class branch chooses (slide L20).
 
-    def _keypoint_loss(self, features, batch, rois, labels, which, positive):
-        if batch.keypoints is None or batch.keypoints.shape[2] != self.keypoints:
-            count = 0 if batch.keypoints is None else batch.keypoints.shape[2]
-            raise InputError(f"the model learns {self.keypoints} keypoints an object, the data has {count}")
-        size = 4 * self.keypoint_pool_size
-        places, visible = keypoint_targets(batch.keypoints, rois, which, size)  # (N, S, K)
-        visible = visible & positive[..., None]
-        slots = used(positive)
-        boxes, image_index = flatten(rois)
-        x = self.pool(features, boxes[slots], image_index[slots], self.keypoint_pool_size, "keypoint")
-        logits = self.keypoint_branch(x)
-        record(keypoint_logits=logits, keypoint_targets=places, keypoint_visible=visible)
-        places, visible = (a.reshape(-1, self.keypoints)[slots] for a in (places, visible))
-        return keypoint_loss(logits, places, visible)
+        With its choice `labels` (R,), for inference, only those masks are computed: (R, M, M, 1). Where classes
+        compete (softmax) all of them are needed.
+        """
+        heads = self.roi_heads
+        x = heads.mask_head(heads.res5(x) if self.neck == "c4" else x)
+        if self.heads.mask == "mlp":
+            return x
+        return heads.mask_predictor(x, labels if self.heads.mask_loss == "sigmoid" else None)
 
-    def detect(self, batch):
-        """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes."""
-        batch = self._checked(batch)
-        with no_grad():
-            features = self.features(self._images(batch))
-            predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
-            proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)
-            slots = used(valid)
-            boxes, image_index = flatten(proposals)
-            x = self.pool(features, boxes[slots], image_index[slots], self.box_pool_size, "box")
-            class_logits, box_deltas = self.box_branch(x)
-            record(class_logits=class_logits, box_deltas=box_deltas)
-            class_logits, box_deltas = (spread(t.data, slots, valid.shape) for t in (class_logits, box_deltas))
-            found = detect(class_logits, box_deltas, proposals, valid, batch.sizes, BOX_WEIGHTS, **self.detection)
-            record(
-                detected_boxes=found.boxes, detected_labels=found.labels, detected_scores=found.scores,
-                detected_valid=found.valid,
-            )  # fmt: skip
-            found.whole_pixels = self.conventions["whole_pixels"]
+    def keypoint_branch(self, x):
+        """RoI features -> keypoint logits (R, 4 size, 4 size, K): one one-hot mask per keypoint (slide T25)."""
+        return self.roi_heads.keypoint_predictor(self.roi_heads.keypoint_head(x))
 
-            slots = used(found.valid)
-            boxes, image_index = flatten(found.boxes)
-            boxes, image_index = boxes[slots], image_index[slots]
-            if hasattr(self.roi_heads, "mask_head"):
-                x = self.pool(features, boxes, image_index, self.mask_pool_size, "mask")
-                channel = self._mask_channel(found.labels.reshape(-1)[slots])
-                logits = self.mask_branch(x, channel)
-                masks = mask_probabilities(logits.data, channel, self.mask_loss)
-                record(mask_logits=logits, mask_probabilities=masks)
-                found.masks = spread(masks, slots, found.valid.shape)
-            if self.keypoints:
-                x = self.pool(features, boxes, image_index, self.keypoint_pool_size, "keypoint")
-                logits = self.keypoint_branch(x)
-                points = decode_keypoints(logits.data, boxes)
-                record(keypoint_logits=logits, keypoints=points)
-                found.keypoints = spread(points, slots, found.valid.shape)
-            return found
+    def mask_size(self):
+        """Side of a predicted mask: the transposed convolution doubles what was pooled (slide L23)."""
+        return C4_SIZE if self.neck == "c4" else 2 * self.roi.mask_size
 
-    def predict(self, images):
-        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
-        training = self.training
-        self.eval()
-        try:
-            batch = self.transform(images)
-            with enough_memory("predict fewer images at once"):
-                return restore(self.detect(batch), batch)
-        finally:
-            self.train(training)
+    def mask_channel(self, labels):
+        """Which of its masks belongs to each RoI: that of its class, or the only one."""
+        return array_module(labels).zeros_like(labels) if self.heads.class_agnostic_masks else labels
 
-    # -------------------------------------------------------------------------------------------------------- parts
+    # Training
 
     def sample_rois(self, proposals, valid, batch, rng):
-        """RoIs to train the heads on -> rois (N, S, 4), labels (N, S) with 0 the background, which object, positive,
-        valid.
+        """Proposals (N, R, 4) with valid (N, R) -> RoIs, the boxes on which the heads are trained.
 
         The ground truth boxes are proposals too, so that the heads see positives from the first step.
         """
         xp = array_module(proposals)
         real = batch.valid & ~batch.crowd
-        boxes = xp.concatenate([proposals, batch.boxes.astype(proposals.dtype)], axis=1)
+        boxes = xp.concatenate([proposals, batch.boxes.astype(proposals.dtype)], axis=1)  # (N, R + G, 4)
         valid = xp.concatenate([valid, real], axis=1)
-        matched, which = match(boxes, batch.boxes, real, batch.crowd, self.roi_iou, self.roi_iou)
+
+        matched, matches = match(boxes, batch.boxes, real, batch.crowd, self.roi.iou, self.roi.iou)
         matched[~valid] = -1
-        index, positive, valid = sample(matched, self.roi_samples, self.roi_positive_fraction, rng)
-        which = take(which, index)
-        return take(boxes, index), xp.where(positive, take(batch.labels, which), 0), which, positive, valid
+        index, positive, valid = sample(matched, self.roi.samples, self.roi.positive_fraction, rng)
+        matches = take(matches, index)
+        return RoIs(take(boxes, index), xp.where(positive, take(batch.labels, matches), 0), matches, positive, valid)
 
-    def pool(self, features, boxes, image_index, size, branch):
-        """RoI features (R, size, size, C), each RoI from the level that its size asks for. branch: for `record`."""
-        features = features[: len(self.roi_strides)]
-        scales = [1 / stride for stride in self.roi_strides]
-        finest = int(np.log2(self.roi_strides[0]))
-        levels = assign_levels(boxes, finest, len(features), self.roi_canonical_size)
-        if self.neck == "c4":
-            size = 14  # stage 5 halves it
-        x = POOLINGS[self.roi_pooling](
-            features, boxes, image_index, levels, scales, size, sampling_ratio=self.sampling_ratio, aligned=self.aligned
-        )
-        record(**{f"{branch}_levels": levels, f"{branch}_features": x})
-        return x
+    def box_losses(self, features, batch, rois):
+        """{"loss_classifier", "loss_box_reg"} on the sampled RoIs."""
+        _, boxes, image_index = in_use(rois.boxes)
+        class_logits, box_deltas = self.box_branch(self.pool(features, boxes, image_index, self.roi.box_size, "box"))
+        targets = box_ops.encode(take(batch.boxes, rois.matches), rois.boxes, BOX_WEIGHTS)
+        targets = array_module(targets).where(rois.positive[..., None], targets, 0)
+        record(rois=rois.boxes, roi_labels=rois.labels, roi_matches=rois.matches, roi_positive=rois.positive)
+        record(roi_valid=rois.valid, box_targets=targets, class_logits=class_logits, box_deltas=box_deltas)
 
-    def box_branch(self, x):
-        """RoI features -> class logits (R, C), box deltas (R, 4 C)."""
-        heads = self.roi_heads
-        x = heads.res5(x).mean(axis=(1, 2)) if self.neck == "c4" else heads.box_head(x)
-        return heads.box_predictor(x)
+        labels, positive, valid = (a.reshape(-1) for a in (rois.labels, rois.positive, rois.valid))  # (N*S,) each
+        return {
+            "loss_classifier": class_loss(class_logits, labels, valid),
+            "loss_box_reg": box_loss(box_deltas, labels, targets.reshape(-1, 4), positive, valid),
+        }
 
-    def mask_branch(self, x, labels=None):
-        """RoI features -> mask logits (R, M, M, C): one mask for each class, the class branch chooses (slide L20).
+    def mask_losses(self, features, batch, rois):
+        """{"loss_mask"} on RoIs, of which only the positives count."""
+        aligned, binary = self.conventions["aligned"], self.conventions["binary_mask_targets"]
+        targets = mask_targets(batch.masks, rois.boxes, rois.matches, self.mask_size(), aligned, binary)
+        slots, boxes, image_index = in_use(rois.boxes, rois.positive)
+        logits = self.mask_branch(self.pool(features, boxes, image_index, self.roi.mask_size, "mask"))
+        record(mask_logits=logits, mask_targets=targets)
 
-        With its choice `labels` (R,), for inference, only those masks are computed: (R, M, M, 1). Where classes
-        compete (softmax) all are needed.
-        """
-        heads = self.roi_heads
-        x = heads.res5(x) if self.neck == "c4" else x
-        x = heads.mask_head(x)
-        if not hasattr(heads, "mask_predictor"):
-            return x
-        return heads.mask_predictor(x, labels if self.mask_loss == "sigmoid" else None)
+        targets = targets.reshape(-1, *targets.shape[2:])[slots]  # (N*S, M, M), then those in use
+        channel, positive = self.mask_channel(rois.labels.reshape(-1)[slots]), rois.positive.reshape(-1)[slots]
+        return {"loss_mask": mask_loss(logits, channel, targets, positive, kind=self.heads.mask_loss)}
 
-    def keypoint_branch(self, x):
-        """RoI features -> a logit for each place and keypoint (R, 4 size, 4 size, K): one-hot masks (slide T25)."""
-        return self.roi_heads.keypoint_predictor(self.roi_heads.keypoint_head(x))
+    def keypoint_losses(self, features, batch, rois):
+        """{"loss_keypoint"} on RoIs, of which only the positives count."""
+        count = 0 if batch.keypoints is None else batch.keypoints.shape[2]
+        if count != self.heads.keypoints:
+            raise InputError(f"the model learns {self.heads.keypoints} keypoints per object, the data has {count}")
+        places, visible = keypoint_targets(batch.keypoints, rois.boxes, rois.matches, 4 * self.roi.keypoint_size)
+        visible = visible & rois.positive[..., None]  # (N, S, K)
+        slots, boxes, image_index = in_use(rois.boxes, rois.positive)
+        logits = self.keypoint_branch(self.pool(features, boxes, image_index, self.roi.keypoint_size, "keypoint"))
+        record(keypoint_logits=logits, keypoint_targets=places, keypoint_visible=visible)
 
-    def mask_size(self):
-        """Side of a predicted mask: the transposed convolution doubles what was pooled (slide L23)."""
-        return 14 if self.neck == "c4" else 2 * self.mask_pool_size
+        places, visible = places.reshape(-1, count)[slots], visible.reshape(-1, count)[slots]
+        return {"loss_keypoint": keypoint_loss(logits, places, visible)}
 
-    def _mask_channel(self, labels):
-        return labels * 0 if self.class_agnostic_masks else labels
+    # Inference
 
-    def _checked(self, batch):
-        """The batch on the model's device. ValueError if it is none."""
+    def find_boxes(self, features, proposals, valid, sizes):
+        """Detections, still without masks and keypoints: what the box head makes of the proposals."""
+        slots, boxes, image_index = in_use(proposals, valid)
+        class_logits, box_deltas = self.box_branch(self.pool(features, boxes, image_index, self.roi.box_size, "box"))
+        record(class_logits=class_logits, box_deltas=box_deltas)
+
+        class_logits, box_deltas = (spread(x.data, slots, valid.shape) for x in (class_logits, box_deltas))
+        found = detect(class_logits, box_deltas, proposals, valid, sizes, BOX_WEIGHTS, **vars(self.detection))
+        found.whole_pixels = self.conventions["whole_pixels"]
+        record(detected_boxes=found.boxes, detected_labels=found.labels)
+        record(detected_scores=found.scores, detected_valid=found.valid)
+        return found
+
+    def find_masks(self, features, found):
+        """Probabilities (N, D, M, M) inside each detected box, those of its class."""
+        slots, boxes, image_index = in_use(found.boxes, found.valid)
+        channel = self.mask_channel(found.labels.reshape(-1)[slots])
+        logits = self.mask_branch(self.pool(features, boxes, image_index, self.roi.mask_size, "mask"), channel)
+        masks = mask_probabilities(logits.data, channel, self.heads.mask_loss)
+        record(mask_logits=logits, mask_probabilities=masks)
+        return spread(masks, slots, found.valid.shape)
+
+    def find_keypoints(self, features, found):
+        """The keypoints (N, D, K, 3) of each detection: x, y, score."""
+        slots, boxes, image_index = in_use(found.boxes, found.valid)
+        logits = self.keypoint_branch(self.pool(features, boxes, image_index, self.roi.keypoint_size, "keypoint"))
+        points = decode_keypoints(logits.data, boxes)
+        record(keypoint_logits=logits, keypoints=points)
+        return spread(points, slots, found.valid.shape)
+
+    def _checked(self, batch, rng):
+        """The batch on the model's device. Raises ValueError if the model cannot use it."""
         if not isinstance(batch, Batch):
             raise ValueError(
                 "MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
@@ -319,6 +315,13 @@ class MaskRCNN(nn.Module):
             )
         if batch.images.ndim != 4 or batch.images.shape[3] != 3:
             raise ValueError(f"MaskRCNN: images must be (N, H, W, 3), got shape {batch.images.shape}")
+        if rng is None and self.training:
+            raise ValueError(
+                "MaskRCNN: in training mode it needs a Batch with ground truth and rng=sampling_generator(seed, step); "
+                "to find objects call model.eval() first, or model.detect(batch) or model.predict(images)"
+            )
+        if rng is not None and batch.boxes is None:
+            raise ValueError("MaskRCNN: losses need a Batch with ground truth and rng; this one has images alone")
         return batch.to(self.device)
 
     def _images(self, batch):
@@ -327,82 +330,18 @@ class MaskRCNN(nn.Module):
         return F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
 
 
-def flatten(rois):
-    """(N, S, 4) -> boxes (N S, 4) and the image of each (N S,)."""
-    n, s, _ = rois.shape
-    return rois.reshape(n * s, 4), array_module(rois).arange(n).repeat(s)
+def build(preset="toy", num_classes=4, seed=0, **groups):
+    """A MaskRCNN with random weights drawn from `seed`: a preset, changed by `groups`.
 
-
-def used(valid):
-    """The places (N S) worth computing, as an index. On the GPU all: a size that depends on values would wait for it.
-
-    On the CPU knowing it is free, so only the valid ones are computed (one at least, so that no array is empty).
+    preset: a name in presets.PRESETS.
+    num_classes: number of classes with the background.
+    groups: dicts of settings that are merged into the preset's: build("toy", rpn={"samples": 64}).
+    `build(**model.settings)` makes the same architecture again. Raises InputError for an unknown name or a bad value.
     """
-    if not on_cpu(valid) or valid.all():
-        return slice(None)
-    return np.flatnonzero(valid) if valid.any() else np.zeros(1, np.int64)
-
-
-def spread(values, slots, shape):
-    """Put `values` (R, ...) at places `slots` of zeros (N, S, ...): the inverse of picking them."""
-    if isinstance(slots, slice):
-        return values.reshape(*shape, *values.shape[1:])
-    result = array_module(values).zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
-    result[slots] = values
-    return result.reshape(*shape, *values.shape[1:])
-
-
-# ------------------------------------------------------------------------------------------------------------- presets
-
-PRESETS = {
-    # Trains on drawn 128 x 128 scenes on two CPU cores in minutes. RoIs read a level of stride 2 too: an animal of 16
-    # pixels is 4 x 4 cells at stride 4, too few for ears and tails.
-    "toy": dict(
-        backbone="resnet18", norm="batch",
-        backbone_settings=dict(channels=(32, 64, 128, 128), stem="fine"),
-        fpn_channels=64, fpn_pool=False, rpn_first_level=1, anchor_sizes=((14, 20), (28, 40), (56, 80)),
-        rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(200, 200)),
-        roi_samples=64, roi_canonical_size=224, aligned=True, whole_pixels=False, box_width=256,
-        mask_channels=(64, 64, 64, 64), mask_width=64, keypoint_channels=(64, 64, 64, 64),
-        min_size=128, max_size=256,
-    ),
-    # For one's own small data set: group norm needs no large batch, anchors begin at 12 pixels.
-    "small": dict(
-        backbone="resnet18", norm="group",
-        backbone_settings=dict(channels=(32, 32, 64, 128), stem="small"),
-        fpn_channels=64, fpn_pool=False, anchor_sizes=((12,), (24,), (48,), (96,)),
-        rpn=dict(samples=128, pre_nms=(500, 500), post_nms=(300, 300)),
-        roi_samples=128, roi_canonical_size=112, aligned=True, whole_pixels=False, box_width=256,
-        mask_channels=(64, 64, 64, 64), mask_width=64, keypoint_channels=(64, 64, 64, 64),
-        detection=dict(max_detections=200), min_size=256, max_size=384,
-    ),
-    "resnet50_fpn": dict(backbone="resnet50"),
-    "resnet101_fpn": dict(backbone="resnet101"),
-    "resnext50_fpn": dict(backbone="resnext50_32x4d"),
-    "resnext101_fpn": dict(backbone="resnext101_32x8d"),
-    "resnet50_c4": dict(backbone="resnet50", neck="c4", anchor_sizes=((32, 64, 128, 256, 512),)),
-    "resnet50_dilated_c5": dict(backbone="resnet50", neck="c5", anchor_sizes=((32, 64, 128, 256, 512),)),
-}  # fmt: skip
-
-
-def build(preset="toy", num_classes=4, seed=0, **settings):
-    """A MaskRCNN with random weights: a preset's settings, changed by `settings`, weights drawn from `seed`.
-
-    `rpn`, `detection` and `backbone_settings` given here are merged into the preset's. `build(**model.settings)` makes
-    the same architecture again. Raises InputError for an unknown preset or setting.
-    """
-    if preset not in PRESETS:
-        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    known = list(inspect.signature(MaskRCNN.__init__).parameters)[2:]
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise InputError(f"unknown model setting {unknown[0]!r}; settings are {', '.join(known)}")
-    merged = dict(PRESETS[preset])
-    for name, value in settings.items():
-        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
+    chosen = presets.complete(groups, preset)
     nn.seed_initializers(seed)
-    model = MaskRCNN(num_classes, **merged)
-    model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **settings)
+    model = MaskRCNN(num_classes, **chosen)
+    model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **presets.saved(groups))
     return model
 
 

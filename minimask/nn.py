@@ -2,6 +2,8 @@
 and HWIO.
 """
 
+import contextlib
+
 import numpy as np
 
 from minimask import device as device_module
@@ -9,7 +11,7 @@ from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
 from minimask.normalization import batch_norm, constant_scale_and_shift, frozen_batch_norm, group_norm
-from minimask.tensor import Parameter
+from minimask.tensor import Parameter, no_grad
 
 
 class Module:
@@ -87,6 +89,18 @@ class Module:
     def eval(self):
         """Inference behavior (running statistics)."""
         return self.train(False)
+
+    @contextlib.contextmanager
+    def inference(self):
+        """Inside: inference behavior and no gradients. Afterwards every module is in the mode it was in before."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with no_grad():
+                yield self
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     @property
     def device(self):

@@ -52,18 +52,18 @@ def logits_and_deltas_at(predictions, index):
 class RPN(nn.Module):
     """Proposals from features, and the two RPN losses.
 
-    sizes, ratios: of the anchors (AnchorGenerator). samples, positive_fraction: anchors an image in the loss.
+    anchor_sizes, anchor_ratios: see AnchorGenerator. samples, positive_fraction: anchors an image in the loss.
     low, high: IoU below which an anchor is background, from which on it is an object. pre_nms, post_nms: proposals
     kept a level before and an image after non-maximum suppression, each (training, inference). anchor_rounding: see
     conventions.py.
     """
 
     def __init__(
-        self, channels, sizes, ratios=(0.5, 1.0, 2.0), samples=256, positive_fraction=0.5, low=0.3, high=0.7,
-        pre_nms=(2000, 1000), post_nms=(2000, 1000), nms_threshold=0.7, smallest_side=1e-3,
+        self, channels, anchor_sizes, anchor_ratios=(0.5, 1.0, 2.0), samples=256, positive_fraction=0.5, low=0.3,
+        high=0.7, pre_nms=(2000, 1000), post_nms=(2000, 1000), nms_threshold=0.7, smallest_side=1e-3,
         anchor_rounding="pixels",
     ):  # fmt: skip
-        self.anchor_generator = AnchorGenerator(sizes, ratios, anchor_rounding)
+        self.anchor_generator = AnchorGenerator(anchor_sizes, anchor_ratios, anchor_rounding)
         self.head = RPNHead(channels, self.anchor_generator.per_location[0])
         self.samples, self.positive_fraction, self.low, self.high = samples, positive_fraction, low, high
         self.pre_nms, self.post_nms = pre_nms, post_nms

@@ -1,10 +1,12 @@
 """The records that travel between the stages: a Sample from a dataset, a Batch for the model, what it finds."""
 
 from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from minimask import device as device_module
+from minimask.device import array_module, on_cpu
 
 
 @dataclass
@@ -45,6 +47,20 @@ class Batch:
         return self if device_module.device_of(self.images) == device else _moved(self, device, ("original_sizes",))
 
 
+class RoIs(NamedTuple):
+    """The boxes that the heads learn from: S per image, positives first."""
+
+    boxes: np.ndarray  # (N, S, 4) in pixels of the resized image
+    labels: np.ndarray  # (N, S) int, 0 for the background
+    matches: np.ndarray  # (N, S) int, index of the object that a box overlaps most
+    positive: np.ndarray  # (N, S) bool
+    valid: np.ndarray  # (N, S) bool, False where there were not enough boxes
+
+    def first(self, count):
+        """The first `count` RoIs of each image."""
+        return RoIs(*(array[:, :count] for array in self))
+
+
 @dataclass
 class Detections:
     """What the model finds in a Batch, at fixed size: D places an image, best first, `valid` says which are real."""
@@ -79,3 +95,25 @@ def _moved(record, device, but=()):
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in but}
     arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
     return replace(record, **{name: device_module.to(array, device) for name, array in arrays.items()})
+
+
+def in_use(boxes, valid=None):
+    """The boxes (N, S, 4) of all images in one row -> index among all N*S, boxes (R, 4), the image of each (R,).
+
+    valid (N, S): on the CPU only boxes that are valid are taken, at least one so that no array is empty. On the GPU all
+    are taken, because a size that depends on values would have to wait for the card.
+    """
+    n, s, _ = boxes.shape
+    slots, images = slice(None), array_module(boxes).arange(n).repeat(s)
+    if valid is not None and on_cpu(valid) and not valid.all():
+        slots = np.flatnonzero(valid) if valid.any() else np.zeros(1, np.int64)
+    return slots, boxes.reshape(n * s, 4)[slots], images[slots]
+
+
+def spread(values, slots, shape):
+    """Put `values` (R, ...) at the places `slots` of zeros (N, S, ...): the inverse of `in_use`."""
+    if isinstance(slots, slice):
+        return values.reshape(*shape, *values.shape[1:])
+    result = array_module(values).zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
+    result[slots] = values
+    return result.reshape(*shape, *values.shape[1:])

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.patches import FancyArrow, Rectangle
 from PIL import Image
 
-from minimask import check, conventions, course, device, draw, mask_rcnn, nn
+from minimask import check, conventions, course, device, draw, mask_rcnn, nn, presets
 from minimask import functional as F
 from minimask.backbone import RESNETS, BasicBlock, Bottleneck, resnet
 from minimask.convolution import conv2d
@@ -1113,13 +1113,13 @@ plt.show()
 # %%
 for name in RESNETS:
     settings = dict(channels=(16, 32, 64, 64), stem="fine")  # narrow, so that all six run in a moment
-    detector = mask_rcnn.build("toy", backbone=name, backbone_settings=settings).eval()
+    detector = mask_rcnn.build("toy", backbone={"name": name, **settings}).eval()
     found = detector.predict([scene.image])[0]
     assert detector.backbone.body.strides == [2, 4, 8, 16]
     assert found.boxes.shape[1] == 4 and found.masks.shape[1:] == (128, 128)
     blocks = sum(RESNETS[name][1])
     print(f"{name:17} {blocks:2} blocks, {parameters(detector) / 1e6:3.1f} M weights: {len(found.boxes)} boxes, masks")
-assert {"resnet50_c4", "resnet50_dilated_c5", "resnet50_fpn", "resnext101_fpn"} <= set(mask_rcnn.PRESETS)
+assert {"resnet50_c4", "resnet50_dilated_c5", "resnet50_fpn", "resnext101_fpn"} <= set(presets.PRESETS)
 
 # %% [markdown]
 # (What untrained detectors find means nothing. That they run, and answer in the same form, is the point.)

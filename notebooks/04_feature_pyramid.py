@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from minimask import check, course, draw, mask_rcnn
+from minimask import check, course, draw, presets
 from minimask import functional as F
 from minimask.backbone import resnet
 from minimask.convolution import conv2d, max_pool2d
@@ -604,7 +604,7 @@ def draw_levels(axes, sample, levels, names):
 
 sample = unseen[5]
 large = assign_levels(sample.boxes * 800 / 128)
-toy = assign_levels(sample.boxes, int(np.log2(model.roi_strides[0])), 4, model.roi_canonical_size)
+toy = assign_levels(sample.boxes, int(np.log2(model.roi_strides[0])), 4, model.roi.canonical_size)
 assert len(set(large)) == 3 and len(set(toy)) == 2
 figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.2))
 draw_levels(panels[0], sample, large, ("P2", "P3", "P4", "P5"))
@@ -620,8 +620,8 @@ plt.show()
 
 # %%
 first = int(np.log2(model.roi_strides[0]))
-print("toy model: strides", model.roi_strides, " canonical size", model.roi_canonical_size)
-share = np.bincount(my_pyramid_levels(boxes, first, first + 3, model.roi_canonical_size), minlength=5)[1:] / len(boxes)
+print("toy model: strides", model.roi_strides, " canonical size", model.roi.canonical_size)
+share = np.bincount(my_pyramid_levels(boxes, first, first + 3, model.roi.canonical_size), minlength=5)[1:] / len(boxes)
 spread = np.bincount(my_pyramid_levels(boxes, first, first + 3, 56), minlength=5)[1:] / len(boxes)
 print("share of the animals that read P1 to P4", share.round(2), " with canonical size 56", spread.round(2))
 assert share[0] > 0.8 and (spread > 0).all()
@@ -632,7 +632,7 @@ assert 16 / 2 == 8 and 16 / 4 == 4
 # (its *anchors*, notebook 05). In the toy model it reads P2, P3 and P4:
 
 # %%
-anchors = dict(zip(PS[model.rpn_first_level :], mask_rcnn.PRESETS["toy"]["anchor_sizes"]))
+anchors = dict(zip(PS[model.rpn_first_level :], presets.PRESETS["toy"]["rpn"]["anchor_sizes"]))
 print(anchors)
 assert list(anchors) == ["P2", "P3", "P4"]
 

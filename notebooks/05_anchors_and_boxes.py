@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from minimask import anchors, boxes, check, conventions, draw, mask_rcnn, targets
+from minimask import anchors, boxes, check, conventions, draw, mask_rcnn, presets, targets
 from minimask.anchors import AnchorGenerator
 from minimask.datasets.toy import ToyScenes
 from minimask.trace import Trace
@@ -81,7 +81,7 @@ plt.show()
 # Mask R-CNN adds masks to that and keeps the plan. The parts, with what each of them computes for one picture:
 
 # %% tags=["hide-input"]
-faster_rcnn = mask_rcnn.build("toy", mask_head=None).eval()
+faster_rcnn = mask_rcnn.build("toy", heads={"mask": None}).eval()
 with Trace() as stages:  # keeps what each part computes
     faster_rcnn.detect(faster_rcnn.transform([SCENES[8].image]))
 print(stages.table())
@@ -125,11 +125,11 @@ plt.show()
 # what they find means nothing); the answer has the same form each time:
 
 # %%
-for parts in (dict(), dict(backbone="resnet50"), dict(norm="group"), dict(roi_pooling="roi_pool")):
-    exchanged = mask_rcnn.build("toy", mask_head=None, **parts).eval()
+for parts in ({}, {"backbone": "resnet50"}, {"backbone": {"norm": "group"}}, {"roi": {"pooling": "roi_pool"}}):
+    exchanged = mask_rcnn.build("toy", heads={"mask": None}, **parts).eval()
     found = exchanged.predict([SCENES[8].image])[0]
     assert found.boxes.shape == (len(found.labels), 4) and found.scores.shape == found.labels.shape
-    print(f"{str(parts):28} -> boxes (D, 4), labels (D,), scores (D,)")
+    print(f"{str(parts):36} -> boxes (D, 4), labels (D,), scores (D,)")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 A box is four numbers
@@ -380,7 +380,7 @@ check.cell_anchors(my_cell_anchors)
 # %%
 STRIDES, SIZES = (4, 8, 16), ((14, 20), (28, 40), (56, 80))
 SHAPES = [(128 // stride, 128 // stride) for stride in STRIDES]
-assert mask_rcnn.PRESETS["toy"]["anchor_sizes"] == SIZES
+assert presets.PRESETS["toy"]["rpn"]["anchor_sizes"] == SIZES
 toy_anchors = AnchorGenerator(SIZES)  # ratios 0.5, 1, 2
 LEVELS = toy_anchors(SHAPES, (128, 128))
 assert [len(level) for level in LEVELS] == [32 * 32 * 6, 16 * 16 * 6, 8 * 8 * 6] and sum(map(len, LEVELS)) == 8064

@@ -102,10 +102,10 @@ plt.show()
 published = mask_rcnn.build("resnet50_fpn")
 assert (published.rpn.low, published.rpn.high) == (0.3, 0.7)
 assert (published.rpn.samples, published.rpn.positive_fraction) == (256, 0.5)
-assert (published.roi_iou, published.roi_samples, published.roi_positive_fraction) == (0.5, 512, 0.25)
+assert (published.roi.iou, published.roi.samples, published.roi.positive_fraction) == (0.5, 512, 0.25)
 
 model, class_names = course.toy_model()  # small, trained on drawn scenes
-print("toy model:", model.rpn.samples, "anchors and", model.roi_samples, "RoIs a picture")
+print("toy model:", model.rpn.samples, "anchors and", model.roi.samples, "RoIs a picture")
 anchors = np.concatenate(model.rpn.anchor_generator([(32, 32), (16, 16), (8, 8)], (128, 128)))
 assert anchors.shape == (8064, 4)  # 6 a place, in a picture of 128 x 128 pixels
 
@@ -691,7 +691,7 @@ for axes, positive in zip(panels, (True, False)):
     for i in chosen:
         outline(axes, rois[i], *LABELS[int(positive)][1:], width=2)
     axes.set_title(f"{len(chosen)} " + ("positives" if positive else "background"))
-assert (roi_labels > 0).sum() == 16 == model.roi_samples * model.roi_positive_fraction
+assert (roi_labels > 0).sum() == 16 == model.roi.samples * model.roi.positive_fraction
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}

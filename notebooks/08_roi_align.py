@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -1027,12 +1028,12 @@ weights_file = Path(minimask.__file__).parents[1] / "data" / "toy_weights.npz"
 
 def masks_in(model, sample, pooling):
     """The masks (G, H, W) that the model draws into the true boxes of a sample, with another pooling."""
-    model.roi_pooling = pooling
+    model.roi = replace(model.roi, pooling=pooling)
     batch = model.transform([sample.image])
     rois, labels = sample.boxes.astype(np.float32), sample.labels
     with no_grad():
         levels = model.features(Tensor(batch.images))
-        x = model.pool(levels, rois, np.zeros(len(rois), int), model.mask_pool_size, "mask")
+        x = model.pool(levels, rois, np.zeros(len(rois), int), model.roi.mask_size, "mask")
         soft = mask_probabilities(model.mask_branch(x, labels).data, labels)
     return paste_masks(soft, rois, *sample.image.shape[:2], whole_pixels=False)
 

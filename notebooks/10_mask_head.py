@@ -72,7 +72,7 @@ def roi_features(scene, boxes):
     batch = model.transform([scene.image])
     which_image = np.zeros(len(boxes), int)
     with no_grad():
-        return model.pool(model.features(Tensor(batch.images)), boxes, which_image, model.mask_pool_size, "mask")
+        return model.pool(model.features(Tensor(batch.images)), boxes, which_image, model.roi.mask_size, "mask")
 
 
 def mask_logits(scene, boxes):

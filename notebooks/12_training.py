@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from minimask import check, checkpoint, device, draw, mask_rcnn, nn, optim
+from minimask import check, checkpoint, device, draw, mask_rcnn, nn, optim, presets
 from minimask.backbone import resnet
 from minimask.datasets.loader import InMemory, Loader
 from minimask.device import generator
@@ -95,17 +95,18 @@ class Shapes:
 
 
 SMALL = dict(  # settings of a small Mask R-CNN for them
-    num_classes=3, norm="group", backbone_settings=dict(channels=(16, 32, 64, 64), layers=(1, 1, 1, 1)),
-    fpn_channels=32, anchor_sizes=((8, 12), (18, 26), (32, 48)),
-    rpn=dict(samples=64, pre_nms=(100, 100), post_nms=(50, 50)), roi_samples=32,
-    box_width=64, mask_channels=(32, 32), mask_width=32, min_size=64, max_size=64,
-)  # fmt: skip
+    backbone=dict(norm="group", channels=(16, 32, 64, 64), layers=(1, 1, 1, 1), fpn_channels=32),
+    rpn=dict(anchor_sizes=((8, 12), (18, 26), (32, 48)), samples=64, pre_nms=(100, 100), post_nms=(50, 50)),
+    roi=dict(samples=32),
+    heads=dict(box_width=64, mask_channels=(32, 32), mask_width=32),
+    transform=dict(min_size=64, max_size=64),
+)
 DATA, UNSEEN = InMemory(Shapes(1, 400)), InMemory(Shapes(2, 40))
 
 
 def small_model(seed=0, **settings):
     """A Mask R-CNN with random weights, small enough for 20 steps a second."""
-    return mask_rcnn.build("toy", seed=seed, **{**SMALL, **settings}).train()
+    return mask_rcnn.build("toy", num_classes=3, seed=seed, **presets.merge(SMALL, settings)).train()
 
 
 model = small_model()
@@ -153,13 +154,11 @@ plt.show()
 VARIANTS = {
     "ResNet-18, feature pyramid": dict(),
     "ResNet-50": dict(backbone="resnet50"),
-    "no pyramid, stage 5 is the head (C4)": dict(
-        neck="c4", anchor_sizes=((8, 16, 32),), backbone_settings=dict(channels=(16, 32, 64, 128), layers=(1, 1, 1, 1))
-    ),
-    "batch norm in place of group norm": dict(norm="batch"),
-    "RoIPool": dict(roi_pooling="roi_pool"),
-    "masks from an MLP": dict(mask_head="mlp"),
-    "no masks: Faster R-CNN": dict(mask_head=None),
+    "no pyramid, stage 5 is the head (C4)": dict(backbone=dict(neck="c4"), rpn=dict(anchor_sizes=((8, 16, 32),))),
+    "batch norm instead of group norm": dict(backbone=dict(norm="batch")),
+    "RoIPool": dict(roi=dict(pooling="roi_pool")),
+    "masks from an MLP": dict(heads=dict(mask="mlp")),
+    "no masks: Faster R-CNN": dict(heads=dict(mask=None)),
 }
 batch = loader.batch(0)
 for name, settings in VARIANTS.items():
@@ -758,10 +757,9 @@ left.set(yscale="log", title="ResNet-50, random weights", ylabel="features: devi
 left.set_yticks([0.2, 0.5, 1, 2, 5], [0.2, 0.5, 1, 2, 5])
 left.minorticks_off()
 left.legend()
-deep = dict(backbone_settings={**SMALL["backbone_settings"], "layers": (3, 4, 6, 3)})
 firsts = {}
 for norm in ("batch", "frozen"):
-    deep_model = small_model(norm=norm, **deep)
+    deep_model = small_model(backbone=dict(norm=norm, layers=(3, 4, 6, 3)))
     firsts[norm] = training_step(deep_model, four, optim.SGD(deep_model.parameters(), 0.0), TrainSettings(1), 0)
 lengths = [norm for _, norm in firsts.values()]
 bars = right_axes.bar([0, 1], lengths, 0.5, color=[BLUE, RED])
@@ -907,7 +905,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### What an honest small experiment would need
 #
-# 1. One change: `mask_head=None`. The same steps (not minutes), data, schedule.
+# 1. One change: `heads={"mask": None}`. The same steps (not minutes), data, schedule.
 # 2. Several seeds, for both. Two runs of one setting differ too: with the standard deviation **σ**.
 # 3. The difference *with its error*: with n seeds each, σ · √(2/n).
 #
@@ -939,7 +937,7 @@ plt.show()
 
 # %%
 box_aps = {}
-for kind, setting in (("with masks", {}), ("boxes alone", dict(mask_head=None))):
+for kind, setting in (("with masks", {}), ("boxes alone", dict(heads=dict(mask=None)))):
     box_aps[kind] = []
     for seed in range(3):
         learned, log = run(60, small_model(seed, **setting), seed=seed, quiet=True, learning_rate=3e-3)
@@ -1041,7 +1039,7 @@ assert off > 1e-4
 # care). `model.predict` changes the mode by itself; whoever calls the parts must do it.
 
 # %%
-with_batch_norm, _ = run(30, small_model(norm="batch"), learning_rate=3e-3)
+with_batch_norm, _ = run(30, small_model(backbone=dict(norm="batch")), learning_rate=3e-3)
 one_picture = Tensor(with_batch_norm.transform([UNSEEN[0].image]).images)
 outputs = {}
 for training in (True, False):

@@ -428,7 +428,7 @@ def soft_masks(scene, boxes, labels):
     batch = model.transform([scene.image])
     with no_grad():
         levels = model.features(Tensor(batch.images))
-        x = model.pool(levels, boxes, np.zeros(len(boxes), int), model.mask_pool_size, "mask")
+        x = model.pool(levels, boxes, np.zeros(len(boxes), int), model.roi.mask_size, "mask")
         return mask_probabilities(model.mask_branch(x).data, labels)
 
 

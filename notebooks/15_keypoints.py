@@ -105,7 +105,7 @@ for name in ("box_features", "class_logits", "mask_features", "mask_logits", "ke
 assert stages["box_features"].shape[1:3] == (7, 7) and stages["mask_logits"].shape[1:3] == (28, 28)
 assert stages["keypoint_features"].shape[1:3] == (14, 14) and stages["keypoint_logits"].shape[1:] == (56, 56, 8)
 
-person = mask_rcnn.build("toy", num_classes=2, keypoints=17)  # background and person; random weights
+person = mask_rcnn.build("toy", num_classes=2, heads={"keypoints": 17})  # background and person; random weights
 features = Tensor(np.zeros((1, 14, 14, 64), np.float32))
 with no_grad():
     assert person.keypoint_branch(features).shape == (1, 56, 56, 17)  # a human pose is 17 maps (T25)
@@ -285,7 +285,7 @@ def keypoint_logits(sample):
     rois = sample.boxes.astype(np.float32)
     with no_grad():
         levels = model.features(Tensor(model.transform([sample.image]).images))
-        x = model.pool(levels, rois, np.zeros(len(rois), int), model.keypoint_pool_size, "keypoint")
+        x = model.pool(levels, rois, np.zeros(len(rois), int), model.roi.keypoint_size, "keypoint")
         return model.keypoint_branch(x).data
 
 

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from minimask import check, course, draw, mask_rcnn, weights
+from minimask import check, course, draw, mask_rcnn, presets, weights
 from minimask.__main__ import main
 from minimask.datasets.coco import CocoDataset, split, to_coco
 from minimask.datasets.loader import InMemory, Loader
@@ -575,7 +575,7 @@ plt.show()
 
 # %%
 sides = np.concatenate([np.sqrt((s.boxes[:, 2:] - s.boxes[:, :2]).prod(axis=1)) for s in train_set])
-anchors = np.array(mask_rcnn.PRESETS["toy"]["anchor_sizes"]).ravel()
+anchors = np.array(presets.PRESETS["toy"]["rpn"]["anchor_sizes"]).ravel()
 print(f"objects: {np.percentile(sides, [5, 50, 95]).round()} pixels (5 %, half, 95 %); anchors: {anchors}")
 assert anchors[0] / 2 < np.percentile(sides, 5) and np.percentile(sides, 95) < 2 * anchors[-1]
 

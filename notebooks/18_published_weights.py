@@ -97,16 +97,17 @@ plt.show()
 # Mask R-CNN works with many backbones: ResNet, ResNeXt, with and without FPN. The shapes tell which one is in a file.
 
 # %%
-small = dict(fpn_channels=8, box_width=16, mask_channels=(8,), mask_width=8)
+small = dict(box_width=16, mask_channels=(8,), mask_width=8)
 for backbone in ("resnet18", "resnet50", "resnext50_32x4d"):
-    settings = dict(channels=(32, 32, 32, 32)) if "next" in backbone else dict(channels=(8, 8, 8, 8))
-    other = build("resnet50_fpn", 5, backbone=backbone, backbone_settings=settings, **small)
+    channels = (32, 32, 32, 32) if "next" in backbone else (8, 8, 8, 8)
+    settings = dict(name=backbone, channels=channels, fpn_channels=8)
+    other = build("resnet50_fpn", 5, backbone=settings, heads=small)
     weights.save(folder / f"{backbone}.npz", other)
     told = weights.recognize(folder / f"{backbone}.npz")
     name = "backbone.body.layer1.0.conv2.weight"
     shape = weights.read(folder / f"{backbone}.npz").state[name].shape
     print(f"{backbone:16} {told['num_classes']} classes, {name} {shape}")
-    assert told.get("backbone", "resnet50") == backbone and told["num_classes"] == 5
+    assert told["backbone"].get("name", "resnet50") == backbone and told["num_classes"] == 5
 
 # %% [markdown]
 # What tells: three convolutions in a block or two; how many blocks; and in a ResNeXt the 3 x 3 has fewer input channels
@@ -368,9 +369,9 @@ def my_first_layer(w):
 check.first_layer(my_first_layer)
 
 # %% [markdown]
-# The library turns the order and leaves the range to the settings `image_mean` and `image_std`, which are subtracted
-# and divided by before the first layer: (x - mean) / std is the same for x, mean and std all divided by 255. So
-# mean 0 and std 1 of pictures 0 to 255 are mean 0 and std 1/255 of pictures 0 to 1.
+# The library turns the order and leaves the range to the settings `transform.mean` and `transform.std`, which are
+# subtracted and divided by before the first layer: (x - mean) / std is the same for x, mean and std all divided by 255.
+# So mean 0 and std 1 of pictures 0 to 255 are mean 0 and std 1/255 of pictures 0 to 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 Does it matter? Each mistake, measured
@@ -529,7 +530,7 @@ plt.show()
 # %%
 drift, every_shift = {}, {}
 for aligned in (True, False):
-    reader = weights.open_model(course.TOY_WEIGHTS, aligned=aligned)[0]
+    reader = weights.open_model(course.TOY_WEIGHTS, conventions={"aligned": aligned})[0]
     shifts = []
     for scene, found in zip(scenes[:24], reader.predict([scene.image for scene in scenes[:24]])):
         overlaps = box_ops.iou(scene.boxes, found.boxes)
@@ -560,7 +561,7 @@ plt.show()
 # anything is missing or does not fit, nothing is changed.
 
 # %% slideshow={"slide_type": "fragment"}
-ten = build("toy", num_classes=11, keypoints=8)  # ten classes, and background
+ten = build("toy", num_classes=11, heads={"keypoints": 8})  # ten classes, and background
 before = ten.state_dict()["backbone.body.conv1.weight"].copy()
 try:
     weights.load(ten, path)

@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_a_small_model_is_a_quarter_and_off_by_a_254th_of_its_channel(tmp_path):
-    model = build("toy", box_width=64)
+    model = build("toy", heads=dict(box_width=64))
     checkpoint.write_model(tmp_path / "full.npz", model, {"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3]})
     checkpoint.write_model(
         tmp_path / "small.npz", model, {"class_names": ["a", "b", "c"], "category_ids": [1, 2, 3]}, small=True

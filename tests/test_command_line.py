@@ -18,8 +18,8 @@ from tests.test_weights import old_names, plain, small_model, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "--set", 'backbone_settings={"channels": [8, 8, 16, 16]}', "--set", "fpn_channels=16", "--set", "box_width=32",
-    "--set", "mask_channels=[16]", "--set", "mask_width=16", "--min-size", "64", "--max-size", "96",
+    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
+    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--min-size", "64", "--max-size", "96",
     "--batch-size", "2", "--threads", "1",
 ]  # fmt: skip
 
@@ -204,17 +204,20 @@ def test_the_same_found_before_and_after_converting(tmp_path, capsys):
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b") == snapshot(tmp_path / "c") == snapshot(tmp_path / "d")
 
 
+PEOPLE = dict(mask=None, keypoints=17, keypoint_channels=(8, 8))
+
+
 def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
-    file = published_file(tmp_path / "people.npz", 2, mask_head=None, keypoints=17, keypoint_channels=(8, 8))
-    assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--set", "min_size=96"]) == 0
+    file = published_file(tmp_path / "people.npz", 2, heads=PEOPLE)
+    assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--set", "transform.min_size=96"]) == 0
     settings = checkpoint.newest_settings(tmp_path / "run")
     assert settings["class_names"] == ["person"] and settings["keypoint_names"][0] == "nose"
-    assert settings["model"]["min_size"] == 96 and settings["model"]["keypoints"] == 17
+    assert settings["model"]["transform"]["min_size"] == 96 and settings["model"]["heads"]["keypoints"] == 17
     before = snapshot(tmp_path / "run")
     assert "holds checkpoints already" in fails(capsys, "convert", file, "--output", tmp_path / "run")
     one = tmp_path / "run" / "checkpoint-00000000.npz"
     assert "is there already" in fails(capsys, "convert", file, "--output", one)
-    assert "unknown model setting 'color'" in fails(
+    assert "unknown model setting color" in fails(
         capsys, "convert", file, "--output", tmp_path / "run", "--overwrite", "--set", "color=1"
     )
     message = fails(capsys, "train", "--output", tmp_path / "run", "--resume", "--steps", "1")
@@ -237,8 +240,9 @@ def test_training_from_published_weights(tmp_path, capsys):
     assert "new 6 (not from the file, to be trained): roi_heads.box_predictor" in capsys.readouterr().err
     settings = checkpoint.newest_settings(tmp_path / "run")
     model = settings["model"]
-    assert model["preset"] == "resnet50_fpn" and model["backbone"] == "resnet18" and model["num_classes"] == 2
-    assert model["backbone_settings"] == {"channels": [8, 8, 16, 16], "norm_eps": 0.0} and model["min_size"] == 64
+    assert model["preset"] == "resnet50_fpn" and model["num_classes"] == 2 and model["transform"] == {"min_size": 64}
+    backbone = {"name": "resnet18", "channels": [8, 8, 16, 16], "fpn_channels": 16, "norm_eps": 0.0}
+    assert model["backbone"] == backbone
     arrays = checkpoint.part(checkpoint.load_newest(tmp_path / "run")[1], "model")
     with np.load(file) as theirs:
         np.testing.assert_array_equal(arrays["backbone.body.bn1.weight"], theirs["backbone.body.bn1.weight"])
@@ -255,12 +259,12 @@ def test_training_from_published_weights(tmp_path, capsys):
 
 def test_keypoints_of_the_weights_are_left_out_where_nobody_asks_for_them(tmp_path, capsys):
     write_coco(tmp_path)
-    file = published_file(tmp_path / "people.npz", 2, mask_head=None, keypoints=17, keypoint_channels=(8, 8))
+    file = published_file(tmp_path / "people.npz", 2, heads=PEOPLE)
     data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
     run = ["--output", str(tmp_path / "run"), "--batch-size", "2", "--threads", "1", "--min-size", "64"]
     assert main(["train", *data, *run, "--weights", str(file), "--new-heads", "--steps", "1"]) == 0
     assert "skipped" in capsys.readouterr().err
-    assert checkpoint.newest_settings(tmp_path / "run")["model"]["keypoints"] == 0
+    assert checkpoint.newest_settings(tmp_path / "run")["model"]["heads"]["keypoints"] == 0
 
 
 def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
@@ -268,11 +272,11 @@ def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
     file = write(tmp_path / "resnet.npz", plain(small_model()))
     data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]
     run = ["--batch-size", "2", "--threads", "1", "--min-size", "64", "--steps", "1", "--weights", str(file)]
-    small = ["--set", "fpn_channels=16", "--set", "box_width=32", "--set", "mask_channels=[16]"]
+    small = ["--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32", "--set", "heads.mask_channels=[16]"]
     assert main(["train", *data, *run, *small, "--output", str(tmp_path / "run")]) == 0
     assert "skipped 2 (in the file, not in the model): fc.weight, fc.bias" in capsys.readouterr().err
     model = checkpoint.newest_settings(tmp_path / "run")["model"]
-    assert model["backbone"] == "resnet18" and model["backbone_settings"] == {"channels": [8, 8, 16, 16]}
+    assert model["backbone"] == {"name": "resnet18", "channels": [8, 8, 16, 16], "fpn_channels": 16}
     message = fails(capsys, "train", *data, *run, "--preset", "small", "--output", tmp_path / "other")
     assert "conv1.weight is (8, 3, 7, 7) in the file, (32, 3, 3, 3) in the model" in message
     message = fails(capsys, "predict", tmp_path / "photos", "--weights", file, "--output", tmp_path / "found")
@@ -325,9 +329,9 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
         (["--scale-jitter", "2", "1"], "--scale-jitter needs two numbers, 0 < LOW <= HIGH"),
         (["--toy-size", "4"], "--toy-size must be at least 32, got 4"),
         (["--toy-case", "huge"], "case must be one of"),
-        (["--preset", "huge"], "preset must be one of toy, small"),
-        (["--set", "color=blue"], "unknown model setting 'color'"),
-        (["--set", "roi_pooling=mean"], "roi_pooling must be one of roi_align"),
+        (["--preset", "huge"], "unknown preset huge .known: toy, small"),
+        (["--set", "color=blue"], "unknown model setting color"),
+        (["--set", "roi.pooling=mean"], "roi.pooling must be roi_align, roi_pool or roi_warp or a function"),
         (["--min-size", "900", "--max-size", "300"], "min_size <= max_size, got 900 and 300"),
         (["--images", "photos"], "--images DIR and --annotations FILE.json belong together"),
         (["--val-annotations", "val.json"], "--val-annotations needs --images and --annotations"),

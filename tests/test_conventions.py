@@ -19,8 +19,12 @@ from minimask.trace import Trace
 
 NAMES = ("torchvision", "detectron2", "paper")
 SMALL = dict(
-    preset="resnet50_fpn", num_classes=2, fpn_channels=8, box_width=16, mask_channels=(8,), mask_width=8,
-    backbone_settings=dict(channels=(8, 8, 8, 8), layers=(1, 1, 1, 1)), roi_samples=16, min_size=64, max_size=96,
+    preset="resnet50_fpn",
+    num_classes=2,
+    backbone=dict(channels=(8, 8, 8, 8), layers=(1, 1, 1, 1), fpn_channels=8),
+    roi=dict(samples=16),
+    heads=dict(box_width=16, mask_channels=(8,), mask_width=8),
+    transform=dict(min_size=64, max_size=96),
     rpn=dict(samples=32, pre_nms=(60, 60), post_nms=(30, 30)),
 )  # fmt: skip
 
@@ -187,7 +191,7 @@ def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
     masks[0, 0, :, :7] = masks[0, 1, :, :9] = 1
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], np.float32)
     binary = model.conventions["binary_mask_targets"]
-    targets = mask_targets(masks, boxes, np.array([[0, 1]]), 2, model.aligned, binary)
+    targets = mask_targets(masks, boxes, np.array([[0, 1]]), 2, model.conventions["aligned"], binary)
     np.testing.assert_allclose(targets[0, :, 0], [[1, expected[0]], [1, expected[1]]], atol=1e-6)
 
 
@@ -264,19 +268,18 @@ def paste(model, box, threshold):
 
 
 def test_one_switch_changes_one_thing():
-    model = build(**SMALL, conventions="detectron2", aligned=False, anchor_rounding="cells")
+    model = build(**SMALL, conventions=dict(name="detectron2", aligned=False, anchor_rounding="cells"))
     assert model.conventions == {**CONVENTIONS["detectron2"], "aligned": False, "anchor_rounding": "cells"}
-    assert model.aligned is False and model.rpn.anchor_generator.rounding == "cells"
+    assert model.rpn.anchor_generator.rounding == "cells"
     again = build(**json.loads(json.dumps(model.settings)))
-    assert again.conventions == model.conventions and again.settings["conventions"] == "detectron2"
+    assert again.conventions == model.conventions and again.settings["conventions"]["name"] == "detectron2"
 
 
 def test_stride_is_a_setting_of_the_backbone():
     model = build(**SMALL, conventions="detectron2")
     assert model.backbone.body.layer2[0].conv1.settings["stride"] == 2
     assert model.backbone.body.layer2[0].conv2.settings["stride"] == 1
-    settings = {**SMALL, "backbone_settings": {**SMALL["backbone_settings"], "stride_in_1x1": False}}
-    model = build(**settings, conventions="detectron2")
+    model = build(**SMALL, conventions=dict(name="detectron2", stride_in_1x1=False))
     assert model.backbone.body.layer2[0].conv1.settings["stride"] == 1
     assert model.conventions["stride_in_1x1"] is False
 

@@ -334,8 +334,8 @@ def test_says_what_does_not_fit():
 # -------------------------------------------------------------------------------------------------- from the terminal
 
 TINY = [
-    "--set", 'backbone_settings={"channels": [8, 8, 16, 16]}', "--set", "fpn_channels=16", "--set", "box_width=32",
-    "--set", "mask_channels=[16]", "--set", "mask_width=16", "--set", "keypoint_channels=[16]",
+    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
+    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--set", "heads.keypoint_channels=[16]",
     "--min-size", "64", "--max-size", "96", "--batch-size", "2", "--threads", "1",
 ]  # fmt: skip
 

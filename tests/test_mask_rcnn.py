@@ -8,15 +8,25 @@ import pytest
 from minimask import nn
 from minimask.device import generator
 from minimask.errors import InputError
-from minimask.mask_rcnn import PRESETS, build
+from minimask.mask_rcnn import build
 from minimask.optim import AdamW
+from minimask.presets import PRESETS, merge
+from minimask.roi_align import roi_align
 from minimask.structures import Batch
 
 TINY = dict(
-    backbone_settings=dict(channels=(8, 8, 8, 16), layers=(1, 1, 1, 1)), fpn_channels=16, box_width=32,
-    mask_channels=(16,), mask_width=16, rpn=dict(samples=32, pre_nms=(60, 60), post_nms=(30, 30)), roi_samples=16,
-    min_size=64, max_size=96,
-)  # fmt: skip
+    backbone=dict(channels=(8, 8, 8, 16), layers=(1, 1, 1, 1), fpn_channels=16),
+    rpn=dict(samples=32, pre_nms=(60, 60), post_nms=(30, 30)),
+    roi=dict(samples=16),
+    heads=dict(box_width=32, mask_channels=(16,), mask_width=16),
+    transform=dict(min_size=64, max_size=96),
+)
+C4 = dict(backbone=dict(neck="c4"), rpn=dict(anchor_sizes=((16, 32),)))
+
+
+def my_pooling(features, boxes, image_index, levels, scales, size, sampling_ratio, aligned):
+    """A student's own: RoIAlign from the finest level alone."""
+    return roi_align(features[:1], boxes, image_index, 0 * levels, scales[:1], size, sampling_ratio, aligned)
 
 
 def two_squares():
@@ -141,24 +151,25 @@ def test_the_same_seed_gives_the_same_bits():
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(neck="c4", anchor_sizes=((16, 32),)),
-        dict(neck="c5", anchor_sizes=((16, 32),)),
+        C4,
+        merge(C4, dict(backbone="resnet50")),
+        merge(C4, dict(heads=dict(mask="mlp"))),
+        merge(C4, dict(backbone=dict(neck="c5"))),
         dict(backbone="resnet50"),
-        dict(backbone="resnext50_32x4d", norm="frozen", backbone_settings=dict(group_width=8, groups=4)),
-        dict(norm="group"),
-        dict(mask_head="mlp"),
-        dict(mask_loss="softmax"),
-        dict(class_agnostic_masks=True),
-        dict(roi_pooling="roi_pool"),
-        dict(roi_pooling="roi_warp"),
-        dict(sampling_ratio=0, aligned=False),
+        dict(backbone=dict(name="resnext50_32x4d", norm="frozen", group_width=8, groups=4)),
+        dict(backbone=dict(norm="group")),
+        dict(heads=dict(mask="mlp")),
+        dict(heads=dict(mask_loss="softmax")),
+        dict(heads=dict(class_agnostic_masks=True)),
+        dict(roi=dict(pooling="roi_pool")),
+        dict(roi=dict(pooling="roi_warp")),
+        dict(roi=dict(pooling=my_pooling)),
+        dict(roi=dict(sampling_ratio=0), conventions=dict(aligned=False)),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_variants_learn(settings):
-    settings = {**TINY, **settings}
-    settings["backbone_settings"] = {**TINY["backbone_settings"], **settings.get("backbone_settings", {})}
-    model = build("toy", 3, **settings)
+    model = build("toy", 3, **merge(TINY, settings))
     history = train(model, two_squares(), steps=25)
     assert all(np.isfinite(list(h.values())).all() for h in history)
     assert sum(history[-1].values()) < 0.7 * sum(history[0].values())
@@ -166,20 +177,87 @@ def test_variants_learn(settings):
     assert found.masks.shape[:2] == found.valid.shape and np.isfinite(found.masks).all()
 
 
+@pytest.mark.parametrize(
+    "groups, message",
+    [
+        (dict(color=3), "unknown model setting color .known: backbone, rpn, roi"),
+        (dict(haeds={}), "unknown model setting haeds; did you mean heads?"),
+        (dict(samples=64), "samples; it is part of a group: rpn={'samples': ...}"),
+        (dict(rpn=dict(sampels=64)), "unknown setting rpn.sampels; did you mean samples?"),
+        (dict(rpn=dict(samples="64")), "rpn.samples must be an integer, at least 1, got '64'"),
+        (dict(rpn=dict(samples=0)), "rpn.samples must be an integer, at least 1, got 0"),
+        (dict(rpn=dict(samples=True)), "rpn.samples must be an integer, at least 1, got True"),
+        (dict(rpn=dict(pre_nms=(100,))), "rpn.pre_nms must be 2 integers, at least 1, got .100,"),
+        (dict(roi=dict(positive_fraction=1.5)), "roi.positive_fraction must be a number, at least 0 and at most 1"),
+        (
+            dict(roi=dict(pooling="mean")),
+            "roi.pooling must be roi_align, roi_pool or roi_warp or a function, got 'mean'",
+        ),
+        (dict(roi=64), "roi must be a dict of settings, got 64"),
+        (dict(backbone="resnet5"), "backbone.name must be resnet18, .* got 'resnet5'"),
+        (dict(backbone=dict(neck="giraffe")), "backbone.neck must be fpn, c4 or c5, got 'giraffe'"),
+        (dict(heads=dict(mask="unet")), "heads.mask must be fcn or mlp, or none, got 'unet'"),
+        (dict(conventions="mine"), "conventions.name must be torchvision, detectron2 or paper, got 'mine'"),
+        (dict(transform=dict(min_size=300, max_size=200)), "min_size <= max_size"),
+    ],
+)
+def test_settings_are_checked(groups, message):
+    with pytest.raises(InputError, match=message):
+        build("toy", 3, **groups)
+
+
+def test_unknown_presets():
+    with pytest.raises(InputError, match="unknown preset smal; did you mean small?"):
+        build("smal")
+
+
+def test_groups_are_merged_into_the_presets():
+    model = build("toy", 3, rpn={"samples": 64}, conventions="paper")
+    assert model.rpn.samples == 64 and model.rpn.pre_nms == (500, 500) and model.rpn_first_level == 1
+    assert model.conventions["aligned"] and model.conventions["binary_mask_targets"]  # of the preset, of "paper"
+    assert model.settings["rpn"] == {"samples": 64} and model.settings["conventions"] == {"name": "paper"}
+
+
+def test_a_function_of_ones_own_is_saved_by_its_name():
+    model = build("toy", 3, **merge(TINY, dict(roi=dict(pooling=my_pooling))))
+    assert json.loads(json.dumps(model.settings))["roi"] == {"samples": 16, "pooling": "my_pooling"}
+    with pytest.raises(InputError, match="roi.pooling must be .* or a function, got 'my_pooling'"):
+        build(**model.settings)
+    assert build(**merge(model.settings, dict(roi=dict(pooling=my_pooling)))).roi == model.roi
+
+
+def test_keypoints_with_c4():
+    model = build("toy", 3, **merge(merge(TINY, C4), dict(heads=dict(keypoints=2, keypoint_channels=(8,)))))
+    batch = two_squares()
+    batch.keypoints = np.full((2, 1, 2, 3), 30, np.float32)
+    assert np.isfinite(model(batch, generator(0))["loss_keypoint"].item())
+    found = model.detect(batch)
+    assert found.keypoints.shape == (*found.valid.shape, 2, 3)
+
+
+def test_inference_restores_every_mode():
+    model = build("toy", 3, **TINY)
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError), model.inference():
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
+    found, batch = model.eval()(two_squares()), two_squares()
+    np.testing.assert_array_equal(model.train().detect(batch).boxes, found.boxes)
+
+
 def test_messages():
-    with pytest.raises(InputError, match=r"num_classes must be at least 2 .* got 1"):
-        build("toy", 1)
-    with pytest.raises(InputError, match="preset must be one of toy, small, .* got 'huge'"):
-        build("huge")
-    with pytest.raises(InputError, match="unknown model setting 'color'"):
-        build("toy", color=3)
-    with pytest.raises(InputError, match='neck must be "fpn", "c4" or "c5"'):
-        build("toy", neck="giraffe")
+    for number in (1, "4", True):
+        with pytest.raises(InputError, match=rf"num_classes must be an integer of at least 2 .* got {number!r}"):
+            build("toy", number)
     model = build("toy", 3, **TINY)
     with pytest.raises(ValueError, match="takes a Batch .* got list"):
         model.detect([np.zeros((4, 4, 3))])
-    with pytest.raises(ValueError, match="Batch with ground truth and rng"):
+    with pytest.raises(ValueError, match=r"in training mode it needs .*; to find objects call model.eval\(\) first"):
         model.train()(two_squares())
+    with pytest.raises(ValueError, match="losses need a Batch with ground truth"):
+        model(model.transform([np.zeros((64, 64, 3), np.uint8)]), generator(0))
     batch = two_squares()
     batch.images = batch.images[..., :1]
     with pytest.raises(ValueError, match=r"images must be \(N, H, W, 3\), got shape \(2, 64, 64, 1\)"):

@@ -245,7 +245,8 @@ def test_an_untrained_model_from_end_to_end(tmp_path):
     from minimask.evaluate import evaluate
     from tests.test_evaluate import Scenes
 
-    model = mask_rcnn.build("toy", num_classes=3, min_size=64, max_size=64, detection={"score_threshold": 0.0})
+    sizes, every_box = dict(min_size=64, max_size=64), dict(score_threshold=0.0)
+    model = mask_rcnn.build("toy", num_classes=3, transform=sizes, detection=every_box)
     scenes = Scenes(2)
     photo = tmp_path / "scene.png"
     Image.fromarray(scenes[1].image).save(photo)

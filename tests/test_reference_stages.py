@@ -5,6 +5,7 @@ keypoints over the image's longer side. Proposals and detections are the same se
 differ by more than 1e-5. See tests/references/stages.py, and live.py for the weights: torchvision's own random ones.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +81,12 @@ def test_stage_by_stage(case):
 def test_nothing_found(case, live):
     """All scores are under the threshold: empty arrays of the same shapes."""
     theirs, model, images, _ = case
-    before = theirs.roi_heads.score_thresh
-    theirs.roi_heads.score_thresh, model.detection["score_threshold"] = 1.0, 1.0
+    before = theirs.roi_heads.score_thresh, model.detection
+    theirs.roi_heads.score_thresh, model.detection = 1.0, replace(model.detection, score_threshold=1.0)
     try:
         expected, found = live.theirs(theirs, images), stages.ours(model, images)
     finally:
-        theirs.roi_heads.score_thresh, model.detection["score_threshold"] = before, before
+        theirs.roi_heads.score_thresh, model.detection = before
     assert expected["detected_boxes"].shape == (0, 4)
     check(stages.errors(found, expected), END_TO_END)
     for name in ("final_boxes", "final_keypoints", *(f"pasted_masks{i}" for i in range(len(images)))):

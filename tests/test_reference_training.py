@@ -11,6 +11,7 @@ import pytest
 from minimask.datasets.toy import CLASSES, KEYPOINTS, ToyScenes
 from minimask.mask_rcnn import build
 from minimask.optim import SGD
+from minimask.presets import merge
 from minimask.weights import to_torchvision
 from tests.references import tiny
 from tests.references.stages import gradient_errors
@@ -77,15 +78,15 @@ def test_losses_and_gradients(case):
 
 
 STEPS, BATCH = 50, 2
-TOY = {  # the tiny model without keypoints, with random samples and constant norms, for drawn scenes
-    **tiny.SETTINGS,
-    "norm": "frozen",
-    "backbone_settings": dict(channels=(16, 32, 32, 64), stem="small"),
-    "rpn": dict(samples=128, positive_fraction=0.5, pre_nms=(200, 200), post_nms=(100, 100)),
-    "roi_samples": 64,
-    "roi_positive_fraction": 0.25,
-    "keypoints": 0,
-}
+TOY = merge(  # the tiny model without keypoints, with random samples and constant norms, for drawn scenes
+    tiny.SETTINGS,
+    dict(
+        backbone=dict(norm="frozen", channels=(16, 32, 32, 64)),
+        rpn=dict(samples=128, pre_nms=(200, 200), post_nms=(100, 100)),
+        roi=dict(samples=64, positive_fraction=0.25),
+        heads=dict(keypoints=0),
+    ),
+)
 
 
 def test_loss_curves_stay_together(torch):

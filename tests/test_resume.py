@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
 OPTIONS = [
     "--toy-size", "64", "--batch-size", "2", "--steps", str(STEPS), "--save-every", "2", "--seed", "3",
-    "--set", 'backbone_settings={"channels": [8, 8, 16, 16]}', "--set", "fpn_channels=16", "--set", "box_width=32",
-    "--set", "mask_channels=[16]", "--set", "mask_width=16", "--set", "min_size=64", "--threads", "1",
+    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
+    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--min-size", "64", "--threads", "1",
 ]  # fmt: skip
 
 # Runs the command line in a process that kills itself: before call number COUNT of FUNCTION.

@@ -12,27 +12,32 @@ from minimask.backbone import RESNETS
 from minimask.datasets import coco_names
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
+from minimask.presets import merge
 from minimask.weights import detectron2
 from tests.references import tiny
 
 COCO_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_open" / "instances_val2017.json"
-SIZES = dict(min_size=96, max_size=128)
+SIZES = dict(transform=dict(min_size=96, max_size=128))
 SHAPE = dict(  # what can be told from the weights
-    backbone="resnet18", backbone_settings=dict(channels=(8, 8, 16, 16)), fpn_channels=16, box_width=24,
-    mask_channels=(16, 12), mask_width=20,
+    backbone=dict(name="resnet18", channels=(8, 8, 16, 16), fpn_channels=16),
+    heads=dict(box_width=24, mask_channels=(16, 12), mask_width=20),
 )  # fmt: skip
-BOTTLENECKS = dict(backbone="resnet50", backbone_settings=dict(channels=(8, 8, 16, 32), layers=(1, 1, 2, 1)))
+BOTTLENECKS = dict(backbone=dict(name="resnet50", channels=(8, 8, 16, 32), layers=(1, 1, 2, 1)))
+
+
+PEOPLE = dict(mask=None, keypoints=17, keypoint_channels=(8, 12))  # a model that finds boxes and keypoints
 
 
 def small_model(num_classes=5, **settings):
     """A small model with the published names, and weights that make it find things."""
     preset = settings.pop("preset", "resnet50_fpn")
-    model = build(preset, num_classes, **{**SHAPE, **SIZES, "detection": dict(score_threshold=0.02), **settings}).eval()
+    usual = {**SHAPE, **SIZES, "detection": dict(score_threshold=0.02)}
+    model = build(preset, num_classes, **merge(usual, settings)).eval()
     shapes = {name: array.shape for name, array in weights.to_torchvision(model.state_dict()).items()}
     state = weights.from_torchvision(tiny.state(shapes))
     for name in ("weight", "bias"):
         state[f"roi_heads.box_predictor.cls_score.{name}"] *= 4
-    if "image_std" in settings:  # of 1 / 255: the pictures' values are larger
+    if "std" in settings.get("transform", {}):  # of 1 / 255: the pictures' values are larger
         state["backbone.body.conv1.weight"] *= 0.02
     model.load_state_dict(state)
     return model
@@ -161,10 +166,10 @@ def test_a_preset_of_ours_must_be_said(tmp_path):
 
 def test_other_sizes_of_the_pooled_features():
     """The flattening of RoI features follows from the shapes, also where the layer is wider than what it reads."""
-    for settings in (dict(box_pool_size=5), dict(box_width=1500)):
+    for settings in ({"roi": dict(box_size=5)}, {"heads": dict(box_width=1500)}):
         state = small_model(**settings).state_dict()
         theirs = weights.to_torchvision(state)
-        side = settings.get("box_pool_size", 7)
+        side = settings.get("roi", {}).get("box_size", 7)
         weight = theirs["roi_heads.box_head.fc6.weight"]  # (out, C * y * x)
         ours = state["roi_heads.box_head.fc6.weight"]  # (y * x * C, out)
         y, x, c, out = 2, 3, 11, 20
@@ -208,7 +213,7 @@ def test_backbones_are_told_by_their_shapes(name):
     state = {f"backbone.body.{name}": array for name, array in empty(resnet_shapes(name)).items()}
     settings = weights.recognize(weights.Published(Path("file.pth"), state))
     assert settings.pop("preset") == "resnet50_fpn"
-    assert settings.get("backbone", "resnet50") == name and "backbone_settings" not in settings
+    assert settings.get("backbone", {}) == ({} if name == "resnet50" else {"name": name})
 
 
 def test_deeper_and_wider_backbones():
@@ -218,48 +223,51 @@ def test_deeper_and_wider_backbones():
         shapes |= {f"layer2.{i}.conv{k}.weight": shapes[f"layer2.2.conv{k}.weight"] for k in (1, 2, 3)}
     state = {f"backbone.body.{name}": array for name, array in empty(shapes).items()}
     settings = weights.recognize(weights.Published(Path("file.pth"), state))
-    assert settings["backbone_settings"] == dict(layers=(3, 8, 6, 3))
+    assert settings["backbone"] == dict(layers=(3, 8, 6, 3))
     for i in range(1, 5):
         for name in list(state):
             if name.startswith(f"backbone.body.layer{i}.") and name.endswith("conv2.weight"):
                 out, inside = np.multiply(state[name].shape[:2], 2)
                 state[name] = np.broadcast_to(np.float32(0), (out, inside, 3, 3))
     settings = weights.recognize(weights.Published(Path("file.pth"), state))
-    assert settings["backbone_settings"] == dict(layers=(3, 8, 6, 3), group_width=128)
+    assert settings["backbone"] == dict(layers=(3, 8, 6, 3), group_width=128)
 
 
 def test_settings_of_the_published_detectors(tmp_path):
     """Masks, boxes alone, keypoints: by the names. The hash in a file's name says which epsilon the norms had."""
     mask, box, person = (
         published(small_model(5)),
-        published(small_model(5, mask_head=None)),
-        published(small_model(2, mask_head=None, keypoints=17, keypoint_channels=(8, 12))),
+        published(small_model(5, heads=dict(mask=None))),
+        published(small_model(2, heads=PEOPLE)),
     )
-    shape = {name: value for name, value in SHAPE.items() if not name.startswith("mask_")}
     found = weights.recognize(write(tmp_path / "boxes-258fb6c6.npz", box))
     assert found == {
-        "preset": "resnet50_fpn", "num_classes": 5, **shape, "mask_head": None,
-        "backbone_settings": {"channels": (8, 8, 16, 16), "norm_eps": 0.0},
-    }  # fmt: skip
+        "preset": "resnet50_fpn",
+        "num_classes": 5,
+        "backbone": {**SHAPE["backbone"], "norm_eps": 0.0},
+        "heads": {"box_width": 24, "mask": None},
+    }
     found = weights.recognize(write(tmp_path / "people.npz", person))
     assert found == {
-        "preset": "resnet50_fpn", "num_classes": 2, **shape, "mask_head": None, "keypoints": 17,
-        "keypoint_channels": (8, 12),
-    }  # fmt: skip
+        "preset": "resnet50_fpn",
+        "num_classes": 2,
+        "backbone": SHAPE["backbone"],
+        "heads": {"box_width": 24, **PEOPLE},
+    }
     path = write(tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.npz", mask)
     model = weights.open_model(path)[0]
     assert model.backbone.body.bn1.eps == model.backbone.body.layer4[1].bn2.eps == 0
-    model = weights.open_model(path, backbone_settings={"norm_eps": 1e-5})[0]
+    model = weights.open_model(path, backbone={"norm_eps": 1e-5})[0]
     assert model.backbone.body.bn1.eps == 1e-5 and model.backbone.body.out_channels == [8, 8, 16, 16]
     assert weights.open_model(write(tmp_path / "mine.npz", mask))[0].backbone.body.bn1.eps == 1e-5
 
 
 def test_anchors_that_cannot_be_told(tmp_path):
-    model = small_model(anchor_sizes=((16, 24),) * 5)
+    model = small_model(rpn=dict(anchor_sizes=((16, 24),) * 5))
     path = write(tmp_path / "file.npz", published(model))
     with pytest.raises(InputError, match=r"file.npz: has 6 anchors at each place where 3 are usual.*anchor_sizes"):
         weights.open_model(path)
-    settings = dict(anchor_sizes=((16, 24),) * 5, **SIZES, detection=dict(score_threshold=0.02))
+    settings = dict(rpn=dict(anchor_sizes=((16, 24),) * 5), **SIZES, detection=dict(score_threshold=0.02))
     assert_same_detections(model, weights.open_model(path, **settings)[0])
 
 
@@ -348,16 +356,16 @@ def to_detectron2(state, model):
 
 
 D2_SETTINGS = dict(
-    conventions="detectron2", sampling_ratio=0,
-    image_mean=[123.675 / 255, 116.28 / 255, 103.53 / 255], image_std=[1 / 255, 1 / 255, 1 / 255],
-)  # fmt: skip
-D2_BODY = {**BOTTLENECKS["backbone_settings"], "stride_in_1x1": True}
+    conventions=dict(name="detectron2", stride_in_1x1=True),
+    roi=dict(sampling_ratio=0),
+    transform=dict(mean=[123.675 / 255, 116.28 / 255, 103.53 / 255], std=[1 / 255, 1 / 255, 1 / 255]),
+)
 D2_FPN = dict(rpn=dict(pre_nms=(2000, 1000), post_nms=(1000, 1000)), **D2_SETTINGS)
 D2_C4 = dict(rpn=dict(pre_nms=(12000, 6000), post_nms=(2000, 1000)), **D2_SETTINGS)
 D2_MODELS = {
     "mask FPN": dict(**D2_FPN),
-    "box FPN": dict(mask_head=None, **D2_FPN),
-    "keypoint FPN": dict(num_classes=2, mask_head=None, keypoints=17, keypoint_channels=(8, 12), **D2_FPN),
+    "box FPN": dict(heads=dict(mask=None), **D2_FPN),
+    "keypoint FPN": dict(num_classes=2, heads=PEOPLE, **D2_FPN),
     "mask C4": dict(preset="resnet50_c4", **D2_C4),
     "mask dilated C5": dict(preset="resnet50_dilated_c5", **D2_C4),
 }
@@ -365,16 +373,16 @@ D2_MODELS = {
 
 @pytest.mark.parametrize("kind", D2_MODELS)
 def test_detectron2(tmp_path, kind):
-    settings = {**BOTTLENECKS, **D2_MODELS[kind], "backbone_settings": D2_BODY}
+    settings = {**BOTTLENECKS, **D2_MODELS[kind]}
     model = small_model(**settings)
     state = {"model": to_detectron2(published(model), model), "__author__": "Detectron2 Model Zoo"}
     path = write(tmp_path / "model_final.pkl", state)
     changes = dict(**SIZES, detection=dict(score_threshold=0.02))
     opened = weights.open_file(path, **changes)
     found = opened.model.settings
-    assert found["rpn"] == settings["rpn"] and found["backbone_settings"] == D2_BODY
-    for name, value in D2_SETTINGS.items():
-        assert found[name] == value, name
+    assert found["rpn"] == settings["rpn"] and merge(found["backbone"], BOTTLENECKS["backbone"]) == found["backbone"]
+    assert found["conventions"] == D2_SETTINGS["conventions"] and found["roi"] == D2_SETTINGS["roi"]
+    assert found["transform"] == {**D2_SETTINGS["transform"], **SIZES["transform"]}
     assert opened.model.conventions["stride_in_1x1"] and opened.model.conventions["aligned"]
     assert opened.model.neck == model.neck
     report = opened.report
@@ -386,7 +394,7 @@ def test_detectron2(tmp_path, kind):
 
 def test_detectron2_without_statistics_of_the_norms(tmp_path):
     """Old files have a weight and a bias alone; then the mean is 0, the variance 1."""
-    model = small_model(**{**BOTTLENECKS, **D2_FPN, "backbone_settings": D2_BODY})
+    model = small_model(**BOTTLENECKS, **D2_FPN)
     state = to_detectron2(published(model), model)
     state = {name: array for name, array in state.items() if "running_" not in name}
     opened = weights.open_file(write(tmp_path / "old.pkl", {"model": state}))
@@ -409,17 +417,17 @@ def test_detectron2_colors():
             "pixel_std": np.reshape(std, (3, 1, 1)),
         }  # fmt: skip
         ours, settings = detectron2.to_torchvision(state)
-        normal = (patch / 255 - settings["image_mean"]) / settings["image_std"]
+        normal = (patch / 255 - settings["transform"]["mean"]) / settings["transform"]["std"]
         expected = np.einsum("oiyx,yxi->o", theirs, (patch[..., ::-1] - mean) / std)
         got = np.einsum("oiyx,yxi->o", ours["backbone.body.conv1.weight"], normal)
         np.testing.assert_allclose(got, expected, rtol=1e-12)
-        assert settings["backbone_settings"] == {"stride_in_1x1": in_1x1}
-        assert settings["image_mean"][0] == 123.675 / 255
+        assert settings["conventions"]["stride_in_1x1"] == in_1x1
+        assert settings["transform"]["mean"][0] == 123.675 / 255
     # a mean that begins with red says that the model takes red, green, blue: nothing is turned
     state = {"backbone.bottom_up.stem.conv1.weight": theirs, "pixel_mean": np.array([123.675, 116.28, 103.53])}
     ours, settings = detectron2.to_torchvision(state)
     np.testing.assert_array_equal(ours["backbone.body.conv1.weight"], theirs)
-    assert settings["image_mean"][0] == 123.675 / 255
+    assert settings["transform"]["mean"][0] == 123.675 / 255
 
 
 def test_detectron2_anchors():
@@ -486,7 +494,7 @@ def test_new_heads(tmp_path):
 
 
 def test_a_branch_that_the_file_does_not_have(tmp_path):
-    path = write(tmp_path / "boxes.npz", published(small_model(5, mask_head=None)))
+    path = write(tmp_path / "boxes.npz", published(small_model(5, heads=dict(mask=None))))
     model = build("resnet50_fpn", 5, **SHAPE)
     with pytest.raises(InputError, match=r"boxes.npz: .*missing 8 \(in the model, not in the file\): roi_heads"):
         weights.load(model, path)
@@ -494,7 +502,7 @@ def test_a_branch_that_the_file_does_not_have(tmp_path):
     assert [name for name in report.replaced if "mask_" in name] == [
         name for name in model.state_dict() if name.startswith("roi_heads.mask_")
     ]
-    other = build("resnet50_fpn", 5, **SHAPE, mask_head=None)
+    other = build("resnet50_fpn", 5, **merge(SHAPE, dict(heads=dict(mask=None))))
     report = weights.load(other, write(tmp_path / "masks.npz", published(small_model(5))))
     assert len(report.skipped) == 8
     assert "\nskipped 8 (in the file, not in the model): roi_heads.mask_head (4), roi_heads.mask_pre" in str(report)
@@ -511,8 +519,9 @@ def test_a_backbone(tmp_path):
     source = small_model(5)
     path = write(tmp_path / "resnet.npz", plain(source))
     assert weights.recognize(path) == {
-        "preset": "resnet50_fpn", "backbone": "resnet18", "backbone_settings": {"channels": (8, 8, 16, 16)},
-    }  # fmt: skip
+        "preset": "resnet50_fpn",
+        "backbone": {"name": "resnet18", "channels": (8, 8, 16, 16)},
+    }
     model = build("resnet50_fpn", 3, **SHAPE)
     before = copies(model)
     report = weights.load(model, path)
@@ -550,7 +559,7 @@ def test_our_own_checkpoint_with_other_classes(tmp_path):
 
 def test_what_does_not_fit_is_said_in_one_line(tmp_path):
     path = write(tmp_path / "other.npz", published(small_model(5)))
-    model = build("resnet50_fpn", 5, **{**SHAPE, "fpn_channels": 32})
+    model = build("resnet50_fpn", 5, **merge(SHAPE, {"backbone": {"fpn_channels": 32}}))
     before = copies(model)
     with pytest.raises(InputError) as caught:
         weights.load(model, path)
@@ -630,8 +639,8 @@ def torchvision():
     "name, arrays, found",
     [
         ("maskrcnn_resnet50_fpn", 307, {"num_classes": 91}),
-        ("fasterrcnn_resnet50_fpn", 295, {"num_classes": 91, "mask_head": None}),
-        ("keypointrcnn_resnet50_fpn", 313, {"num_classes": 2, "mask_head": None, "keypoints": 17}),
+        ("fasterrcnn_resnet50_fpn", 295, {"num_classes": 91, "heads": {"mask": None}}),
+        ("keypointrcnn_resnet50_fpn", 313, {"num_classes": 2, "heads": {"mask": None, "keypoints": 17}}),
     ],
 )
 def test_torchvisions_own_files(torchvision, tmp_path, name, arrays, found):

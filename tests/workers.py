@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from minimask import device, mask_rcnn, normalization
+from minimask import device, mask_rcnn, normalization, presets
 from minimask.__main__ import _tell
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
@@ -20,13 +20,14 @@ from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, trai
 STEPS, BATCH = 10, 8
 MODELS = {
     # every batch norm of the toy preset, in fewer channels
-    "batch_norm": ("toy", dict(backbone_settings=dict(channels=(8, 8, 16, 16), stem="fine"), fpn_channels=16)),
+    "batch_norm": ("toy", dict(backbone=dict(channels=(8, 8, 16, 16), stem="fine", fpn_channels=16))),
     # group norm, keypoints, masks whose classes compete, pictures of two sizes with few and many objects
     "keypoints": (
         "small",
         dict(
-            backbone_settings=dict(channels=(8, 8, 16, 16), stem="small"), fpn_channels=16, keypoints=8,
-            keypoint_channels=(16,), mask_loss="softmax", min_size=64, max_size=96,
+            backbone=dict(channels=(8, 8, 16, 16), stem="small", fpn_channels=16),
+            heads=dict(keypoints=8, keypoint_channels=(16,), mask_loss="softmax"),
+            transform=dict(min_size=64, max_size=96),
         ),
     ),
 }  # fmt: skip
@@ -53,8 +54,8 @@ class Mixed:
 def steps(name, optimizer, rate):
     """Ten steps of a float64 model: name -> array of its losses, gradient norms and weights."""
     preset, settings = MODELS[name]
-    small = dict(box_width=32, mask_channels=(16,), mask_width=16)
-    model = mask_rcnn.build(preset, 4, seed=1, **{**small, **settings}).to("float64").train()
+    small = {"heads": dict(box_width=32, mask_channels=(16,), mask_width=16)}
+    model = mask_rcnn.build(preset, 4, seed=1, **presets.merge(small, settings)).to("float64").train()
     settings = TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, clip=5.0)
     optimizer = make_optimizer(model, settings)
     loader = Loader(Mixed(), model.transform, BATCH, share=(distributed.rank(), distributed.size()))

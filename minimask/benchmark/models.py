@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minimask import device, mask_rcnn, optim
+from minimask import device, mask_rcnn, optim, presets
 from minimask.benchmark.common import LEARNING_RATE, scattered_boxes
 from minimask.datasets.toy import ToyScenes
 from minimask.structures import Sample
@@ -58,7 +58,8 @@ def write_resnet50(folder, width):
 def torchvision_settings(model):
     """The arguments of `reference_models.small_mask_rcnn` that give the architecture of `model` (basic blocks, FPN)."""
     body, rpn, heads = model.backbone.body, model.rpn, model.roi_heads
-    settings = {**mask_rcnn.PRESETS[model.settings["preset"]], **model.settings}
+    groups = {name: model.settings[name] for name in presets.GROUPS if name in model.settings}
+    anchors = presets.complete(groups, model.settings["preset"])["rpn"]
     return dict(
         widths=body.out_channels,
         blocks=[len(getattr(body, f"layer{i}")) for i in (1, 2, 3, 4)],
@@ -66,9 +67,9 @@ def torchvision_settings(model):
         width=model.backbone.fpn.layer_blocks[0][0].weight.shape[3],
         classes=model.num_classes,
         rpn_first_level=model.rpn_first_level,
-        anchor_sizes=settings["anchor_sizes"],
-        ratios=settings.get("anchor_ratios", (0.5, 1.0, 2.0)),
-        canonical=model.roi_canonical_size,
+        anchor_sizes=anchors.anchor_sizes,
+        ratios=anchors.anchor_ratios,
+        canonical=model.roi.canonical_size,
         box_width=heads.box_head.fc7.weight.shape[1],
         mask_layers=len(heads.mask_head),
         min_size=model.transform.min_size,
@@ -79,10 +80,10 @@ def torchvision_settings(model):
         rpn_post_nms_top_n_test=rpn.post_nms[1],
         rpn_batch_size_per_image=rpn.samples,
         rpn_positive_fraction=rpn.positive_fraction,
-        box_batch_size_per_image=model.roi_samples,
-        box_positive_fraction=model.roi_positive_fraction,
-        box_score_thresh=model.detection.get("score_threshold", 0.05),
-        box_detections_per_img=model.detection.get("max_detections", 100),
+        box_batch_size_per_image=model.roi.samples,
+        box_positive_fraction=model.roi.positive_fraction,
+        box_score_thresh=model.detection.score_threshold,
+        box_detections_per_img=model.detection.max_detections,
     )
 
 
@@ -107,7 +108,7 @@ def scaled_resnet50_state(image, **settings):
 
     image: (H, W, 3) uint8. settings: further arguments of `mask_rcnn.build`.
     """
-    model = mask_rcnn.build("resnet50_fpn", num_classes=91, norm="batch", **settings)
+    model = mask_rcnn.build("resnet50_fpn", num_classes=91, **presets.merge(settings, {"backbone": {"norm": "batch"}}))
     for module in model.modules():
         if hasattr(module, "momentum"):
             module.momentum = 1.0  # the running statistics become those of the last batch
@@ -219,14 +220,14 @@ def scene_batch(model, images, side, objects):
 
 def step(images, side, objects):
     """A training step of the preset "toy", without resizing the images."""
-    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side)
+    model = mask_rcnn.build("toy", num_classes=4, seed=0, transform=dict(min_size=side, max_size=side))
     batch = scene_batch(model, images, side, objects)
     return training_step(model, lambda: batch, LEARNING_RATE)
 
 
 def detect(images, side):
     """Inference with the preset "toy", from the batch to the detections."""
-    model = mask_rcnn.build("toy", num_classes=4, seed=0, min_size=side, max_size=side).eval()
+    model = mask_rcnn.build("toy", num_classes=4, seed=0, transform=dict(min_size=side, max_size=side)).eval()
     batch = scene_batch(model, images, side, objects=1)
 
     def run():

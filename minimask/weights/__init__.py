@@ -242,7 +242,7 @@ def open_file(path, **changes):
     if source.is_backbone():
         raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
     model = build(**recognize(source, **changes)).eval()
-    return Opened(model, meanings(model.num_classes, model.keypoints), load(model, source))
+    return Opened(model, meanings(model.num_classes, model.heads.keypoints), load(model, source))
 
 
 def open_model(path, **changes):

@@ -62,7 +62,7 @@ def to_torchvision(state):
     if mean[0] < mean[2]:  # ImageNet is more red than blue: the file's order is blue, green, red
         mean, std = mean[::-1], std[::-1]
         _change(state, "backbone.body.conv1.weight", lambda weight: weight[:, ::-1])
-    settings.update(image_mean=(mean / 255).tolist(), image_std=(std / 255).tolist())
+    settings["transform"] = dict(mean=(mean / 255).tolist(), std=(std / 255).tolist())
     _order_anchors(state)
     _put_background_first(state)
     return state, settings
@@ -99,12 +99,10 @@ def _settings(state, std):
     """What configs/Base-RCNN-FPN.yaml, -C4, -DilatedC5 and config/defaults.py say and the weights do not."""
     fpn = "backbone.fpn.inner_blocks.0.0.weight" in state
     pre_nms, post_nms = ((2000, 1000), (1000, 1000)) if fpn else ((12000, 6000), (2000, 1000))
+    # The ResNets of Microsoft have their deviation in the weights, and the stride in the 1x1 convolution.
+    conventions = dict(name="detectron2", stride_in_1x1=bool((std == 1).all()))
     return dict(
-        conventions="detectron2",
-        sampling_ratio=0,
-        rpn=dict(pre_nms=pre_nms, post_nms=post_nms),
-        # The ResNets of Microsoft: a deviation that is in the weights already, and the stride in the 1x1 convolution.
-        backbone_settings=dict(stride_in_1x1=bool((std == 1).all())),
+        conventions=conventions, roi=dict(sampling_ratio=0), rpn=dict(pre_nms=pre_nms, post_nms=post_nms)
     )
 
 

@@ -5,15 +5,16 @@ published files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py)
 pickle is run: torch_file.py), .safetensors and .npz.
 """
 
-import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from minimask import presets
 from minimask.backbone import RESNETS
 from minimask.errors import InputError
+from minimask.presets import merge
 from minimask.weights import detectron2
 
 TORCH_FILES = (".pth", ".pt", ".pkl")
@@ -61,7 +62,7 @@ def read(path):
         some = ", ".join(list(state)[:3])
         raise InputError(f"{path}: holds neither a ResNet nor a detector with one that is known here (it has {some})")
     if any(digits in path.name for digits in NORM_EPS_0):
-        settings = {"backbone_settings": {"norm_eps": 0.0}}
+        settings = {"backbone": {"norm_eps": 0.0}}
     return Published(path, state, settings)
 
 
@@ -136,37 +137,32 @@ def recognize(source, **changes):
         raise InputError(f"{source.path}: has no {error}, so that one cannot tell which model it is") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{source.path}: has shapes of no model that is known here ({error})") from error
-    usual = _usual(found["preset"])
-    found = {name: value for name, value in found.items() if name not in usual or value != usual[name]}
-    return merge(merge(found, source.settings), changes)
+    return merge(merge(_unusual(found, found["preset"]), source.settings), changes)
 
 
-def merge(settings, changes):
-    """`settings` with `changes`; a dict among them changes a dict, not replaces it."""
-    merged = dict(settings)
-    for name, value in changes.items():
-        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
-    return merged
-
-
-def _usual(preset):
-    """The settings that a preset has if one says nothing."""
-    from minimask.mask_rcnn import PRESETS, MaskRCNN
-
-    parameters = inspect.signature(MaskRCNN.__init__).parameters
-    return {**{name: parameter.default for name, parameter in parameters.items()}, **PRESETS[preset]}
+def _unusual(found, preset):
+    """What was found, without the settings that the preset has anyway."""
+    usual = presets.complete({}, preset)
+    kept = {}
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = {key: v for key, v in value.items() if v != getattr(usual[name], key)}
+        if value != {}:
+            kept[name] = value
+    return kept
 
 
 def _architecture(source, changes):
     """Preset, backbone and heads of a file."""
     if source.is_backbone():
-        return {"preset": "resnet50_fpn", **_backbone(source, "layer4")}
+        return {"preset": "resnet50_fpn", "backbone": _backbone(source, "layer4")}
     if "roi_heads.res5.0.conv1.weight" in source.state:
-        found = {"preset": "resnet50_c4", **_backbone(source, "res5")}
+        found = {"preset": "resnet50_c4", "backbone": _backbone(source, "res5")}
     else:
         pyramid = "backbone.fpn.inner_blocks.0.0.weight" in source.state
-        found = {"preset": "resnet50_fpn" if pyramid else "resnet50_dilated_c5", **_backbone(source, "layer4")}
-    return {**found, **_heads(source, 3 if found["preset"] == "resnet50_fpn" else 15, changes)}
+        preset = "resnet50_fpn" if pyramid else "resnet50_dilated_c5"
+        found = {"preset": preset, "backbone": _backbone(source, "layer4")}
+    return merge(found, _heads(source, 3 if found["preset"] == "resnet50_fpn" else 15, changes))
 
 
 def _count(state, start):
@@ -175,7 +171,7 @@ def _count(state, start):
 
 
 def _backbone(source, last_stage):
-    """{"backbone", "backbone_settings"} of the ResNet in a file."""
+    """The settings "backbone" of the ResNet in a file, those that its name does not imply."""
     state = source.state
     stages = [f"{BODY}layer{i}." for i in (1, 2, 3)]
     stages.append("roi_heads.res5." if last_stage == "res5" else f"{BODY}layer4.")
@@ -198,33 +194,36 @@ def _backbone(source, last_stage):
     usual = (*RESNETS[name][1:], (64, 128, 256, 512))
     keys = ("layers", "groups", "group_width", "channels")
     settings = {key: value for key, value, other in zip(keys, (*found, channels), usual) if value != other}
-    return {"backbone": name, **({"backbone_settings": settings} if settings else {})}
+    return {"name": name, **settings}
 
 
 def _heads(source, usual, changes):
     """Settings of a detector's neck and heads. usual: anchors at a place, three ratios of one size, or of five."""
-    state, found = source.state, {}
+    state, backbone, roi, heads = source.state, {}, {}, {}
     anchors = len(state["rpn.head.cls_logits.weight"])
-    if anchors != usual and "anchor_sizes" not in changes:
+    if anchors != usual and "anchor_sizes" not in changes.get("rpn", {}):
         raise InputError(
             f"{source.path}: has {anchors} anchors at each place where {usual} are usual, and the weights do not tell "
-            "their sizes; say what they are (anchor_sizes, anchor_ratios)"
+            "their sizes; say what they are (rpn.anchor_sizes, rpn.anchor_ratios)"
         )
     if "backbone.fpn.inner_blocks.0.0.weight" in state:
-        found["fpn_channels"] = len(state["backbone.fpn.inner_blocks.0.0.weight"])
+        backbone["fpn_channels"] = len(state["backbone.fpn.inner_blocks.0.0.weight"])
     if FC6 in state:
         width, features = state[FC6].shape
         channels = len(state["rpn.head.conv.0.0.weight"])  # the RPN reads the same features
-        found.update(box_width=width, box_pool_size=round((features / channels) ** 0.5))
+        heads["box_width"], roi["box_size"] = width, round((features / channels) ** 0.5)
     if MASK_LOGITS in state:
         depth = _count(state, "roi_heads.mask_head.")
-        found.update(mask_width=state[MASK_LOGITS].shape[1], class_agnostic_masks=len(state[MASK_LOGITS]) == 1)
+        heads["mask_width"] = state[MASK_LOGITS].shape[1]
+        heads["class_agnostic_masks"] = len(state[MASK_LOGITS]) == 1
         if depth:  # on C4 there is none
-            found["mask_channels"] = tuple(len(state[f"roi_heads.mask_head.{i}.0.weight"]) for i in range(depth))
+            heads["mask_channels"] = tuple(len(state[f"roi_heads.mask_head.{i}.0.weight"]) for i in range(depth))
     else:
-        found["mask_head"] = None
+        heads["mask"] = None
     if KEYPOINT_LOGITS in state:
         depth = _count(state, "roi_heads.keypoint_head.")
-        channels = tuple(len(state[f"roi_heads.keypoint_head.{2 * i}.weight"]) for i in range(depth))
-        found.update(keypoints=state[KEYPOINT_LOGITS].shape[1], keypoint_channels=channels)
-    return found
+        heads["keypoints"] = state[KEYPOINT_LOGITS].shape[1]
+        heads["keypoint_channels"] = tuple(
+            len(state[f"roi_heads.keypoint_head.{2 * i}.weight"]) for i in range(depth)
+        )
+    return {"backbone": backbone, "roi": roi, "heads": heads}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint, device, mask_rcnn
+from minimask import checkpoint, device, mask_rcnn, presets
 from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
@@ -27,27 +27,36 @@ from minimask.tensor import Function
 from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, sum_of, training_step, validation_loss
 
 SMALL = dict(
-    backbone_settings=dict(channels=(8, 8, 8, 8), stem="small"), rpn_first_level=0, fpn_channels=8,
-    anchor_sizes=((8,), (16,), (32,), (64,)), rpn=dict(samples=16, pre_nms=(60, 60), post_nms=(40, 40)),
-    roi_samples=16, roi_canonical_size=56, box_pool_size=4, box_width=16, mask_pool_size=4, mask_channels=(8,),
-    mask_width=8, min_size=64, max_size=64,
+    backbone=dict(channels=(8, 8, 8, 8), stem="small", fpn_channels=8),
+    rpn=dict(
+        first_level=0, anchor_sizes=((8,), (16,), (32,), (64,)), samples=16, pre_nms=(60, 60), post_nms=(40, 40)
+    ),
+    roi=dict(samples=16, canonical_size=56, box_size=4, mask_size=4),
+    heads=dict(box_width=16, mask_channels=(8,), mask_width=8),
+    transform=dict(min_size=64, max_size=64),
 )  # fmt: skip
-BOTTLENECKS = dict(backbone="resnet50", norm="frozen", backbone_settings=dict(channels=(4, 4, 4, 8), stem="large"))
+BOTTLENECKS = dict(name="resnet50", norm="frozen", channels=(4, 4, 4, 8), stem="large")
 VARIANTS = {
     "toy": {},
-    "keypoints": dict(keypoints=8, keypoint_channels=(8,), keypoint_pool_size=4),
-    "group norm": dict(norm="group"),
-    "bottlenecks": BOTTLENECKS,
+    "keypoints": dict(heads=dict(keypoints=8, keypoint_channels=(8,)), roi=dict(keypoint_size=4)),
+    "group norm": dict(backbone=dict(norm="group")),
+    "bottlenecks": dict(backbone=BOTTLENECKS),
     "groups": dict(
-        backbone="resnext50_32x4d", norm="frozen",
-        backbone_settings=dict(channels=(16, 16, 16, 16), stem="large", groups=4, group_width=4),
+        backbone=dict(
+            name="resnext50_32x4d",
+            norm="frozen",
+            channels=(16, 16, 16, 16),
+            stem="large",
+            groups=4,
+            group_width=4,
+        ),
     ),
-    "c4": dict(BOTTLENECKS, neck="c4", anchor_sizes=((16, 32, 64),)),
-    "dilated c5": dict(neck="c5", norm="frozen", anchor_sizes=((16, 32, 64),)),
-    "roi_pool, mlp": dict(roi_pooling="roi_pool", mask_head="mlp"),
-    "roi_warp, one mask": dict(roi_pooling="roi_warp", class_agnostic_masks=True),
-    "softmax, detectron2": dict(mask_loss="softmax", conventions="detectron2", sampling_ratio=0),
-    "boxes alone": dict(mask_head=None),
+    "c4": dict(backbone=dict(BOTTLENECKS, neck="c4"), rpn=dict(anchor_sizes=((16, 32, 64),))),
+    "dilated c5": dict(backbone=dict(neck="c5", norm="frozen"), rpn=dict(anchor_sizes=((16, 32, 64),))),
+    "roi_pool, mlp": dict(roi=dict(pooling="roi_pool"), heads=dict(mask="mlp")),
+    "roi_warp, one mask": dict(roi=dict(pooling="roi_warp"), heads=dict(class_agnostic_masks=True)),
+    "softmax, detectron2": dict(heads=dict(mask_loss="softmax"), conventions="detectron2", roi=dict(sampling_ratio=0)),
+    "boxes alone": dict(heads=dict(mask=None)),
 }  # fmt: skip
 
 
@@ -58,7 +67,7 @@ RATE = 2e-3  # with 1e-2 changing the weights by 3e-7 on the CPU changes a gradi
 
 
 def small_model(**changes):
-    return mask_rcnn.build("toy", 4, seed=0, **{**SMALL, **changes})
+    return mask_rcnn.build("toy", 4, seed=0, **presets.merge(SMALL, changes))
 
 
 def scenes(model, batch_size=2):
@@ -452,8 +461,7 @@ def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
 @one_schedule
 def test_commands_take_a_device(gpu, tmp_path, capsys):
     """train, evaluate and predict with --device cuda."""
-    changes = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items() if not name.endswith("_size")]
-    changes += [f"--set={name}={SMALL[name]}" for name in ("roi_canonical_size", "box_pool_size", "mask_pool_size")]
+    changes = [f"--set={group}={json.dumps(values)}" for group, values in SMALL.items() if group != "transform"]
     folder = str(tmp_path / "run")
     assert main([
         "train", "--device", "cuda", "--cuda-graph", "--padded-size", "64", "64", "--steps", "3", "--toy-size", "64",

@@ -10,6 +10,7 @@ from minimask.anchors import AnchorGenerator
 from minimask.box_head import detect
 from minimask.device import generator
 from minimask.mask_rcnn import MaskRCNN
+from minimask.presets import RoISettings
 from minimask.rpn import RPN
 from minimask.structures import Batch
 from minimask.tensor import Tensor
@@ -78,7 +79,7 @@ def test_what_the_rpn_samples(gpu):
 
 def sampled_rois(module, predictions, rng):
     rpn, _ = case()
-    model = SimpleNamespace(roi_iou=0.5, roi_samples=48, roi_positive_fraction=0.25)
+    model = SimpleNamespace(roi=RoISettings(samples=48))
     batch = batch_of(module)
     boxes, _, valid = rpn.proposals(predictions, anchors_of(module), batch.sizes)
     return lambda: MaskRCNN.sample_rois(model, boxes, valid, batch, rng)

@@ -69,11 +69,10 @@ def untrained(kind, images, seed=0, norm="batch", max_detections=100, roi_sample
         torch.save(model.state_dict(), path)
         mine, _, _ = weights.open_model(
             path,
-            norm=norm,
-            min_size=sizes[0],
-            max_size=sizes[1],
+            backbone=dict(norm=norm),
+            transform=dict(min_size=sizes[0], max_size=sizes[1]),
             detection=dict(max_detections=max_detections),
-            roi_samples=roi_samples,
+            roi=dict(samples=roi_samples),
         )
     return model, mine
 

@@ -135,30 +135,30 @@ def tiny_model(seed=tiny.SEED):
 
 def small_model(settings, classes):
     """torchvision's Mask R-CNN with the architecture of `build("toy", classes, **settings)`, settings as in `tiny`."""
+    backbone, rpn, roi, heads = (settings[group] for group in ("backbone", "rpn", "roi", "heads"))
     return small_mask_rcnn(
-        widths=settings["backbone_settings"]["channels"],
+        widths=backbone["channels"],
         blocks=(2, 2, 2, 2),
         strides=(2, 2, 2, 2),
-        rpn_first_level=settings["rpn_first_level"],
-        width=settings["fpn_channels"],
+        rpn_first_level=rpn["first_level"],
+        width=backbone["fpn_channels"],
         classes=classes,
-        anchor_sizes=settings["anchor_sizes"],
+        anchor_sizes=rpn["anchor_sizes"],
         ratios=(0.5, 1.0, 2.0),
-        canonical=settings["roi_canonical_size"],
-        box_width=settings["box_width"],
-        mask_layers=len(settings["mask_channels"]),
-        keypoints=settings["keypoints"],
-        keypoint_layers=settings["keypoint_channels"],
-        min_size=settings["min_size"],
-        max_size=settings["max_size"],
+        canonical=roi["canonical_size"],
+        box_width=heads["box_width"],
+        mask_layers=len(heads["mask_channels"]),
+        keypoints=heads["keypoints"],
+        keypoint_layers=heads["keypoint_channels"],
+        **settings["transform"],
         rpn_pre_nms_top_n_train=settings["rpn"]["pre_nms"][0],
         rpn_pre_nms_top_n_test=settings["rpn"]["pre_nms"][1],
         rpn_post_nms_top_n_train=settings["rpn"]["post_nms"][0],
         rpn_post_nms_top_n_test=settings["rpn"]["post_nms"][1],
-        rpn_batch_size_per_image=settings["rpn"]["samples"],
-        rpn_positive_fraction=settings["rpn"]["positive_fraction"],
-        box_batch_size_per_image=settings["roi_samples"],
-        box_positive_fraction=settings["roi_positive_fraction"],
+        rpn_batch_size_per_image=rpn["samples"],
+        rpn_positive_fraction=rpn["positive_fraction"],
+        box_batch_size_per_image=roi["samples"],
+        box_positive_fraction=roi["positive_fraction"],
         box_detections_per_img=settings["detection"]["max_detections"],
     )
 
@@ -202,8 +202,7 @@ def resnet50():
     """Digests of the stages of torchvision's published architecture, with weights of `tiny.state`, in float64."""
     settings = tiny.RESNET50
     model = resnet50_mask_rcnn(
-        min_size=settings["min_size"],
-        max_size=settings["max_size"],
+        **settings["transform"],
         rpn_pre_nms_top_n_test=settings["rpn"]["pre_nms"][1],
         rpn_post_nms_top_n_test=settings["rpn"]["post_nms"][1],
         box_detections_per_img=settings["detection"]["max_detections"],

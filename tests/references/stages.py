@@ -82,12 +82,12 @@ def fed_with(model, images, t):
         stages |= dict(proposals=proposals[valid], proposal_scores=scores[valid], proposal_image=np.nonzero(valid)[0])
 
         rois, image = t["proposals"], t["proposal_image"]
-        stages["box_features"] = model.pool(features, rois, image, model.box_pool_size, "box").data
+        stages["box_features"] = model.pool(features, rois, image, model.roi.box_size, "box").data
         logits, deltas = model.box_branch(Tensor(t["box_features"]))
         stages |= dict(class_logits=logits.data, box_deltas=deltas.data)
         n = len(images)
         (logits, deltas, rois), valid = _padded(n, image, t["class_logits"], t["box_deltas"], t["proposals"])
-        found = detect(logits, deltas, rois, valid, t["sizes"], BOX_WEIGHTS, **model.detection)
+        found = detect(logits, deltas, rois, valid, t["sizes"], BOX_WEIGHTS, **vars(model.detection))
         valid = found.valid
         stages |= {f"detected_{key}": getattr(found, key)[valid] for key in ("boxes", "labels", "scores")}
         stages["detected_image"] = np.nonzero(valid)[0]
@@ -96,12 +96,12 @@ def fed_with(model, images, t):
         (boxes_, labels_, scores_), valid = _padded(n, image, boxes, labels, t["detected_scores"])
         found = Detections(boxes_, labels_, scores_, valid)
         if "mask_logits" in t and len(boxes):
-            stages["mask_features"] = model.pool(features, boxes, image, model.mask_pool_size, "mask").data
+            stages["mask_features"] = model.pool(features, boxes, image, model.roi.mask_size, "mask").data
             stages["mask_logits"] = model.mask_branch(Tensor(t["mask_features"]), labels).data[..., 0]
             stages["mask_probabilities"] = mask_probabilities(t["mask_logits"][..., None], labels)
             (found.masks,), _ = _padded(n, image, t["mask_probabilities"])
         if "keypoint_logits" in t and len(boxes):
-            stages["keypoint_features"] = model.pool(features, boxes, image, model.keypoint_pool_size, "keypoint").data
+            stages["keypoint_features"] = model.pool(features, boxes, image, model.roi.keypoint_size, "keypoint").data
             stages["keypoint_logits"] = model.keypoint_branch(Tensor(t["keypoint_features"])).data
             stages["keypoints"] = decode_keypoints(t["keypoint_logits"], boxes)
             (found.keypoints,), _ = _padded(n, image, t["keypoints"])

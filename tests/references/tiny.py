@@ -9,24 +9,21 @@ import numpy as np
 
 CLASSES = 5
 SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SETTINGS)
-    backbone_settings=dict(channels=(8, 8, 16, 16), stem="small"),
-    rpn_first_level=0,
-    fpn_channels=16,
-    anchor_sizes=((16,), (24,), (40,), (64,)),
-    rpn=dict(samples=100_000, positive_fraction=0.5, pre_nms=(60, 60), post_nms=(50, 50)),
-    roi_samples=100_000,  # as many as there are, and all positives: nothing depends on how one samples
-    roi_positive_fraction=1.0,
-    roi_canonical_size=64,
-    aligned=False,  # as torchvision
-    whole_pixels=True,
-    box_width=24,
-    mask_channels=(16, 16),
-    mask_width=16,
-    keypoints=3,
-    keypoint_channels=(16, 16),
+    backbone=dict(channels=(8, 8, 16, 16), stem="small", fpn_channels=16),
+    rpn=dict(
+        first_level=0,
+        anchor_sizes=((16,), (24,), (40,), (64,)),
+        samples=100_000,
+        positive_fraction=0.5,
+        pre_nms=(60, 60),
+        post_nms=(50, 50),
+    ),
+    # As many RoIs as there are, and all positives: nothing depends on how they are sampled.
+    roi=dict(samples=100_000, positive_fraction=1.0, canonical_size=64),
+    heads=dict(box_width=24, mask_channels=(16, 16), mask_width=16, keypoints=3, keypoint_channels=(16, 16)),
+    conventions=dict(aligned=False, whole_pixels=True),  # torchvision's
     detection=dict(max_detections=12),
-    min_size=96,
-    max_size=128,
+    transform=dict(min_size=96, max_size=128),
 )
 
 SEED = 1  # with it all classes are found
@@ -39,7 +36,9 @@ SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are
 }
 
 RESNET50 = dict(  # of build("resnet50_fpn", num_classes=91, **RESNET50)
-    rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)), detection=dict(max_detections=10), min_size=128, max_size=192
+    rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)),
+    detection=dict(max_detections=10),
+    transform=dict(min_size=128, max_size=192),
 )
 
 
