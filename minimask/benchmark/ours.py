@@ -246,3 +246,7 @@ def libraries():
         card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
         versions += [f"CuPy {cupy.__version__}", f"{card}, precision {device.get_matmul_precision()}"]
     return ", ".join(versions)
+
+
+if __name__ == "__main__":
+    main()
