@@ -7,6 +7,7 @@ Threads take rows of what is written.
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
 
 
@@ -49,15 +50,17 @@ def first_copy(place, size, result):
     return (place * result + size - 1) // size
 
 
+@takes(lambda x, size: x.dtype == np.float32)
 def nearest(x, size):
-    """x (N, H, W, C) -> (N, H', W', C) of the given size."""
+    """See `minimask.functional.nearest`."""
     y = np.empty((len(x), *size, x.shape[3]), np.float32)
     run(nearest_part, (flat(x), flat(y)), (*x.shape, *size))
     return y
 
 
+@takes(lambda gy, shape: gy.dtype == np.float32)
 def nearest_backward(gy, shape):
-    """gy (N, H', W', C) -> gx of shape (N, H, W, C)."""
+    """See `minimask.functional.nearest_backward`."""
     gx = np.empty(shape, np.float32)
     run(nearest_backward_part, (flat(gy), flat(gx)), (*shape, *gy.shape[1:3]))
     return gx

@@ -1,28 +1,34 @@
 """Feature maps resized on the GPU, and the gradients; see resize.cu. All float32."""
 
-from minimask.device import array_module
+import numpy as np
+
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import launch
 
 THREADS = 128
 
 
+@takes(lambda x, size: x.dtype == np.float32)
 def nearest(x, size):
-    """(N, H, W, C) -> (N, *size, C): each output copies the pixel it falls in."""
+    """See `minimask.functional.nearest`."""
     return _run("nearest", x, (x.shape[0], *size, x.shape[3]))
 
 
+@takes(lambda gy, shape: gy.dtype == np.float32)
 def nearest_backward(gy, shape):
-    """Gradient (N, H', W', C) of the result -> gradient of the map of `shape` (N, H, W, C)."""
+    """See `minimask.functional.nearest_backward`."""
     return _run("nearest_backward", gy, shape)
 
 
+@takes(lambda x, size: x.dtype == np.float32)
 def bilinear(x, size):
-    """(N, H, W, C) -> (N, *size, C): interpolated between the pixels' centers."""
+    """See `minimask.functional.bilinear`."""
     return _run("bilinear", x, (x.shape[0], *size, x.shape[3]))
 
 
+@takes(lambda gy, shape: gy.dtype == np.float32)
 def bilinear_backward(gy, shape):
-    """Gradient (N, H', W', C) of the result -> gradient of the map of `shape` (N, H, W, C)."""
+    """See `minimask.functional.bilinear_backward`."""
     return _run("bilinear_backward", gy, shape)
 
 

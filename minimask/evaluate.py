@@ -18,7 +18,7 @@ import numpy as np
 from minimask.datasets.coco_results import KINDS, detections, ground_truth, some
 from minimask.device import enough_memory
 from minimask.errors import InputError
-from minimask.image import restore
+from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
 
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}

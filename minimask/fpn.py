@@ -4,8 +4,7 @@ C5 is brought to `channels` by a 1x1 convolution; each finer map is the coarser 
 convolution; a 3x3 convolution on each smooths what enlarging left. Result: P2..P5, and P6 = every second pixel of P5.
 """
 
-from minimask import functional as F
-from minimask import nn
+from minimask import image, nn
 
 
 class FPN(nn.Module):
@@ -28,7 +27,7 @@ class FPN(nn.Module):
         for i in reversed(range(len(levels))):
             lateral, smooth = self.inner_blocks[i][0], self.layer_blocks[i][0]
             if top_down is not None:
-                top_down = F.resize_nearest(top_down, levels[i].shape[1:3])
+                top_down = image.resize_nearest(top_down, levels[i].shape[1:3])
             top_down = lateral(levels[i], residual=top_down)  # the sum is made inside the convolution
             pyramid.insert(0, smooth(top_down))
         if self.pool:

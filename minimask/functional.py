@@ -1,30 +1,20 @@
-"""Differentiable operations on tensors: elementwise, matrix products, reductions, indexing, resizing.
+"""Differentiable operations on tensors: elementwise, reductions, matrix products, shape and indexing.
 
-Each is a Function of raw arrays (its docstring is its formula) and a function of tensors. Importing this module gives
-Tensor its operators. Convolution, normalization, RoI pooling and the losses have modules of their own.
+Each operation is a Function of raw arrays, with its formula as docstring, and a function of tensors that calls it.
+Importing this module gives Tensor its operators. What takes most of the time has modules of its own.
 """
 
 import numpy as np
 
-from minimask.device import array_module, fits_gpu_kernel, kernels
+from minimask.device import accelerated, array_module
+from minimask.normalization import gradient_sums
 from minimask.tensor import Function, Tensor, unbroadcast
 
-
-def _tensor(x, like):
-    """`x` as a tensor; a Python number takes the dtype of `like`, so that float64 stays float64."""
-    if isinstance(x, Tensor):
-        return x
-    xp = array_module(like.data)
-    if np.isscalar(x):
-        return Tensor(xp.full((), x, like.dtype))  # a number goes to the GPU with the kernel, an array would be copied
-    return Tensor(xp.asarray(x, dtype=like.dtype))
-
-
-# ------------------------------------------------------------------------------------------------ elementwise, binary
+# --------------------------------------------------------------------------------------------- elementwise, two inputs
 
 
 class Add(Function):
-    """y = a + b;  ga = gy, gb = gy (summed where broadcast)."""
+    """y = a + b;  ga = gy, gb = gy (summed over the axes that were broadcast)."""
 
     def forward(self, a, b):
         self.shapes = a.shape, b.shape
@@ -71,121 +61,85 @@ class Divide(Function):
         return ga, gb
 
 
-class Power(Function):
-    """y = x^n for a number n;  gx = gy n x^(n-1)."""
-
-    def __init__(self, n):
-        self.n = n
-
-    def forward(self, x):
-        self.x = x
-        return x**self.n
-
-    def backward(self, gy):
-        return (gy * self.n * self.x ** (self.n - 1),)
+# ----------------------------------------------------------------------------------------------- elementwise, one input
 
 
-# ------------------------------------------------------------------------------------------------- elementwise, unary
+class Elementwise(Function):
+    """y = f(x) for each element;  gx = gradient(gy, x), or gradient(gy, y) if the derivative is simpler in y.
 
+    name: shown by `repr`.  keeps: "x" or "y", which of the two the derivative needs.
+    """
 
-class Negate(Function):
-    """y = -x;  gx = -gy."""
+    def __init__(self, name, f, gradient, keeps):
+        self.name, self.f, self.gradient, self.keeps = name, f, gradient, keeps
 
     def forward(self, x):
-        return -x
+        y = self.f(x)
+        self.kept = x if self.keeps == "x" else y
+        return y
 
     def backward(self, gy):
-        return (-gy,)
+        return (self.gradient(gy, self.kept),)
 
 
-class ReLU(Function):
-    """y = max(x, 0);  gx = gy where x > 0."""
-
-    def forward(self, x):
-        self.y = array_module(x).maximum(x, 0)
-        return self.y
-
-    def backward(self, gy):
-        return (gy * (self.y > 0),)
+def relu(x):
+    """y = max(x, 0);  gx = gy where y > 0."""
+    return Elementwise("ReLU", lambda x: array_module(x).maximum(x, 0), lambda gy, y: gy * (y > 0), keeps="y")(x)
 
 
-class Sigmoid(Function):
+def sigmoid(x):
     """y = 1 / (1 + e^-x);  gx = gy y (1 - y)."""
-
-    def forward(self, x):
-        self.y = sigmoid_array(x)
-        return self.y
-
-    def backward(self, gy):
-        return (gy * self.y * (1 - self.y),)
+    return Elementwise("Sigmoid", sigmoid_array, lambda gy, y: gy * y * (1 - y), keeps="y")(x)
 
 
-class Tanh(Function):
+def tanh(x):
     """y = tanh(x);  gx = gy (1 - y^2)."""
-
-    def forward(self, x):
-        self.y = array_module(x).tanh(x)
-        return self.y
-
-    def backward(self, gy):
-        return (gy * (1 - self.y * self.y),)
+    return Elementwise("Tanh", lambda x: array_module(x).tanh(x), lambda gy, y: gy * (1 - y * y), keeps="y")(x)
 
 
-class Exp(Function):
+def exp(x):
     """y = e^x;  gx = gy y."""
-
-    def forward(self, x):
-        self.y = array_module(x).exp(x)
-        return self.y
-
-    def backward(self, gy):
-        return (gy * self.y,)
+    return Elementwise("Exp", lambda x: array_module(x).exp(x), lambda gy, y: gy * y, keeps="y")(x)
 
 
-class Log(Function):
+def log(x):
     """y = ln x;  gx = gy / x."""
-
-    def forward(self, x):
-        self.x = x
-        return array_module(x).log(x)
-
-    def backward(self, gy):
-        return (gy / self.x,)
+    return Elementwise("Log", lambda x: array_module(x).log(x), lambda gy, x: gy / x, keeps="x")(x)
 
 
-class Absolute(Function):
+def absolute(x):
     """y = |x|;  gx = gy sign(x)."""
-
-    def forward(self, x):
-        self.sign = array_module(x).sign(x)
-        return abs(x)
-
-    def backward(self, gy):
-        return (gy * self.sign,)
+    return Elementwise("Absolute", abs, lambda gy, x: gy * array_module(x).sign(x), keeps="x")(x)
 
 
-class Clip(Function):
+def negate(x):
+    """y = -x;  gx = -gy."""
+    return Elementwise("Negate", lambda x: -x, lambda gy, x: -gy, keeps="x")(x)
+
+
+def power(x, n):
+    """y = x^n for a number n;  gx = gy n x^(n-1)."""
+    return Elementwise("Power", lambda x: x**n, lambda gy, x: gy * n * x ** (n - 1), keeps="x")(x)
+
+
+def clip(x, low, high):
     """y = min(max(x, low), high);  gx = gy where low <= x <= high."""
-
-    def __init__(self, low, high):
-        self.low, self.high = low, high
-
-    def forward(self, x):
-        self.inside = (x >= self.low) & (x <= self.high)
-        return array_module(x).clip(x, self.low, self.high)
-
-    def backward(self, gy):
-        return (gy * self.inside,)
+    return Elementwise(
+        "Clip", lambda x: array_module(x).clip(x, low, high), lambda gy, x: gy * ((x >= low) & (x <= high)), keeps="x"
+    )(x)
 
 
 def sigmoid_array(x):
-    """1 / (1 + e^-x) of a raw array, without overflow: e is raised to min(x, 0) and -|x| only."""
+    """1 / (1 + e^-x) of a raw array, without overflow: the exponents are min(x, 0) and -|x|."""
     xp = array_module(x)
     return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-abs(x)))
 
 
+# -------------------------------------------------------------------------------------------------------- along an axis
+
+
 def softmax_array(x, axis=-1):
-    """e^x_i / sum_j e^x_j of a raw array; the largest x is subtracted first, which changes nothing but overflow."""
+    """e^x_i / sum_j e^x_j of a raw array. Subtracting the largest x first only prevents overflow."""
     e = array_module(x).exp(x - x.max(axis=axis, keepdims=True))
     return e / e.sum(axis=axis, keepdims=True)
 
@@ -204,7 +158,64 @@ class Softmax(Function):
         return (self.y * (gy - (gy * self.y).sum(axis=self.axis, keepdims=True)),)
 
 
-# ----------------------------------------------------------------------------------------- matrix products, reductions
+def softmax(x, axis=-1):
+    """e^x_i / sum_j e^x_j along `axis`."""
+    return Softmax(axis)(x)
+
+
+class Sum(Function):
+    """y = the sum of x over `axis`;  gx = gy, repeated along the axes that were summed."""
+
+    def __init__(self, axis, keepdims):
+        self.axis, self.keepdims = axis, keepdims
+
+    def forward(self, x):
+        self.shape = x.shape
+        return array_module(x).asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
+
+    def backward(self, gy):
+        xp = array_module(gy)
+        if self.axis is not None and not self.keepdims:
+            gy = xp.expand_dims(gy, self.axis)
+        return (xp.broadcast_to(gy, self.shape),)
+
+
+def sum(x, axis=None, keepdims=False):
+    """The sum over `axis` (an int, a tuple of ints, or None for all)."""
+    return Sum(axis, keepdims)(x)
+
+
+def mean(x, axis=None, keepdims=False):
+    """The mean over `axis` (an int, a tuple of ints, or None for all)."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    count = int(np.prod([x.shape[i] for i in axes]))
+    return Sum(axis, keepdims)(x) * (1 / count)
+
+
+class Max(Function):
+    """y = the largest x along `axis`;  gx = gy at the first largest, 0 elsewhere."""
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def forward(self, x):
+        xp = array_module(x)
+        self.shape = x.shape
+        self.index = xp.expand_dims(x.argmax(axis=self.axis), self.axis)
+        return xp.take_along_axis(x, self.index, self.axis).squeeze(self.axis)
+
+    def backward(self, gy):
+        xp = array_module(gy)
+        places = xp.arange(self.shape[self.axis]).reshape([-1 if i == self.axis else 1 for i in range(len(self.shape))])
+        return (xp.where(places == self.index, xp.expand_dims(gy, self.axis), gy.dtype.type(0)),)
+
+
+def max(x, axis):
+    """The largest element along `axis`."""
+    return Max(axis % x.ndim)(x)
+
+
+# ------------------------------------------------------------------------------------------------------ matrix products
 
 
 class MatMul(Function):
@@ -222,39 +233,52 @@ class MatMul(Function):
         return ga, gb
 
 
-class Sum(Function):
-    """y = the sum of x over `axis`;  gx = gy, spread over what was summed."""
-
-    def __init__(self, axis, keepdims):
-        self.axis, self.keepdims = axis, keepdims
-
-    def forward(self, x):
-        self.shape = x.shape
-        return array_module(x).asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
-
-    def backward(self, gy):
-        xp = array_module(gy)
-        if self.axis is not None and not self.keepdims:
-            gy = xp.expand_dims(gy, self.axis)
-        return (xp.broadcast_to(gy, self.shape),)
+def matmul(a, b):
+    """(..., M, K) by (..., K, N) -> (..., M, N). Raises ValueError if the shapes do not fit together."""
+    return MatMul()(a, b)
 
 
-class Max(Function):
-    """y = the largest x along `axis`;  gx = gy at the first largest."""
+class Linear(Function):
+    """y = relu(x w + b);  with g = gy where y > 0:  gx = g w^T,  gw = x^T g,  gb = the sum of g over the rows."""
 
-    def __init__(self, axis):
-        self.axis = axis
+    fresh = True
 
-    def forward(self, x):
-        xp = array_module(x)
-        self.shape = x.shape
-        self.index = xp.expand_dims(x.argmax(axis=self.axis), self.axis)
-        return xp.take_along_axis(x, self.index, self.axis).squeeze(self.axis)
+    def __init__(self, relu):
+        self.relu = relu
+
+    def forward(self, x, w, b):
+        y = linear_forward(x, w, b, self.relu)
+        self.x, self.w, self.y = x, w, y[None] if self.relu else None
+        return y
 
     def backward(self, gy):
-        xp = array_module(gy)
-        places = xp.arange(self.shape[self.axis]).reshape([-1 if i == self.axis else 1 for i in range(len(self.shape))])
-        return (xp.where(places == self.index, xp.expand_dims(gy, self.axis), gy.dtype.type(0)),)
+        g, gb, _ = gradient_sums(gy[None], self.y, overwrite=self.overwrite)  # (1, R, M), (1, M)
+        gx, gw = linear_backward(g[0], self.x, self.w, self.needs)
+        return gx, gw, gb[0]
+
+
+@accelerated("linear")
+def linear_forward(x, w, b, relu=False):
+    """relu(x w + b) of raw arrays: x (R, K), w (K, M), b (M,) -> (R, M)."""
+    y = x @ w + b
+    return array_module(y).maximum(y, 0) if relu else y
+
+
+@accelerated("linear")
+def linear_backward(g, x, w, needs=(True, True)):
+    """The gradients of x w for the gradient g (R, M): gx (R, K) and gw (K, M); None where `needs` is False."""
+    return g @ w.T if needs[0] else None, x.T @ g if needs[1] else None
+
+
+def linear(x, w, b, relu=False):
+    """A fully connected layer: x w + b, then max(., 0) if `relu`.
+
+    x: (R, K).  w: (K, M).  b: (M,).
+    Returns (R, M). Raises ValueError if the shapes do not fit together.
+    """
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or b.shape != w.shape[1:]:
+        raise ValueError(f"linear: x must be (R, K), w (K, M) and b (M,), got {x.shape}, {w.shape} and {b.shape}")
+    return Linear(relu)(x, w, b)
 
 
 # --------------------------------------------------------------------------------------------------- shape and indexing
@@ -274,6 +298,11 @@ class Reshape(Function):
         return (gy.reshape(self.before),)
 
 
+def reshape(x, *shape):
+    """The same numbers in another shape: reshape(x, 2, 3) or reshape(x, (2, 3))."""
+    return Reshape(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)(x)
+
+
 class Transpose(Function):
     """The axes in another order."""
 
@@ -287,8 +316,14 @@ class Transpose(Function):
         return (gy.transpose([self.axes.index(i) for i in range(len(self.axes))]),)
 
 
+def transpose(x, *axes):
+    """The axes in another order: transpose(x, 1, 0) or transpose(x, (1, 0)); reversed if no axes are given."""
+    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+    return Transpose(tuple(i % x.ndim for i in axes) if axes else tuple(range(x.ndim))[::-1])(x)
+
+
 class Concatenate(Function):
-    """Several tensors behind each other along `axis`;  each gets its part of gy."""
+    """Several tensors joined along `axis`;  each gets its part of gy."""
 
     def __init__(self, axis):
         self.axis = axis
@@ -301,8 +336,13 @@ class Concatenate(Function):
         return tuple(array_module(gy).split(gy, np.cumsum(self.lengths)[:-1].tolist(), axis=self.axis))
 
 
+def concatenate(tensors, axis=0):
+    """Several tensors joined along `axis`."""
+    return Concatenate(axis % tensors[0].ndim)(*tensors)
+
+
 class GetItem(Function):
-    """y = x[index];  gx is gy at `index` (added up where an element was taken twice) and 0 elsewhere."""
+    """y = x[index];  gx is gy at `index` (summed where an element was taken more than once) and 0 elsewhere."""
 
     fresh = True
 
@@ -314,204 +354,38 @@ class GetItem(Function):
         return x[self.index]
 
     def backward(self, gy):
-        xp = array_module(gy)
-        gx = xp.zeros(self.shape, gy.dtype)
-        parts = self.index if isinstance(self.index, tuple) else (self.index,)
-        if all(isinstance(p, (int, slice)) or p is None or p is Ellipsis for p in parts):
-            gx[self.index] = gy  # a slice takes no element twice
-        elif fits_gpu_kernel(gy):
-            places = xp.arange(gx.size, dtype=np.int32).reshape(self.shape)[self.index]
-            kernels("scatter_add", gy).scatter_add(gx, places, gy)
-        else:
-            xp.add.at(gx, self.index, gy)
-        return (gx,)
+        return (index_backward(gy, self.index, self.shape),)
 
 
-class ResizeNearest(Function):
-    """y[i, j] = x[floor(i H / H'), floor(j W / W')];  gx = the sum of gy over the places that copied x."""
-
-    fresh = True
-
-    def __init__(self, size):
-        self.size = size
-
-    def forward(self, x):
-        xp = array_module(x)
-        self.shape = _, h, w, _ = x.shape
-        self.has_kernel = x.dtype == np.float32
-        if self.has_kernel:
-            return kernels("resize", x).nearest(x, self.size)
-        self.rows, self.columns = (xp.arange(m) * n // m for n, m in zip((h, w), self.size))
-        return x[:, self.rows][:, :, self.columns]
-
-    def backward(self, gy):
-        if self.has_kernel:
-            return (kernels("resize", gy).nearest_backward(gy, self.shape),)
-        n, h, w, c = self.shape
-        xp = array_module(gy)
-        rows = xp.zeros((n, h, self.size[1], c), gy.dtype)
-        xp.add.at(rows, (slice(None), self.rows), gy)
-        gx = xp.zeros(self.shape, gy.dtype)
-        xp.add.at(gx, (slice(None), slice(None), self.columns), rows)
-        return (gx,)
+@accelerated("scatter_add")
+def index_backward(gy, index, shape):
+    """The gradient of x[index] for the gradient gy of the result: an array of `shape`, the shape of x."""
+    xp = array_module(gy)
+    gx = xp.zeros(shape, gy.dtype)
+    if takes_no_element_twice(index):
+        gx[index] = gy
+    else:
+        xp.add.at(gx, index, gy)
+    return gx
 
 
-def bilinear_matrix(size_in, size_out, xp=np, dtype=np.float32):
-    """The (size_out, size_in) matrix of linear interpolation between pixel centers (align_corners=False).
-
-    Output pixel i has its center at (i + 1/2) size_in / size_out - 1/2 in input pixels, clamped at the border.
-    """
-    position = ((xp.arange(size_out, dtype=np.float64) + 0.5) * (size_in / size_out) - 0.5).clip(0, size_in - 1)
-    low = xp.minimum(xp.floor(position).astype(np.int64), size_in - 1)
-    high = xp.minimum(low + 1, size_in - 1)
-    matrix = xp.zeros((size_out, size_in), np.float64)
-    rows = xp.arange(size_out)
-    matrix[rows, low] = 1 - (position - low)
-    matrix[rows, high] += position - low
-    return matrix.astype(dtype)
+def takes_no_element_twice(index):
+    """Whether an index consists of integers and slices alone."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(isinstance(part, (int, slice)) or part is None or part is Ellipsis for part in parts)
 
 
-class ResizeBilinear(Function):
-    """y = A x B^T, one matrix of interpolation weights for each axis;  gx = A^T gy B."""
-
-    fresh = True
-
-    def __init__(self, size):
-        self.size = size
-
-    def forward(self, x):
-        self.shape = x.shape
-        if fits_gpu_kernel(x):
-            return kernels("resize", x).bilinear(x, self.size)
-        return self._stretch(x, *self._matrices(x))
-
-    def backward(self, gy):
-        if fits_gpu_kernel(gy):
-            return (kernels("resize", gy).bilinear_backward(gy, self.shape),)
-        down, across = self._matrices(gy)
-        return (self._stretch(gy, down.T, across.T),)
-
-    def _matrices(self, x):
-        """(H', H) and (W', W)."""
-        return [bilinear_matrix(*sizes, array_module(x), x.dtype) for sizes in zip(self.shape[1:3], self.size)]
-
-    @staticmethod
-    def _stretch(x, down, across):
-        """(N, h, w, C) by matrices (H, h) and (W, w) -> (N, H, W, C)."""
-        n, h, w, c = x.shape
-        x = (down @ x.reshape(n, h, w * c)).reshape(n * len(down), w, c)  # (N H, w, C)
-        return (across @ x).reshape(n, len(down), len(across), c)
+# ------------------------------------------------------------------------------------------------------------ operators
 
 
-# ------------------------------------------------------------------------------------------------ functions of tensors
-
-
-def relu(x):
-    """max(x, 0), any shape."""
-    return ReLU()(x)
-
-
-def sigmoid(x):
-    """1 / (1 + e^-x), any shape."""
-    return Sigmoid()(x)
-
-
-def tanh(x):
-    """tanh(x), any shape."""
-    return Tanh()(x)
-
-
-def exp(x):
-    """e^x, any shape."""
-    return Exp()(x)
-
-
-def log(x):
-    """ln x, any shape."""
-    return Log()(x)
-
-
-def absolute(x):
-    """|x|, any shape."""
-    return Absolute()(x)
-
-
-def clip(x, low, high):
-    """min(max(x, low), high), any shape."""
-    return Clip(low, high)(x)
-
-
-def softmax(x, axis=-1):
-    """e^x_i / sum_j e^x_j along `axis`."""
-    return Softmax(axis)(x)
-
-
-def matmul(a, b):
-    """(..., M, K) by (..., K, N) -> (..., M, N). Raises ValueError where they do not fit."""
-    return MatMul()(a, b)
-
-
-def linear(x, w, b, relu=False):
-    """(R, K) times w (K, M) plus b (M,), then max(., 0) if `relu` -> (R, M). ValueError where they do not fit.
-
-    A fully connected layer is a 1x1 convolution of R images of one pixel, and runs on its kernel: with bias and ReLU
-    in the same pass and all threads, that takes a third of the time of x @ w.
-    """
-    from minimask.convolution import conv2d  # here, because only this function needs it
-
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or b.shape != w.shape[1:]:
-        raise ValueError(
-            f"linear: x must be (R, K), w (K, M) and b (M,), got shapes {x.shape}, {w.shape} and {b.shape}"
-        )
-    (rows, inner), outer = x.shape, w.shape[1]
-    y = conv2d(x.reshape(rows, 1, 1, inner), w.reshape(1, 1, inner, outer), b, relu=relu)  # (R, 1, 1, M)
-    return y.reshape(rows, outer)
-
-
-def sum(x, axis=None, keepdims=False):
-    """The sum over `axis` (an int, a tuple of ints, or None for all)."""
-    return Sum(axis, keepdims)(x)
-
-
-def mean(x, axis=None, keepdims=False):
-    """The mean over `axis` (an int, a tuple of ints, or None for all)."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    count = int(np.prod([x.shape[i] for i in axes]))
-    return Sum(axis, keepdims)(x) * (1 / count)
-
-
-def max(x, axis):
-    """The largest element along `axis`."""
-    return Max(axis % x.ndim)(x)
-
-
-def reshape(x, *shape):
-    """The same numbers in another shape: reshape(x, 2, 3) or reshape(x, (2, 3))."""
-    return Reshape(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)(x)
-
-
-def transpose(x, *axes):
-    """The axes in another order; reversed if none is given."""
-    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
-    return Transpose(tuple(i % x.ndim for i in axes) if axes else tuple(range(x.ndim))[::-1])(x)
-
-
-def concatenate(tensors, axis=0):
-    """Several tensors behind each other along `axis`."""
-    tensors = tuple(tensors)
-    return Concatenate(axis % tensors[0].ndim)(*tensors)
-
-
-def resize_nearest(x, size):
-    """(N, H, W, C) -> (N, H', W', C): each output pixel copies the input pixel it falls in. Source: FPN, section 3."""
-    if x.ndim != 4 or len(size) != 2 or not all(s >= 1 for s in size):
-        raise ValueError(f"resize_nearest: x must be (N, H, W, C) and size two numbers >= 1, got {x.shape} and {size}")
-    return ResizeNearest(tuple(int(s) for s in size))(x)
-
-
-def resize_bilinear(x, size):
-    """(N, H, W, C) -> (N, H', W', C) by bilinear interpolation between pixel centers."""
-    return ResizeBilinear(tuple(int(s) for s in size))(x)
+def _tensor(x, like):
+    """`x` as a tensor. A Python number takes the dtype of `like`, so that float64 stays float64."""
+    if isinstance(x, Tensor):
+        return x
+    xp = array_module(like.data)
+    if np.isscalar(x):
+        return Tensor(xp.full((), x, like.dtype))  # a number reaches the GPU with the kernel, an array needs a copy
+    return Tensor(xp.asarray(x, dtype=like.dtype))
 
 
 Tensor.__add__ = Tensor.__radd__ = lambda a, b: Add()(a, _tensor(b, a))
@@ -520,9 +394,8 @@ Tensor.__rsub__ = lambda a, b: Subtract()(_tensor(b, a), a)
 Tensor.__mul__ = Tensor.__rmul__ = lambda a, b: Multiply()(a, _tensor(b, a))
 Tensor.__truediv__ = lambda a, b: Divide()(a, _tensor(b, a))
 Tensor.__rtruediv__ = lambda a, b: Divide()(_tensor(b, a), a)
-Tensor.__pow__ = lambda x, n: Power(n)(x)
-Tensor.__neg__ = lambda x: Negate()(x)
-Tensor.__matmul__ = lambda a, b: MatMul()(a, b)
+Tensor.__matmul__ = matmul
+Tensor.__pow__, Tensor.__neg__ = power, negate
 Tensor.__getitem__ = lambda x, index: GetItem(index)(x)
 Tensor.sum, Tensor.mean, Tensor.max = sum, mean, max
 Tensor.reshape, Tensor.transpose = reshape, transpose

@@ -7,9 +7,9 @@ not?", keypoints ask once "which place?". Network and conventions are torchvisio
 
 import numpy as np
 
-from minimask import functional as F
 from minimask import nn
 from minimask.device import array_module, kernels, on_cpu
+from minimask.image import resize_bilinear
 from minimask.losses import CrossEntropy
 from minimask.machine import distributed
 from minimask.targets import take
@@ -48,7 +48,7 @@ class KeypointPredictor(nn.Module):
 
     def forward(self, x):
         x = self.kps_score_lowres(x)
-        return F.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+        return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
 
 
 # ------------------------------------------------------------------------------------------------------------- targets

@@ -10,11 +10,13 @@ import numpy as np
 
 from minimask import functional as F
 from minimask import nn
-from minimask.device import array_module, kernels
+from minimask.device import array_module, kernels, to_cpu
 from minimask.functional import sigmoid_array, softmax_array
+from minimask.image import resize_boxes, resize_keypoints
 from minimask.losses import has_kernel
 from minimask.machine import distributed
 from minimask.roi_align import roi_align_forward
+from minimask.structures import Prediction
 from minimask.tensor import Function, Tensor
 
 KINDS = ("sigmoid", "softmax")
@@ -278,6 +280,31 @@ def _check_logits(who, logits, labels, kind):
 
 
 # ----------------------------------------------------------------------------------------------------- into the picture
+
+
+def restore(detections, batch, threshold=0.5):
+    """From the resized images of a batch back to the original ones.
+
+    detections: Detections of `batch`.
+    threshold: the probability from which a pixel belongs to the object.
+    Returns a list of N Predictions in pixels of the original images, valid detections only, with pasted masks.
+    """
+    detections, sizes = detections.to("cpu"), to_cpu(batch.sizes).tolist()
+    predictions = []
+    for n, (size, original) in enumerate(zip(sizes, batch.original_sizes.tolist())):
+        valid = detections.valid[n]
+        found = Prediction(
+            boxes=resize_boxes(detections.boxes[n, valid], size, original),
+            labels=detections.labels[n, valid],
+            scores=detections.scores[n, valid],
+        )
+        if detections.masks is not None:
+            found.soft_masks = detections.masks[n, valid]
+            found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold, detections.whole_pixels)
+        if detections.keypoints is not None:
+            found.keypoints = resize_keypoints(detections.keypoints[n, valid], size, original)
+        predictions.append(found)
+    return predictions
 
 
 def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):

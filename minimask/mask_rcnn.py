@@ -20,10 +20,18 @@ from minimask.conventions import resolve
 from minimask.device import array_module, enough_memory, generator
 from minimask.errors import InputError
 from minimask.fpn import FPN
-from minimask.image import ImageTransform, restore
+from minimask.image import ImageTransform
 from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_loss, keypoint_targets
 from minimask.losses import box_loss, class_loss
-from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_loss, mask_probabilities, mask_targets
+from minimask.mask_head import (
+    FCNMaskHead,
+    MaskPredictor,
+    MLPMaskHead,
+    mask_loss,
+    mask_probabilities,
+    mask_targets,
+    restore,
+)
 from minimask.roi_align import assign_levels, roi_align
 from minimask.roi_pool import roi_pool, roi_warp
 from minimask.rpn import RPN

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from minimask import check, course, draw, presets
-from minimask import functional as F
+from minimask import check, course, draw, image, presets
 from minimask.backbone import resnet
 from minimask.convolution import conv2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
@@ -276,7 +275,7 @@ merged = enlarged + fine @ weight
 print(merged[:, :, 0])
 assert fine[1, 2, 0] == 6 and enlarged[1, 2, 0] == 20 and merged[1, 2, 0] == 32
 
-np.testing.assert_array_equal(F.resize_nearest(Tensor(coarse[None]), (4, 4)).data[0], enlarged)  # the library's
+np.testing.assert_array_equal(image.resize_nearest(Tensor(coarse[None]), (4, 4)).data[0], enlarged)  # the library's
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 
@@ -422,7 +421,7 @@ fpn = model.backbone.fpn
 with no_grad():
     merged = None
     for k in (3, 2, 1, 0):
-        above = None if merged is None else F.resize_nearest(merged, test_maps[CS[k]].shape[1:3])
+        above = None if merged is None else image.resize_nearest(merged, test_maps[CS[k]].shape[1:3])
         merged = fpn.inner_blocks[k][0](Tensor(test_maps[CS[k]]), residual=above)
     p1 = fpn.layer_blocks[0][0](merged).data
 np.testing.assert_allclose(p1, test_maps["P1"], atol=1e-4)
@@ -764,13 +763,13 @@ assert np.sqrt(16 * 512) < 112
 # convention they learned with (notebook 03). With bilinear enlarging in the trained model:
 
 # %%
-nearest = F.resize_nearest
+nearest = image.resize_nearest
 scene_batch = model.transform([s.image for s in unseen[:20]])
 with no_grad():
     right = model.features(Tensor(scene_batch.images))[0].data
-    F.resize_nearest = F.resize_bilinear
+    image.resize_nearest = image.resize_bilinear
     other = model.features(Tensor(scene_batch.images))[0].data
-    F.resize_nearest = nearest
+    image.resize_nearest = nearest
 change = np.linalg.norm(other - right) / np.linalg.norm(right - right.mean(axis=(0, 1, 2)))
 print(f"P1 changes by {100 * change:.0f} %")
 assert change > 0.1

@@ -26,7 +26,7 @@ from minimask import boxes as box_ops
 from minimask.convolution import Conv2dFunction, ConvTranspose2dFunction
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import softmax_array
-from minimask.image import restore
+from minimask.mask_head import restore
 from minimask.mask_rcnn import BOX_WEIGHTS
 from minimask.tensor import Tensor, no_grad
 from minimask.trace import Trace

@@ -25,10 +25,10 @@ from pycocotools.cocoeval import COCOeval
 
 from minimask import boxes as box_ops
 from minimask import check, course, draw, mask_rcnn
+from minimask.datasets.augmentation import flip, flip_order
 from minimask.datasets.coco_names import PERSON_KEYPOINTS, PERSON_SKELETON
 from minimask.datasets.toy import KEYPOINTS, SKELETON, ToyScenes
 from minimask.evaluate import evaluate
-from minimask.image import flip, flip_order
 from minimask.keypoint_head import bicubic_matrix, decode_keypoints, keypoint_loss, keypoint_targets
 from minimask.tensor import Tensor, no_grad
 from minimask.trace import Trace

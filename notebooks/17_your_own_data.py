@@ -30,13 +30,14 @@ from PIL import Image
 
 from minimask import check, course, draw, mask_rcnn, presets, weights
 from minimask.__main__ import main
+from minimask.datasets.augmentation import flip, turn
 from minimask.datasets.coco import CocoDataset, split, to_coco
 from minimask.datasets.loader import InMemory, Loader
+from minimask.datasets.photos import read_image
 from minimask.datasets.segmentation import decode_segmentation
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
-from minimask.image import flip, read_image, turn
 from minimask.run.predict import predict_files
 from minimask.train import TrainSettings, fit
 

@@ -10,8 +10,7 @@ from minimask.anchors import AnchorGenerator, cell_anchors
 from minimask.conventions import CONVENTIONS, resolve
 from minimask.device import generator
 from minimask.errors import InputError
-from minimask.image import restore
-from minimask.mask_head import mask_targets
+from minimask.mask_head import mask_targets, restore
 from minimask.mask_rcnn import build
 from minimask.structures import Batch, Detections
 from minimask.tensor import Tensor

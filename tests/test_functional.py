@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minimask import functional as F
+from minimask import image
 from minimask.tensor import Tensor
 from tests.gradcheck import check_gradients
 
@@ -65,27 +66,27 @@ OPERATIONS = {
         [smooth(2, 3, 2)],
     ),
     "resize_nearest up": (
-        lambda a: F.resize_nearest(a, (6, 4)),
+        lambda a: image.resize_nearest(a, (6, 4)),
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (6, 4)).permute(0, 2, 3, 1),
         [smooth(2, 3, 2, 2)],
     ),
     "resize_nearest odd": (
-        lambda a: F.resize_nearest(a, (5, 7)),
+        lambda a: image.resize_nearest(a, (5, 7)),
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (5, 7)).permute(0, 2, 3, 1),
         [smooth(1, 3, 4, 2)],
     ),
     "resize_nearest down": (
-        lambda a: F.resize_nearest(a, (2, 1)),
+        lambda a: image.resize_nearest(a, (2, 1)),
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (2, 1)).permute(0, 2, 3, 1),
         [smooth(1, 5, 4, 2)],
     ),
     "resize_bilinear": (
-        lambda a: F.resize_bilinear(a, (7, 3)),
+        lambda a: image.resize_bilinear(a, (7, 3)),
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (7, 3), mode="bilinear").permute(0, 2, 3, 1),
         [smooth(2, 3, 5, 2)],
     ),
     "resize_bilinear of one pixel": (
-        lambda a: F.resize_bilinear(a, (2, 3)),
+        lambda a: image.resize_bilinear(a, (2, 3)),
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (2, 3), mode="bilinear").permute(0, 2, 3, 1),
         [smooth(1, 1, 1, 2)],
     ),
@@ -126,7 +127,7 @@ def test_sigmoid_and_softmax_do_not_overflow():
 
 def test_bilinear_by_hand():
     # From 2 pixels to 4: centers at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
-    np.testing.assert_allclose(F.bilinear_matrix(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
+    np.testing.assert_allclose(image.bilinear_matrix(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
 
 
 @pytest.mark.parametrize(
@@ -134,8 +135,8 @@ def test_bilinear_by_hand():
     [
         (lambda: F.matmul(Tensor(np.ones((2, 3))), Tensor(np.ones((2, 3)))), r"matmul: .*\(2, 3\) and \(2, 3\)"),
         (lambda: F.linear(Tensor(np.ones((2, 3))), Tensor(np.ones((3, 4))), Tensor(np.ones(3))), r"linear: .*b \(M,\)"),
-        (lambda: F.resize_nearest(Tensor(np.ones((2, 3))), (2, 2)), r"resize_nearest: x must be \(N, H, W, C\)"),
-        (lambda: F.resize_nearest(Tensor(np.ones((1, 2, 2, 3))), (0, 2)), "two numbers >= 1"),
+        (lambda: image.resize_nearest(Tensor(np.ones((2, 3))), (2, 2)), r"resize_nearest: x must be \(N, H, W, C\)"),
+        (lambda: image.resize_nearest(Tensor(np.ones((1, 2, 2, 3))), (0, 2)), "two numbers >= 1"),
     ],
 )
 def test_shapes_that_do_not_fit(call, message):
@@ -146,18 +147,25 @@ def test_shapes_that_do_not_fit(call, message):
 @pytest.mark.parametrize(
     "size, to", [((3, 5), (6, 10)), ((3, 5), (7, 9)), ((7, 4), (3, 4)), ((1, 1), (5, 2)), ((6, 6), (2, 3))]
 )
-def test_the_kernel_of_resize_nearest_equals_the_specification(size, to):
+def test_the_kernel_of_resize_nearest_equals_the_array_code(size, to):
     rng = np.random.default_rng(0)
-    x, gy = rng.standard_normal((2, *size, 5)), rng.standard_normal((2, *to, 5))
-    results = {}
-    for dtype in (np.float32, np.float64):  # the kernel, the specification
-        leaf = Tensor(x.astype(dtype), requires_grad=True)
-        y = F.resize_nearest(leaf, to)
-        y.backward(gy.astype(dtype))
-        results[dtype] = y.data, leaf.grad
-    np.testing.assert_array_equal(
-        results[np.float32][0],
-        x.astype(np.float32)[:, np.arange(to[0]) * size[0] // to[0]][:, :, np.arange(to[1]) * size[1] // to[1]],
+    x = rng.standard_normal((2, *size, 5)).astype(np.float32)
+    gy = rng.standard_normal((2, *to, 5)).astype(np.float32)
+    np.testing.assert_array_equal(image.nearest(x, to), image.nearest.plain(x, to))
+    np.testing.assert_allclose(
+        image.nearest_backward(gy, x.shape), image.nearest_backward.plain(gy.astype(np.float64), x.shape), atol=1e-5
     )
-    np.testing.assert_allclose(results[np.float32][1], results[np.float64][1], atol=1e-5)
-    assert results[np.float32][1].dtype == np.float32
+
+
+def test_the_kernels_of_linear_equal_the_array_code():
+    rng = np.random.default_rng(0)
+    x, w, b, g = (rng.standard_normal(shape) for shape in ((7, 33), (33, 20), (20,), (7, 20)))
+    x32, w32, b32, g32 = (a.astype(np.float32) for a in (x, w, b, g))
+    for relu in (False, True):
+        np.testing.assert_allclose(
+            F.linear_forward(x32, w32, b32, relu), F.linear_forward.plain(x, w, b, relu), atol=1e-5
+        )
+    for found, expected in zip(F.linear_backward(g32, x32, w32), F.linear_backward.plain(g, x, w)):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert F.linear_backward(g32, x32, w32, (False, True))[0] is None
+    assert F.linear_backward(g32, x32, w32, (True, False))[1] is None

@@ -1,138 +1,22 @@
-"""image.py: reading as a person sees it, the transform against torchvision and against worked numbers, and back."""
+"""Resizing and the transform, against torch, torchvision and worked numbers, and the way back."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from minimask.errors import InputError
 from minimask.image import (
     ImageTransform,
-    flip,
-    flip_order,
-    read_image,
-    resize_bilinear,
     resize_boxes,
     resize_keypoints,
-    resize_nearest,
+    resize_masks,
+    resize_photo,
     resized_size,
-    restore,
-    turn,
 )
-from minimask.structures import Detections, Sample
-
-
-def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
-    """Random picture with rectangular objects."""
-    rng = np.random.default_rng(seed)
-    x1, y1 = rng.integers(0, max(1, width // 2), objects), rng.integers(0, max(1, height // 2), objects)
-    x2, y2 = x1 + rng.integers(1, width // 2 + 1, objects), y1 + rng.integers(1, height // 2 + 1, objects)
-    masks = np.zeros((objects, height, width), np.uint8)
-    for g in range(objects):
-        masks[g, y1[g] : y2[g], x1[g] : x2[g]] = 1
-    points = None
-    if keypoints:
-        points = rng.uniform(1, 30, (objects, keypoints, 3)).astype(np.float32)
-        points[..., 2] = rng.integers(0, 3, (objects, keypoints))
-        points[points[..., 2] == 0] = 0
-    return Sample(
-        image=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
-        boxes=np.stack([x1, y1, x2, y2], 1).astype(np.float32).reshape(-1, 4),
-        labels=rng.integers(1, 4, objects),
-        masks=masks,
-        crowd=rng.random(objects) < 0.3,
-        image_id=7 + seed,
-        name=f"sample {seed}",
-        keypoints=points,
-    )
-
-
-# ------------------------------------------------------------------------------------------- reading
-
-
-def test_grey_becomes_rgb(tmp_path):
-    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "gray.png")
-    assert read_image(tmp_path / "gray.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
-
-
-def test_one_bit_picture(tmp_path):
-    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
-    assert read_image(tmp_path / "bits.png").tolist() == [[[255] * 3, [0] * 3]]
-
-
-def test_transparency_lies_over_white(tmp_path):
-    pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 128]]], np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "rgba.png")
-    read = read_image(tmp_path / "rgba.png")
-    assert read[0, 0].tolist() == [200, 0, 0] and read[0, 1].tolist() == [255, 255, 255]
-    assert abs(int(read[0, 2, 0]) - 127) <= 1
-
-
-def test_grey_with_alpha(tmp_path):
-    gray, alpha = Image.new("L", (2, 1), 9), Image.fromarray(np.array([[255, 0]], np.uint8))
-    Image.merge("LA", (gray, alpha)).save(tmp_path / "la.png")
-    assert read_image(tmp_path / "la.png").tolist() == [[[9] * 3, [255] * 3]]
-
-
-def test_palette_and_its_transparent_entry(tmp_path):
-    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
-    picture = Image.frombytes("P", picture.size, picture.tobytes())
-    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    picture.save(tmp_path / "palette.png")
-    picture.save(tmp_path / "clear.png", transparency=1)
-    assert read_image(tmp_path / "palette.png").tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
-    assert read_image(tmp_path / "clear.png").tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 257, 32768, 65535]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation, suffix):
-    upright = np.zeros((16, 32, 3), np.uint8)
-    upright[:8, :8] = 255  # the white corner belongs at the top left
-    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
-    undo |= {7: "TRANSVERSE", 8: "ROTATE_270"}
-    stored = Image.fromarray(upright)
-    if orientation > 1:
-        stored = stored.transpose(Image.Transpose[undo[orientation]])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / f"turned.{suffix}", exif=exif)
-    read = read_image(tmp_path / f"turned.{suffix}")
-    assert read.shape == (16, 32, 3)
-    assert np.abs(read.astype(int) - upright).mean() < 3
-    assert read_image(tmp_path / f"turned.{suffix}", rotate=False).shape[:2] == stored.size[::-1]
-
-
-def test_cmyk_jpeg(tmp_path):
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
-    assert np.abs(read_image(tmp_path / "print.jpg")[0, 0].astype(int) - [255, 0, 0]).max() < 12
-
-
-def test_unreadable_files_are_named(tmp_path):
-    (tmp_path / "text.png").write_text("not a picture")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "folder.png").mkdir()
-    for name, reason in [
-        ("absent.png", "no such image file"),
-        ("text.png", "not a readable image (its format is unknown)"),
-        ("cut.png", "not a readable image"),
-        ("empty.jpg", "not a readable image"),
-        ("folder.png", "not a readable image"),
-    ]:
-        with pytest.raises(InputError) as caught:
-            read_image(tmp_path / name)
-        assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
-        assert "\n" not in str(caught.value)
-
+from minimask.mask_head import restore
+from minimask.structures import Detections
+from tests.helpers import make_sample
 
 # ------------------------------------------------------------------------------------------- resizing, worked numbers
 
@@ -148,28 +32,28 @@ def test_resized_size():
 
 def test_two_pixels_become_four():
     row = np.array([[[0.0], [1.0]]])
-    assert resize_bilinear(row, 1, 4)[0, :, 0].tolist() == [0, 0.25, 0.75, 1]
-    assert resize_bilinear(row.transpose(1, 0, 2), 4, 1)[:, 0, 0].tolist() == [0, 0.25, 0.75, 1]
-    assert resize_bilinear(np.array([[[0.0], [1.0], [2.0], [3.0]]]), 1, 2)[0, :, 0].tolist() == [0.5, 2.5]
+    assert resize_photo(row, 1, 4)[0, :, 0].tolist() == [0, 0.25, 0.75, 1]
+    assert resize_photo(row.transpose(1, 0, 2), 4, 1)[:, 0, 0].tolist() == [0, 0.25, 0.75, 1]
+    assert resize_photo(np.array([[[0.0], [1.0], [2.0], [3.0]]]), 1, 2)[0, :, 0].tolist() == [0.5, 2.5]
 
 
 def test_a_ramp_stays_a_ramp():
     y, x = np.mgrid[0:9, 0:7] + 0.5
-    resized = resize_bilinear((2 * x + 3 * y)[..., None], 27, 35)[3:-3, 5:-5, 0]
+    resized = resize_photo((2 * x + 3 * y)[..., None], 27, 35)[3:-3, 5:-5, 0]
     y, x = (np.mgrid[0:27, 0:35] + 0.5) / np.array([3, 5])[:, None, None]
     assert np.abs(resized - (2 * x + 3 * y)[3:-3, 5:-5]).max() < 1e-12
 
 
 def test_nearest_worked_numbers():
     mask = np.array([[[1, 2, 3]]], np.uint8)
-    assert resize_nearest(mask, 1, 6)[0, 0].tolist() == [1, 1, 2, 2, 3, 3]
-    assert resize_nearest(mask, 2, 2)[0].tolist() == [[1, 2], [1, 2]]
-    assert resize_nearest(mask[:0], 4, 4).shape == (0, 4, 4)
+    assert resize_masks(mask, 1, 6)[0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert resize_masks(mask, 2, 2)[0].tolist() == [[1, 2], [1, 2]]
+    assert resize_masks(mask[:0], 4, 4).shape == (0, 4, 4)
 
 
 def test_resize_rejects_integers():
     with pytest.raises(ValueError, match="float type, got uint8"):
-        resize_bilinear(np.zeros((2, 2, 3), np.uint8), 4, 4)
+        resize_photo(np.zeros((2, 2, 3), np.uint8), 4, 4)
 
 
 def test_boxes_and_keypoints_scale_by_axis():
@@ -192,7 +76,7 @@ def test_bilinear_equals_torch(size):
     height, width, new_height, new_width = size
     image = np.random.default_rng(1).standard_normal((height, width, 3))
     for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 2e-6)):
-        ours = resize_bilinear(image.astype(dtype), new_height, new_width)
+        ours = resize_photo(image.astype(dtype), new_height, new_width)
         theirs = torch.nn.functional.interpolate(
             torch.from_numpy(image.astype(dtype)).permute(2, 0, 1)[None],
             size=(new_height, new_width),
@@ -210,7 +94,7 @@ def test_nearest_equals_torch_for_many_sizes():
         h, w, new_h, new_w = rng.integers(1, 700, 4).tolist()
         index = (np.arange(h)[:, None] * 1000 + np.arange(w))[None].astype(np.int32)  # names its own pixel
         theirs = torch.nn.functional.interpolate(torch.from_numpy(index)[:, None].float(), size=(new_h, new_w))
-        assert np.array_equal(resize_nearest(index, new_h, new_w), theirs[:, 0].numpy().astype(np.int32))
+        assert np.array_equal(resize_masks(index, new_h, new_w), theirs[:, 0].numpy().astype(np.int32))
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
@@ -258,7 +142,7 @@ def test_normalized_values():
     assert not batch.images[0, 2:].any() and not batch.images[0, :, 2:].any()  # padding is zero, the mean color
 
 
-def test_batch_of_pictures_without_ground_truth():
+def test_batch_of_images_without_ground_truth():
     batch = ImageTransform(32, 64)([make_sample(20, 30).image, make_sample(50, 30).image])
     assert batch.boxes is None and batch.masks is None and batch.image_ids == [0, 1]
     assert batch.sizes.tolist() == [[32, 48], [53, 32]]
@@ -280,7 +164,7 @@ def test_short_sides_override_min_size():
 def test_padded_size():
     transform = ImageTransform(32, 64, padded_size=(64, 96))
     assert transform([make_sample(32, 40)]).images.shape == (1, 64, 96, 3)
-    with pytest.raises(InputError, match="padded_size 64 x 96 is too small: a picture needs 64 x 128"):
+    with pytest.raises(InputError, match="padded_size 64 x 96 is too small: an image needs 64 x 128"):
         ImageTransform(64, 128, padded_size=(64, 96))([make_sample(32, 64)])
 
 
@@ -288,7 +172,6 @@ def test_inputs_are_left_alone():
     sample = make_sample(40, 60, 2, 3)
     before = [a.copy() for a in (sample.image, sample.boxes, sample.masks, sample.keypoints)]
     ImageTransform(64, 96)([sample])
-    flip(sample, np.array([1, 0, 2]))
     after = (sample.image, sample.boxes, sample.masks, sample.keypoints)
     assert all(np.array_equal(a, b) for a, b in zip(before, after))
 
@@ -304,7 +187,7 @@ def test_inputs_are_left_alone():
     ],
 )
 def test_wrong_arrays_are_named(bad, found):
-    with pytest.raises(ValueError, match=r"picture 0 must be an \(H, W, 3\) array.*" + found):
+    with pytest.raises(ValueError, match=r"image 0 must be an \(H, W, 3\) array.*" + found):
         ImageTransform()([bad])
 
 
@@ -315,11 +198,11 @@ def test_wrong_masks_and_settings_are_named():
         ImageTransform(32, 64)([sample])
     with pytest.raises(InputError, match="min_size <= max_size, got 800 and 600"):
         ImageTransform(800, 600)
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         ImageTransform()([])
 
 
-def test_one_pixel_picture():
+def test_an_image_of_one_pixel():
     sample = make_sample(1, 1, objects=0)
     batch = ImageTransform(64, 96)([sample])
     assert batch.sizes.tolist() == [[64, 64]]
@@ -337,33 +220,6 @@ def test_ten_thousand_pixels_in_bounded_memory(shape):
     assert peak < 3 * batch.images.nbytes + 20e6  # the photo as floats would be 240 MB
     h, w = batch.sizes[0]
     assert np.abs(batch.images[0, :h, :w, 0] - (128 / 255 - 0.485) / 0.229).max() < 1e-5
-
-
-# ------------------------------------------------------------------------------------------- flipping
-
-
-def test_flip_order():
-    names = ["nose", "left_eye", "right_eye", "tail", "left_foot"]
-    assert flip_order(names).tolist() == [0, 2, 1, 3, 4]
-
-
-def test_flip_worked_numbers():
-    sample = make_sample(2, 4, objects=0)
-    sample.boxes = np.array([[0, 0, 1, 2]], np.float32)
-    sample.masks = np.array([[[1, 0, 0, 0], [1, 0, 0, 0]]], np.uint8)
-    sample.keypoints = np.array([[[0.5, 1, 2], [0, 0, 0]]], np.float32)
-    mirrored = flip(sample, np.array([1, 0]))
-    assert mirrored.boxes.tolist() == [[3, 0, 4, 2]]
-    assert mirrored.masks[0].tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
-    assert mirrored.keypoints.tolist() == [[[0, 0, 0], [3.5, 1, 2]]]
-    assert np.array_equal(mirrored.image, sample.image[:, ::-1])
-
-
-def test_flip_twice_is_the_same():
-    sample = make_sample(40, 60, 3, 4)
-    twice = flip(flip(sample, np.array([1, 0, 2, 3])), np.array([1, 0, 2, 3]))
-    for name in ("image", "boxes", "masks", "keypoints"):
-        assert np.allclose(getattr(twice, name), getattr(sample, name), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------- and back
@@ -400,22 +256,3 @@ def test_restore_of_nothing():
     )
     (found,) = restore(nothing, batch)
     assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)
-
-
-def test_a_quarter_turn_by_hand():
-    image = np.arange(2 * 3 * 3).reshape(2, 3, 3).astype(np.uint8)  # 2 high, 3 wide
-    masks = np.zeros((1, 2, 3), np.uint8)
-    masks[0, 0, 2] = 1  # the pixel at the top right
-    sample = Sample(
-        image, np.array([[2, 0, 3, 1]], np.float32), np.array([1]), masks, np.zeros(1, bool), 0, "a",
-        keypoints=np.array([[[2.5, 0.5, 2], [0, 0, 0]]], np.float32),
-    )  # fmt: skip
-    turned = turn(sample)
-    assert turned.image.shape == (3, 2, 3) and (turned.image[0, 0] == image[0, 2]).all()
-    np.testing.assert_array_equal(turned.boxes, [[0, 0, 1, 1]])  # now at the top left
-    assert turned.masks.shape == (1, 3, 2) and turned.masks[0, 0, 0] == 1 and turned.masks.sum() == 1
-    np.testing.assert_array_equal(turned.keypoints, [[[0.5, 0.5, 2], [0, 0, 0]]])
-    for _ in range(3):
-        turned = turn(turned)
-    for name in ("image", "boxes", "masks", "keypoints"):
-        np.testing.assert_array_equal(getattr(turned, name), getattr(sample, name))

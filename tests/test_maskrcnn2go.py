@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from minimask.datasets.coco import CocoDataset
+from minimask.datasets.photos import read_image
 from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
 from minimask.evaluate import evaluate
 from minimask.functional import sigmoid_array, softmax_array
-from minimask.image import read_image, resized_size
+from minimask.image import resized_size
 from minimask.mask_head import paste_masks
 from minimask.roi_align import roi_align_forward
 from minimask.run.predict import predict_files

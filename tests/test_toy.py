@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from minimask.datasets.animals import CLASSES, KEYPOINTS, SKELETON, draw_animal
+from minimask.datasets.augmentation import flip
 from minimask.datasets.coco import to_coco
 from minimask.datasets.scenes import Scene
 from minimask.datasets.sprites import Sprite
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
-from minimask.image import flip
 
 # pycocotools is a little behind numpy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -5,7 +5,7 @@ Maps (H, W, C), levels from fine to coarse. 1 x 1 weights are matrices (Cin, Cou
 
 import numpy as np
 
-from minimask import functional
+from minimask import image
 from minimask.check.backbone import _conv
 from minimask.check.engine import Check
 from minimask.roi_align import assign_levels
@@ -13,7 +13,7 @@ from minimask.tensor import Tensor
 
 
 def _enlarge(x, height, width):
-    return functional.resize_nearest(Tensor(x[None]), (height, width)).data[0]
+    return image.resize_nearest(Tensor(x[None]), (height, width)).data[0]
 
 
 def _at(x, rows, columns):
@@ -142,7 +142,7 @@ enlarge_nearest = Check(
         ),
         "rounded to the nearest in place of rounded down": _enlarged_rounded,
         "corners laid on corners": _enlarged_corners,
-        "interpolation between the pixels": lambda x, height, width: functional.resize_bilinear(
+        "interpolation between the pixels": lambda x, height, width: image.resize_bilinear(
             Tensor(x[None]), (height, width)
         ).data[0],
         "height and width exchanged": lambda x, height, width: _enlarge(x, width, height),

@@ -5,8 +5,9 @@ One box at a time. A map is (H, W), the maps of K keypoints (H, W, K); keypoints
 
 import numpy as np
 
-from minimask import image, keypoint_head
+from minimask import keypoint_head
 from minimask.check.engine import Check
+from minimask.datasets.augmentation import flip_order
 
 
 def _target(keypoint, box, size):
@@ -102,7 +103,7 @@ def _last_pixel(keypoints, width, order):
 
 _rng = np.random.default_rng(15)
 _BOX = np.array([10.0, 20.0, 38.0, 48.0])
-_ORDER = image.flip_order(["nose", "left_eye", "right_eye", "tail"])
+_ORDER = flip_order(["nose", "left_eye", "right_eye", "tail"])
 _ANIMAL = np.array([[30.0, 20, 2], [26, 16, 2], [34, 17, 1], [0, 0, 0]])
 _SIGMAS = np.array([0.026, 0.025, 0.025, 0.062])
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from minimask.datasets.augmentation import flip_order
 from minimask.datasets.coco_file import box_of, read_coco, read_json
+from minimask.datasets.photos import read_image
 from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
-from minimask.image import flip_order, read_image
 from minimask.structures import Sample
 
 

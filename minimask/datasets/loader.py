@@ -9,9 +9,9 @@ with the first samples of the next one, and no sample is left out or shown twice
 import queue
 import threading
 
+from minimask.datasets.augmentation import flip, turn
 from minimask.device import generator
 from minimask.errors import InputError
-from minimask.image import flip, turn
 
 ORDER, AUGMENT, SCALE = range(3)  # what a generator is for: none of the three shares its numbers with another
 

@@ -9,11 +9,11 @@ Scene i of a split is a function of (seed, split, i) alone.
 import numpy as np
 
 from minimask.datasets.animals import CLASSES, KEYPOINTS, SKELETON
+from minimask.datasets.augmentation import flip_order
 from minimask.datasets.coco import to_coco
 from minimask.datasets.scenes import CASES, draw_scene
 from minimask.device import generator
 from minimask.errors import InputError
-from minimask.image import flip_order
 from minimask.structures import Sample
 
 SPLITS = ("train", "val", "test")
@@ -41,7 +41,7 @@ class ToyScenes:
     class_names = CLASSES
     category_ids = (1, 2, 3)  # COCO id of label 1, of label 2, ...
     keypoint_names = KEYPOINTS
-    keypoint_order = flip_order(KEYPOINTS)  # for image.flip
+    keypoint_order = flip_order(KEYPOINTS)  # for augmentation.flip
     keypoint_sigmas = (0.026, 0.025, 0.025, 0.079, 0.107, 0.062, 0.089, 0.089)
     skeleton = SKELETON
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from minimask.datasets.photos import read_image
 from minimask.device import enough_memory
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.evaluate import category_list, encode_mask, inference, xywh
-from minimask.image import read_image, restore
+from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
 
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")  # taken from a folder

@@ -28,7 +28,8 @@ from minimask import functional as F
 from minimask import roi_align as roi_align_module
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
-from minimask.image import ImageTransform, resize_boxes, restore
+from minimask.image import ImageTransform, resize_boxes
+from minimask.mask_head import restore
 from minimask.structures import Detections
 from minimask.targets import top_k
 from minimask.tensor import Tensor, no_grad

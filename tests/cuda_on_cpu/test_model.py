@@ -16,10 +16,10 @@ from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
-from minimask.image import restore
 from minimask.kernels import cuda
 from minimask.machine.cpu_steps import StepsOnCpu
 from minimask.machine.gpu_steps import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
+from minimask.mask_head import restore
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from minimask import device
-from minimask import functional as F
+from minimask import device, image
 from minimask.kernels import cuda
 from minimask.machine import gpu_steps
 from tests.cuda_on_cpu.conftest import stand_in_or_skip
@@ -199,7 +198,7 @@ BUGS = {
     ),
     "resize: another rounding": Bug(
         "resize.cu", "return (y * high + h - 1) / h;", "return y * high / h;",
-        "test_resize.test_resize", {"resize": F.resize_nearest, "name": "up, not whole"},
+        "test_resize.test_resize", {"resize": image.resize_nearest, "name": "up, not whole"},
     ),
     "keypoints: the last of equals": Bug(
         "keypoints.cu", "a.y < b.y ||", "a.y > b.y ||",

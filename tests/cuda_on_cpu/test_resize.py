@@ -1,11 +1,11 @@
-"""Feature maps resized on the GPU, forward and backward, against the array code of functional.py on the CPU."""
+"""Feature maps resized on the GPU, forward and backward, against the array code of image.py on the CPU."""
 
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from minimask import functional as F
+from minimask import image
 from minimask.tensor import Tensor
 
 CASES = {  # shape, size
@@ -21,7 +21,7 @@ CASES = {  # shape, size
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("resize", [F.resize_nearest, F.resize_bilinear])
+@pytest.mark.parametrize("resize", [image.resize_nearest, image.resize_bilinear])
 def test_resize(gpu, resize, name):
     shape, size = CASES[name]
     rng = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def test_resize(gpu, resize, name):
     np.testing.assert_allclose(found.grad.get(), expected.grad, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("resize", [F.resize_nearest, F.resize_bilinear])
+@pytest.mark.parametrize("resize", [image.resize_nearest, image.resize_bilinear])
 def test_maps_with_strides_and_odd_addresses(gpu, resize):
     x = np.random.default_rng(1).standard_normal((2, 5, 6, 8)).astype(np.float32)
     part = gpu.asarray(x)[:, ::2, 1:]
@@ -54,5 +54,5 @@ def test_maps_with_strides_and_odd_addresses(gpu, resize):
 
 def test_bilinear_in_float64_is_the_array_code(gpu):
     x = np.random.default_rng(2).standard_normal((1, 3, 4, 2))
-    found = F.resize_bilinear(Tensor(gpu.asarray(x)), (5, 7)).data.get()
-    np.testing.assert_allclose(found, F.resize_bilinear(Tensor(x), (5, 7)).data, rtol=1e-12)
+    found = image.resize_bilinear(Tensor(gpu.asarray(x)), (5, 7)).data.get()
+    np.testing.assert_allclose(found, image.resize_bilinear(Tensor(x), (5, 7)).data, rtol=1e-12)

@@ -20,8 +20,8 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, keypointrcnn_r
 from torchvision.ops import FrozenBatchNorm2d
 
 from minimask import weights
+from minimask.datasets.photos import read_image
 from minimask.datasets.toy import ToyScenes
-from minimask.image import read_image
 from tests.references.stages import errors, fed_with, ours
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_open" / "images"

@@ -7,9 +7,8 @@ of all images, one image after the other; `proposal_image` and `detected_image` 
 import numpy as np
 
 from minimask.box_head import detect
-from minimask.image import restore
 from minimask.keypoint_head import decode_keypoints
-from minimask.mask_head import mask_probabilities, paste_masks
+from minimask.mask_head import mask_probabilities, paste_masks, restore
 from minimask.mask_rcnn import BOX_WEIGHTS
 from minimask.rpn import logits_and_deltas
 from minimask.structures import Detections

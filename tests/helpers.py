@@ -1,0 +1,30 @@
+"""What several test files share: small samples."""
+
+import numpy as np
+
+from minimask.structures import Sample
+
+
+def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
+    """A random image with rectangular objects: a Sample."""
+    rng = np.random.default_rng(seed)
+    x1, y1 = rng.integers(0, max(1, width // 2), objects), rng.integers(0, max(1, height // 2), objects)
+    x2, y2 = x1 + rng.integers(1, width // 2 + 1, objects), y1 + rng.integers(1, height // 2 + 1, objects)
+    masks = np.zeros((objects, height, width), np.uint8)
+    for g in range(objects):
+        masks[g, y1[g] : y2[g], x1[g] : x2[g]] = 1
+    points = None
+    if keypoints:
+        points = rng.uniform(1, 30, (objects, keypoints, 3)).astype(np.float32)
+        points[..., 2] = rng.integers(0, 3, (objects, keypoints))
+        points[points[..., 2] == 0] = 0
+    return Sample(
+        image=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        boxes=np.stack([x1, y1, x2, y2], 1).astype(np.float32).reshape(-1, 4),
+        labels=rng.integers(1, 4, objects),
+        masks=masks,
+        crowd=rng.random(objects) < 0.3,
+        image_id=7 + seed,
+        name=f"sample {seed}",
+        keypoints=points,
+    )
