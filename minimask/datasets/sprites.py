@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from minimask.datasets.animals import KEYPOINTS, draw_animal
+from minimask.datasets.augmentation import flip_order
 from minimask.datasets.background import texture
-from minimask.image import flip_order
 
 _MIRRORED = flip_order(KEYPOINTS)
 
