@@ -1,5 +1,16 @@
-"""The kernels: one pair of files an operation, NAME.py (Numba, for the CPU) and NAME.cu (CUDA, for the GPU).
+"""The kernels: one pair of files per operation, NAME.py (Numba, for the CPU) and NAME.cu (CUDA, for the GPU).
 
-Each NAME.py has a function `warm_up()` that calls every kernel of the file once on tiny arrays, so that
-compiling (or reading the compiled code from Numba's cache on disk) happens at a moment of our choosing.
+Each NAME.py has a function `warm_up()` that calls every kernel of the file once on tiny arrays, so that compiling (or
+reading the compiled code from Numba's cache on disk) happens at a moment of our choosing.
 """
+
+from minimask.machine.kernel_cache import choose_folder
+from minimask.machine.threads import start_pool
+
+
+def _somewhere_here():
+    """A function of this folder, for `choose_folder`."""
+
+
+choose_folder(_somewhere_here)
+start_pool()

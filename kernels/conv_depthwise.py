@@ -10,10 +10,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minimask.device import threads
 from minimask.kernels.conv_tiles import FIELDS, Geometry, Steps, geometry
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import INT, LANES, VECTOR, address, load, multiply_add, store
+from minimask.machine.threads import threads
 
 STEPS, END = FIELDS + 1, FIELDS + 1 + len(Steps._fields)  # where a part's numbers hold the Steps of the weights
 

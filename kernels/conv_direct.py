@@ -28,7 +28,6 @@ import numpy as np
 from numba import njit
 
 from minimask.convolution import Window
-from minimask.device import threads
 from minimask.kernels import conv_depthwise
 from minimask.kernels.conv_tiles import (
     FIELDS,
@@ -49,6 +48,7 @@ from minimask.kernels.conv_tiles import (
 )
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, WIDTH, multiply, scratch
+from minimask.machine.threads import threads
 
 DEPTH = 576  # rows of a panel of weights that are used at a time: 73 kB
 RESULTS = 65536  # of a tile that are multiplied before they are finished: a quarter of a megabyte

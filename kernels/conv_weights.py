@@ -12,7 +12,6 @@ import numpy as np
 from numba import njit
 
 from minimask.convolution import Window
-from minimask.device import threads
 from minimask.kernels import conv_depthwise
 from minimask.kernels.conv_tiles import (
     FIELDS,
@@ -28,6 +27,7 @@ from minimask.kernels.conv_tiles import (
 )
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, ROWS, WIDTH, copy, multiply, scratch
+from minimask.machine.threads import threads
 
 
 @njit(cache=True)

@@ -20,7 +20,6 @@ import numpy as np
 from numba import njit
 
 from minimask.convolution import Window
-from minimask.device import threads
 from minimask.kernels.conv_tiles import Steps, mirrored, upright
 from minimask.kernels.conv_winograd_tiles import (
     A_T,
@@ -36,6 +35,7 @@ from minimask.kernels.conv_winograd_tiles import (
 )
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
+from minimask.machine.threads import threads
 
 # All weights are read once a block: where no cache holds them, a block has at least one tile for so many of them.
 # 512 channels, blocks of 28 or of 64 tiles: 8.5 or 7.5 ms. 256 channels, which fit: larger blocks are slower.

@@ -9,7 +9,6 @@ import numpy as np
 from numba import njit
 
 from minimask.convolution import Window
-from minimask.device import threads
 from minimask.kernels.conv_winograd_tiles import (
     A_T,
     FIELDS,
@@ -25,6 +24,7 @@ from minimask.kernels.conv_winograd_tiles import (
 )
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, WIDTH, copy, linear_map, multiply, scratch
+from minimask.machine.threads import threads
 
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))

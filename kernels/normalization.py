@@ -20,9 +20,9 @@ again.
 import numpy as np
 from numba import njit
 
-from minimask.device import threads
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import copy
+from minimask.machine.threads import threads
 
 BLOCK = 64  # rows added up before the sum is added to the total
 # Numbers in a row that loops run over, where the map allows it: long, for each loop has a beginning and an end.

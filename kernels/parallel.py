@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from minimask.device import threads
+from minimask.machine.threads import threads
 
 ARRAYS, NUMBERS = 8, 32  # every part takes this many; what is not used is an empty array or 0
 

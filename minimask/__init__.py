@@ -8,7 +8,7 @@ if not (Path(__file__).parent / "kernels").exists() and (_root / "kernels" / "co
 
 __version__ = "0.1.0"
 
-from minimask import device as device  # noqa: E402  (first: it sets threads and the allocator)
+from minimask import device as device  # noqa: E402
 from minimask import functional as functional  # noqa: E402  (gives Tensor its operators)
 from minimask.tensor import Function, Parameter, Tensor, no_grad  # noqa: E402
 

@@ -239,11 +239,11 @@ def _workers(options):
 
 
 def _set_threads(count):
-    from minimask import device
+    from minimask.machine.threads import set_threads
 
     if count is not None:
         try:
-            device.set_threads(count)
+            set_threads(count)
         except ValueError as error:
             raise InputError(str(error)) from error
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from minimask.datasets.coco_results import KINDS, detections, ground_truth, some
-from minimask.device import enough_memory
 from minimask.errors import InputError
+from minimask.machine.card import enough_memory
+from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
 
@@ -28,6 +29,7 @@ SIGMA = 0.067  # the mean of COCO's 17: how exact a keypoint can be placed, in s
 # -------------------------------------------------------------------------------- a model on a dataset
 
 
+@tuned_process()
 def evaluate(
     model,
     dataset,

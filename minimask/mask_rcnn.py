@@ -17,12 +17,14 @@ from minimask import nn, presets
 from minimask.backbone import resnet
 from minimask.box_head import BoxPredictor, TwoLayerHead, detect
 from minimask.conventions import resolve
-from minimask.device import array_module, enough_memory, generator
+from minimask.device import array_module, generator
 from minimask.errors import InputError
 from minimask.fpn import FPN
 from minimask.image import ImageTransform
 from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_loss, keypoint_targets
 from minimask.losses import box_loss, class_loss
+from minimask.machine.card import enough_memory
+from minimask.machine.process import tuned_process
 from minimask.mask_head import (
     FCNMaskHead,
     MaskPredictor,
@@ -158,6 +160,7 @@ class MaskRCNN(nn.Module):
         with self.inference():
             return self.forward(batch)
 
+    @tuned_process()
     def predict(self, images):
         """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
         batch = self.transform(images)

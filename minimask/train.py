@@ -16,6 +16,7 @@ from minimask import optim, tensor
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.cpu_steps import steps_for
+from minimask.machine.process import tuned_process
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import check_gradient, check_losses
 from minimask.run.loop import training_run
@@ -83,6 +84,7 @@ def _check(name, value, allowed, description):
         raise InputError(f"training: {name} must be {description}, got {value}")
 
 
+@tuned_process()
 def fit(
     model,
     loader,
@@ -129,6 +131,7 @@ def fit(
     return run.checkpoint
 
 
+@tuned_process()
 def training_step(model, batch, optimizer, settings, step):
     """One step on `batch`: the losses, their gradient, the update of the weights.
 
@@ -182,6 +185,7 @@ def rate_factor(settings, step, progress):
     return warm_up
 
 
+@tuned_process()
 def validation_loss(model, loader, steps, seed=0):
     """The mean of each part of the loss over `steps` batches of `loader`, in inference mode and without gradients.
 

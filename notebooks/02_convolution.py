@@ -26,10 +26,10 @@ from numba import njit
 from minimask import check, device, draw
 from minimask.convolution import conv2d, conv_transpose2d, convolve, max_pool2d
 from minimask.datasets.toy import ToyScenes
-from minimask.device import threads
 from minimask.kernels import conv_winograd_tiles as winograd
 from minimask.kernels.parallel import run
 from minimask.kernels.simd import LANES, ROWS, WIDTH, multiply
+from minimask.machine.threads import threads
 from minimask.tensor import Parameter
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})

@@ -19,6 +19,7 @@ from minimask.backbone import RESNETS, BasicBlock, Bottleneck, resnet
 from minimask.convolution import conv2d
 from minimask.datasets.toy import ToyScenes
 from minimask.losses import class_loss
+from minimask.machine.threads import set_threads, threads
 from minimask.normalization import batch_norm
 from minimask.optim import SGD
 from minimask.tensor import Tensor, no_grad
@@ -180,8 +181,8 @@ def gradient_at_the_first_layer(depth, residual=False, normalized=False, gain=1.
 
 
 print("0.8 ** 100 =", 0.8**100)
-threads = device.threads()
-device.set_threads(1)  # these layers are so small that to share them out takes longer than to compute them
+before = threads()
+set_threads(1)  # these layers are so small that to share them out takes longer than to compute them
 DEPTHS = (2, 10, 25, 50, 75, 100)
 KINDS = {  # what to draw: settings, color, line
     "plain, weights x 0.8": (dict(gain=0.8), ORANGE, "-"),
@@ -260,7 +261,7 @@ losses = {
     "plain, 26 layers": train(26, False),
     "residual, 26 layers": train(26, True),
 }
-device.set_threads(threads)
+set_threads(before)
 print(f"{len(pictures)} animals, {time.perf_counter() - start:.0f} seconds")
 chance = np.log(3)  # the loss of somebody who gives each of three classes 1/3 (notebook 11)
 for name, loss in losses.items():

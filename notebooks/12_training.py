@@ -29,11 +29,12 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from minimask import check, checkpoint, device, draw, mask_rcnn, nn, optim, presets
+from minimask import check, checkpoint, draw, mask_rcnn, nn, optim, presets
 from minimask.backbone import resnet
 from minimask.datasets.loader import InMemory, Loader
 from minimask.device import generator
 from minimask.evaluate import evaluate
+from minimask.machine.threads import set_threads
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG
@@ -45,7 +46,7 @@ from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, sum_
 plt.rcParams.update({"figure.figsize": (9, 4.2), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
 ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
-device.set_threads(1)  # so small a network is faster with one thread, and its sums are rounded alike everywhere
+set_threads(1)  # so small a network is faster with one thread, and its sums are rounded alike everywhere
 
 # %% [markdown]
 # **Words of this notebook**

@@ -28,10 +28,11 @@ from numba import njit
 from minimask import boxes as box_ops
 from minimask import check, device, draw, normalization
 from minimask.convolution import conv2d
-from minimask.device import gpu_available, threads, to_cpu, to_gpu
+from minimask.device import gpu_available, to_cpu, to_gpu
 from minimask.kernels import add as add_kernel
 from minimask.kernels import parallel
 from minimask.kernels.simd import LANES, ROWS, VECTORS, WIDTH, multiply
+from minimask.machine.threads import threads
 
 nms_kernel = importlib.import_module("minimask.kernels.nms")
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})

@@ -35,8 +35,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def same_number_of_threads():
     """A test that trains with --threads 1 leaves the number of threads as it was for the tests after it."""
-    from minimask import device
+    from minimask.machine.threads import set_threads, threads
 
-    before = device.threads()
+    before = threads()
     yield
-    device.set_threads(before)
+    set_threads(before)

@@ -11,6 +11,8 @@ import pytest
 
 from minimask import device
 from minimask.errors import InputError
+from minimask.machine import card
+from minimask.machine.threads import set_threads, threads
 
 
 def wheels(*names):
@@ -47,7 +49,7 @@ NO_COMPILER = "libnvrtc.so.12: cannot open shared object file\nmore about it"
 @pytest.mark.parametrize(
     "installed, module, driver, message",
     [
-        ((), None, None, "this machine has no NVIDIA driver, so it has no card that could be used; everything runs on "
+        ((), None, None, "this machine has no NVIDIA driver, so there is no card to use; everything runs on "
          "the CPU too: leave the device out"),
         (("cupy-cuda12x",), cupy(error=TOO_OLD), None, "this machine has no NVIDIA driver"),
         ((), None, 12040, 'CuPy is not installed; for the driver here (CUDA 12.4): pip install "cupy-cuda12x[ctk]"'),
@@ -61,7 +63,7 @@ NO_COMPILER = "libnvrtc.so.12: cannot open shared object file\nmore about it"
          'shared object file); for the driver here (CUDA 12.8): pip install "cupy-cuda12x[ctk]"'),
         (("cupy-cuda12x",), cupy(error="cudaErrorNoDevice: no CUDA-capable device is detected"), 12080, "the driver "
          "sees no card (CUDA_VISIBLE_DEVICES is '7')"),
-        ((), None, 10020, "the driver is too old for CuPy (it knows CUDA 10.2); update it"),
+        ((), None, 10020, "the driver is too old for CuPy (it supports CUDA 10.2); update it"),
     ],
     ids=["nothing", "no driver", "no CuPy", "no CuPy, 13", "newer than CuPy", "newer wheel", "two wheels", "no NVRTC",
          "no card", "old driver"],
@@ -69,7 +71,7 @@ NO_COMPILER = "libnvrtc.so.12: cannot open shared object file\nmore about it"
 def test_what_is_missing_is_named(monkeypatch, installed, module, driver, message):
     monkeypatch.setitem(sys.modules, "cupy", module)  # None: importing it raises ImportError
     monkeypatch.setattr(importlib.metadata, "distributions", wheels(*installed))
-    monkeypatch.setattr(device, "driver_version", lambda: driver)
+    monkeypatch.setattr(card, "driver_version", lambda: driver)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     with pytest.raises(InputError) as error:
         device.resolve("cuda")
@@ -89,30 +91,30 @@ def test_devices(monkeypatch):
         with pytest.raises(InputError, match='device must be "cpu", "cuda" or "cuda:1"'):
             device.resolve(name)
     monkeypatch.setitem(sys.modules, "cupy", cupy(product=1.0))
-    with pytest.raises(InputError, match="the card calculates wrongly"):
+    with pytest.raises(InputError, match="the card computes wrong results"):
         device.resolve("cuda")
 
 
 def test_memory_of_the_host_is_another_matter():
     with pytest.raises(MemoryError, match="the host's"):
-        with device.enough_memory("do something"):
+        with card.enough_memory("do something"):
             raise MemoryError("the host's")
 
 
 def test_each_python_thread_has_its_own_number_of_kernel_threads():
     """As Numba has it: a thread that begins has the number that the program began with."""
     found = []
-    before = device.threads()
+    before = threads()
     try:
-        device.set_threads(1)
-        thread = threading.Thread(target=lambda: found.append((device.threads(), numba.get_num_threads())))
+        set_threads(1)
+        thread = threading.Thread(target=lambda: found.append((threads(), numba.get_num_threads())))
         thread.start()
         thread.join()
-        assert device.threads() == numba.get_num_threads() == 1
+        assert threads() == numba.get_num_threads() == 1
         assert found == [(numba.config.NUMBA_NUM_THREADS,) * 2]
     finally:
-        device.set_threads(before)
+        set_threads(before)
 
 
 def test_sizes_are_readable():
-    assert device._size(2_345_000_000) == "2.35 GB" and device._size(1_234_000) == "1.23 MB"
+    assert card.size_text(2_345_000_000) == "2.35 GB" and card.size_text(1_234_000) == "1.23 MB"

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from minimask.device import set_threads, threads
+from minimask.machine.threads import set_threads, threads
 from minimask.roi_align import (
     assign_levels,
     bilinear,

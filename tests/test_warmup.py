@@ -1,7 +1,10 @@
 """Compiling ahead: what counts as cold, that old code is never used, and helpers that may fail."""
 
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +81,26 @@ def test_a_helper_process_answers():
     assert process.stdout.split() == ["optimizer", "match"], process.stderr
 
 
-def test_helpers_share_the_work(monkeypatch):
+def test_helpers_share_the_work(tmp_path, monkeypatch):
+    """While the main process compiles one kernel, the helper takes the two others."""
+    helped, here, start = tmp_path / "helped", [], subprocess.Popen
+    helped.write_text("")
+    answer = f"import sys\nfor n in sys.stdin:\n  open({str(helped)!r}, 'a').write(n)\n  print(n.strip(), flush=True)"
+
+    def compile_slowly(name):
+        here.append(name)
+        end = time.monotonic() + 60
+        while len(helped.read_text().split()) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+
     monkeypatch.setattr(warmup, "_helper_count", lambda names: 1)
+    monkeypatch.setattr(warmup, "warm_up", compile_slowly)
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **settings: start([sys.executable, "-c", answer], **settings)
+    )
     warmup.compile_kernels(["optimizer", "match", "nms"], progress=False)
+    assert len(here) == 1
+    assert sorted(here + helped.read_text().split()) == ["match", "nms", "optimizer"]
 
 
 def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
@@ -90,3 +110,30 @@ def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command, **settings: start([sys.executable, "-c", ""], **settings))
     warmup.compile_kernels(list("abcdef"), progress=False)
     assert sorted(called) == list("abcdef")
+
+
+def test_kernels_find_a_folder_where_nothing_can_be_written(tmp_path):
+    """Neither beside the package nor in a home: the compiled code then goes among the temporary files."""
+    for name in ("minimask", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "kernels" / "__pycache__").write_text("a file, not a folder")
+    (tmp_path / "home").write_text("a file, not a folder")
+    (tmp_path / "temporary").mkdir()
+    home = {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME", "USERPROFILE", "LOCALAPPDATA")}
+    environment = {**os.environ, **home, "TMPDIR": str(tmp_path / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    program = """
+import numpy as np
+import minimask.__main__
+from minimask.machine import warmup
+from minimask.kernels import optimizer
+optimizer.warm_up()
+print(warmup._cache_folder())
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    folder = Path(process.stdout.strip())
+    assert tmp_path / "temporary" in folder.parents and folder.parent.name.startswith("minimask-kernels")
+    assert list(folder.glob("optimizer.*.nbi"))

@@ -8,12 +8,13 @@ import sys
 
 import numpy as np
 
-from minimask import device, mask_rcnn, normalization, presets
+from minimask import mask_rcnn, normalization, presets
 from minimask.__main__ import _tell
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.machine import distributed
+from minimask.machine.threads import set_threads, threads
 from minimask.tensor import Parameter
 from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step, validation_loss
 
@@ -147,7 +148,7 @@ def batch_norm(x, gy, gamma, beta, running):
 def task_threads(path):
     """How many threads each worker uses."""
     assert distributed.own_device("cpu") == "cpu"
-    counts = distributed.all_of([device.threads()])
+    counts = distributed.all_of([threads()])
     if distributed.is_first():
         np.savez(path, threads=counts)
 
@@ -162,6 +163,6 @@ def task_fail(path, kind):
 
 
 if __name__ == "__main__":
-    device.set_threads(1 if sys.argv[1] != "threads" else device.threads())
+    set_threads(1 if sys.argv[1] != "threads" else threads())
     with distributed.session(_tell):
         globals()[f"task_{sys.argv[1]}"](*sys.argv[2:])

@@ -14,6 +14,8 @@ from minimask.benchmark.common import clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.functional import sigmoid_array
 from minimask.machine import warmup
+from minimask.machine.process import tuned_process
+from minimask.machine.threads import set_threads
 from minimask.mask_head import mask_loss, paste_masks
 from minimask.normalization import batch_norm, frozen_batch_norm
 from minimask.roi_align import assign_levels
@@ -219,12 +221,13 @@ def to_arrays(result):
     return [device.to_cpu(x.data if isinstance(x, Tensor) else x) for x in results]
 
 
+@tuned_process()
 def main():
     global DEVICE
     DEVICE = device.resolve(sys.argv[1])
     device.set_matmul_precision(sys.argv[2])
     warmup.ensure()
-    device.set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
+    set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
     about = {"name": "minimask", "versions": f"minimask {minimask.__version__}, {libraries()}"}
     if DEVICE == "cpu":
         serve(PIECES, about, to_arrays)

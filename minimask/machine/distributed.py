@@ -29,6 +29,7 @@ import numpy as np
 from minimask import device
 from minimask.device import array_module, on_cpu
 from minimask.errors import InputError
+from minimask.machine.threads import set_threads, threads
 
 INSTALL = "pip install mpi4py mpich"
 LEAD, PASS_ON = 3, 1  # seconds: before others tell what the first may tell too; for mpiexec to pass on what was printed
@@ -203,7 +204,7 @@ def own_device(name):
     if name in (None, "cpu"):
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
         cores = set().union(*near.allgather(mine))  # an mpiexec may have bound each worker to some of the cores
-        device.set_threads(min(device.threads(), max(1, len(cores) // near.Get_size())))
+        set_threads(min(threads(), max(1, len(cores) // near.Get_size())))
         return name
     if name != "cuda":
         raise InputError(f"--distributed: each worker takes a card by itself: --device cuda, not {name}")

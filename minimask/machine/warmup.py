@@ -16,7 +16,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -80,13 +79,14 @@ def _helper_count(names):
 
 def _helper(todo, bar):
     """Feed a helper process (`serve`) one name after the other; runs in a thread, which mostly waits."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "minimask", "compile", "--serve"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=_helper_environment(),
+    )
     with process:
         while True:
             try:
@@ -107,6 +107,16 @@ def _helper(todo, bar):
             process.stdin.close()
         except OSError:
             pass
+
+
+def _helper_environment():
+    """The environment of a helper process: it imports this minimask and keeps compiled code in the same folder."""
+    import numba
+
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    cache = {"NUMBA_CACHE_DIR": numba.config.CACHE_DIR} if numba.config.CACHE_DIR else {}
+    return {**os.environ, "PYTHONPATH": path, **cache}
 
 
 def serve():
@@ -151,29 +161,10 @@ def _hash(name, sources):
 
 
 def _cache_folder():
-    """Where Numba keeps the compiled kernels. If it finds no place at all, it gets one among the temporary files."""
-    import numba
+    """Where Numba keeps the compiled kernels."""
+    from minimask.kernels import parallel
 
-    for attempt in range(2):
-        try:
-            from minimask.kernels import parallel
-        except RuntimeError:  # "no locator available": neither the package nor the user's home can be written to
-            if attempt:
-                raise
-            numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = _temporary_folder()
     return Path(parallel._run.stats.cache_path)
-
-
-def _temporary_folder():
-    """A folder for compiled code that nobody else can write to; the same at the next start if possible."""
-    if os.name != "posix":
-        return os.path.join(tempfile.gettempdir(), "minimask-kernels")
-    folder = Path(tempfile.gettempdir()) / f"minimask-kernels-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    state = folder.lstat()
-    if folder.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o077:
-        return tempfile.mkdtemp(prefix="minimask-kernels-")
-    return str(folder)
 
 
 def _stamp_name():

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from minimask import checkpoint
-from minimask.device import enough_memory
 from minimask.errors import InputError
 from minimask.machine import distributed
+from minimask.machine.card import enough_memory
 from minimask.run.best import BEST, Best
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG, Log, NoLog

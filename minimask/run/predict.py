@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from minimask.datasets.photos import read_image
-from minimask.device import enough_memory
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.evaluate import category_list, encode_mask, inference, xywh
+from minimask.machine.card import enough_memory
+from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
 
@@ -18,6 +19,7 @@ PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".web
 MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once: huge photos go in several parts
 
 
+@tuned_process()
 def predict_files(
     model,
     class_names,

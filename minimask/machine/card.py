@@ -1,0 +1,88 @@
+"""The graphics card: what stands in the way of using it, which CuPy fits its driver, what to do if memory runs out."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import re
+import sys
+
+from minimask.errors import InputError
+
+ON_THE_CPU = "everything runs on the CPU too: leave the device out"
+
+
+def why_no_card(error):
+    """What stands between this machine and its card, and the command that changes it.
+
+    error: the exception that CuPy raised when it was imported or first used.
+    """
+    while error.__cause__ is not None:  # CuPy wraps the real reason in paragraphs of advice
+        error = error.__cause__
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+    version = driver_version()
+    if version is None:
+        return f"this machine has no NVIDIA driver, so there is no card to use; {ON_THE_CPU}"
+    driver = f"CUDA {version // 1000}.{version % 1000 // 10}"
+    wheel = right_wheel(version)
+    if wheel is None:
+        return f"the driver is too old for CuPy (it supports {driver}); update it, or: {ON_THE_CPU}"
+
+    install = f'pip install "{wheel}[ctk]"'
+    wheels = _installed_wheels()
+    if not wheels:
+        return f"CuPy is not installed; for the driver here ({driver}): {install}; {ON_THE_CPU}"
+    if "NoDevice" in text:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "the driver sees no card" + ("" if hidden is None else f" (CUDA_VISIBLE_DEVICES is {hidden!r})")
+    remove = f"pip uninstall {' '.join(wheels)}, then " if wheels != [wheel] else ""
+    return f"{' and '.join(wheels)} cannot be used ({text}); for the driver here ({driver}): {remove}{install}"
+
+
+def driver_version():
+    """The newest CUDA version that the NVIDIA driver supports, as 12040 for 12.4; None if there is no driver."""
+    version = ctypes.c_int()
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        with contextlib.suppress(OSError):
+            if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value:
+                return version.value
+    return None
+
+
+def right_wheel(version):
+    """The CuPy wheel for a driver of this version, None if there is none. A driver also runs wheels for older CUDA."""
+    major = min(version // 1000, 13)
+    return f"cupy-cuda{major}x" if major >= 12 else None
+
+
+def _installed_wheels():
+    names = {distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()}
+    return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x?|-rocm.*)?", name))
+
+
+@contextlib.contextmanager
+def enough_memory(advice):
+    """Inside, running out of the card's memory raises an InputError that says how much was asked for, held and free.
+
+    advice: how to need less, for the end of the message.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        cupy = sys.modules.get("cupy")
+        if cupy is None or not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+            raise
+        asked = re.search(r"allocating ([\d,]+) bytes", str(error))
+        asked = size_text(int(asked[1].replace(",", ""))) if asked else "more"
+        held = cupy.get_default_memory_pool().used_bytes()
+        free, total = cupy.cuda.runtime.memGetInfo()
+        raise InputError(
+            f"the card's memory is full: {asked} were asked for, {size_text(held)} are held here, {size_text(free)} of "
+            f"{size_text(total)} are free; {advice}"
+        ) from error
+
+
+def size_text(count):
+    """A number of bytes for people: "2.35 GB" or "1.23 MB"."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
