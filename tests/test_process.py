@@ -29,13 +29,13 @@ def tell(when):
 
 tell("before")
 import minimask
-from minimask import presets
+from minimask import mask_rcnn
 from minimask.datasets.toy import ToyScenes
 from minimask.train import TrainSettings, make_optimizer, training_step
 import minimask.__main__
 tell("imported")
 
-model = presets.build("toy", 4, seed=0)
+model = mask_rcnn.build("toy", 4, seed=0)
 scene = ToyScenes("train", 64, 1)[0]
 losses, detect = model.losses, model.detect
 model.losses = lambda *arguments: (tell("step"), losses(*arguments))[1]
