@@ -1,4 +1,4 @@
-"""What the tests of the exercises' checks share: right and wrong answers, and constants that a notebook shows."""
+"""Shared by the tests of the exercises' checks: tests of right and wrong answers, and the constants of a notebook."""
 
 import ast
 import re
@@ -10,16 +10,16 @@ from minimask.check import CHECKS, CheckFailed
 
 
 def tests_of(right, wrong):
-    """Two tests: that right answers pass, and that wrong ones are named.
+    """Make two tests: right answers pass, and for wrong ones the message names case and mistake.
 
-    right: name of a check -> a function that solves it. wrong: tuples of the check's name, a function that does not,
-    words that name the case it fails in, words that say what is wrong.
+    right: dict from the name of a check to a function that solves it.
+    wrong: tuples of the check's name, a wrong function, words of the case in which it fails, words of the message.
     """
 
     @pytest.mark.parametrize("name", right)
     def right_answers_pass(name, capsys):
         CHECKS[name](right[name])
-        assert capsys.readouterr().out.startswith(f"{name}: right")
+        assert capsys.readouterr().out.startswith(f"{name}: correct in")
 
     @pytest.mark.parametrize("name, function, case, says", wrong)
     def wrong_answers_are_named(name, function, case, says):
@@ -31,7 +31,7 @@ def tests_of(right, wrong):
 
 
 def shown_in(notebook, name):
-    """The literal that the source of a notebook (its file's name without .py) assigns to a name."""
+    """The literal that a notebook's source (its file name without .py) assigns to a name."""
     for line in ast.parse((course.FOLDER / f"{notebook}.py").read_text(encoding="utf-8")).body:
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == name:
             return ast.literal_eval(line.value)

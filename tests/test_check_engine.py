@@ -1,4 +1,4 @@
-"""The check of students' functions: what it says about each kind of wrong answer, read as a student would."""
+"""Checks of students' functions: what a check says about each kind of wrong answer."""
 
 import copy
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minimask import check
-from minimask.check import engine
+from minimask.check import engine, grids
 from minimask.check.engine import Check, CheckFailed
 
 HALVES = Check(
@@ -18,7 +18,7 @@ HALVES = Check(
     },
     random=lambda rng: dict(values=rng.normal(size=(4, 5)), factor=rng.normal()),
     covers="lists, tables and nothing",
-    mistakes={"dividing in place of multiplying": lambda values, factor: values / factor},
+    mistakes={"division instead of multiplication": lambda values, factor: values / factor},
     name="scaled",
 )
 PAIR = Check(
@@ -39,7 +39,7 @@ def message(function, which=HALVES):
 def test_right(capsys):
     HALVES(lambda x, s: s * x)
     printed = capsys.readouterr().out
-    assert printed == "scaled: right, in 3 cases and 20 random ones (lists, tables and nothing).\n"
+    assert printed == "scaled: correct in 3 cases and 20 random ones (lists, tables and nothing).\n"
 
 
 def test_rounding_is_right():
@@ -72,7 +72,7 @@ def test_wrong_number_is_named():
 def test_window_around_the_first_wrong_cell():
     found, expected = np.zeros((2, 40, 50, 3)), np.zeros((2, 40, 50, 3))
     found[1, 20, 30, 2] = 1
-    text = engine.text_grid(found, expected, (1, 20, 30, 2), grid=(1, 2))
+    text = grids.text_grid(found, expected, (1, 20, 30, 2), grid=(1, 2))
     rows = text.split("expected:")[0].splitlines()[2:]
     assert [int(row.split()[0]) for row in rows] == list(range(17, 24))
     assert rows[3].split() == ["20", "0", "0", "0", "*1", "0", "0", "0"]
@@ -84,19 +84,19 @@ WRONG = {
     "list": (lambda: lambda x, s: list(x * s), "The result is a list of length 3, expected an array of shape (3,)."),
     "number": (lambda: lambda x, s: 1.0, "The result is the number 1, expected an array of shape (3,)."),
     "shape": (lambda: lambda x, s: x[:2] * s, "The result has shape (2,), expected (3,)."),
-    "whole numbers": (
+    "integers": (
         lambda: lambda x, s: (x * s).astype(int),
-        "The result holds whole numbers (int64), expected numbers with a point (float64). "
-        "An array of whole numbers cuts off what comes after the point.",
+        "The result holds integers (int64), expected floating-point numbers (float64). "
+        "An array of integers drops everything after the decimal point.",
     ),
     "truth": (
         lambda: lambda x, s: x * s > 0,
-        "The result holds truth values (bool), expected numbers with a point (float64).",
+        "The result holds booleans (bool), expected floating-point numbers (float64).",
     ),
     "nan": (lambda: lambda x, s: x * np.nan, "The result at [0] is nan, expected 0.5."),
-    "mistake": (lambda: lambda x, s: x / s, "This is what comes out of: dividing in place of multiplying."),
+    "mistake": (lambda: lambda x, s: x / s, "Likely mistake: division instead of multiplication."),
     "sign": (lambda: lambda x, s: -x * s, "Every element has the wrong sign."),
-    "factor": (lambda: lambda x, s: x * s * 3, "Every element is 3 times what is expected."),
+    "factor": (lambda: lambda x, s: x * s * 3, "Every element is 3 times the expected one."),
     "offset": (lambda: lambda x, s: x * s - 0.5, "Every element is 0.5 too small."),
     "reversed": (lambda: lambda x, s: x[::-1] * s, "The order is reversed along axis 0."),
     "zeros": (lambda: lambda x, s: x * 0, "Every element is 0."),
@@ -116,7 +116,7 @@ def not_written():
 
 
 def view_of(x, s):
-    """x * s, in the memory of x: a check whose factor is 1 cannot tell otherwise."""
+    """A view of x, for a check whose reference returns x itself."""
     return x[:]
 
 
@@ -147,7 +147,7 @@ def test_changing_an_argument_is_named():
         return values.copy()
 
     text = message(my_scaled)
-    assert "changes its argument 'values' in place: [0] was 1, is 0.5." in text
+    assert "changes its argument 'values' in place: [0] was 1 and is now 0.5." in text
     assert "values = values.copy()" in text
 
 
@@ -192,7 +192,7 @@ def test_a_case_stays_as_it_was():
 def test_notebook_draws_the_first_wrong_cell(monkeypatch):
     drawn = []
     monkeypatch.setattr(engine, "in_notebook", lambda: True)
-    monkeypatch.setattr(engine, "_display", drawn.append)
+    monkeypatch.setattr(engine, "display_figure", drawn.append)
 
     def my_scaled(values, factor):
         result = values * factor
@@ -204,7 +204,7 @@ def test_notebook_draws_the_first_wrong_cell(monkeypatch):
     assert "The result at [1, 2] is 100, expected 3.5." in text and "found (" not in text
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == ["found", "expected"]
-    assert figure.get_suptitle() == "first wrong: [1, 2] of a result of shape (3, 4); wrong cells have a frame"
+    assert figure.get_suptitle() == "first wrong: [1, 2] of a result of shape (3, 4); wrong cells are framed"
     frames = [[patch.get_xy() for patch in axes.patches] for axes in figure.axes]
     np.testing.assert_allclose(frames, [[(1.55, 0.55)], [(1.55, 0.55)]])
 
@@ -232,4 +232,4 @@ def test_each_known_mistake_is_called_by_its_own_name(name):
     for description, mistake in check.CHECKS[name].mistakes.items():
         with pytest.raises(CheckFailed) as failed:
             check.CHECKS[name](mistake)
-        assert f"This is what comes out of: {description}." in str(failed.value), description
+        assert f"Likely mistake: {description}." in str(failed.value), description

@@ -65,7 +65,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("pyramid_levels", lambda *a: pyramid_levels(*a, logarithm=np.log), "224 x 224", "the natural logarithm"),
     ("pyramid_levels", lambda boxes, finest, *a: pyramid_levels(boxes, finest, *a) - finest, "224 x 224",
      "levels counted from 0"),
-    ("pyramid_levels", lambda *a: pyramid_levels(*a).astype(float), "224 x 224", "expected whole numbers"),
+    ("pyramid_levels", lambda *a: pyramid_levels(*a).astype(float), "224 x 224", "expected integers"),
 ]  # fmt: skip
 
 

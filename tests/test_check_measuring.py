@@ -62,7 +62,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("match_detections", no_doubles_checked, "found twice", "an object that is found twice"),
     ("match_detections", lambda o, t: np.array([next((g for g, v in enumerate(row) if v >= t), -1) for row in o]),
      "found twice", "an object that is found twice"),
-    ("match_detections", lambda o, t: match_detections(o, t) >= 0, "two found, one not", "holds truth values"),
+    ("match_detections", lambda o, t: match_detections(o, t) >= 0, "two found, one not", "holds booleans"),
     ("precision_recall", lambda hits, objects: precision_recall(hits, len(hits)), "right, right, wrong",
      "recall divided by the number of detections"),
     ("precision_recall", lambda hits, objects: hits.sum() / len(hits), "right, right, wrong", "expected 2 results"),

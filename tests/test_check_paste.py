@@ -58,7 +58,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("paste_mask", lambda m, box, *rest: paste_mask(m, box[[1, 0, 3, 2]], *rest), FULL, "x and y exchanged"),
     ("paste_mask", lambda m, *rest: paste_mask(m.T, *rest), RANDOM, "the mask transposed"),
     ("paste_mask", lambda *a: (paste_mask(*a) >= 0.5).astype(float), RANDOM, "the mask drawn at 0.5"),
-    ("paste_mask", lambda *a: paste_mask(*a) >= 0.5, FULL, "truth values"),
+    ("paste_mask", lambda *a: paste_mask(*a) >= 0.5, FULL, "booleans"),
     ("paste_mask", lambda *a: paste_mask(*a, weights=nearest_weights), RANDOM, "the nearest cell of each pixel"),
     ("paste_mask", lambda m, box, h, w, whole: paste_mask(m, box, h, w, True), FULL, "whatever whole_pixels says"),
 ]  # fmt: skip

@@ -68,7 +68,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
      "2 x 2 places", "the four numbers of an anchor stand together"),
     ("rpn_outputs", lambda l, d: l.reshape(-1), "2 x 2 places", "expected 2 results (logits, deltas)"),
     ("best_anchors", lambda s, n: np.argsort(s)[:n], "the best three of five", "sorts by rising score"),
-    ("best_anchors", lambda s, n: np.sort(s)[::-1][:n], "the best three of five", "holds numbers with a point"),
+    ("best_anchors", lambda s, n: np.sort(s)[::-1][:n], "the best three of five", "holds floating-point numbers"),
     ("best_anchors", lambda s, n: np.argsort(s, kind="stable")[::-1][:n], "equal scores: the lower index first",
      "of equal scores the higher index first"),
     ("best_anchors", lambda s, n: np.argpartition(-s, n - 1)[:n], "more wanted than there are", "ValueError"),

@@ -36,7 +36,7 @@ RIGHT = dict(mask_areas=mask_areas, box_of_mask=box_of_mask, semantic_map=semant
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("mask_areas", lambda masks: masks.sum(), "3 x 2 and 1 x 4 pixels", "The result is the number 10"),
     ("mask_areas", area_of_box, "a ring", "the area of the box around each mask"),
-    ("mask_areas", lambda masks: masks.mean(axis=(1, 2)), "3 x 2 and 1 x 4", "holds numbers with a point"),
+    ("mask_areas", lambda masks: masks.mean(axis=(1, 2)), "3 x 2 and 1 x 4", "holds floating-point numbers"),
     ("mask_areas", lambda masks: [mask.sum() for mask in masks], "3 x 2 and 1 x 4", "The result is a list"),
     ("box_of_mask", lambda mask: box_of_mask(mask) - [0, 0, 1, 1], "columns 2 to 4", "pixel 3 ends at 4"),
     ("box_of_mask", lambda mask: box_of_mask(mask)[[1, 0, 3, 2]], "columns 2 to 4", "x and y exchanged"),

@@ -117,7 +117,7 @@ def changed(course, tmp_path, old, new):
 def test_notebook_has_outputs(course):
     notebook = nbformat.read(course / "03_halves.ipynb", as_version=4)
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert "half: right, in 1 case (three numbers).\n" in [o.get("text") for o in outputs]
+    assert "half: correct in 1 case (three numbers).\n" in [o.get("text") for o in outputs]
     assert [o["data"]["text/plain"] for o in outputs if o.output_type == "execute_result"] == ["<Axes: xlabel='x'>"]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 2  # the plot, and the check's first wrong cell
     (error,) = [o for o in outputs if o.output_type == "error"]
@@ -266,7 +266,7 @@ def one_check(monkeypatch):
 @pytest.mark.parametrize(
     "source, status, said",
     [
-        ("def my_half(x):\n    return x / 2\n", 0, "pass  half: right, in 1 case (numbers).\n1 passed, 0 failed\n"),
+        ("def my_half(x):\n    return x / 2\n", 0, "pass  half: correct in 1 case (numbers).\n1 passed, 0 failed\n"),
         (
             "def half(x):\n    return x / 3\n",
             1,
