@@ -1,4 +1,8 @@
-"""Convolution on the GPU: the same three functions as in `conv`, on CuPy arrays; launches the kernels of conv_*.cu."""
+"""Convolution on the GPU, float32: launches conv_direct.cu, conv_weights.cu, conv_grouped.cu and conv_tensor.cu.
+
+The same functions as in conv.py. cuBLAS multiplies the matrices of 1x1 layers, unless a CUDA graph is being captured.
+conv_grouped.cu takes small groups; conv_tensor.cu everything else if `device.set_matmul_precision` allows it.
+"""
 
 import sys
 from functools import lru_cache
@@ -11,16 +15,10 @@ from minimask.kernels import normalization_cuda
 from minimask.kernels.cuda import NULL, blocks_for, capturing, channel_threads, launch
 
 THREADS = 256
-ENOUGH_BLOCKS = 264  # two for each multiprocessor of the largest cards; a constant, so that sums are the same on all
-PIXELS = 4  # that a thread of convolve_grouped has
+ENOUGH_BLOCKS = 264  # two per multiprocessor of the largest cards; constant, so that sums are the same on every card
+PIXELS = 4  # per thread in convolve_grouped
 DEPTH, STAGES = 16, 3  # D and STAGES of conv_tensor.cu
-SHARES = 4  # of each axis that one launch can have
-
-
-def all_float32(*arrays):
-    """Whether all arrays, None left out, are float32."""
-    return all(a is None or a.dtype == np.float32 for a in arrays)
-
+SHARES = 4  # the most shares per axis in one launch
 
 # The structs of conv_window.cuh.
 Axis = np.dtype([(name, np.int32) for name in "count first step taps tap tap_step start stride dilation".split()])
@@ -29,6 +27,11 @@ NUMBERS = (
     "quads_x quads_w quads_y"
 )
 Geometry = np.dtype([("y", Axis, SHARES), ("x", Axis, SHARES), *((name, np.int32) for name in NUMBERS.split())])
+
+
+def all_float32(*arrays):
+    """Whether all arrays, None left out, are float32."""
+    return all(a is None or a.dtype == np.float32 for a in arrays)
 
 
 @takes(lambda x, w, window, size=None, b=None, residual=None, relu=False: all_float32(x, w, b, residual))
@@ -60,7 +63,7 @@ def convolve_backward_weights(x, gy, window):
         return xp.zeros(shape, np.float32)
     if _for_cublas(window, x):
         return xp.matmul(_matrix(x).T, _matrix(gy)).reshape(shape)
-    if _pointwise(window):  # one long row: the next pixel is found without a division
+    if _pointwise(window):  # one long row: no division is needed to find the next pixel
         x, gy = (a.reshape(1, 1, -1, a.shape[3]) for a in (x, gy))
     x, gy = _contiguous(x), _contiguous(gy)
     quads = inner % 4 == 0 and _aligned(x), False, outer % 4 == 0 and _aligned(gy)
@@ -99,7 +102,10 @@ def epilogue_backward(gy, y, needs_bias, overwrite=False):
 
 
 def _convolve(x, w, window, backward, b, residual, relu, y):
-    """Either direction: y, the result, is filled. One launch, unless a derivative has many shares."""
+    """Compute y, in either direction: one launch, unless the gradient of a map has more shares than fit into one.
+
+    backward: x is gy and y is gx.
+    """
     if y.size == 0:
         return y
     x, b, residual = (None if a is None else _contiguous(a) for a in (x, b, residual))
@@ -133,15 +139,16 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
 
 
 def _part(terms, blocks, enough):
-    """How many of the terms of a sum a block adds up, a whole number of steps: all of them, unless there are many terms
-    and, with all of them, fewer blocks than enough.
+    """How many terms of a sum each block adds up, a multiple of 16.
+
+    All of them, unless there are many terms and this would make fewer blocks than enough.
     """
     parts = max(1, min(-(-enough // blocks), terms // 256, 65535))
     return max(1, -(-terms // (16 * parts))) * 16
 
 
 def _finish(parts, number, b, residual, relu, y):
-    """y = relu(the sum of the parts + b + residual); parts may be y."""
+    """y = relu(sum of the parts + b + residual); number: how many parts; parts may be y itself."""
     pixels, channels = y.size // y.shape[-1], y.shape[-1]
     others = (NULL if a is None else _contiguous(a) for a in (b, residual))
     _, (lanes, rows) = channel_threads(channels, THREADS)
@@ -149,11 +156,11 @@ def _finish(parts, number, b, residual, relu, y):
     launch("conv_direct", "finish", blocks, (lanes, rows), parts, number, *others, pixels, channels, relu, y)
 
 
-# ---------------------------------------------------------------------------- products of matrices by cuBLAS
+# ---------------------------------------------------------------------------- matrix products by cuBLAS
 
 
 def _for_cublas(window, x):
-    """Whether a convolution is a product of matrices that cuBLAS may do: 1x1, in float32, not in a CUDA graph."""
+    """Whether cuBLAS may compute this convolution as a matrix product: 1x1, in float32, not in a CUDA graph."""
     plain = _pointwise(window) and window.groups == 1 and x.size > 0
     return plain and _precision() == "highest" and not capturing()
 
@@ -163,7 +170,7 @@ def _pointwise(window):
 
 
 def _matrix(a):
-    """(..., rows, columns) -> (all the others, columns); for weights (1, 1, in, out) -> (in, out)."""
+    """(..., C) -> (all the others, C): a map's pixels as rows; of weights (1, 1, in, out) the matrix (in, out)."""
     return a.reshape(-1, a.shape[-1])
 
 
@@ -178,7 +185,7 @@ def _finished(y, b, residual, relu):
 
 
 def _precision():
-    """What was asked for, if the card has it."""
+    """The precision that was asked for, if the card has it."""
     asked = get_matmul_precision()
     if asked == "highest" or int(sys.modules["cupy"].cuda.Device().compute_capability) < 80:
         return "highest"
@@ -186,7 +193,7 @@ def _precision():
 
 
 def _form(source, name, tile, *template):
-    """The file, the kernel's full name and its bytes of dynamic shared memory, for the precision that is set."""
+    """The source, the kernel's full name and its bytes of dynamic shared memory, for the current precision."""
     precision = _precision()
     if precision == "highest":
         return source, _instance(name, tile, *template), 0
@@ -203,12 +210,12 @@ def _instance(name, *template):
 
 
 def _small(groups, inner, outer):
-    """Whether groups are so small that they would leave most of a tile empty."""
+    """Whether the groups are so small that most of a tile would stay empty."""
     return groups > 1 and max(inner, outer) <= 16
 
 
 def _tiles(height, width, tile):
-    """How many squares of `tile` cover a matrix."""
+    """How many squares of side `tile` cover a matrix."""
     return -(-height // tile) * -(-width // tile)
 
 
@@ -217,14 +224,14 @@ def _contiguous(a):
 
 
 def _aligned(a):
-    """Whether the array begins where a float4 may (a part of a larger array need not)."""
+    """Whether the array begins where a float4 may begin; a part of a larger array need not."""
     return a.data.ptr % 16 == 0
 
 
 def _weights(w, groups, backward):
-    """The weights, and how many numbers lie from a place, a group, a channel read, a channel written to the next.
+    """The weights, and the distances in numbers between places, groups, channels read and channels written.
 
-    w: (kh, kw, Cin / groups, Cout), contiguous or with the last two axes exchanged (a transposed convolution's).
+    w: (kh, kw, Cin / groups, Cout), contiguous or with its last two axes exchanged, as in a transposed convolution.
     """
     inner, channels = w.shape[2:]
     exchanged = not w.flags.c_contiguous and w.transpose(0, 1, 3, 2).flags.c_contiguous
@@ -233,21 +240,23 @@ def _weights(w, groups, backward):
 
 
 def _settings(window):
-    """Kernel size, stride, padding and dilation, each (y, x)."""
+    """Kernel size, stride, padding and dilation of a `Window`, each (y, x)."""
     return window.kernel, window.stride, window.padding, window.dilation
 
 
 @lru_cache(maxsize=1024)
 def _geometries(window, source, result, channels, backward, steps, quads):
-    """For each launch: the struct Geometry; the most rows (of all images), columns and terms of a share; the shares.
+    """For each launch: the struct `Geometry`, the most rows (of all images), columns and terms of a share, the shares.
 
-    window: `_settings`. source, result: shapes of the map that is read and the one that is written. channels: groups,
-    and channels read and written of a group. steps: see `_weights`. quads: what may be read as float4 of x, w, y.
+    window: see `_settings`.  source, result: shapes of the map that is read and of the one that is written.
+    channels: (groups, channels read, channels written), the last two per group.  steps: see `_weights`.
+    quads: whether x, w and y may be accessed as float4.
     """
     axes = backward_axis if backward else forward_axis
     axes_y, axes_x = (axes(*settings) for settings in zip(result[1:3], *window))
     kernel_x = window[0][1]
     numbers = *source[1:3], *result[:3], kernel_x, *channels, *steps, *quads
+
     launches = []
     for y in range(0, len(axes_y), SHARES):
         for x in range(0, len(axes_x), SHARES):
@@ -263,16 +272,16 @@ def _geometries(window, source, result, channels, backward, steps, quads):
 
 
 def forward_axis(size, kernel, stride, padding, dilation):
-    """The one share (see Axis in conv_window.cuh) of a convolution along one axis; size: of the result."""
+    """The only share (see Axis in conv_window.cuh) of a convolution along one axis; size: the result's."""
     return [(size, 0, 1, kernel, 0, 1, -padding, stride, dilation)]
 
 
 def backward_axis(size, kernel, stride, padding, dilation):
-    """The shares of the derivative along one axis: for each phase the pixels p of the map, of `size`, with
-    (p + padding) % stride == phase.
+    """The shares of a map's gradient along one axis, one per phase: the pixels p with (p + padding) % stride == phase.
 
-    p = stride q + phase - padding meets place i of the kernel at pixel (p + padding - i dilation) / stride of gy, for
-    the i with (i dilation) % stride == phase: every step-th. So the pixels of a phase are a convolution of stride 1.
+    Pixel p = stride q + phase - padding meets place i of the window at pixel (p + padding - i dilation) / stride of gy,
+    for those i with (i dilation) % stride == phase, which are every step-th: each phase is a convolution of stride 1.
+    size: height or width of the map.
     """
     divisor = gcd(stride, dilation)
     shares = []

@@ -1,7 +1,8 @@
-"""Depthwise convolution on the CPU, float32: each channel has its own window of weights (kh, kw, channels).
+"""Depthwise convolution on the CPU, float32: each channel has its own window of weights (kh, kw).
 
-There is nothing to share between the columns of a product, so no tile is gathered: the window is summed pixel by pixel,
-a vector of channels at a time. For the rest see `conv_direct`.
+The columns of a matrix product would have nothing in common, so no tile is gathered here. The window is summed up pixel
+by pixel, for a vector of channels at a time. Launched by `parallel.run`. Moves x (kh * kw times from the cache), the
+result and the residual once. For everything else see `conv_direct`.
 """
 
 import numpy as np
@@ -15,14 +16,14 @@ from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import INT, LANES, VECTOR, address, load, multiply_add, store
 from minimask.machine.threads import threads
 
-STEPS, END = FIELDS + 1, FIELDS + 1 + len(Steps._fields)  # where a part's numbers hold the Steps of the weights
+STEPS, END = FIELDS + 1, FIELDS + 1 + len(Steps._fields)  # where the numbers of a part hold the weights' Steps
 
 
 @intrinsic
 def window_sum(typing, target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, add):
     """target[target0 + l] (+)= sum of x[x0 + i x_i + j x_j + l] * w[w0 + i w_i + j w_j + l] over i < rows, j < columns.
 
-    For l < LANES; the sum stays in a register. add: keep what target holds and add to it.
+    For l < LANES; the sum stays in a register. add: whether to add to what target holds.
     """
 
     def generate(context, builder, signature, arguments):
@@ -55,14 +56,14 @@ def window_sum(typing, target, target0, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, 
 
 @njit(cache=True)
 def taps_inside(start, dilation, kernel, size):
-    """(first, count) of the taps start + i dilation, i < kernel, that lie in 0 .. size - 1."""
+    """(first, count) of the taps start + i dilation, i < kernel, that lie within 0 .. size - 1."""
     first = max(0, (-start + dilation - 1) // dilation)
     return first, max(0, min(kernel, (size - start + dilation - 1) // dilation) - first)
 
 
 @njit(cache=True)
 def sum_products(target, to, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, channels, add):
-    """`window_sum` for all channels, of which there are any number."""
+    """`window_sum` for any number of channels."""
     whole = channels // LANES * LANES
     for c in range(0, whole, LANES):
         window_sum(target, to + c, x, x0 + c, x_i, x_j, w, w0 + c, w_i, w_j, rows, columns, add)
@@ -76,13 +77,14 @@ def sum_products(target, to, x, x0, x_i, x_j, w, w0, w_i, w_j, rows, columns, ch
 
 @njit(cache=True)
 def forward_part(t, parts, arrays, numbers):
-    """The rows of thread t of out = relu(x * w + bias + residual)."""
+    """out = relu(x * w + bias + residual) for the rows of thread t."""
     x, w, bias, residual, out = arrays[:5]
     g = Geometry(*numbers[:FIELDS])
     relu = numbers[FIELDS]
     steps = Steps(*numbers[STEPS:END])
     channels = g.inner
     x_i, x_j = g.dilation_y * g.width * channels, g.dilation_x * channels
+
     for line in range(t * g.images * g.rows // parts, (t + 1) * g.images * g.rows // parts):
         image, row = line // g.rows, line % g.rows
         top = row * g.stride_y + g.start_y
@@ -94,6 +96,7 @@ def forward_part(t, parts, arrays, numbers):
             tap = steps.start + i * steps.i + j * steps.j
             at = g.out_start + image * g.out_image + row * g.out_row + column * g.out_column
             sum_products(out, at, x, of, x_i, x_j, w, tap, steps.i, steps.j, rows, columns, channels, 0)
+
             result = out[at : at + channels]
             for c in range(channels):
                 result[c] += bias[c]
@@ -108,7 +111,7 @@ def forward_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """gw[t] (kh, kw, channels): what the rows of thread t add to the gradient of the weights."""
+    """gw[t] (kh, kw, channels) = what the rows of thread t add to the gradient of the weights."""
     x, gy, gw = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
     channels = g.inner
@@ -128,17 +131,20 @@ def weights_part(t, parts, arrays, numbers):
 
 
 def fits(inner, outer, groups):
-    """Whether each output channel sees one input channel and each input channel has one output channel."""
+    """Whether each group has a single input and a single output channel; inner, outer: channels per group."""
     return inner == outer == 1 < groups
 
 
 def forward(x, w, steps, g, bias, residual, relu, out):
-    """The convolution that Geometry g describes, with g.inner = g.outer = channels and one group; w: flat, in Steps."""
+    """The convolution that `Geometry` g describes, written to out.
+
+    g: its inner and outer are all channels, its groups 1.  w: flat; steps: the weights' `Steps`.
+    """
     run(forward_part, (flat(x), w, bias, flat(residual), flat(out)), (*g, relu, *steps))
 
 
 def backward_weights(x, gy, window):
-    """x, gy -> gw (kh, kw, 1, channels)."""
+    """gw (kh, kw, 1, channels) from x and gy."""
     channels, start = x.shape[3], tuple(-p for p in window.padding)
     settings = window.kernel, window.stride, window.dilation, start, gy.shape[1:3], (0, 0, 0, 0)
     g = geometry(x.shape, 1, channels, channels, *settings, 0, threads())

@@ -1,24 +1,25 @@
-"""Convolution on the CPU, float32: gather a tile of pixels, multiply it with the weights, finish it while in cache.
+"""Convolution on the CPU, float32, as the direct sum: gather a tile of pixels, multiply it by the weights, finish it.
 
-For one output pixel the numbers under the window, written in a row, are kh * kw * Cin long; for many pixels they are a
-matrix (often called im2col), and convolution is that matrix times the weights (kh * kw * Cin, Cout). The whole matrix
-would be kh * kw times the map: writing and reading it costs more than the arithmetic. So it is made a tile at a time:
+The numbers under the window of one output pixel, written side by side, form a row of length kh * kw * Cin. The rows of
+all pixels form a matrix (often called im2col), and convolution is this matrix times the weights (kh * kw * Cin, Cout).
+The whole matrix would be kh * kw times as large as the map, and writing and reading it would cost more than the
+arithmetic, so it is made one tile at a time:
 
-    for each tile of some 100 output pixels (a thread takes every tile of its part):
-        gather    the rows of the tile, into a buffer that stays in the second-level cache
-        multiply  by the weights, cut into panels of WIDTH columns: blocks of ROWS x WIDTH results in registers
-        finish    + bias + residual, ReLU, write
+    for each tile of about 100 output pixels (every thread has its own range of tiles):
+        gather    the rows of the tile into a buffer that stays in the second-level cache
+        multiply  by the weights, cut into panels of WIDTH columns; blocks of ROWS x WIDTH results stay in registers
+        finish    add bias and residual, ReLU, write
 
-The gradient of the map is a convolution again, with the weights mirrored and in and out exchanged. For a stride s > 1,
-the pixels of the map fall into s x s phases by their place modulo s: the pixels of one phase meet the same rows and
-columns of the weights (every s-th), so each phase is a convolution of stride 1 that writes every s-th pixel. A
-transposed convolution is the same. The gradient of the weights is in `conv_weights`.
+The gradient of the map is a convolution too: its weights are mirrored, and their input and output channels exchanged.
+With a stride s > 1, the pixels of the map fall into s x s phases, by their position modulo s. All pixels of one phase
+meet the same rows and columns of the weights (every s-th), so each phase is a convolution of stride 1 that writes every
+s-th pixel. A transposed convolution is computed the same way. `conv_weights` has the gradient of the weights.
 
-Grouped convolutions take the groups one by one, small groups several at a time as one with zeros between strangers; if
-each group is one channel, see `conv_depthwise`.
+Groups of channels are taken one by one. Small groups are merged into larger ones, with zero weights between channels
+that belong to different groups. If each channel is a group of its own, `conv_depthwise` takes over.
 
-Moves, at least: x once (from memory; kh * kw times from cache), the result once, the residual once; 2 * kh * kw * Cin
-flops for each number of the result.
+Launched by `parallel.run`. Moves at least x, the result and the residual once each (from the cache, x kh * kw times),
+and takes 2 * kh * kw * Cin flops per number of the result.
 """
 
 from functools import lru_cache
@@ -50,16 +51,19 @@ from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import LANES, WIDTH, multiply, scratch
 from minimask.machine.threads import threads
 
-DEPTH = 576  # rows of a panel of weights that are used at a time: 73 kB
-RESULTS = 65536  # of a tile that are multiplied before they are finished: a quarter of a megabyte
+DEPTH = 576  # rows of a panel of weights that are used at a time (73 kB with WIDTH = 32)
+RESULTS = 65536  # results of a tile that are multiplied before they are finished (256 kB)
 
 
-# -------------------------------------------------------------------------------------------- shares of one thread
+# -------------------------------------------------------------------------------------------- the work of one thread
 
 
 @njit(cache=True)
 def finish(result, padded, bias, residual, relu, g, channel, channels, first, count, out):
-    """out = relu(result + bias + residual) for the pixels of a tile and `channels` channels from `channel` on."""
+    """out = relu(result + bias + residual) for the pixels of a tile and `channels` channels, starting at `channel`.
+
+    result: (count, padded).  first: index of the tile's first pixel, counted through all images.
+    """
     own_bias = bias[channel : channel + channels]
     image, row, column = place(g, first)
     for p in range(count):
@@ -80,7 +84,10 @@ def finish(result, padded, bias, residual, relu, g, channel, channels, first, co
 
 @njit(cache=True)
 def multiply_panels(rows, rows0, lengths, panels, panel0, first, last, result, to, step, n, outer):
-    """result (n, step) = the rows of n pixels times the panels first .. last - 1 of weights; lengths: `row_length`."""
+    """result (n, step) = the rows of n pixels times the panels first .. last - 1 of the weights.
+
+    rows0, panel0, to: where the rows, the panels and the result begin.  lengths: see `row_length`.
+    """
     depth, row_step = lengths
     for k in range(0, depth, DEPTH):
         deep = min(DEPTH, depth - k)
@@ -91,12 +98,12 @@ def multiply_panels(rows, rows0, lengths, panels, panel0, first, last, result, t
 
 @njit(cache=True)
 def forward_part(t, parts, arrays, numbers):
-    """The tiles of thread t. panels: (groups, panels of a group, depth, WIDTH)."""
+    """Compute the tiles of thread t. panels: (groups, panels per group, depth, WIDTH)."""
     x, panels, bias, residual, out = arrays[:5]
     g = Geometry(*numbers[:FIELDS])
     relu, straight = numbers[FIELDS], numbers[FIELDS + 1]
     lengths = depth, row_step = row_length(g)
-    count = (g.outer + WIDTH - 1) // WIDTH  # panels of a group
+    count = (g.outer + WIDTH - 1) // WIDTH  # panels per group
     together = min(count, max(1, RESULTS // (g.tile * WIDTH)))  # panels that are multiplied before they are finished
     padded = together * WIDTH
     pixels = g.images * g.rows * g.columns
@@ -104,6 +111,7 @@ def forward_part(t, parts, arrays, numbers):
     as_is = rows_as_they_are(g)
     buffer = scratch(g.tile * row_step + LANES)
     result = scratch(g.tile * padded)
+
     for q in range(t * tiles // parts, (t + 1) * tiles // parts):
         first = q * g.tile
         n = min(g.tile, pixels - first)
@@ -113,10 +121,12 @@ def forward_part(t, parts, arrays, numbers):
                 rows, rows0 = x, first * depth
             else:
                 gather(x, g, group, first, n, buffer)
-            if straight:  # nothing to finish: the product goes where the result lies
+
+            if straight:  # nothing to finish: the product goes straight to the result
                 to = g.out_start + first * g.outer
                 multiply_panels(rows, rows0, lengths, panels, 0, 0, count, out, to, g.outer, n, g.outer)
                 continue
+
             for some in range(0, count, together):
                 last = min(count, some + together)
                 panel = group * count * depth * WIDTH
@@ -133,6 +143,7 @@ def convolve(x, w, window, size, b=None, residual=None, relu=False):
     kh, kw, inner, outer = w.shape
     groups = window.groups
     out = np.empty((len(x), *size, outer), np.float32)
+
     start, at = tuple(-p for p in window.padding), (0, *_pixel_strides(out))
     channels = inner, outer // groups, groups
     settings = (kh, kw), window.stride, window.dilation, start, size, at
@@ -147,8 +158,10 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
     out = np.empty((len(gy), *size, inner * groups), np.float32)
     settings = zip(size, w.shape, window.stride, window.padding, window.dilation)
     phases_y, phases_x = (_phases(*s) for s in settings)
-    if not all(phase["taps"] for phase in phases_y + phases_x):  # pixels that no place of the kernel meets
+
+    if not all(phase["taps"] for phase in phases_y + phases_x):  # some pixels are met by no place of the window
         out[:] = 0 if b is None else np.maximum(b, 0) if relu else b
+
     weights, steps = flat(w), mirrored(w, groups)
     channels = outer // groups, inner, groups
     image, row, column = _pixel_strides(out)
@@ -168,9 +181,10 @@ def convolve_backward_data(gy, w, size, window, b=None, relu=False):
 
 
 def _forward(x, w, steps, channels, settings, out, b, residual, relu):
-    """One convolution of x into the pixels of `out` that the settings say.
+    """One convolution of x, written to those pixels of `out` that the settings name.
 
-    channels: (inner, outer) of a group, groups. settings: kernel, stride, dilation, start, size, at; see `geometry`.
+    channels: (inner, outer) of a group, and the number of groups.
+    settings: (kernel, stride, dilation, start, size, at), see `geometry`.
     """
     inner, outer, groups = channels
     kernel, stride, dilation, start, size, at = settings
@@ -179,30 +193,32 @@ def _forward(x, w, steps, channels, settings, out, b, residual, relu):
         g = geometry(x.shape, 1, groups, groups, kernel, stride, dilation, start, size, at, 0, threads())
         conv_depthwise.forward(x, w, steps, g, bias, residual, relu, out)
         return
+
     merged = mergeable(groups, outer)
     shape = groups // merged, merged * inner, merged * outer
     depth = kernel[0] * kernel[1] * shape[1]
     tile = 4 * TILE_ROWS if depth * shape[2] > MANY_WEIGHTS else min(TILE_ROWS, TILE_NUMBERS // depth)
     g = geometry(x.shape, *shape, kernel, stride, dilation, start, size, at, tile, threads())
     panels = pack(w, steps, kernel, g, merged)
+
     plain = b is None and residual is None and not relu and groups == 1 and outer % WIDTH == 0
     straight = plain and at[1:] == _pixel_strides(out)
     run(forward_part, (flat(x), panels, bias, flat(residual), flat(out)), (*g, relu, straight))
 
 
 def _pixel_strides(out):
-    """Numbers from an image, a row, a pixel of a contiguous map to the next."""
+    """Distances, in numbers, between the images, rows and pixels of a contiguous map."""
     _, height, width, channels = out.shape
     return height * width * channels, width * channels, channels
 
 
 @lru_cache(maxsize=1024)
 def _phases(size, kernel, stride, padding, dilation):
-    """Along one axis, for each phase: the pixels p of the map with (p + padding) % stride == phase, and how a
-    convolution fills them.
+    """The phases of one axis: phase f holds the pixels p of the map with (p + padding) % stride == f.
 
-    p = stride q + phase - padding meets place i of the kernel at row (p + padding - i dilation) / stride of gy, for
-    the i with (i dilation) % stride == phase: every step-th. Mirrored, they are a kernel of stride 1.
+    Pixel p = stride q + f - padding meets place i of the window at row (p + padding - i dilation) / stride of gy, for
+    those i with (i dilation) % stride == f, which are every step-th. Mirrored, these places are a window of stride 1.
+    Returns a dict per phase: which pixels it has, and the convolution of gy that fills them.
     """
     phases = []
     step = stride // gcd(stride, dilation)
@@ -213,7 +229,7 @@ def _phases(size, kernel, stride, padding, dilation):
         phases.append(
             {
                 "taps": len(taps),
-                "place": kernel - 1 - taps[-1] if taps else 0,  # of the first tap in the mirrored kernel
+                "place": kernel - 1 - taps[-1] if taps else 0,  # the first tap's, in the mirrored window
                 "step": step,
                 "first": first,
                 "count": max(0, -(-(size - first) // stride)),
@@ -225,6 +241,6 @@ def _phases(size, kernel, stride, padding, dilation):
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache), but not the depthwise ones, which few models use."""
+    """Compile the kernels, or load them from the cache; not the depthwise ones, which few models need."""
     x, w = np.zeros((1, 4, 4, 1), np.float32), np.zeros((3, 3, 1, 1), np.float32)
     convolve(x, w, Window((3, 3), padding=1), (4, 4))

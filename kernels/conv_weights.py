@@ -1,11 +1,12 @@
-"""The gradient of a convolution's weights on the CPU, float32.
+"""The gradient of a convolution's weights on the CPU, float32, as the direct sum.
 
-The rows that `conv_direct` gathers, transposed, are multiplied by the gradient of the result:
+The rows that `conv_direct` gathers, transposed, times the gradient of the result:
 
     gw[(i, j, c), o] = sum over pixels p of rows[p, (i, j, c)] gy[p, o]
 
-Each thread adds up its own tiles; then the sums are added in the order of the threads: same input, same thread count,
-same bits. Moves x (kh * kw times from cache) and gy once.
+Each thread adds up its own tiles. The threads' sums are then added in the order of the threads, so that the same input
+and the same number of threads give the same bits. Launched by `parallel.run`, twice. Moves x (kh * kw times from the
+cache) and gy once.
 """
 
 import numpy as np
@@ -32,17 +33,18 @@ from minimask.machine.threads import threads
 
 @njit(cache=True)
 def panel_rows(depth):
-    """Rows of a panel of sums: one more than are used, for panels a power of two apart would drive each other out of
-    the caches.
+    """Rows of a panel of sums: one more than are used.
+
+    Panels a power of two apart would fall into the same places of the caches and push each other out.
     """
     return depth + 1
 
 
 @njit(cache=True)
 def add_product(rows, rows0, panels, sums, to, g, n, add):
-    """sums (panels, panel_rows, WIDTH) (+)= the transposed rows of n pixels times their gradients in panels."""
+    """sums (panels, panel_rows, WIDTH) (+)= the transposed rows of n pixels times their gradients, given as panels."""
     depth, row_step = row_length(g)
-    for m in range(0, depth, ROWS):  # these columns of the rows stay in the nearest cache for all panels
+    for m in range(0, depth, ROWS):  # these columns of the rows stay in the first-level cache
         for r in range((g.outer + WIDTH - 1) // WIDTH):
             panel, of = r * g.tile * WIDTH, to + (r * panel_rows(depth) + m) * WIDTH
             count, columns = min(ROWS, depth - m), g.outer - r * WIDTH
@@ -51,7 +53,7 @@ def add_product(rows, rows0, panels, sums, to, g, n, add):
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """sums[t] (groups, panels, panel_rows, WIDTH): what the tiles of thread t add. gy: (pixels, groups * outer)."""
+    """sums[t] = what the tiles of thread t add: (groups, panels, panel_rows, WIDTH). gy: (pixels, groups * outer)."""
     x, gy, sums = arrays[:3]
     g = Geometry(*numbers[:FIELDS])
     depth, row_step = row_length(g)
@@ -61,10 +63,11 @@ def weights_part(t, parts, arrays, numbers):
     as_is = rows_as_they_are(g)
     buffer = scratch((1 if as_is else g.tile) * row_step + LANES)
     panels = scratch(count * g.tile * WIDTH)
-    size = count * panel_rows(depth) * WIDTH  # of a group's sums
+    size = count * panel_rows(depth) * WIDTH  # numbers in a group's sums
     begin, end = t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
         sums[t * g.groups * size : (t + 1) * g.groups * size] = 0
+
     for q in range(begin, end):
         first = q * g.tile
         n = min(g.tile, pixels - first)
@@ -74,6 +77,7 @@ def weights_part(t, parts, arrays, numbers):
                 for p in range(n):
                     of = ((first + p) * g.groups + group) * g.outer + r * WIDTH
                     copy(panels, (r * g.tile + p) * WIDTH, gy, of, columns)
+
             to = (t * g.groups + group) * size
             if as_is:
                 add_product(x, first * depth, panels, sums, to, g, n, q > begin)
@@ -84,15 +88,17 @@ def weights_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def total_part(t, parts, arrays, numbers):
-    """gw (taps, inner, all output channels): the sums of all threads, and of merged groups only the weights of friends.
+    """gw (taps, inner, all output channels) = the sum over the threads.
 
-    inner, outer: channels of one of the convolution's own groups, `merged` of which were multiplied as one.
+    inner, outer: channels of one of the convolution's own groups, `merged` of which were multiplied as one. Of merged
+    groups, only the products of channels in the same group are kept.
     """
     sums, gw = arrays[:2]
     taps, groups, inner, outer, merged = numbers[:5]
     count = (merged * outer + WIDTH - 1) // WIDTH
     depth = taps * merged * inner
     step = groups * count * panel_rows(depth) * WIDTH  # from one thread's sums to the next
+
     for row in range(t * taps * inner // parts, (t + 1) * taps * inner // parts):
         for group in range(groups * merged):
             member = group % merged
@@ -115,6 +121,7 @@ def convolve_backward_weights(x, gy, window):
     inner, outer = x.shape[3] // groups, channels // groups
     if conv_depthwise.fits(inner, outer, groups):
         return conv_depthwise.backward_weights(x, gy, window)
+
     merged = mergeable(groups, outer)
     start = tuple(-p for p in window.padding)
     shape = groups // merged, merged * inner, merged * outer
@@ -122,10 +129,11 @@ def convolve_backward_weights(x, gy, window):
     taps = window.kernel[0] * window.kernel[1]
     panels = -(-merged * outer // WIDTH)
     depth = taps * merged * inner
-    if taps == 1 or depth * panels * WIDTH > MANY_WEIGHTS:  # the sums are read and written for each tile: few tiles
+    if taps == 1 or depth * panels * WIDTH > MANY_WEIGHTS:  # every tile reads and writes the sums: few tiles
         tile = TILE_NUMBERS // (panels * WIDTH)
     else:
         tile = min(TILE_ROWS, TILE_NUMBERS // depth)
+
     g = geometry(x.shape, *shape, *settings, tile, threads())
     sums = scratch(threads() * g.groups * panels * panel_rows(depth) * WIDTH)
     run(weights_part, (flat(x), flat(gy), sums), g)
@@ -135,6 +143,6 @@ def convolve_backward_weights(x, gy, window):
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels, or load them from the cache."""
     x = np.zeros((1, 4, 4, 1), np.float32)
     convolve_backward_weights(x, x, Window((3, 3), padding=1))

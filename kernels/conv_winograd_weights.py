@@ -1,8 +1,10 @@
-"""The gradient of a convolution's weights by Winograd's identity, float32: see `conv_winograd`.
+"""The gradient of a convolution's weights by Winograd's identity, on the CPU, float32; see `conv_winograd`.
 
     gw = G^T [ sum over tiles of (B^T d B) * (A gY A^T) ] G
 
-Each thread sums up its own tiles; then the sums are added in the order of the threads and transformed.
+Each thread sums over its own tiles. The threads' sums are then added in the order of the threads, and transformed.
+Launched by `parallel.run`, twice. Moves x and gy once (x 36 / 16 times from the cache). The sums, four times as large
+as the weights, are read and written once per block of tiles.
 """
 
 import numpy as np
@@ -29,10 +31,11 @@ from minimask.machine.threads import threads
 times_a = linear_map(tuple(zip(*A_T)))
 times_g_t = linear_map(tuple(zip(*G)))
 
-# The sums are read and written once a block. With many channels that takes longer than the arithmetic: so a block has
-# at least one tile for so many sums. 256 channels, 200 x 272 pixels, blocks of 28 or of 224 tiles: 67 or 55 ms.
-SUMS_A_TILE = 300
-TOGETHER = 8  # input channels whose sums are read at a time: long runs of memory
+# Every block of tiles reads and writes all sums once. With many channels that takes longer than the arithmetic, so a
+# block has at least one tile per this many sums. 256 channels, 200 x 272 pixels, blocks of 28 or 224 tiles: 67 or 55
+# ms.
+SUMS_PER_TILE = 300
+TOGETHER = 8  # input channels whose sums are read together, which makes long runs of memory
 
 
 @njit(cache=True)
@@ -57,24 +60,27 @@ def transform_gradient(gy, g, first, count, buffer, columns, gradients):
 
 @njit(cache=True)
 def weights_part(t, parts, arrays, numbers):
-    """sums[t] (36, panels, inner, WIDTH): what the tiles of thread t add to the gradient of the transformed weights."""
+    """sums[t] = what the tiles of thread t add to the transformed weights' gradient: (36, panels, inner, WIDTH)."""
     x, gy, sums = arrays[:3]
     g = Tiling(*numbers[:FIELDS])
     inner, outer, block = g.inner, g.outer, g.block
     tiles = g.images * g.down * g.across
     count = (outer + WIDTH - 1) // WIDTH
-    matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * inner * WIDTH)  # of what is multiplied
+    # Distances between the 36 matrices of pixels, of gradients, and of sums.
+    matrices = apart(block * inner), apart(block * count * WIDTH), apart(count * inner * WIDTH)
     pixels, gradients = scratch(36 * matrices[0]), scratch(36 * matrices[1])
     buffer, columns = scratch(36 * max(inner, outer)), scratch(36 * LANES)
     ahead, begin, end = tiles_ahead(g), t * tiles // parts, (t + 1) * tiles // parts
     if begin == end:
         sums[t * 36 * matrices[2] : (t + 1) * 36 * matrices[2]] = 0
+
     for first in range(begin, end, block):
         n = min(block, end - first)
         transform_pixels(x, g, first, n, buffer, columns, pixels)
         transform_gradient(gy, g, first, n, buffer, columns, gradients)
+
         for e in range(36):
-            for k in range(e * ahead // 36, (e + 1) * ahead // 36):  # what the next block reads
+            for k in range(e * ahead // 36, (e + 1) * ahead // 36):  # fetch what the next block reads
                 image, row, column = place(g, first + block + k)
                 prefetch_tile(gy, g.rows, g.columns, outer, image, row, column, 0)
                 prefetch_tile(x, g.height, g.width, inner, image, row + g.start_y + 1, column + g.start_x + 1, 0)
@@ -86,12 +92,13 @@ def weights_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def total_part(t, parts, arrays, numbers):
-    """gw (3, 3, inner, outer) = G^T (sum of all threads' sums) G, for the input channels of thread t."""
+    """gw (3, 3, inner, outer) = G^T (sum of all threads' sums) G for the input channels of thread t."""
     sums, gw = arrays[:2]
     inner, outer = numbers[:2]
     matrix = apart((outer + WIDTH - 1) // WIDTH * inner * WIDTH)
     line, end = TOGETHER * WIDTH, (t + 1) * inner // parts
     total, half = scratch(36 * line), scratch(18 * LANES)
+
     for o in range(0, outer, WIDTH):
         for c in range(t * inner // parts, end, TOGETHER):
             count = min(TOGETHER, end - c) * WIDTH
@@ -103,6 +110,7 @@ def total_part(t, parts, arrays, numbers):
                     values = sums[at + other * 36 * matrix : at + other * 36 * matrix + count]
                     for i in range(count):
                         own[i] += values[i]
+
             for at in range(0, count, LANES):
                 if o + at % WIDTH >= outer:
                     continue
@@ -117,15 +125,16 @@ def convolve_backward_weights(x, gy, window):
     """See `minimask.convolution.convolve_backward_weights`; where `conv_winograd_tiles.fits` says so."""
     inner, outer = x.shape[3], gy.shape[3]
     sums = scratch(threads() * 36 * apart(-(-outer // WIDTH) * inner * WIDTH))
-    least = inner * outer // SUMS_A_TILE
+    least = inner * outer // SUMS_PER_TILE
     g = tiling(x.shape, outer, window.padding, gy.shape[1:3], threads(), least)
     run(weights_part, (flat(x), flat(gy), sums), g)
+
     gw = np.empty((3, 3, inner, outer), np.float32)
     run(total_part, (sums, flat(gw)), (inner, outer))
     return gw
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels, or load them from the cache."""
     x = np.zeros((1, 4, 4, 16), np.float32)
     convolve_backward_weights(x, x, Window((3, 3), padding=1))

@@ -1,7 +1,7 @@
-"""CUDA kernels: NAME.cu lies beside NAME.py, is compiled by CuPy when first used, and launched from NAME_cuda.py.
+"""Launching CUDA kernels: CuPy compiles NAME.cu when it is first used, and NAME_cuda.py launches it.
 
-A kernel takes flat arrays and numbers. `launch` turns Python's numbers into those that the kernels declare (int, float)
-and refuses what a kernel would misread: an array with strides, an int that is too large.
+A kernel takes flat arrays and numbers. `launch` converts Python's numbers to the types that kernels declare (int,
+float) and refuses what a kernel would misread: an array with strides, an int of more than 32 bits.
 """
 
 import contextlib
@@ -11,36 +11,37 @@ from pathlib import Path
 
 import numpy as np
 
-NULL = np.uint64(0)  # in place of an array that is not there
+NULL = np.uint64(0)  # instead of an array that is left out
 FOLDER = Path(__file__).parent
 _modules = {}
 _as_in_a_graph = False
 
 
 def launch(source, name, blocks, threads, *arguments, shared=0):
-    """Run a kernel of SOURCE.cu, without waiting for it.
+    """Start a kernel of SOURCE.cu without waiting for it.
 
-    name: the function, with its template's arguments as in `forward<true>`, one that a line `// instantiate:` of the
-    file lists. blocks, threads: ints or tuples (x, y, z). arguments: CuPy arrays, NULL, Python numbers (int and bool
-    become int, float becomes float), NumPy scalars as they are, a NumPy array that holds one record (a C struct).
+    name: the function, with template arguments as in `forward<true>`; a line `// instantiate:` of the file lists it.
+    blocks, threads: ints or tuples (x, y, z).
+    arguments: CuPy arrays, NULL, Python numbers (int and bool become int, float becomes float), NumPy scalars (passed
+        as they are), or a NumPy array that holds one record (a C struct).
     shared: bytes of dynamic shared memory.
     """
     kernel = _kernel(source, name)
     blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (blocks, threads))
-    if shared > 48 << 10:  # more than that only on demand
+    if shared > 48 << 10:  # more than 48 kB must be asked for
         kernel.max_dynamic_shared_size_bytes = shared
     kernel(blocks, threads, tuple(_argument(name, i, a) for i, a in enumerate(arguments)), shared_mem=shared)
 
 
 def blocks_for(items, threads, most=1 << 16):
-    """How many blocks of `threads` give each item a thread; at most `most`: kernels go on in strides of the grid."""
+    """How many blocks of `threads` threads give each item a thread, but at most `most`: kernels loop over the grid."""
     return max(1, min(most, -(-items // threads)))
 
 
 def channel_threads(channels, threads=256):
-    """For maps (N, H, W, C): how many channels a thread takes at once (4 or 1), and a block (lanes, rows) of threads.
+    """For maps (N, H, W, C): how many channels a thread takes at once (4 or 1), and the block (lanes, rows) of threads.
 
-    The lanes of a row share the channels of a pixel, up to 32 of them: a warp then reads whole lines of memory.
+    Up to 32 lanes share the channels of a pixel, so that a warp reads whole lines of memory.
     """
     vector = 1 if channels % 4 else 4
     lanes = min(32, 1 << max(channels // vector - 1, 0).bit_length())
@@ -48,13 +49,13 @@ def channel_threads(channels, threads=256):
 
 
 def capturing():
-    """Whether what runs now becomes part of a CUDA graph, or is a rehearsal for it: cuBLAS may not be called then."""
+    """Whether what runs now is being captured into a CUDA graph, or rehearsed for it: then cuBLAS may not be called."""
     return _as_in_a_graph or sys.modules["cupy"].cuda.get_current_stream().is_capturing()
 
 
 @contextlib.contextmanager
 def as_in_a_graph():
-    """Inside, the kernels are those that a CUDA graph will be captured of, so that all of them are compiled."""
+    """Inside, the same kernels run as in the capture of a CUDA graph, which compiles all of them beforehand."""
     global _as_in_a_graph
     before, _as_in_a_graph = _as_in_a_graph, True
     try:
@@ -64,17 +65,18 @@ def as_in_a_graph():
 
 
 def source_text(source):
-    """The text of SOURCE.cu as it is compiled: common.cuh, then the file, with the .cuh files it includes."""
+    """SOURCE.cu as it is compiled: common.cuh, then the file itself, with the .cuh files that it includes."""
     return _expanded("common.cuh") + _expanded(f"{source}.cu")
 
 
 def instantiations(text):
-    """The templates' names that the lines `// instantiate: a<true>, a<false>` of a source list."""
+    """The template instances that a source lists in lines like `// instantiate: a<true>, a<false>`."""
     lines = re.findall(r"^// instantiate: (.*)$", text, re.MULTILINE)
     return tuple(name.strip() for line in lines for name in re.split(r",(?![^<]*>)", line))
 
 
 def _expanded(name):
+    """The text of a file with its includes, and #line directives that keep the compiler's line numbers right."""
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((FOLDER / name).read_text(encoding="utf-8").splitlines(), 1):
         included = re.fullmatch(r'#include "(\w+\.cuh)"', line)
@@ -83,6 +85,7 @@ def _expanded(name):
 
 
 def _kernel(source, name):
+    """The compiled kernel, on the current card."""
     cupy = sys.modules["cupy"]
     key = cupy, cupy.cuda.Device().id, source
     if key not in _modules:
@@ -96,6 +99,7 @@ def _kernel(source, name):
 
 
 def _argument(name, i, value):
+    """Argument i of kernel `name` in the type that the kernel declares."""
     if isinstance(value, (bool, int)):
         if not -(2**31) <= value < 2**31:
             raise OverflowError(f"{name}: argument {i} does not fit into 32 bits: {value}")

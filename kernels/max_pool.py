@@ -1,8 +1,8 @@
-"""Max pooling on the CPU, float32: the largest value under each window, and which place of the window held it.
+"""Max pooling on the CPU, float32: the largest value under each window, and which place of the window holds it.
 
-The threads share the rows of the result (forward) or of the map (backward): in backward each pixel of the map collects
-from the windows over it, so that no two threads write to one place. Moves x once and y with the winners (a byte each)
-once; backward the same the other way.
+Launched by `parallel.run`: the threads share the rows of the result in the forward direction, those of the map in the
+backward one, where each pixel collects from the windows above it, so that no two threads write to the same place. Moves
+x, y and the winners (a byte each) once; the backward direction moves gy, gx and the winners once.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from minimask.kernels.parallel import flat, run
 
 @njit(cache=True)
 def max_pool_part(t, parts, arrays, numbers):
-    """y = the largest number under the window, winner = its place i * kw + j (the first of equals; NaN is largest)."""
+    """y = the largest number under the window, winner = its place i * kw + j; of equals the first; NaN is largest."""
     x, y = arrays[:2]
     winner = arrays[2].view(np.uint8)
     images, height, width, channels, kh, kw, sy, sx, py, px, rows, columns = numbers[:12]
@@ -41,7 +41,7 @@ def max_pool_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def max_pool_backward_part(t, parts, arrays, numbers):
-    """gx = the sum of gy over the windows that this pixel won."""
+    """gx = the sum of gy over the windows that the pixel won."""
     gy, gx = arrays[:2]
     winner = arrays[2].view(np.uint8)
     images, height, width, channels, kh, kw, sy, sx, py, px, rows, columns = numbers[:12]
@@ -87,7 +87,7 @@ def _settings(window):
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels, or load them from the cache."""
     window = Window((2, 2), (2, 2))
     y, winner = max_pool(np.ones((1, 2, 2, 1), np.float32), window)
     max_pool_backward(y, winner, (2, 2), window)

@@ -1,12 +1,12 @@
-"""What Numba cannot say by itself: one register-blocked matrix product, a memory copy, and small fixed linear maps.
+"""What Numba cannot express by itself: a register-blocked matrix product, a memory copy, small constant linear maps.
 
-Each is an `@intrinsic`: a function whose LLVM code is written out here, in vectors of LANES float32 numbers. All
-arrays are flat (1-D, contiguous, float32), and an offset says where in it to begin: nothing is checked, buffers must
-be large enough.
+Each is an `@intrinsic`, a function whose LLVM code is written out here, in vectors of LANES float32 numbers. All arrays
+are flat (1-D, contiguous, float32), and an offset says where to begin. Nothing is checked; buffers must be large
+enough.
 
-A matrix product is fast when its numbers stay in registers. `multiply` keeps a block of ROWS x (VECTORS * LANES)
-results in registers and walks over the depth k: it loads VECTORS vectors of b and, row by row, one number of a, and
-does ROWS * VECTORS fused multiply-adds of LANES numbers. The block is as large as the machine's registers allow:
+A matrix product is fast if its numbers stay in registers. `multiply` keeps a block of ROWS x (VECTORS * LANES) results
+in registers and walks along the depth k: it loads VECTORS vectors of b and, row by row, one number of a, and does
+ROWS * VECTORS fused multiply-adds of LANES numbers each. The block is as large as the machine's registers allow:
 
     machine   registers      block            registers used
     AVX-512   32 of 16       14 x 2 vectors   28 + 2 + 1
@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 
 def _register_block():
-    """(LANES, ROWS, VECTORS) for the processor that Numba compiles for."""
+    """(LANES, ROWS, VECTORS) of the processor that Numba compiles for."""
     features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     features = features.split(",")
     if "+avx512f" in features:
@@ -37,19 +37,20 @@ def _register_block():
 
 
 LANES, ROWS, VECTORS = _register_block()
-WIDTH = VECTORS * LANES  # columns of a block
-# Rows of the blocks that a product is cut into. ROWS - 1: the 27 rows of a 3x3 window of three channels are 14 and 13.
+WIDTH = VECTORS * LANES  # columns per block
+# Rows of the blocks that a product is cut into. ROWS - 1, because the 27 rows of a 3x3 window of three channels are 14
+# and 13.
 BLOCKS = sorted({rows for rows in (ROWS, ROWS - 1, 8, 4, 2, 1) if rows <= ROWS}, reverse=True)
-LINE = 16  # numbers of a line of the cache: 64 bytes
-SHORT = 6 * LANES  # numbers that `copy_short` copies at most
+LINE = 16  # numbers per cache line of 64 bytes
+SHORT = 6 * LANES  # the most numbers that `copy_short` copies
 
 _float, INT = ir.FloatType(), ir.IntType(64)
 VECTOR = ir.VectorType(_float, LANES)
-_ALIGN = 4  # bytes: addresses are those of single numbers
+_ALIGN = 4  # bytes: a vector may begin at any number
 
 
 def address(context, builder, array_type, array, offset_type, offset):
-    """Address of array[offset]."""
+    """The address of array[offset]."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [context.cast(builder, offset, offset_type, types.int64)])
 
@@ -62,6 +63,7 @@ def load(builder, pointer):
 
 
 def store(builder, vector, pointer):
+    """Write a vector to a float pointer."""
     builder.store(vector, builder.bitcast(pointer, VECTOR.as_pointer())).align = _ALIGN
 
 
@@ -74,16 +76,16 @@ def _splat(builder, number):
 
 
 def multiply_add(builder):
-    """The LLVM function a * b + c on vectors (one instruction where the processor has it)."""
+    """The LLVM function a * b + c on vectors, a single instruction if the processor has one."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
     return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
 
 
 @njit(cache=True)
 def scratch(size):
-    """An array of `size` numbers, not set, that begins at a line of the cache.
+    """An array of `size` uninitialized numbers that begins at a cache line.
 
-    A vector across the border of two lines is loaded and stored at half the speed: it costs Winograd's transforms 10 %.
+    Vectors that straddle two lines are loaded and stored at half the speed, which costs Winograd's transforms 10 %.
     """
     memory = np.empty(size + LINE, np.float32)
     first = -(memory.ctypes.data // 4) % LINE
@@ -94,7 +96,7 @@ def scratch(size):
 
 
 def _block_function(module, rows, vectors):
-    """The LLVM function that computes a block of results: built once in a module, and called where it is used."""
+    """The LLVM function that computes one block of results; built once per module, then called."""
     name = f"minimask_multiply_block_{rows}x{vectors * LANES}"
     if name in module.globals:
         return module.globals[name]
@@ -136,7 +138,7 @@ def _block_function(module, rows, vectors):
 def _multiply(vectors):
     @intrinsic
     def multiply_rows(typing, a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add):
-        """`multiply` for the first vectors * LANES columns: blocks of ROWS rows, then smaller ones for what is left."""
+        """`multiply` for the first vectors * LANES columns: blocks of ROWS rows, then smaller ones for the rest."""
 
         def generate(context, builder, signature, arguments):
             kinds = signature.args
@@ -175,7 +177,8 @@ def multiply(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, columns, depth, ad
     """c[m, n] (+)= sum_k a[m, k] b[k, n] for m < rows, n < WIDTH, k < depth.
 
     a[m, k] is a[a0 + m a_row + k a_step], c[m, n] is c[c0 + m c_row + n]. b is a panel: b[k, n] is b[b0 + k WIDTH + n].
-    If no more than half of the WIDTH columns are in use, only half are computed. add: keep what c holds and add to it.
+    columns: how many of the WIDTH columns are used; if at most half of them, only half are computed.
+    add: whether to add to what c holds.
     """
     if columns <= WIDTH // 2:
         _multiply_narrow(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, depth, add)
@@ -188,7 +191,7 @@ def multiply(a, a0, a_row, a_step, b, b0, c, c0, c_row, rows, columns, depth, ad
 
 @intrinsic
 def copy(typing, target, target0, source, source0, count):
-    """target[target0 : target0 + count] = source[source0 : source0 + count]: a loop takes four times as long."""
+    """target[target0 : target0 + count] = source[source0 : source0 + count], four times as fast as a loop."""
 
     def generate(context, builder, signature, arguments):
         kinds = signature.args
@@ -202,7 +205,7 @@ def copy(typing, target, target0, source, source0, count):
 
 @intrinsic
 def copy_short(typing, target, target0, source, source0, count):
-    """The same for at most SHORT numbers, in whole vectors: up to LANES - 1 numbers more are read and written."""
+    """`copy` of at most SHORT numbers, in whole vectors: up to LANES - 1 more numbers are read and written."""
 
     def generate(context, builder, signature, arguments):
         kinds = signature.args
@@ -221,7 +224,7 @@ def copy_short(typing, target, target0, source, source0, count):
 def _prefetch(write):
     @intrinsic
     def prefetch(typing, array, offset):
-        """Begin to bring the line that holds array[offset] into the cache, and do not wait for it."""
+        """Begin to fetch the line that holds array[offset] into the cache, without waiting for it."""
 
         def generate(context, builder, signature, arguments):
             kinds, small = signature.args, ir.IntType(32)
@@ -229,7 +232,7 @@ def _prefetch(write):
             at = builder.bitcast(at, ir.IntType(8).as_pointer())
             kind = ir.FunctionType(ir.VoidType(), [at.type, small, small, small])
             function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
-            builder.call(function, [at, small(write), small(2), small(1)])  # 2: no nearer than the second level
+            builder.call(function, [at, small(write), small(2), small(1)])  # 2: into the second level
             return context.get_dummy_value()
 
         return types.void(array, offset), generate
@@ -241,10 +244,11 @@ prefetch_to_read, prefetch_to_write = _prefetch(0), _prefetch(1)
 
 
 def linear_map(matrix):
-    """An intrinsic that multiplies a small constant matrix with vectors of LANES numbers.
+    """An intrinsic that multiplies a small constant matrix by vectors of LANES numbers.
 
     apply(source, s0, s_step, target, t0, t_step): with x_j the LANES numbers from source[s0 + j s_step] on, writes
-    y_i = sum_j matrix[i][j] x_j to target[t0 + i t_step]. Entries 0 cost nothing, entries 1 and -1 no multiplication.
+    y_i = sum_j matrix[i][j] x_j to target[t0 + i t_step]. Entries of 0 cost nothing, entries of 1 and -1 no
+    multiplication.
     """
 
     def row(builder, coefficients, x):
