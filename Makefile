@@ -1,11 +1,11 @@
 # make demo   sets up .venv, then trains, evaluates and draws on drawn scenes (minutes, two CPU cores)
 # make test   sets up .venv, then runs the linter and the tests
 # make sanitize   on a machine with an NVIDIA GPU: the kernels' tests there, and under compute-sanitizer
-# make PYTHON=python3.12 demo   with another Python (3.10 to 3.13)
+# make PYTHON=python3.12 demo   with another version (Python 3.10 to 3.14)
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 
 .PHONY: demo test sanitize clean
 .DELETE_ON_ERROR:
@@ -23,20 +23,20 @@ sanitize: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest tests/cuda_on_cpu
 	$(VENV)/bin/python -m tests.cuda_on_cpu.sanitize
 
-# The stamps are younger than pyproject.toml as long as what is installed is what it asks for.
+# The stamp files record when the packages were installed: a newer pyproject.toml installs them again.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	@echo "installing minimask and its requirements in $(VENV) ..."
+	@echo "installing minimask and its requirements in $(VENV) (400 MB, once) ..."
 	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
-	@echo "installing minimask, its requirements and the test tools in $(VENV) ..."
+	@echo "installing minimask, its requirements and the test tools in $(VENV) (1.3 GB, once) ..."
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "minimask needs Python 3.10 to 3.13; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	  { echo "minimask needs Python 3.10 to 3.14; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 clean:

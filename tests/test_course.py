@@ -13,9 +13,10 @@ import pytest
 from minimask.course import check_file, commands
 from minimask.errors import InputError
 
-nbformat = pytest.importorskip("nbformat", reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+NO_TOOLS = "the course's tools are not installed: pip install -e '.[teach]'"
+nbformat = pytest.importorskip("nbformat", reason=NO_TOOLS)
 for package in ("jupytext", "nbclient", "nbgrader", "nbconvert", "ipykernel"):
-    pytest.importorskip(package, reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+    pytest.importorskip(package, reason=NO_TOOLS)
 
 from minimask.check.engine import CheckFailed  # noqa: E402
 from minimask.course import coverage, exercises, notebooks  # noqa: E402
@@ -190,12 +191,12 @@ def test_cell_that_takes_too_long_is_stopped(course, tmp_path):
     changed(course, tmp_path, "minutes: 7", "time_limit: 3")
     source = tmp_path / "03_halves.py"
     source.write_text(source.read_text().replace("print(half)", "import time; time.sleep(100)"))
-    with pytest.raises(InputError, match="not done after 3 seconds"):
+    with pytest.raises(InputError, match="did not finish within 3 seconds"):
         run("notebooks", "--notebooks", tmp_path)
 
 
 def test_no_such_notebook(course):
-    with pytest.raises(InputError, match="has no notebook 7; there are 03"):
+    with pytest.raises(InputError, match="there is no notebook 7, only 03"):
         run("notebooks", "7", "--notebooks", course)
 
 
@@ -205,6 +206,15 @@ def test_links_to_hosted_notebooks(course, monkeypatch):
     first = notebooks.read_source(course / "03_halves.py").cells[0].source
     assert "https://colab.research.google.com/github/somebody/something/blob/HEAD/notebooks/03_halves.ipynb" in first
     assert "https://mybinder.org/v2/gh/somebody/something/HEAD?labpath=notebooks/03_halves.ipynb" in first
+
+
+def test_build_in_another_folder(course, tmp_path):
+    run("notebooks", "--notebooks", course, "--output", tmp_path)
+    assert (tmp_path / "03_halves.ipynb").read_bytes() == (course / "03_halves.ipynb").read_bytes()
+    assert run("coverage", "--notebooks", tmp_path) == 0
+    (tmp_path / "03_halves.py").write_text("# %%\n1 + 1\n")
+    with pytest.raises(InputError, match="03_halves.py: differs from the course's own"):
+        run("notebooks", "--notebooks", course, "--output", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------ the exercises
@@ -243,7 +253,7 @@ def test_students_work_is_not_overwritten(course, tmp_path):
     path = tmp_path / "03_halves.ipynb"
     work = path.read_text().replace("raise NotImplementedError()", "return x / 2")
     path.write_text(work)
-    with pytest.raises(InputError, match="03_halves.ipynb: there already, perhaps with somebody's work in it"):
+    with pytest.raises(InputError, match="03_halves.ipynb: exists already and may hold somebody's work"):
         run("exercises", tmp_path, "--notebooks", course)
     assert path.read_text() == work
     run("exercises", tmp_path, "--notebooks", course, "--overwrite")
@@ -291,6 +301,7 @@ def test_file(one_check, tmp_path, capsys, source, status, said):
     [
         ("x = 1 / 0\n", [], "stops in line 1 with ZeroDivisionError: division by zero"),
         ("def half(x)\n", [], "stops in line 1 with SyntaxError"),
+        ("import sys\nsys.exit('done')\n", [], "stops in line 2 with SystemExit: done"),
         ("y = 1\n", [], "has no function my_NAME with NAME one of: half, third"),
         ("def half(x):\n    return x / 2\n", ["--only", "third"], "has no function my_NAME with NAME one of: third"),
         ("", ["--only", "quarter"], "there is no check 'quarter'; there are: half, third"),
@@ -301,6 +312,20 @@ def test_file_that_cannot_be_checked(one_check, tmp_path, source, arguments, sai
     path.write_text(source)
     with pytest.raises(InputError, match=re.escape(said)):
         run("check", path, *arguments)
+
+
+def test_file_named_by_a_relative_path(one_check, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("\nx = 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="mine.py: stops in line 2 with ZeroDivisionError"):
+        run("check", "mine.py")
+
+
+def test_function_that_matches_no_check(one_check, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("def my_half(x):\n    return x / 2\n\ndef my_thrid(x):\n    return x / 3\n")
+    assert run("check", path) == 0
+    assert "skip  my_thrid: matches no check (did you mean 'third'?)" in capsys.readouterr().out
 
 
 def test_file_that_is_not_there(tmp_path):
@@ -351,7 +376,7 @@ def lectures(course, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(course, tmp_path_factory):
     """The folder of the book."""
-    pytest.importorskip("jupyter_book", reason="jupyter-book is not installed: pip install -e '.[notebooks]'")
+    pytest.importorskip("myst_nb", reason=NO_TOOLS)
     folder = tmp_path_factory.mktemp("book") / "pages"
     run("book", folder, "--notebooks", course)
     return folder
@@ -428,6 +453,12 @@ def test_book_in_a_browser(pages):
         page = opened.go(f"{address}/search.html?q=halving")
         page.wait_for_selector("#search-results li a")
         assert "03_halves.html" in page.locator("#search-results li a").first.get_attribute("href")
+
+
+def test_pages_bring_the_licenses_of_their_scripts(lectures, pages):
+    for path in (lectures / "reveal" / "LICENSE", lectures / "LICENSE-MathJax.txt"):
+        assert "Copyright" in path.read_text() or "Apache License" in path.read_text()
+    assert "Apache License" in (pages / "_static" / "LICENSE-MathJax.txt").read_text()
 
 
 def test_nothing_in_the_pages_is_loaded_from_the_network(lectures, pages):

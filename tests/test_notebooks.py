@@ -1,20 +1,20 @@
-"""The course itself: each notebook runs from a clean kernel, is what its source says, and its pages can be read.
+"""The course itself: each notebook runs from a clean kernel, matches its source, and can be read in slides and book.
 
-A notebook is run once, in its own time limit, as students meet it: before each exercise's solution its stub is run and
-checked, and must be told to be not written yet. (`pytest --nbmake notebooks` would run them too, but with a time limit
-a cell, not a notebook, and without the stubs.)
+Each notebook is run once, within its own time limit, as students meet it: before the solution of an exercise, its stub
+is run and checked, and the check must report that the function is not written yet.
 """
 
 import copy
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+NO_TOOLS = "the course's tools are not installed: pip install -e '.[teach]'"
+nbformat = pytest.importorskip("nbformat", reason=NO_TOOLS)
 for package in ("jupytext", "nbclient", "nbgrader", "nbconvert", "ipykernel"):
-    pytest.importorskip(package, reason="Jupyter's packages are not installed: pip install -e '.[notebooks]'")
+    pytest.importorskip(package, reason=NO_TOOLS)
 
 from minimask import course  # noqa: E402
-from minimask.course import book, coverage, exercises, notebooks, slides  # noqa: E402
+from minimask.course import coverage, exercises, notebooks, slides  # noqa: E402
 from tests import browser  # noqa: E402
 
 NAMES = """
@@ -70,9 +70,9 @@ def test_every_slide_of_the_talks_has_a_section():
 
 
 @pytest.mark.skipif(bool(MISSING), reason=NOT_YET)
-def test_readme_lists_the_sections():
-    readme = (course.FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    assert coverage.markdown() in readme, "python -m minimask coverage --markdown prints the table that is missing"
+def test_guide_lists_the_sections():
+    page = (course.FOLDER / "guide" / "slides.md").read_text(encoding="utf-8")
+    assert coverage.markdown() in page, "python -m minimask coverage --markdown prints the table that is missing"
 
 
 def test_sections_name_their_slides():
@@ -96,7 +96,9 @@ def pages(tmp_path_factory):
     """The folder of the book."""
     if not SOURCES:
         pytest.skip(NOT_YET)
-    pytest.importorskip("jupyter_book", reason="jupyter-book is not installed: pip install -e '.[notebooks]'")
+    pytest.importorskip("myst_nb", reason=NO_TOOLS)
+    from minimask.course import book
+
     folder = tmp_path_factory.mktemp("book") / "pages"
     book.write(folder)
     return folder

@@ -1,35 +1,50 @@
-"""The course: notebooks, slides, book and exercises, all made from the sources notebooks/NN_name.py.
+"""The course: notebooks, hand-outs, slides and a book, all made from the sources notebooks/NN_name.py.
 
 notebooks.py   source -> notebook with outputs, beside the source
-exercises.py   source -> what students get: the same without solutions
-slides.py      notebook -> slides that need no network
-book.py        all notebooks -> pages with navigation and search that need no network
+exercises.py   source -> the students' notebook: the same, without solutions
+slides.py      notebook -> slides that work without a network
+book.py        notebooks, guide and docstrings -> web pages with navigation and search, also without a network
+reference.py   docstrings -> the pages of the API reference in the book
 coverage.py    which section teaches which slide of the two talks that the course follows
-check_file.py  the checks of the exercises, for a student's own .py file
+check_file.py  runs the checks of the exercises on a student's own .py file
 commands.py    all of these on the command line
 """
 
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"  # the sources, in a checkout
+PACKAGE = Path(__file__).resolve().parents[1]
 
-# Where the project is public, "https://github.com/OWNER/NAME": then notebooks open with links to Colab and Binder.
+
+def _place(name):
+    """A folder that an installed minimask holds inside itself, and a checkout beside it."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+FOLDER = _place("notebooks")  # the notebooks' sources; in a checkout the built notebooks too
+TOY_WEIGHTS = _place("data") / "toy_weights.npz"
+
+# For example "https://github.com/OWNER/NAME" once the project has a public address: the notebooks then get links that
+# open them in Colab and Binder.
 REPOSITORY = ""
 
-TOY_WEIGHTS = FOLDER.parent / "data" / "toy_weights.npz"
+HOW_TO_INSTALL = "pip install 'minimask[teach]' (in a checkout: pip install -e '.[teach]')"
 HOW_TOY_WEIGHTS_ARE_MADE = """python -m minimask train --keypoints --steps 4000 --learning-rate 0.0015 --output runs/toy
 python -m minimask convert runs/toy --small --output data/toy_weights.npz"""
 
 
 def toy_model():
-    """(model, class_names): a small Mask R-CNN trained on drawn scenes, with masks and keypoints, ready to predict.
+    """Return (model, class_names): a small Mask R-CNN with keypoints, trained on drawn scenes and ready to predict.
 
-    Raises InputError with the commands that make the file where it is missing.
+    Raises InputError if its file is missing; the message gives the commands that make it.
     """
     from minimask import checkpoint
     from minimask.errors import InputError
 
     if not TOY_WEIGHTS.exists():
-        raise InputError(f"{TOY_WEIGHTS}: is not there; it is made in 20 minutes by\n{HOW_TOY_WEIGHTS_ARE_MADE}")
+        raise InputError(
+            f"{TOY_WEIGHTS}: this file is missing. These commands make it in about 20 minutes:\n"
+            f"{HOW_TOY_WEIGHTS_ARE_MADE}"
+        )
     model, class_names, _ = checkpoint.load_model(TOY_WEIGHTS)
     return model, class_names

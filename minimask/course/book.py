@@ -1,76 +1,122 @@
-"""The book: pages of all notebooks with navigation and search, made by Jupyter Book from the outputs that are there.
+"""The book: notebooks with their outputs, the guide and the API reference as web pages, made by Sphinx and MyST-NB.
 
-The pages ask for nothing from the network. The search needs a web server: python -m http.server --directory OUT_DIR
+The pages load nothing from the network. Serve them with: python -m http.server --directory OUT_DIR
 """
 
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import myst_nb  # noqa: F401  (here, so that a missing package is reported before anything is built)
 import nbformat
+import sphinx  # noqa: F401
+import sphinx_book_theme  # noqa: F401
+import sphinx_copybutton  # noqa: F401
 
-from minimask.course import notebooks, slides
+from minimask.course import notebooks, reference, slides
 from minimask.errors import InputError
 
 TITLE = "Mask R-CNN from scratch"
-# Jupyter Book's usual extensions, without Thebe, which would load scripts from the network.
-EXTENSIONS = [
-    "sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_comments", "sphinx_external_toc",
-    "sphinx_design", "sphinx_book_theme", "sphinx.ext.mathjax",
-]  # fmt: skip
-SETTINGS = {
-    "title": TITLE,
-    "author": "minimask",
-    "logo": "",
-    "execute": {"execute_notebooks": "off"},
-    "html": {"use_repository_button": False, "use_issues_button": False, "use_edit_page_button": False},
-    "parse": {"myst_enable_extensions": ["amsmath", "dollarmath"]},
-    "sphinx": {
-        "config": {
-            "extensions": EXTENSIONS,
-            "mathjax_path": "tex-svg-full.js",
-            "html_static_path": ["_math"],
-            "html_context": {"default_mode": "light"},
-            "html_theme_options": {"navbar_persistent": []},
-            "nb_ipywidgets_js": {},
-            "html_show_copyright": False,
-        }
-    },
-}
-COMMAND = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+GUIDE = "using own_data published_weights gpu speed layout trace instructors slides contributing".split()
+
+SETTINGS = f"""
+project = title = html_title = {TITLE!r}
+author = "The minimask authors"
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_ipywidgets_js = {{}}
+nb_merge_streams = True
+mathjax_path = "tex-svg-full.js"
+mathjax3_config = {{"options": {{"enableMenu": False}}}}
+html_theme = "sphinx_book_theme"
+html_static_path = ["_own"]
+html_css_files = ["book.css"]
+html_show_copyright = False
+html_context = {{"default_mode": "light"}}
+html_theme_options = {{"navbar_persistent": [], "use_download_button": False, "show_toc_level": 2}}
+copybutton_exclude = ".linenos, .gp, .go"
+"""
+
+# The theme leaves 690 pixels to the text of a window of 1280: too few for our figures and for code of 120 columns.
+STYLE = """
+.bd-main .bd-content .bd-article-container { max-width: 64rem; }
+.bd-page-width { max-width: 100rem; }
+.bd-sidebar-primary { flex: 0 0 16rem; }
+@media (max-width: 1700px) { .bd-sidebar-secondary { display: none; } }
+div.highlight pre, div.cell_output pre { font-size: 0.8rem; }
+div.cell_output table, .bd-article table { font-size: 0.85rem; display: block; overflow-x: auto; }
+div.cell_output img { max-width: 100%; height: auto; }
+dl.py { margin-bottom: 1.5rem; }
+"""
 
 
 def write(folder, source=notebooks.course.FOLDER, numbers=()):
-    """Write the pages of the notebooks to `folder`."""
+    """Write the pages of the notebooks to `folder`, with the guide and the API reference.
+
+    source: folder of the notebooks' sources; its subfolder `guide`, if any, is the guide.
+    numbers: only these notebooks; all of them by default.
+    """
     built = notebooks.read_built(source, numbers)
     with tempfile.TemporaryDirectory(prefix="minimask_book_") as place:
         place = Path(place)
         for name, notebook in built.items():
-            notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) != "notes"]
-            for cell in notebook.cells:
-                if "exercise" in cell.metadata:  # its solution is folded
-                    cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
-            nbformat.write(notebook, place / f"{name}.ipynb")
-        (place / "_math").mkdir()
-        (place / "_math" / "tex-svg-full.js").write_bytes(slides.mathjax())
-        (place / "index.md").write_text(front_page(built), encoding="utf-8")
-        contents = {"format": "jb-book", "root": "index", "chapters": [{"file": name} for name in built]}
-        for file, content in (("_config.yml", SETTINGS), ("_toc.yml", contents)):
-            (place / file).write_text(json.dumps(content, indent=1))  # JSON is YAML
-        done = subprocess.run([*COMMAND, str(place)], capture_output=True, text=True)
-        pages = place / "_build" / "html"
-        if done.returncode or not (pages / "index.html").exists():
-            raise InputError(f"the book could not be built:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-        for warning in [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]:
-            print(warning.replace(f"{place}/", ""), file=sys.stderr)
-        shutil.copytree(pages, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".buildinfo", "*.doctree"))
+            nbformat.write(page(notebook), place / f"{name}.ipynb")
+        guide = copy_guide(Path(source, "guide"), place / "guide")
+        api = reference.write(place / "reference") if guide else {}
+        (place / "index.md").write_text(front_page(built, guide, api), encoding="utf-8")
+        (place / "_own").mkdir()
+        for name, content in {**slides.mathjax(), "book.css": STYLE.encode()}.items():
+            (place / "_own" / name).write_bytes(content)
+        (place / "conf.py").write_text(SETTINGS + reference.SETTINGS, encoding="utf-8")
+        run_sphinx(place, place / "_build")
+        shutil.copytree(place / "_build", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     print(f"{len(built)} notebooks: {Path(folder, 'index.html')}")
 
 
-def front_page(built):
-    """The first page: what the book is, and its chapters."""
-    lines = [f"{name[:2]}. [{notebooks.title(notebook)}]({name}.ipynb)" for name, notebook in built.items()]
-    return f"# {TITLE}\n\nEvery number from pixel to mask, in notebooks that run.\n\n" + "\n\n".join(lines) + "\n"
+def page(notebook):
+    """Return the notebook as the book shows it: no speaker notes; solutions, widgets and the first imports folded."""
+    notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) != "notes"]
+    first_code = next((cell for cell in notebook.cells if cell.cell_type == "code"), None)
+    for cell in notebook.cells:
+        if cell is first_code or "exercise" in cell.metadata or cell.metadata.get("widget"):
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+    return notebook
+
+
+def copy_guide(source, target):
+    """Copy the guide's pages and return the names of those that exist, in reading order."""
+    found = [name for name in GUIDE if (source / f"{name}.md").exists()]
+    if found:
+        target.mkdir()
+        for name in found:
+            (target / f"{name}.md").write_bytes((source / f"{name}.md").read_bytes())
+    return found
+
+
+def front_page(built, guide, api):
+    """Return the first page: what the book is, and its contents."""
+    chapters = "\n".join(f"- [{notebooks.title(notebook)}]({name}.ipynb)" for name, notebook in built.items())
+    parts = [f"# {TITLE}\n\nEvery number from pixel to mask, in notebooks that run.\n\n{chapters}\n"]
+    parts.append(_contents("The course", built))
+    if guide:
+        parts.append(_contents("Guide", [f"guide/{name}" for name in guide]))
+    parts += [_contents(caption, [f"reference/{name}" for name in names]) for caption, names in api.items()]
+    return "\n".join(parts)
+
+
+def _contents(caption, pages):
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+
+
+def run_sphinx(source, target):
+    """Build the pages in `target`. Raises InputError with Sphinx's message if that fails; prints its warnings."""
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-d", str(source / "_doctrees")]
+    done = subprocess.run([*command, str(source), str(target)], capture_output=True, text=True)
+    if done.returncode or not (target / "index.html").exists():
+        raise InputError(f"the book could not be built:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    for warning in [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]:
+        print(warning.replace(f"{source}/", ""), file=sys.stderr)

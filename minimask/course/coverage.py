@@ -1,4 +1,4 @@
-"""Which section of which notebook teaches which slide of the two talks; notebooks/slides.json names the slides."""
+"""Which section of which notebook teaches which slide of the two talks. notebooks/slides.json lists the slides."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from minimask.course import notebooks
 
 
 def slide_titles(folder=course.FOLDER):
-    """Dict from a slide's id (T: the authors' talk, L: the lecture) to its title."""
+    """Return a dict from a slide's id (T: the authors' talk, L: the lecture) to its title."""
     return json.loads(Path(folder, "slides.json").read_text(encoding="utf-8"))
 
 
 def sections(folder=course.FOLDER):
-    """Triples of a slide's id, the notebook's name and the heading of the section that teaches it."""
+    """Return a list of (slide's id, notebook's name, heading of the section that teaches it)."""
     found = []
     for path in notebooks.sources(folder):
         for cell in notebooks.read_source(path).cells:
@@ -24,7 +24,7 @@ def sections(folder=course.FOLDER):
 
 
 def problems(folder=course.FOLDER):
-    """What is wrong with the ids, one sentence each: unknown, without a section, or not named in the heading."""
+    """List, one sentence each, the ids that are unknown, have no section or are not named in its heading."""
     titles, found = slide_titles(folder), sections(folder)
     unknown = [f"{name}: slide {i} is not in slides.json" for i, name, _ in found if i not in titles]
     unnamed = [f"{name}: no heading with {i} in it: {text!r}" for i, name, text in found if not _names(text, i)]
@@ -33,7 +33,7 @@ def problems(folder=course.FOLDER):
 
 
 def _names(heading, slide):
-    """Whether a heading names a slide: "L13" alone, or within "L12-L14"."""
+    """Return whether a heading names a slide: as "L13", or within a range such as "L12-L14"."""
     for first, last in re.findall(r"\b([A-Z]\d\d)(?: ?[-–] ?([A-Z]?\d\d))?\b", heading):
         if first == slide or last and first[0] == slide[0] and int(first[1:]) <= int(slide[1:]) <= int(last[-2:]):
             return True
@@ -41,7 +41,7 @@ def _names(heading, slide):
 
 
 def print_table(folder=course.FOLDER, as_markdown=False):
-    """Print slide, title, notebook and section, then what is wrong; returns the exit status."""
+    """Print slide, title, notebook and section of each slide, then the problems. Returns the exit status."""
     if as_markdown:
         print(markdown(folder), end="")
         return 0
@@ -56,10 +56,10 @@ def print_table(folder=course.FOLDER, as_markdown=False):
 
 
 def markdown(folder=course.FOLDER):
-    """The same as a table for the README: slide, title, and the notebooks' sections."""
+    """Return the Markdown table of notebooks/guide/slides.md: slide, title, and the sections that teach it."""
     found = sections(folder)
     lines = ["| slide | what it teaches | notebook: section |", "|---|---|---|"]
     for slide, title in slide_titles(folder).items():
-        places = [f"[{name[:2]}](notebooks/{name}.ipynb): {heading}" for i, name, heading in found if i == slide]
+        places = [f"[{name[:2]}](../{name}.ipynb): {heading}" for i, name, heading in found if i == slide]
         lines.append(f"| {slide} | {title} | {'<br>'.join(places)} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""What students get: the notebooks without solutions and outputs, made by nbgrader from the same sources."""
+"""The hand-out: notebooks without solutions and outputs, made by nbgrader from the course's sources."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ STEPS = (
 
 
 def student_copy(notebook):
-    """The notebook as students get it: stubs that raise NotImplementedError, no outputs, no notes for the speaker."""
+    """Return the students' copy of a notebook: stubs that raise NotImplementedError, no outputs, no speaker notes."""
     notebook, resources = copy.deepcopy(notebook), {}
     notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) != "notes"]
     for step in STEPS:
@@ -28,7 +28,10 @@ def student_copy(notebook):
 
 
 def write(paths, folder, overwrite=False):
-    """Write the students' copy of each source to `folder`; InputError where that would overwrite other work."""
+    """Write the students' copy of each source to `folder`.
+
+    Raises InputError if that would replace a notebook that somebody has worked in, unless `overwrite` is true.
+    """
     contents = {}
     for path in paths:
         notebook = student_copy(notebooks.read_source(path))
@@ -36,8 +39,8 @@ def write(paths, folder, overwrite=False):
     theirs = [path for path, data in contents.items() if path.exists() and path.read_bytes() != data]
     if theirs and not overwrite:
         raise InputError(
-            f"{', '.join(map(str, theirs))}: there already, perhaps with somebody's work in it; nothing was written. "
+            f"{', '.join(map(str, theirs))}: exists already and may hold somebody's work; nothing was written. "
             "Choose another folder, or add --overwrite"
         )
     write_files(contents)
-    print(f"{len(contents)} notebooks with exercises in {folder}")
+    print(f"wrote {len(contents)} notebooks with exercises to {folder}")

@@ -1,15 +1,16 @@
-"""From the source of a notebook, notebooks/NN_name.py, to the notebook with its outputs beside it.
+"""Build a notebook from its source: notebooks/NN_name.py becomes NN_name.ipynb, with outputs, beside it.
 
-The source is a Python file in Jupytext's percent format. Metadata of a cell that this course gives a meaning to:
+The source is a Python file in Jupytext's percent format. The course gives a meaning to this metadata of a cell:
 
-    slides=["L13"]                          what the section that begins here teaches; also named in its heading
-    slideshow={"slide_type": "slide"}       on a slide ("slide", "subslide", "fragment"), or its "notes"
+    slides=["L13"]                          the slides that this section teaches; its heading names them too
+    slideshow={"slide_type": "slide"}       the cell is on a slide ("slide", "subslide", "fragment") or in its "notes"
     exercise="iou"                          the student writes what stands between ### BEGIN and ### END SOLUTION
-    check="iou"                             the cell after it, which checks what the student wrote
-    widget=True                             interactive; kept without output, for its static twin follows
+    check="iou"                             the next cell, which checks what the student wrote
+    widget=True                             interactive; its output is dropped, because a static version follows
     tags=["show-input"]                     on a slide, a cell with a figure shows its code too
 
-and of a whole notebook, in the header of the source: `minutes` of the lecture, `time_limit` in seconds to run it.
+and to this metadata in the header of the source: `minutes`, the length of the lecture, and `time_limit`, the seconds
+that the notebook may run.
 """
 
 import base64
@@ -38,8 +39,8 @@ NAME = re.compile(r"(\d\d)_\w+\.py")
 TIME_LIMIT = 120  # seconds, unless the notebook's header says otherwise
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-# What the kernel is started with, so that the same source gives the same output on every machine: matplotlib's pictures
-# have one size and no version number in them, and the user's own IPython settings do not count.
+# The kernel's settings. They make the output the same on every machine: matplotlib's pictures get one size and carry no
+# version number, and the user's own IPython settings are ignored.
 IPYTHON = """
 c.InlineBackend.figure_formats = {"png"}
 c.InlineBackend.rc = {"figure.dpi": 100}
@@ -50,21 +51,39 @@ c.IPKernelApp.log_level = 40
 
 
 def sources(folder=course.FOLDER, numbers=()):
-    """The sources NN_name.py in a folder by number, or those with these numbers ("08" or "8"); InputError if none."""
+    """Return the paths of the sources NN_name.py in a folder, sorted by number.
+
+    numbers: only these notebooks, for example "08" or "8". Raises InputError if there is no such notebook.
+    """
     folder = Path(folder)
     found = {m[1]: path for path in sorted(folder.glob("*.py")) if (m := NAME.fullmatch(path.name))}
     if not found:
-        raise InputError(f"{folder}: holds no notebook (NN_name.py)")
+        raise InputError(f"{folder}: there is no notebook source (NN_name.py) in this folder")
     if not numbers:
         return list(found.values())
     missing = [n for n in numbers if n.zfill(2) not in found]
     if missing:
-        raise InputError(f"{folder}: has no notebook {', '.join(missing)}; there are {', '.join(found)}")
+        raise InputError(f"{folder}: there is no notebook {', '.join(missing)}, only {', '.join(found)}")
     return [found[n.zfill(2)] for n in numbers]
 
 
+def copy(paths, folder):
+    """Copy sources, and the list of slides if there is one, to another folder. Returns the paths of the copies.
+
+    Raises InputError if the folder already holds a different file of that name.
+    """
+    slides = paths[0].with_name("slides.json")
+    originals = [*paths, slides] if slides.exists() else paths
+    contents = {Path(folder, path.name): path.read_bytes() for path in originals}
+    changed = [str(path) for path, data in contents.items() if path.exists() and path.read_bytes() != data]
+    if changed:
+        raise InputError(f"{', '.join(changed)}: differs from the course's own; choose another folder (--output)")
+    write_files(contents)
+    return [Path(folder, path.name) for path in paths]
+
+
 def read_source(path):
-    """The notebook of a source, without outputs. Raises InputError for cells that contradict each other."""
+    """Return the notebook of a source, without outputs. Raises InputError if its cells contradict each other."""
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata.pop("jupytext", None)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -98,7 +117,7 @@ def _badges(stem):
 
 
 def _add_nbgrader(cells, i, path):
-    """Turn the tags of an exercise and of its check into nbgrader's metadata."""
+    """Translate the metadata of an exercise, or of its check, into nbgrader's."""
     cell = cells[i]
     exercise, check = cell.metadata.get("exercise"), cell.metadata.get("check")
     begins, ends = (len(re.findall(rf"^ *### {word} SOLUTION$", cell.source, re.M)) for word in ("BEGIN", "END"))
@@ -108,11 +127,11 @@ def _add_nbgrader(cells, i, path):
         if after != exercise:
             raise InputError(f"{where}: the next cell must carry check={exercise!r}")
         if not begins or begins != ends:
-            raise InputError(f"{where}: needs ### BEGIN SOLUTION and ### END SOLUTION, alone on their lines")
+            raise InputError(f"{where}: needs ### BEGIN SOLUTION and ### END SOLUTION, each alone on its line")
         cell.metadata["nbgrader"] = _nbgrader(exercise, solution=True)
     elif check:
         if not i or cells[i - 1].metadata.get("exercise") != check:
-            raise InputError(f"{where}: the cell before the check must carry exercise={check!r}")
+            raise InputError(f"{where}: the cell before its check must carry exercise={check!r}")
         cell.metadata["nbgrader"] = _nbgrader(f"{check}_check", grade=True, locked=True, points=1)
     elif begins or ends:
         raise InputError(f"{path}: a cell with a solution has no exercise=NAME: {cell.source.splitlines()[0]}")
@@ -126,10 +145,11 @@ def _nbgrader(grade_id, solution=False, grade=False, locked=False, **more):
 
 
 def execute(notebook, folder, limit=None):
-    """Run all cells in a fresh kernel that stands in `folder`, and put the outputs in the notebook.
+    """Run all cells in a fresh kernel, and put their outputs into the notebook.
 
-    limit: seconds for all cells together; by default the notebook's own. Cells tagged "raises-exception" may fail.
-    Raises InputError that names the cell that failed or was too slow.
+    folder: working directory of the kernel.
+    limit: seconds for all cells together; by default the notebook's own limit.
+    Raises InputError naming the cell that failed or took too long. Cells tagged "raises-exception" may fail.
     """
     limit = limit or notebook.metadata.get("time_limit", TIME_LIMIT)
     end = time.monotonic() + limit
@@ -139,23 +159,29 @@ def execute(notebook, folder, limit=None):
         (profile / "ipython_kernel_config.py").write_text(IPYTHON)
         paths = [str(course.FOLDER.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
-            **os.environ, "IPYTHONDIR": settings, "PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            **os.environ,
+            "IPYTHONDIR": settings,
+            "PYTHONHASHSEED": "0",
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        }  # fmt: skip
+        }
         client = NotebookClient(
-            notebook, timeout_func=lambda cell: max(1, int(end - time.monotonic())), kernel_name="python3",
-            record_timing=False, coalesce_streams=True,
+            notebook,
+            timeout_func=lambda cell: max(1, int(end - time.monotonic())),
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
-        )  # fmt: skip
-        # nbclient plays the part of a notebook's output widget, and now and then waits for it forever. Without it the
-        # figure of an interactive cell becomes an ordinary output, which is dropped below: a static twin follows.
+        )
+        # nbclient imitates the output widget of a notebook and sometimes waits for it forever. Without widgets, the
+        # figure of an interactive cell becomes an ordinary output, which is dropped below: a static version follows.
         client.widget_registry = {}
         try:
             client.execute(env=environment)
         except CellExecutionError as error:
             raise InputError(str(error).rstrip()) from None
         except CellTimeoutError as error:
-            raise InputError(f"not done after {limit} seconds: {str(error).splitlines()[0]}") from None
+            raise InputError(f"did not finish within {limit} seconds: {str(error).splitlines()[0]}") from None
     for cell in notebook.cells:
         if cell.cell_type == "code":
             shown = [] if cell.metadata.get("widget") else cell.outputs
@@ -166,7 +192,7 @@ def execute(notebook, folder, limit=None):
 
 
 def _settled(output):
-    """An output without what differs from run to run (addresses in memory), its picture in a third of the bytes."""
+    """Return an output without what changes from run to run (memory addresses), and with a smaller picture."""
     data = output.get("data", {})
     if "image/png" in data:
         data["image/png"] = _palette(data["image/png"])
@@ -176,7 +202,7 @@ def _settled(output):
 
 
 def _palette(png):
-    """A PNG (base64) with at most 256 colors, which figures do with."""
+    """Return a PNG (base64) reduced to 256 colors, which is enough for figures and a third of the size."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     small = io.BytesIO()
     picture.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
@@ -184,7 +210,7 @@ def _palette(png):
 
 
 def build(paths):
-    """Convert and execute each source, and write the notebook beside it."""
+    """Convert and run each source, and write the notebook beside it."""
     for path in paths:
         start = time.monotonic()
         print(f"{path.name} ...", end=" ", flush=True)
@@ -203,7 +229,10 @@ def build(paths):
 
 
 def differences(path):
-    """Where a source and the notebook beside it disagree, one sentence each; outputs must only be there."""
+    """List how a source and the notebook beside it differ, in one sentence each.
+
+    Outputs are not compared: each code cell must merely have been run.
+    """
     target = path.with_suffix(".ipynb")
     if not target.exists():
         return [f"{target.name} is missing"]
@@ -217,7 +246,7 @@ def differences(path):
         what = [key for key in ("cell_type", "source", "metadata", "id") if a[key] != b.get(key)]
         if what:
             found.append(f"{target.name}: cell {i} differs in its {' and '.join(what)}: {_first_line(a)}")
-            break  # after an inserted cell all others differ too
+            break  # after an inserted cell, all others differ as well
         if b.cell_type == "code" and b.source.strip():
             errors = [o for o in b.outputs if o.output_type == "error"]
             if b.execution_count is None or errors and "raises-exception" not in b.metadata.get("tags", []):
@@ -230,7 +259,7 @@ def _first_line(cell):
 
 
 def title(notebook):
-    """The first heading."""
+    """Return the notebook's first heading."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (found := re.search(r"^# +(.+)$", cell.source, re.M)):
             return found[1].strip()
@@ -238,24 +267,32 @@ def title(notebook):
 
 
 def slide_count(notebook):
-    """How many slides a notebook has."""
+    """Return the number of slides in a notebook."""
     return sum(slide_type(cell) in ("slide", "subslide") for cell in notebook.cells)
 
 
 def slide_type(cell):
-    """ "slide", "subslide", "fragment", "notes", or None for a cell that is in the notebook only."""
+    """Return "slide", "subslide", "fragment" or "notes", or None if the cell is only in the notebook."""
     return cell.metadata.get("slideshow", {}).get("slide_type")
 
 
 def minutes(notebook):
-    """How long the lecture takes: what the notebook's header says, or two minutes a slide."""
+    """Return the minutes the lecture takes: the number in the notebook's header, or two minutes per slide."""
     return notebook.metadata.get("minutes") or 2 * slide_count(notebook)
 
 
 def read_built(folder=course.FOLDER, numbers=()):
-    """Dict from the name (NN_name) to the notebook with outputs, of each source. InputError if one is old."""
+    """Return a dict from each notebook's name (NN_name) to the notebook with its outputs.
+
+    Raises InputError if a notebook is missing or no longer matches its source.
+    """
     found = {}
     for path in sources(folder, numbers):
+        if not path.with_suffix(".ipynb").exists() and path.is_relative_to(course.PACKAGE):
+            raise InputError(
+                f"{path.stem}: an installed minimask has the notebooks' sources, but not their outputs. Build them "
+                "with: python -m minimask notebooks --output course; then add --notebooks course to this command"
+            )
         problems = differences(path)
         if problems:
             raise InputError(f"{problems[0]}; build it with: python -m minimask notebooks {path.name[:2]}")
@@ -264,7 +301,7 @@ def read_built(folder=course.FOLDER, numbers=()):
 
 
 def check(paths):
-    """Print where notebooks disagree with their sources; returns the exit status."""
+    """Print how notebooks differ from their sources. Returns the exit status."""
     problems = [problem for path in paths for problem in differences(path)]
     for problem in problems:
         print(problem)

@@ -1,12 +1,11 @@
-"""Slides of the notebooks: reveal.js pages made by nbconvert that need nothing from the network.
+"""Slides of the notebooks: reveal.js pages, made by nbconvert, that load nothing from the network.
 
-The cells with a `slide_type` are on the slides. A cell with a figure shows the figure alone, unless it is tagged
-"show-input"; the tags "hide-input" and "hide-output" are obeyed.
+Cells with a `slide_type` are on the slides. A cell with a figure shows only the figure, unless it is tagged
+"show-input". The tags "hide-input" and "hide-output" work as in Jupyter.
 """
 
 import copy
 import html
-import importlib.resources
 import re
 from pathlib import Path
 
@@ -18,34 +17,35 @@ from minimask.run.files import write_files
 
 ON_SLIDES = ("slide", "subslide", "fragment", "notes")
 
-# What a page loads, from the packages of the index that bring it along: sphinx-revealjs and django-static-mathjax.
+STATIC = Path(__file__).parent / "static"  # copies of reveal.js and MathJax, with their licenses
+
+# Where nbconvert's template expects the files of reveal.js.
 REVEAL = {
-    "reveal/reveal.js": "dist/reveal.js",
-    "reveal/notes.js": "plugin/notes/notes.js",
-    "reveal/dist/reveal.css": "dist/reveal.css",
-    "reveal/dist/theme/white.css": "dist/theme/white.css",
+    "reveal/reveal.js": "reveal.js",
+    "reveal/notes.js": "notes.js",
+    "reveal/dist/reveal.css": "reveal.css",
+    "reveal/dist/theme/white.css": "white.css",
+    "reveal/LICENSE": "LICENSE",
 }
-MATHJAX = "es5/tex-svg-full.js"
 
 
 def assets():
-    """Dict from the name beside the pages to the content of reveal.js's and MathJax's files."""
-    reveal = importlib.resources.files("sphinx_revealjs") / "_static" / "revealjs"
-    found = {name: (reveal / path).read_bytes() for name, path in REVEAL.items()}
-    white = found["reveal/dist/theme/white.css"].decode()  # asks for a font that is not needed
-    found["reveal/dist/theme/white.css"] = "".join(
-        line for line in white.splitlines(True) if "@import" not in line
-    ).encode()
-    return found | {"tex-svg-full.js": mathjax()}
+    """Return a dict from names beside the pages to the contents of reveal.js's and MathJax's files."""
+    found = {name: (STATIC / "reveal" / file).read_bytes() for name, file in REVEAL.items()}
+    white = found["reveal/dist/theme/white.css"].decode()
+    lines = [line for line in white.splitlines(keepends=True) if "@import" not in line]  # a font that we do not use
+    found["reveal/dist/theme/white.css"] = "".join(lines).encode()
+    return found | mathjax()
 
 
 def mathjax():
-    """MathJax 3 in one file, which draws formulas as SVG and asks for no fonts."""
-    return (importlib.resources.files("mathjax") / "static" / "mathjax" / MATHJAX).read_bytes()
+    """Return the files of MathJax 3, which draws formulas as SVG and needs no fonts: its script and its license."""
+    names = {"tex-svg-full.js": "tex-svg-full.js", "LICENSE-MathJax.txt": "LICENSE"}
+    return {name: (STATIC / "mathjax" / file).read_bytes() for name, file in names.items()}
 
 
 def page(notebook, name):
-    """The slides of one notebook, as HTML."""
+    """Return the slides of one notebook as HTML."""
     notebook = copy.deepcopy(notebook)
     notebook.metadata["title"] = notebooks.title(notebook)
     notebook.cells = [cell for cell in notebook.cells if notebooks.slide_type(cell) in ON_SLIDES]
@@ -53,7 +53,7 @@ def page(notebook, name):
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (found := re.search(r"^#+ +(.+)$", cell.source, re.M)):
             heading = found[1].strip()
-        cell.metadata.setdefault("alt", f"Figure: {heading}")  # what is read aloud in its place
+        cell.metadata.setdefault("alt", f"Figure: {heading}")  # for screen readers
         figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         tags = cell.metadata.get("tags", [])
         if figures and "show-input" not in tags:
@@ -74,7 +74,7 @@ def page(notebook, name):
 
 
 def write(folder, source=notebooks.course.FOLDER, numbers=()):
-    """Write the slides of the notebooks to `folder`, with a page that lists them and how long they take."""
+    """Write the slides of the notebooks to `folder`, and a page that lists the lectures with their lengths."""
     built = {name: n for name, n in notebooks.read_built(source, numbers).items() if notebooks.slide_count(n)}
     contents = {Path(folder, name): data for name, data in assets().items()}
     for name, notebook in built.items():
@@ -85,7 +85,7 @@ def write(folder, source=notebooks.course.FOLDER, numbers=()):
 
 
 def index(built):
-    """The page that lists the lectures."""
+    """Return the page that lists the lectures, as HTML."""
     rows = "\n".join(
         f'<tr><td>{name[:2]}</td><td><a href="{name}.html">{html.escape(notebooks.title(notebook))}</a></td>'
         f"<td>{notebooks.slide_count(notebook)}</td><td>{notebooks.minutes(notebook)} min</td></tr>"
@@ -105,11 +105,11 @@ td, th {{ padding: 0.3em 0.6em; text-align: left; border-bottom: 1px solid #ddd 
 </head>
 <body>
 <h1>Mask R-CNN from scratch: lectures</h1>
-<p>Arrow keys or space turn the pages, Esc shows them all, F fills the screen, S opens the speaker's notes.</p>
+<p>Arrow keys or space: next slide. Esc: overview. F: full screen. S: speaker notes.</p>
 <table>
-<tr><th></th><th>Lecture</th><th>Slides</th><th>About</th></tr>
+<tr><th></th><th>Lecture</th><th>Slides</th><th>Time</th></tr>
 {rows}
-<tr><td></td><td>together</td><td>{sum(map(notebooks.slide_count, built.values()))}</td><td>{total} min</td></tr>
+<tr><td></td><td>Total</td><td>{sum(map(notebooks.slide_count, built.values()))}</td><td>{total} min</td></tr>
 </table>
 </body>
 </html>

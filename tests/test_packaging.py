@@ -1,0 +1,94 @@
+"""Statements about the package that stand in several places agree, and the packaging lists every folder and file."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def project():
+    """pyproject.toml as a dict."""
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_requirements_are_those_of_pyproject(project):
+    extras = project["project"]["optional-dependencies"]
+    lists = [project["project"]["dependencies"], *(extras[name] for name in ("test", "notebooks", "lab", "teach"))]
+    wanted = {normal(line) for lines in lists for line in lines if not line.startswith("minimask[")}
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert {normal(line) for line in lines if not line.startswith("#")} == wanted
+
+
+def normal(requirement):
+    """A requirement without spaces and with one kind of quotes."""
+    return requirement.replace(" ", "").replace('"', "'")
+
+
+def test_every_package_is_listed(project):
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "minimask").rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    packages |= {"minimask.kernels", "minimask.data", "minimask.notebooks"}  # mapped from folders beside minimask/
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
+    for folder in project["tool"]["setuptools"]["package-dir"].values():
+        assert (ROOT / folder).is_dir()
+
+
+def test_package_data_exists(project):
+    setuptools = project["tool"]["setuptools"]
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT / setuptools["package-dir"].get(package, package.replace(".", "/"))
+        for pattern in patterns:
+            assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
+    for pattern in project["project"]["license-files"]:
+        assert list(ROOT.glob(pattern)), pattern
+
+
+def test_versions_of_python_are_the_same_everywhere(project):
+    prefix = "Programming Language :: Python :: 3."
+    minors = sorted(int(c.removeprefix(prefix)) for c in project["project"]["classifiers"] if c.startswith(prefix))
+    assert project["project"]["requires-python"] == f">=3.{minors[0]}"
+    said = f"Python 3.{minors[0]} to 3.{minors[-1]}"
+    for name in ("README.md", "Makefile"):
+        assert said in (ROOT / name).read_text(encoding="utf-8"), f"{name} does not say {said}"
+
+
+def test_version_is_the_same_everywhere(project):
+    import minimask
+
+    version = project["project"]["version"]
+    assert minimask.__version__ == version
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+PAGES += sorted((ROOT / "notebooks" / "guide").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_links_lead_to_files_and_headings(path):
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", text):
+        page = path.parent / target if target else path
+        assert page.exists(), f"{path.name}: no file {target}"
+        if anchor:
+            assert anchor[1:] in anchors(page), f"{path.name}: no heading {anchor} in {page.name}"
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_book_has_every_page_of_the_guide():
+    if importlib.util.find_spec("myst_nb") is None:
+        pytest.skip("the course's tools are not installed: pip install -e '.[teach]'")
+    from minimask.course import book
+
+    assert sorted(book.GUIDE) == sorted(path.stem for path in (ROOT / "notebooks" / "guide").glob("*.md"))
