@@ -20,68 +20,43 @@ from minimask.machine.process import tuned_process
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import check_gradient, check_losses
 from minimask.run.loop import training_run
+from minimask.run.settings import Settings, setting
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train. Give either `steps` or `minutes`.
+@dataclass(frozen=True, repr=False)
+class TrainSettings(Settings):
+    """How to train. Give either `steps` or `minutes`. Raises InputError if a value makes no sense.
 
-    steps: number of steps; a run of so many steps repeats bit for bit.
-    minutes: how long to train; the schedule then follows the clock, so no two runs are equal.
-    optimizer: "adamw" or "sgd".
-    learning_rate: the learning rate after the warm-up, before the schedule lowers it.
-    momentum: momentum of SGD.
-    weight_decay: decoupled weight decay of AdamW, or the L2 term of SGD.
-    warm_up: number of steps over which the learning rate grows linearly from nearly 0.
-    schedule: "step" (divide by 10 at each of `milestones`), "cosine" or "constant".
-    milestones: fractions of the run, between 0 and 1.
-    clip: a gradient longer than this, all parameters taken as one vector, is scaled down to this length; None: never.
-    seed: seed of the random numbers that the steps draw.
-    save_every: steps between checkpoints; None: one per minute.
-    validate_every: steps between validations; None: no validation.
-
-    Raises InputError if a value makes no sense.
+    A run of so many steps repeats bit for bit. A run of so many minutes does not, because its schedule follows the
+    clock.
     """
 
-    steps: int | None = None
-    minutes: float | None = None
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warm_up: int = 20
-    schedule: str = "step"
-    milestones: tuple = (0.67, 0.89)
-    clip: float | None = 5.0
-    seed: int = 0
-    save_every: int | None = None
-    validate_every: int | None = None
+    owner = "training: "
+
+    steps: int | None = setting(None, "number of steps", least=1)
+    minutes: float | None = setting(None, "how long to train", above=0)
+    optimizer: str = setting("adamw", "the optimizer", choices=("adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "learning rate after the warm-up, before the schedule lowers it", above=0)
+    momentum: float = setting(0.9, "momentum of SGD", least=0, below=1)
+    weight_decay: float = setting(1e-4, "decoupled weight decay of AdamW, or the L2 term of SGD", least=0)
+    warm_up: int = setting(20, "steps in which the learning rate grows linearly from nearly 0", least=0)
+    schedule: str = setting(
+        "step",
+        "of the learning rate; step divides it by 10 at each of the milestones",
+        choices=("step", "cosine", "constant"),
+    )
+    milestones: tuple[float, ...] = setting((0.67, 0.89), "fractions of the run", above=0, below=1)
+    clip: float | None = setting(
+        5.0, "a gradient longer than this, all parameters taken as one vector, is scaled down to this length", above=0
+    )
+    seed: int = setting(0, "seed of the random numbers that the steps draw", least=0)
+    save_every: int | None = setting(None, "steps between checkpoints (none: one per minute)", least=1)
+    validate_every: int | None = setting(None, "steps between validations (none: no validation)", least=1)
 
     def __post_init__(self):
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        super().__post_init__()
         if (self.steps is None) == (self.minutes is None):
             raise InputError("training: give either the number of steps (or epochs) or the minutes")
-        for name in ("steps", "save_every", "validate_every"):
-            _check(name, getattr(self, name), lambda x: x is None or (x == int(x) and x >= 1), "an integer >= 1")
-        _check("minutes", self.minutes, lambda x: x is None or 0 < x < math.inf, "a number > 0")
-        _check("learning_rate", self.learning_rate, lambda x: 0 < x < math.inf, "a number > 0")
-        _check("momentum", self.momentum, lambda x: 0 <= x < 1, "at least 0 and below 1")
-        _check("weight_decay", self.weight_decay, lambda x: 0 <= x < math.inf, "a number >= 0")
-        _check("warm_up", self.warm_up, lambda x: x == int(x) and x >= 0, "an integer >= 0")
-        _check("milestones", self.milestones, lambda m: all(0 < x < 1 for x in m), "fractions between 0 and 1")
-        _check("clip", self.clip, lambda x: x is None or 0 < x < math.inf, "a number > 0")
-        _check("seed", self.seed, lambda x: x == int(x) and x >= 0, "an integer >= 0")
-        _check("optimizer", self.optimizer, lambda x: x in ("adamw", "sgd"), "adamw or sgd")
-        _check("schedule", self.schedule, lambda x: x in ("step", "cosine", "constant"), "step, cosine or constant")
-
-
-def _check(name, value, allowed, description):
-    try:
-        good = allowed(value)
-    except (TypeError, ValueError, OverflowError):
-        good = False
-    if not good:
-        raise InputError(f"training: {name} must be {description}, got {value}")
 
 
 @tuned_process()

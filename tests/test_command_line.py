@@ -317,13 +317,13 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["--steps", "0"], "steps must be an integer, at least 1, or none, got 0"),
         (["--steps", "3", "--minutes", "1"], "give one of --steps, --epochs and --minutes, not --steps and --minutes"),
-        (["--minutes", "-1"], "minutes must be a number > 0, got -1"),
+        (["--minutes", "-1"], "minutes must be a number, above 0, or none, got -1"),
         (["--epochs", "0"], "--epochs must be more than 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
-        (["--learning-rate", "0"], "learning_rate must be a number > 0, got 0"),
-        (["--learning-rate", "nan"], "learning_rate must be a number > 0, got nan"),
+        (["--learning-rate", "0"], "learning_rate must be a number, above 0, got 0"),
+        (["--learning-rate", "nan"], "learning_rate must be a number, above 0, got nan"),
         (["--workers", "-1"], "--workers must be at least 0, got -1"),
         (["--threads", "0"], "count must be 1 to"),
         (["--scale-jitter", "2", "1"], "--scale-jitter needs two numbers, 0 < LOW <= HIGH"),
