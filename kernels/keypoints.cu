@@ -1,18 +1,18 @@
 // Keypoints: the largest value of each map, stretched to the pixels of its box by cubic convolution; see keypoints.py.
 //
-// A block a map, launched with 256 threads: 8 warps. A warp takes stripes of 32 columns and ROWS rows of the box: a
-// thread walks down its column with the last four rows of the map, stretched along x, in registers. So a pixel takes 4
-// multiplications and its row's weights, and the four cells of a new row are read when the walk comes to it. The map
-// (4 H W bytes) stays in the cache; 12 bytes are written. The box has no image of its own in memory, however large.
+// One block of 256 threads, 8 warps, per map. A warp takes stripes of 32 columns and ROWS rows of the box; each thread
+// walks down a column and keeps the last four rows of the map, stretched along x, in registers. So a pixel takes 4
+// multiplications besides the weights of its row, and the four cells of a new row are read when the walk reaches it.
+// The map (4 H W bytes) stays in the cache; 12 bytes are written. The stretched map never exists in memory.
 
 #define ROWS 32
 
-// The four cells around pixel i of `pixels` that `cells` are stretched to: the second of them, and the weights of all
-// four, cubic with a = -0.75. In whole numbers up to the last step, so that the position is exact.
+// The four cells around pixel i, when `cells` are stretched to `pixels`: returns the second of them, and fills the
+// weights of all four, cubic with a = -0.75. Integers up to the last step keep the position exact.
 __device__ __forceinline__ int taps(int i, int pixels, int cells, float *weight) {
   int position = (2 * i + 1) * cells - pixels, unit = 2 * pixels;  // (i + 1/2) cells / pixels - 1/2, times `unit`
   int low = position < 0 ? -1 : position / unit;                   // it is at least -1/2 cells
-  float d = (float)(position - low * unit) / unit;                 // of the second cell; the first is 1 + d away
+  float d = (float)(position - low * unit) / unit;                 // distance of the second cell
 #pragma unroll
   for (int t = 0; t < 4; t++) {
     float distance = fabsf(d + 1 - t);
@@ -22,7 +22,7 @@ __device__ __forceinline__ int taps(int i, int pixels, int cells, float *weight)
   return low;
 }
 
-// Row y of the map at a column: the sum of the four cells around `low`. Beyond the border a cell is its neighbor.
+// Row y of the map at a column: the weighted sum of the four cells around `low`. Beyond the border, the border's cell.
 __device__ __forceinline__ float stretched(const float *cells, int y, int low, const float *weight, int h, int w) {
   const float *row = cells + min(max(y, 0), h - 1) * w;
   float value = 0.f;
@@ -36,7 +36,7 @@ struct Peak {
   int x, y;
 };
 
-__device__ __forceinline__ bool higher(Peak a, Peak b) {  // of equals the first in reading order
+__device__ __forceinline__ bool higher(Peak a, Peak b) {  // of equals, the first in reading order
   return a.value > b.value || (a.value == b.value && (a.y < b.y || (a.y == b.y && a.x < b.x)));
 }
 
@@ -50,8 +50,8 @@ __device__ __forceinline__ Peak highest(Peak best) {
   return best;
 }
 
-// result (R, K, 3) = x, y, value of the largest of logits (R, K, H, W), stretched to the box's width and height:
-// pixels (R, 2). Block r K + k works on map (r, k).
+// result (R, K, 3) = x, y, value of the peak of each map of logits (R, K, H, W), stretched to the width and height of
+// its box, pixels (R, 2). Block r K + k works on map (r, k).
 extern "C" __global__ void __launch_bounds__(256) find_peaks(const float *__restrict__ logits,
                                                              const long long *__restrict__ pixels, int keypoints,
                                                              int h, int w, float *__restrict__ result) {
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(256) find_peaks(const float *__rest
     int left = taps(x, width, w, wx), next = taps(first, height, h, wy) - 1;
     for (int y = first; y < last; y++) {
       int low = taps(y, height, h, wy);
-      next = max(next, low - 1);  // where the map is higher than the box, rows may be left out
+      next = max(next, low - 1);  // if the map is higher than the box, the walk skips rows
       for (; next <= low + 2; next++) {
         a = b, b = c, c = d;
         d = stretched(cells, next, left, wx, h, w);

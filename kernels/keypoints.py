@@ -1,20 +1,31 @@
 """Keypoints on the CPU: the largest value of each map, stretched to the pixels of its box.
 
-A map of H x W cells is stretched along x first, to H rows of as many pixels as the box is wide; each row of the box is
-then a sum of four of them, compared with the largest so far in each column. So a keypoint takes 4 (H + height) * width
-multiplications, all on contiguous rows, and memory for H + 2 rows, however large the box. Threads share the maps.
-Same arithmetic as `keypoint_head.decode_keypoints_specification`, sums in another order.
+A map of H x W cells is first stretched along x, to H rows of as many pixels as the box is wide. Each row of the box is
+then a weighted sum of four of them, compared with the largest value so far in each column. So a keypoint takes
+4 (H + height) * width multiplications, all on contiguous rows, and memory for H + 2 rows, however large the box is.
+Threads share the maps. The arithmetic is that of `keypoint_head.find_peaks`, with sums in another order.
 """
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
+
+
+@takes(lambda logits, *_, **__: logits.dtype == np.float32)
+def find_peaks(logits, pixels):
+    """See `minimask.keypoint_head.find_peaks`."""
+    r, h, w, k = logits.shape
+    maps = np.ascontiguousarray(logits.transpose(0, 3, 1, 2))  # (R, K, H, W)
+    peaks = np.zeros((r, k, 3), np.float32)
+    run(part, (flat(maps), flat(pixels), peaks.reshape(-1)), (r * k, k, h, w))
+    return peaks
 
 
 @njit(cache=True, error_model="numpy")
 def taps(i, pixels, cells, index, weight):
-    """The four cells around pixel i of `pixels` that `cells` are stretched to, and their weights: cubic, a = -0.75."""
+    """The four cells around pixel i, when `cells` are stretched to `pixels`, and their cubic weights, a = -0.75."""
     position = (i + 0.5) * (cells / pixels) - 0.5
     low = int(np.floor(position))
     for t in range(4):
@@ -26,7 +37,7 @@ def taps(i, pixels, cells, index, weight):
 
 @njit(cache=True, error_model="numpy")
 def peak(cells, width, height, result):
-    """result (3,) = x, y, value of the largest of `cells` (H, W) stretched to height x width; of equals the first."""
+    """result (3,) = x, y, value of the peak of `cells` (H, W) stretched to height x width; of equals the first."""
     rows = np.empty((cells.shape[0], width), np.float32)
     best, where = np.empty(width, np.float32), np.zeros(width, np.int32)  # of each column: value and row
     index, weight = np.empty(4, np.int64), np.empty(4, np.float32)
@@ -34,10 +45,8 @@ def peak(cells, width, height, result):
         taps(x, width, cells.shape[1], index, weight)
         for y in range(cells.shape[0]):
             row = cells[y]
-            rows[y, x] = (
-                row[index[0]] * weight[0] + row[index[1]] * weight[1]
-                + row[index[2]] * weight[2] + row[index[3]] * weight[3]
-            )  # fmt: skip
+            value = row[index[0]] * weight[0] + row[index[1]] * weight[1]
+            rows[y, x] = value + row[index[2]] * weight[2] + row[index[3]] * weight[3]
     for y in range(height):
         taps(y, height, cells.shape[0], index, weight)
         a, b, c, d = rows[index[0]], rows[index[1]], rows[index[2]], rows[index[3]]
@@ -63,11 +72,3 @@ def part(t, parts, arrays, numbers):
         width, height = int(arrays[1][2 * box]), int(arrays[1][2 * box + 1])
         cells = arrays[0][i * h * w : (i + 1) * h * w].reshape(h, w)
         peak(cells, width, height, arrays[2][3 * i : 3 * i + 3])
-
-
-def find_peaks(logits, pixels):
-    """logits (R, K, H, W) float32, pixels (R, 2): width and height of each box -> (R, K, 3): x, y in pixels, value."""
-    r, k, h, w = logits.shape
-    result = np.zeros((r, k, 3), np.float32)
-    run(part, (flat(logits), flat(pixels), result.reshape(-1)), (r * k, k, h, w))
-    return result

@@ -1,13 +1,13 @@
-// The losses, each with its gradient on the way: see minimask.losses and minimask.mask_head, whose names these have.
+// The losses, each together with its gradient. The names are those of minimask.losses.
 //
-//   binary_cross_entropy, smooth_l1   a thread takes every (threads of the grid)-th number; read 12 bytes, write 4
-//   cross_entropy                     a warp takes a row of logits; reads it (again: from L1), writes as much
-//   sigmoid_mask_loss                 a thread takes a pixel: of its logits that of the box's class; writes 4 bytes
-//   sigmoid_mask_gradient             a thread takes a logit; writes 4 bytes: 0, or what the former kernel found
+//   binary_cross_entropy, smooth_l1   a thread takes every T-th number, T threads in the grid; reads 12 bytes, writes 4
+//   cross_entropy                     a warp takes a row of logits; reads it (then again, from L1), writes as much
+//   sigmoid_mask_loss                 a thread takes a pixel and reads the logit of the box's class; writes 4 bytes
+//   sigmoid_mask_gradient             a thread takes a logit; writes 4 bytes: 0, or what sigmoid_mask_loss found
 //   softmax_mask_loss                 a warp takes the logits of a pixel
 //
-// Every kernel adds its losses up in float64, by thread and by block, and writes a block's sum to parts; `finish` adds
-// those up. The order depends on the shape alone. A launch of one block needs no second one.
+// Each thread, and then each block, adds its losses up in float64. A block writes its sum to parts, and `finish` adds
+// those up; a launch of a single block needs no `finish`. The order of the additions depends on the shape alone.
 
 __device__ void store_sum(double sum, double *parts, float *loss) {
   sum = block_sum(sum);
@@ -53,8 +53,8 @@ extern "C" __global__ void smooth_l1(const float *__restrict__ x, const float *_
   store_sum(sum, parts, loss);
 }
 
-// The place of a label among `channels`; if there is one channel only, that. Places outside are moved inside: they must
-// not be read.
+// The channel of a label: 0 if there is only one. A label outside the channels is moved inside, so that nothing outside
+// the array is read.
 __device__ int place_of(long long label, int channels) {
   return label < 0 ? 0 : label >= channels ? channels - 1 : (int)label;
 }

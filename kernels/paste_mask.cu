@@ -1,14 +1,14 @@
-// Masks to and from boxes: crop objects' masks to M x M targets, paste M x M masks into a picture; see paste_mask.py.
+// Masks to and from boxes: crop objects' masks to M x M targets, paste M x M masks into an image; see paste_mask.py.
 //
-// crop_masks: a thread a bin of a target, in strides of the grid; it reads the four pixels around each of its samples,
-// about a sample a pixel, so four bytes for each pixel of a box. Neighboring threads read neighboring bins, and what
-// lies between them comes from the cache. Writes 4 M^2 bytes a box.
+// crop_masks: a thread takes a bin of a target, in strides of the grid. It reads the four pixels around each of its
+// samples, about one sample per pixel, so four bytes per pixel of a box. Neighboring threads read neighboring bins, and
+// what lies between them comes from the cache. Writes 4 M^2 bytes per box.
 //
-// paste_masks: blockIdx.x is a mask, and blocks 0, 1, ... of blockIdx.y share the pixels of its box. Reads four of the
-// (M + 2)^2 cells a pixel, which stay in the cache, and writes each pixel of a box once: 1 byte for bool, 4 for float.
-// The picture is zero before.
+// fill_boxes: blockIdx.x is a mask, and the blocks along blockIdx.y share the pixels of its box. Reads four of the
+// (M + 2)^2 cells per pixel, which stay in the cache; writes each pixel of a box once: 1 byte for bool, 4 for float.
+// The image is zero before.
 
-// The samples of a box along an axis: where its first bin starts, the bins' length and the samples in each.
+// The samples of a box along an axis: where its first bin starts, the length of a bin, and the number of samples in it.
 struct Bins {
   float start, step;
   int samples;
@@ -19,11 +19,11 @@ __device__ Bins make_bins(float first, float last, bool aligned, int bins) {
   float start = first - offset, extent = last - offset - start;
   if (!(aligned || extent >= 1.f)) extent = 1.f;
   float step = extent / bins;
-  int samples = step > 0.f ? (int)ceilf(fminf(step, 4096.f)) : 0;  // about one a pixel; none if it is not a number
+  int samples = step > 0.f ? (int)ceilf(fminf(step, 4096.f)) : 0;  // about one per pixel; none if it is NaN
   return {start, step, samples};
 }
 
-// Both neighbors of a sample and their weights, which are 0 more than one pixel outside.
+// Both neighbors of a sample and their weights, which are 0 if it lies more than one pixel outside.
 struct Sample {
   int low, high;
   float low_weight, high_weight;
@@ -64,7 +64,7 @@ extern "C" __global__ void crop_masks(const unsigned char *__restrict__ masks, c
   }
 }
 
-// `cells` values stretched from `start` to `end`: the first pixel of 0 .. limit in there, how many, cells a pixel.
+// `cells` values stretched from `start` to `end`: the first pixel within 0 .. limit, their count, cells per pixel.
 struct Stretch {
   int first, count, cells;
   float offset, ratio;
@@ -76,7 +76,7 @@ __device__ Stretch stretch_axis(int cells, double start, double end, int limit) 
   return {first, count, cells, (float)(first - start), (float)cells / (float)(end - start)};
 }
 
-// The two cells around pixel i of them, and the weight of the higher.
+// The two cells around the i-th of these pixels, and the weight of the higher one.
 __device__ void neighbors(Stretch axis, int i, int *low, int *high, float *share) {
   float position = fmaxf(axis.ratio * (axis.offset + i + 0.5f) - 0.5f, 0.f);
   *low = min((int)position, axis.cells - 1);
@@ -84,12 +84,12 @@ __device__ void neighbors(Stretch axis, int i, int *low, int *high, float *share
   *share = position - *low;
 }
 
-// Stretch each mask over its box and write it to its picture: T is bool (value >= threshold) or float (the value).
-// masks (D, M, M), edges (D, 4): x1, y1, x2, y2 in pixels, which may lie outside the picture; out (D, H, W), zero.
-// instantiate: paste_masks<bool>, paste_masks<float>
+// Stretch each mask over its box and write it to its image: T is bool (value >= threshold) or float (the value).
+// masks (D, M, M); edges (D, 4): x1, y1, x2, y2 in pixels, which may lie outside the image; out (D, H, W), zero before.
+// instantiate: fill_boxes<bool>, fill_boxes<float>
 template <class T>
-__global__ void paste_masks(const float *__restrict__ masks, const double *__restrict__ edges, int cells, int height,
-                            int width, float threshold, T *__restrict__ out) {
+__global__ void fill_boxes(const float *__restrict__ masks, const double *__restrict__ edges, int cells, int height,
+                           int width, float threshold, T *__restrict__ out) {
   const double *edge = edges + 4 * blockIdx.x;
   const float *mask = masks + (long long)blockIdx.x * cells * cells;
   Stretch x = stretch_axis(cells, edge[0], edge[2], width), y = stretch_axis(cells, edge[1], edge[3], height);

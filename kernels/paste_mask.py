@@ -1,19 +1,41 @@
-"""Masks to and from boxes on the CPU: crop objects' masks to M x M targets, paste M x M masks into a picture.
+"""Masks to and from boxes on the CPU: crop objects' masks to M x M targets, paste M x M masks into an image.
 
-Bilinear interpolation goes one axis after the other: first rows are added up (contiguous, vectorized), then columns.
-Cropping reads each pixel of a box about twice, pasting writes each pixel of a box once. Both are serial: they take a
-few milliseconds. Same arithmetic as the specifications in `minimask.mask_head`, sums in another order.
+Both interpolate along one axis after the other: first rows are added up (contiguous, vectorized), then columns.
+Cropping reads each pixel of a box about twice; pasting writes each pixel of a box once. Both are serial and take a few
+milliseconds. The arithmetic is that of `minimask.mask_head`, with sums in another order.
 """
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.roi_align import sample_axis
+from minimask.mask_head import with_border
+
+
+@takes(lambda *_, **__: True)
+def mask_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
+    """See `minimask.mask_head.mask_targets`; computes in float32."""
+    masks = np.ascontiguousarray(masks, np.uint8)
+    boxes = np.ascontiguousarray(boxes, np.float32)
+    matches = np.ascontiguousarray(np.clip(matches, 0, masks.shape[1] - 1), np.int64)
+    targets = np.empty((*matches.shape, size, size), np.float32)
+    crop_masks(masks, boxes, matches, aligned, targets)
+    return (targets >= 0.5).astype(np.float32) if binary else targets
+
+
+@takes(lambda *_, **__: True)
+def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
+    """See `minimask.mask_head.paste_masks`."""
+    masks, edges = with_border(masks, boxes, whole_pixels)
+    out = np.zeros((len(masks), height, width), np.float32 if threshold is None else bool)
+    fill_boxes(masks, np.ascontiguousarray(edges), None if threshold is None else float(threshold), out)
+    return out
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def crop_masks(masks, boxes, matches, aligned, out):
-    """out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s], about a sample a pixel.
+    """out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s], about one sample per pixel.
 
     masks (N, G, H, W) uint8, boxes (N, S, 4), matches (N, S) int64, out (N, S, M, M) float32.
     """
@@ -50,9 +72,9 @@ def crop_masks(masks, boxes, matches, aligned, out):
 
 @njit(cache=True, error_model="numpy")
 def stretch_axis(cells, start, end, limit):
-    """`cells` values stretched from `start` to `end`: for each pixel of 0 .. limit in there the two neighbors.
+    """`cells` values stretched from `start` to `end`: the two neighbors of each pixel there, within 0 .. limit.
 
-    Returns the first such pixel, then for each pixel the lower and the higher neighbor and the weight of the higher.
+    Returns the first of these pixels, then for each one its lower and higher neighbor and the weight of the higher.
     """
     first, last = int(max(np.floor(start), 0)), int(min(np.ceil(end), limit))
     count = max(last - first, 0) if end > start else 0
@@ -67,11 +89,11 @@ def stretch_axis(cells, start, end, limit):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def paste_masks(masks, edges, threshold, out):
-    """Stretch each mask over its box and write it to its picture.
+def fill_boxes(masks, edges, threshold, out):
+    """Stretch each mask over its box and write it to its image.
 
-    masks (D, M, M), edges (D, 4) float64: x1, y1, x2, y2 of each in pixels, which may lie outside the
-    picture; out (D, H, W), zero before the call: bool (value >= threshold), or float if threshold is None.
+    masks (D, M, M); edges (D, 4) float64: x1, y1, x2, y2 in pixels, which may lie outside the image; out (D, H, W),
+    zero before the call: bool (value >= threshold), or float if threshold is None.
     """
     for d in range(masks.shape[0]):
         mask = masks[d]
@@ -94,5 +116,5 @@ def paste_masks(masks, edges, threshold, out):
 def warm_up():
     """Compile (or load from the disk cache) what training and inference use."""
     boxes, index = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int64)
-    crop_masks(np.zeros((1, 1, 2, 2), np.uint8), boxes, index, False, np.zeros((1, 1, 1, 1), np.float32))
-    paste_masks(np.zeros((1, 2, 2), np.float32), np.zeros((1, 4)), 0.5, np.zeros((1, 2, 2), bool))
+    mask_targets(np.zeros((1, 1, 2, 2), np.uint8), boxes, index, 1)
+    paste_masks(np.zeros((1, 2, 2), np.float32), boxes[0], 2, 2)

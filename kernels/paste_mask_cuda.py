@@ -1,32 +1,39 @@
-"""Masks to and from boxes on the GPU: crop masks to targets, paste masks into a picture; see paste_mask.cu."""
+"""Masks to and from boxes on the GPU: crop masks to targets, paste masks into an image; see paste_mask.cu."""
 
 import numpy as np
 
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import blocks_for, launch
+from minimask.mask_head import with_border
 
 THREADS = 128
-PIXELS_A_BLOCK = 16 * THREADS  # of a picture: a box has fewer, so each thread writes some
+PIXELS_PER_BLOCK = 16 * THREADS  # of an image: a box has fewer, so each thread writes some of them
 
 
-def crop_masks(masks, boxes, matches, aligned, out):
-    """out[n, s] (M, M) = average of mask matches[n, s] over each bin of box boxes[n, s], about a sample a pixel.
+@takes(lambda *_, **__: True)
+def mask_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
+    """See `minimask.mask_head.mask_targets`; computes in float32."""
+    xp = array_module(boxes)
+    (n, g, h, w), s = masks.shape, boxes.shape[1]
+    masks = xp.ascontiguousarray(masks, np.uint8)
+    boxes = xp.ascontiguousarray(boxes, np.float32)
+    matches = xp.ascontiguousarray(xp.clip(matches, 0, g - 1), np.int64)
+    targets = xp.empty((n, s, size, size), np.float32)
+    arguments = masks, boxes, matches, n, g, h, w, s, size, aligned, targets
+    launch("paste_mask", "crop_masks", blocks_for(targets.size, THREADS), THREADS, *arguments)
+    return (targets >= 0.5).astype(np.float32) if binary else targets
 
-    masks (N, G, H, W) uint8, boxes (N, S, 4) float32, matches (N, S) int64 of 0 to G - 1, out (N, S, M, M) float32.
-    """
-    (n, g, h, w), (_, s, bins, _) = masks.shape, out.shape
-    arguments = masks, boxes, matches, n, g, h, w, s, bins, aligned, out
-    launch("paste_mask", "crop_masks", blocks_for(out.size, THREADS), THREADS, *arguments)
 
-
-def paste_masks(masks, edges, threshold, out):
-    """Stretch each mask over its box and write it to its picture.
-
-    masks (D, M, M) float32, edges (D, 4) float64: x1, y1, x2, y2 of each in pixels, which may lie outside the
-    picture; out (D, H, W), zero before the call: bool (value >= threshold), or float32 if threshold is None.
-    """
-    d, h, w = out.shape
-    name = "paste_masks<float>" if threshold is None else "paste_masks<bool>"
-    blocks = d, blocks_for(h * w, PIXELS_A_BLOCK, most=65535)
-    limit = np.float32(0 if threshold is None else threshold)
+@takes(lambda *_, **__: True)
+def paste_masks(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
+    """See `minimask.mask_head.paste_masks`."""
+    xp = array_module(masks)
+    masks, edges = with_border(masks, boxes, whole_pixels)
+    out = xp.zeros((len(masks), height, width), np.float32 if threshold is None else bool)
     if out.size:
-        launch("paste_mask", name, blocks, THREADS, masks, edges, masks.shape[1], h, w, limit, out)
+        name = "fill_boxes<float>" if threshold is None else "fill_boxes<bool>"
+        blocks = len(masks), blocks_for(height * width, PIXELS_PER_BLOCK, most=65535)
+        limit = np.float32(0 if threshold is None else threshold)
+        arguments = masks, xp.ascontiguousarray(edges), masks.shape[1], height, width, limit, out
+        launch("paste_mask", name, blocks, THREADS, *arguments)
+    return out

@@ -1,20 +1,18 @@
 """The keypoint branch: a keypoint is a one-hot mask. He et al. 2017, section 5; slide T25.
 
-For each of K keypoints (the 17 of a person, say) the branch predicts a 56 x 56 map of logits inside the box, trained
-so that its softmax over all 3136 places is a one at the keypoint's place: where masks ask at each place "inside or
-not?", keypoints ask once "which place?". Network and conventions are torchvision's.
+For each of K keypoints (say, the 17 of a person) the branch predicts a 56 x 56 map of logits inside the box. It is
+trained so that the softmax over all 3136 places is 1 at the place of the keypoint. A mask asks "inside or not?" at
+every place; a keypoint asks once, "which place?". The network and its conventions are torchvision's.
 """
 
 import numpy as np
 
 from minimask import nn
-from minimask.device import array_module, kernels, on_cpu
+from minimask.device import accelerated, array_module, on_cpu
 from minimask.image import resize_bilinear
-from minimask.losses import CrossEntropy
-from minimask.machine import distributed
 from minimask.targets import take
 
-LARGEST_SIDE = 2**16  # pixels of a box to decode: more is a mistake, and would take for ever
+LARGEST_SIDE = 2**16  # pixels of a box to decode; a larger one is a mistake, and would take forever
 
 # ------------------------------------------------------------------------------------------------------------- network
 
@@ -22,7 +20,8 @@ LARGEST_SIDE = 2**16  # pixels of a box to decode: more is a mistake, and would 
 class KeypointHead(nn.Module):
     """3x3 convolutions with ReLU that keep the grid: (R, 14, 14, in_channels) -> (R, 14, 14, channels[-1]).
 
-    The paper's eight of 512 channels. They are named 0, 2, 4, ..., as in torchvision, where a ReLU has a number too.
+    By default the paper's eight of 512 channels. They are named 0, 2, 4, ..., as in torchvision, where each ReLU has a
+    number too.
     """
 
     def __init__(self, in_channels, channels=(512,) * 8):
@@ -37,10 +36,10 @@ class KeypointHead(nn.Module):
 
 
 class KeypointPredictor(nn.Module):
-    """A map of logits for each keypoint, four times as wide: (R, 14, 14, in_channels) -> (R, 56, 56, keypoints).
+    """A map of logits per keypoint, with four times the side: (R, 14, 14, in_channels) -> (R, 56, 56, keypoints).
 
-    A transposed convolution 4x4 of stride 2, then bilinear interpolation to twice the side: places must be fine, and
-    the paper found 56 to be needed where masks do with 28.
+    A transposed 4x4 convolution of stride 2, then bilinear interpolation to twice the side. Places need a fine grid:
+    the paper uses 56 where 28 is enough for masks.
     """
 
     def __init__(self, in_channels, keypoints):
@@ -55,13 +54,17 @@ class KeypointPredictor(nn.Module):
 
 
 def keypoint_targets(keypoints, boxes, matches, size=56):
-    """The place in the map of each box where each keypoint of its object lies.
+    """The place of each keypoint in the map of its object's box.
 
-    keypoints: (N, G, K, 3) float: x, y, visibility (0: not labeled); boxes: (N, S, 4) float, in the same pixels;
-    matches: (N, S) int, the object of each box. -> places (N, S, K) int64, y * size + x of the cell, or 0; visible
-    (N, S, K) bool: labeled (if hidden or not) and inside the box, the only ones that are learned.
-    A keypoint on the right or lower border belongs to the last cell.
-    Worked number: in a box from 10 to 38, a cell is half a pixel, and x = 17.2 lies in cell floor(7.2 * 2) = 14.
+    keypoints: (N, G, K, 3) float: x, y in pixels, and visibility (0: not labeled).
+    boxes: (N, S, 4) float, in the same pixels.
+    matches: (N, S) int, the object of each box.
+    size: side of the map, in cells.
+
+    Returns places (N, S, K) int64, y * size + x of the cell, and visible (N, S, K) bool: the keypoints that are labeled
+    (even if hidden) and inside the box. Only those are learned; the place of the others is 0. A keypoint on the right
+    or lower border belongs to the last cell. Worked number: in a box from 10 to 38 a cell is half a pixel, so x = 17.2
+    lies in cell floor(7.2 * 2) = 14. Raises ValueError if the shapes do not fit together.
     """
     xp = array_module(boxes)
     if keypoints.ndim != 4 or keypoints.shape[3] != 3 or not keypoints.shape[1]:
@@ -71,88 +74,75 @@ def keypoint_targets(keypoints, boxes, matches, size=56):
             f"keypoint_targets: boxes must be ({len(keypoints)}, S, 4) and matches ({len(keypoints)}, S), "
             f"got {boxes.shape} and {matches.shape}"
         )
+
     points = take(keypoints, xp.clip(matches, 0, keypoints.shape[1] - 1))  # (N, S, K, 3)
     start, end = boxes[:, :, None, :2], boxes[:, :, None, 2:]  # (N, S, 1, 2)
     scale = size / xp.where(end > start, end - start, 1)
     cell = xp.floor((points[..., :2] - start) * scale)
     cell = xp.where(points[..., :2] == end, size - 1, xp.where(end > start, cell, -1))  # (N, S, K, 2) x, y
+
     visible = (points[..., 2] > 0) & ((cell >= 0) & (cell < size)).all(axis=-1)
     places = xp.where(visible, cell[..., 1] * size + cell[..., 0], 0)
     return places.astype(np.int64), visible
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def keypoint_loss(logits, places, visible):
-    """Cross-entropy over the places of a map, the mean over the visible keypoints of all boxes: -> Tensor ().
-
-    logits: Tensor (R, H, W, K); places: (R, K) int, y * W + x of each keypoint; visible: (R, K) bool, those that
-    count. Without any, 0.
-    """
-    r, h, w, k = logits.shape
-    if places.shape != (r, k) or visible.shape != (r, k):
-        raise ValueError(
-            f"keypoint_loss: for logits {logits.shape}, places and visible must be {(r, k)}, "
-            f"got {places.shape} and {visible.shape}"
-        )
-    maps = logits.transpose(0, 3, 1, 2).reshape(r * k, h * w)
-    weights = visible.reshape(-1) / array_module(visible).maximum(distributed.total(visible.sum()), 1)
-    return CrossEntropy(places.reshape(-1))(maps, weights.astype(logits.dtype))
-
-
-def keypoint_loss_specification(logits, places, visible):
-    """`keypoint_loss` on raw arrays, keypoint by keypoint: L = -1/V sum log p[place], p = softmax of the whole map."""
-    xp = array_module(logits)
-    losses = []
-    for r, k in xp.argwhere(visible).tolist():
-        z = logits[r, :, :, k].reshape(-1)  # (H * W,)
-        losses.append(xp.log(xp.exp(z).sum()) - z[places[r, k]])
-    return sum(losses) / max(len(losses), 1)
-
-
-# -------------------------------------------------------------------------------------------------- into the picture
+# ------------------------------------------------------------------------------------------------------ into the image
 
 
 def decode_keypoints(logits, boxes):
-    """Where each keypoint is in the picture: the largest logit once the map is stretched to the box's pixels.
+    """Where each keypoint is in the image: at the largest logit, after stretching its map to the pixels of the box.
 
-    logits: (R, H, W, K) float; boxes: (R, 4) float, pixels. -> (R, K, 3): x, y in pixels and the logit there, the
-    keypoint's score (no probability: any number). The map is stretched by bicubic interpolation to ceil(width) x
-    ceil(height) pixels, at least 1; of equal logits the first in reading order counts. Worked number: in a box from
-    x = 10 to 12.5 there are 3 pixels of 2.5 / 3, and the largest logit in the middle one gives 10 + 1.5 * 2.5 / 3.
+    logits: (R, H, W, K) float.
+    boxes: (R, 4) float, pixels.
+
+    Returns (R, K, 3): x, y in pixels, and the logit there, which is the keypoint's score (any number, no probability).
+    The map is stretched by bicubic interpolation to ceil(width) x ceil(height) pixels, at least 1. Worked number: a box
+    from x = 10 to 12.5 has 3 pixels of width 2.5 / 3, and a peak in the middle one gives 10 + 1.5 * 2.5 / 3. Raises
+    ValueError if the shapes do not fit together or a box is wider than 65,536 pixels.
     """
     xp = array_module(logits)
     if logits.ndim != 4 or boxes.shape != (len(logits), 4):
-        raise ValueError(f"decode_keypoints: logits must be (R, H, W, K), boxes (R, 4): {logits.shape}, {boxes.shape}")
-    if logits.dtype != np.float32 or boxes.dtype != np.float32:
-        return decode_keypoints_specification(logits, boxes)
-    corner, side, pixels = _pixels(boxes)
-    maps = xp.ascontiguousarray(logits.transpose(0, 3, 1, 2))  # (R, K, H, W)
-    found = kernels("keypoints", maps).find_peaks(maps, pixels)  # (R, K, 3) x, y, logit
-    return _places_in_picture(found, corner, side, pixels, xp)
+        raise ValueError(
+            f"decode_keypoints: logits must be (R, H, W, K) and boxes (R, 4), got {logits.shape} and {boxes.shape}"
+        )
+    boxes = xp.nan_to_num(boxes)  # entries that are not used may hold anything
+    side = xp.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    if on_cpu(side) and side.max(initial=1) > LARGEST_SIDE:
+        raise ValueError(f"decode_keypoints: boxes must be at most {LARGEST_SIDE} pixels wide, got {side.max()}")
+    side = xp.minimum(side, LARGEST_SIDE)  # on the GPU nothing was checked, because looking would wait for it
+    pixels = xp.ceil(side).astype(np.int64)
+
+    peaks = find_peaks(logits, pixels)  # (R, K, 3) x, y, logit
+    step = (side / pixels).astype(peaks.dtype)[:, None]  # (R, 1, 2)
+    return xp.concatenate([(peaks[..., :2] + 0.5) * step + boxes[:, None, :2], peaks[..., 2:]], axis=2)
 
 
-def decode_keypoints_specification(logits, boxes):
-    """`decode_keypoints` map by map: y = A m B^T with a matrix of bicubic weights for each axis, then its argmax."""
+@accelerated("keypoints")
+def find_peaks(logits, pixels):
+    """The pixel with the largest logit, when a map of cells is stretched to the pixels of its box.
+
+    logits: (R, H, W, K) float. pixels: (R, 2) int, width and height of each box.
+    Each axis has a matrix of bicubic weights: y = A m B^T. Returns (R, K, 3): x, y, and the logit there; of equal
+    logits the first one in reading order counts.
+    """
     xp = array_module(logits)
     r, h, w, k = logits.shape
-    corner, side, pixels = _pixels(boxes)
-    found = xp.zeros((r, k, 3), logits.dtype)
+    peaks = xp.zeros((r, k, 3), logits.dtype)
     for i, (width, height) in enumerate(pixels.tolist()):
-        down, across = (bicubic_matrix(*sizes, xp, logits.dtype) for sizes in ((h, height), (w, width)))
+        down = bicubic_matrix(h, height, xp, logits.dtype)
+        across = bicubic_matrix(w, width, xp, logits.dtype)
         for j in range(k):
             stretched = (down @ logits[i, :, :, j] @ across.T).reshape(-1)  # (height * width,)
             place = stretched.argmax()
-            found[i, j, 0], found[i, j, 1], found[i, j, 2] = place % width, place // width, stretched[place]
-    return _places_in_picture(found, corner, side, pixels, xp)
+            peaks[i, j, 0], peaks[i, j, 1], peaks[i, j, 2] = place % width, place // width, stretched[place]
+    return peaks
 
 
 def bicubic_matrix(cells, pixels, xp=np, dtype=np.float32):
     """The (pixels, cells) matrix that stretches `cells` values to `pixels` by cubic convolution (Keys 1981).
 
-    Pixel i has its center at (i + 1/2) cells / pixels - 1/2 in cells, and is a sum of the four cells around it; beyond
-    the border a cell is its neighbor inside. a = -0.75, as in torch and OpenCV.
+    The center of pixel i lies at (i + 1/2) cells / pixels - 1/2, measured in cells, and takes a weighted sum of the
+    four cells around it; a cell beyond the border has the value of the border. a = -0.75, as in torch and OpenCV.
     """
     position = (xp.arange(pixels) + 0.5) * (cells / pixels) - 0.5  # (P,)
     low = xp.floor(position)
@@ -164,24 +154,7 @@ def bicubic_matrix(cells, pixels, xp=np, dtype=np.float32):
 
 
 def cubic(d, a=-0.75):
-    """The weight of a cell at distance d of 0 to 2 cells."""
+    """The weight of a cell at a distance d of 0 to 2 cells."""
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
     return array_module(d).where(d <= 1, near, far)
-
-
-def _pixels(boxes):
-    """Upper left corner (R, 2) and sides (R, 2) of boxes, and the sides in whole pixels (R, 2) int64; all x, y."""
-    xp = array_module(boxes)
-    boxes = xp.nan_to_num(boxes)  # places that are not used may hold anything
-    side = xp.maximum(boxes[:, 2:] - boxes[:, :2], 1)
-    if on_cpu(side) and side.max(initial=1) > LARGEST_SIDE:
-        raise ValueError(f"decode_keypoints: boxes must be at most {LARGEST_SIDE} pixels wide, got {side.max()}")
-    side = xp.minimum(side, LARGEST_SIDE)  # on the GPU nobody has looked: that would wait for it
-    return boxes[:, :2], side, xp.ceil(side).astype(np.int64)
-
-
-def _places_in_picture(found, corner, side, pixels, xp):
-    """Pixels (R, K, 3) x, y, logit in the stretched map -> the same in the picture."""
-    step = (side / pixels).astype(found.dtype)[:, None]  # (R, 1, 2)
-    return xp.concatenate([(found[..., :2] + 0.5) * step + corner[:, None], found[..., 2:]], axis=2)

@@ -1,108 +1,239 @@
-"""The losses, each with its normalizer spelled out. L = L_cls + L_reg + L_mask (slide L26), plus the RPN's two.
+"""The losses as a page of formulas. L = L_cls + L_reg + L_mask (slide L26), plus two of the RPN and one of keypoints.
 
-Every loss takes `weights`: 0 leaves a place out (padding, or not sampled), 1 counts it. The sum is divided by
-`count`, which comes from the arrays too, so that nothing here has a size that depends on values. Where several workers
-share a batch, the count is that of all of them, so that their losses add up to the whole batch's.
-The mask loss stands in mask_head.py.
+The first part holds the formulas: functions of raw arrays that return a loss and its gradient. The second part holds
+the losses of the stages, which say what is averaged over what.
+
+Shapes never depend on values: instead of selecting what counts, every loss takes weights, which are 0 for what is left
+out (padding, or not sampled), and divides by how many count. If several workers share a batch, that number is taken
+over all of them, so that their losses add up to the loss of the whole batch. If nothing counts, a loss is 0, not NaN.
 """
 
-
-from minimask.device import array_module, fits_gpu_kernel, kernels
+from minimask.device import accelerated, array_module
 from minimask.functional import sigmoid_array
 from minimask.machine import distributed
-from minimask.tensor import Function, Tensor
+from minimask.tensor import Function
+
+# ------------------------------------------------------------------------------------------------------------ formulas
 
 
 class Loss(Function):
-    """A loss in array code. On a GPU a kernel takes its place, which finds the gradient on the way."""
+    """y, gz = formula(z, *constants);  backward returns gz gy."""
 
-    kernel = None  # its name in kernels/losses_cuda.py
+    def __init__(self, formula, *constants):
+        self.formula, self.constants = formula, constants
 
-    def __call__(self, z, *others):
-        z = z if isinstance(z, Tensor) else Tensor(z)
-        if has_kernel(z.data):
-            return KernelLoss(self.kernel, vars(self))(z, *others)
-        return super().__call__(z, *others)
-
-
-class KernelLoss(Function):
-    """y, gz = kernel(z, *others, **settings) for a gradient of 1; backward multiplies gz by gy."""
-
-    def __init__(self, name, settings):
-        self.name, self.settings = name, settings
-
-    def forward(self, z, *others):
-        y, self.gz = getattr(kernels("losses", z), self.name)(z, *others, **self.settings)
+    def forward(self, z):
+        y, self.gz = self.formula(z, *self.constants)
         return y
 
     def backward(self, gy):
-        return self.gz * gy, *[None] * (len(self.inputs) - 1)
+        return (self.gz * gy,)
 
 
-def has_kernel(z):
-    """Whether a kernel can take these logits: a float32 array on a GPU, not empty."""
-    return fits_gpu_kernel(z) and z.size > 0
+@accelerated("losses")
+def binary_cross_entropy(z, t, w):
+    """y = sum w (max(z, 0) - z t + ln(1 + e^-|z|));  gz = w (sigmoid(z) - t).
+
+    Arrays of one shape: logits z, targets t from 0 to 1, weights w. With p = sigmoid(z) the loss of a place is
+    -(t ln p + (1 - t) ln(1 - p)), the lecture's L28, in a form that never takes the logarithm of a rounded 0.
+    """
+    xp = array_module(z)
+    loss = xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-abs(z)))
+    return xp.asarray((loss * w).sum()), w * (sigmoid_array(z) - t)
 
 
-class BinaryCrossEntropy(Loss):
-    """y = sum w (max(z, 0) - z t + ln(1 + e^-|z|));  gz = w (sigmoid(z) - t)."""
+@accelerated("losses")
+def smooth_l1(x, t, w, beta):
+    """y = sum w (d^2 / 2b where |d| < b, else |d| - b/2), d = x - t;  gx = w clip(d / b, -1, 1).
 
-    kernel = "binary_cross_entropy"
+    Arrays of one shape: predictions x, targets t, weights w. beta (b): where the square becomes a straight line.
+    """
+    xp = array_module(x)
+    d = x - t
+    size = abs(d)
+    loss = xp.where(size < beta, d * d * (0.5 / beta), size - 0.5 * beta)
+    return xp.asarray((loss * w).sum()), w * xp.clip(d / beta, -1, 1)
 
-    def forward(self, z, t, w):
-        xp = array_module(z)
-        self.w, self.t, self.z = w, t, z
-        loss = xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-abs(z)))
-        return xp.asarray((loss * w).sum())
+
+@accelerated("losses")
+def cross_entropy(z, labels, w):
+    """y = sum_i w_i (ln sum_j e^z_ij - z_i,label);  gz = w (softmax(z) - onehot(label)).
+
+    Logits z (R, C), labels (R,) int, weights w (R,). The largest of each row is subtracted first: e^z cannot overflow.
+    """
+    xp = array_module(z)
+    z = z - z.max(axis=1, keepdims=True)
+    e = xp.exp(z)
+    total = e.sum(axis=1, keepdims=True)
+    loss = xp.log(total) - xp.take_along_axis(z, labels[:, None], axis=1)  # (R, 1)
+
+    gz = e / total
+    gz[xp.arange(len(gz)), labels] -= 1
+    return xp.asarray((loss[:, 0] * w).sum()), gz * w[:, None]
+
+
+@accelerated("losses")
+def sigmoid_mask_loss(logits, labels, targets, valid, n):
+    """y = sum (max(z, 0) - z t + ln(1 + e^-|z|)) / n;  gz = (sigmoid(z) - t) / n, 0 in boxes that do not count.
+
+    Binary cross-entropy of z (R, M, M), the channel of logits (R, M, M, C) that belongs to each box's class: the other
+    classes do not compete. targets (R, M, M), valid (R,) bool, n: what to divide by. Returns y and gz (R, M, M).
+    """
+    xp = array_module(logits)
+    z, t, valid = own_channel(logits, labels), targets.astype(logits.dtype), valid[:, None, None]
+    loss = xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-abs(z)))
+    return xp.asarray(xp.where(valid, loss, 0).sum() / n), xp.where(valid, sigmoid_array(z) - t, 0) / n
+
+
+@accelerated("losses")
+def sigmoid_mask_gradient(gz, labels, gy, channels):
+    """The gradient of all logits, (R, M, M, channels): gz gy in the channel of each box's class, 0 in the others."""
+    gx = array_module(gz).zeros((*gz.shape, channels), gz.dtype)
+    gx[_own_channel(labels, channels)] = gz * gy
+    return gx
+
+
+class SigmoidMaskLoss(Function):
+    """The two functions above as one operation of the logits (R, M, M, C)."""
+
+    def __init__(self, labels, targets, valid, n):
+        self.labels, self.constants = labels, (labels, targets, valid, n)
+
+    def forward(self, logits):
+        self.channels = logits.shape[3]
+        y, self.gz = sigmoid_mask_loss(logits, *self.constants)
+        return y
 
     def backward(self, gy):
-        return gy * self.w * (sigmoid_array(self.z) - self.t), None, None
+        return (sigmoid_mask_gradient(self.gz, self.labels, gy, self.channels),)
 
 
-class SmoothL1(Loss):
-    """y = sum w (d^2 / 2b where |d| < b, else |d| - b/2), d = x - t;  gx = w clip(d / b, -1, 1)."""
+@accelerated("losses")
+def softmax_mask_loss(logits, labels, targets, valid, n):
+    """y = -sum (t ln p_label + (1 - t) ln p_0) / n, p = softmax(z) over the classes;  gz = (p - q) / n.
 
-    kernel = "smooth_l1"
+    The classes compete at each pixel, with class 0 as the background. q is the distribution that the pixel should have:
+    t for the box's class, 1 - t for the background, 0 for the others. Arguments as in `sigmoid_mask_loss`.
+    """
+    xp = array_module(logits)
+    t, valid = targets.astype(logits.dtype), valid[:, None, None, None]
+    q = xp.zeros_like(logits)  # (R, M, M, C)
+    q[_own_channel(labels, logits.shape[3])] = t
+    q[..., 0] += 1 - t
 
-    def __init__(self, beta):
-        self.beta = beta
-
-    def forward(self, x, t, w):
-        xp = array_module(x)
-        self.d, self.w = x - t, w
-        size = abs(self.d)
-        loss = xp.where(size < self.beta, self.d * self.d * (0.5 / self.beta), size - 0.5 * self.beta)
-        return xp.asarray((loss * w).sum())
-
-    def backward(self, gy):
-        return gy * self.w * array_module(self.d).clip(self.d / self.beta, -1, 1), None, None
-
-
-class CrossEntropy(Loss):
-    """y = sum_i w_i (ln sum_j e^z_ij - z_i,label);  gz = w (softmax(z) - onehot(label))."""
-
-    kernel = "cross_entropy"
-
-    def __init__(self, labels):
-        self.labels = labels
-
-    def forward(self, z, w):
-        xp = array_module(z)
-        shifted = z - z.max(axis=1, keepdims=True)
-        e = xp.exp(shifted)
-        total = e.sum(axis=1, keepdims=True)
-        self.p, self.w = e / total, w
-        chosen = xp.take_along_axis(shifted, self.labels[:, None], axis=1)
-        return xp.asarray(((xp.log(total) - chosen)[:, 0] * w).sum())
-
-    def backward(self, gy):
-        gz = self.p.copy()
-        gz[array_module(gz).arange(len(gz)), self.labels] -= 1
-        return gz * (gy * self.w)[:, None], None
+    z = logits - logits.max(axis=3, keepdims=True)
+    log_p = z - xp.log(xp.exp(z).sum(axis=3, keepdims=True))
+    return xp.asarray(-xp.where(valid, q * log_p, 0).sum() / n), xp.where(valid, xp.exp(log_p) - q, 0) / n
 
 
-def _weights(weights, count, dtype):
-    """weights / max(count, 1) in the dtype of the logits: nothing to count gives a loss of 0, not NaN."""
+# ------------------------------------------------------------------------------------------------- losses of the stages
+
+
+def objectness_loss(logits, targets, weights):
+    """RPN: binary cross-entropy, averaged over the sampled anchors of all images. Returns a Tensor ().
+
+    logits: Tensor (N, S). targets, weights: (N, S) of 0 and 1. Ren et al. 2017, equation 1 (its N_cls).
+    """
+    _same_shape("objectness_loss", logits, targets=targets, weights=weights)
+    weights = _divide(weights, weights.sum(), logits.dtype)
+    return Loss(binary_cross_entropy, targets.astype(logits.dtype), weights)(logits)
+
+
+def rpn_box_loss(deltas, targets, positive, sampled, beta=1 / 9):
+    """RPN: smooth L1 over the positive anchors, summed over the 4 deltas, divided by the number of SAMPLED anchors.
+
+    deltas: Tensor (N, S, 4). targets: (N, S, 4). positive, sampled: (N, S) of 0 and 1. The normalizer is torchvision's.
+    Returns a Tensor ().
+    """
+    _same_shape("rpn_box_loss", deltas, targets=targets)
+    weights = array_module(targets).broadcast_to(positive[..., None], targets.shape)
+    return Loss(smooth_l1, targets, _divide(weights, sampled.sum(), deltas.dtype), beta)(deltas)
+
+
+def class_loss(logits, labels, weights):
+    """Box head: cross-entropy, averaged over the sampled RoIs. Returns a Tensor ().
+
+    logits: Tensor (R, C). labels: (R,) int, 0 for the background. weights: (R,) of 0 and 1.
+    """
+    if labels.shape != logits.shape[:1] or weights.shape != labels.shape:
+        raise ValueError(
+            f"class_loss: labels and weights must be ({logits.shape[0]},), got {labels.shape} and {weights.shape}"
+        )
+    return Loss(cross_entropy, labels, _divide(weights, weights.sum(), logits.dtype))(logits)
+
+
+def box_loss(deltas, labels, targets, positive, sampled, beta=1 / 9):
+    """Box head: smooth L1 of the four deltas of each RoI's class, over the positive RoIs. Returns a Tensor ().
+
+    deltas: Tensor (R, 4 C). labels: (R,) int. targets: (R, 4). positive, sampled: (R,) of 0 and 1; the sum is divided
+    by the number of SAMPLED RoIs.
+    """
+    xp = array_module(targets)
+    own = deltas[xp.arange(len(labels))[:, None], labels[:, None] * 4 + xp.arange(4)]  # (R, 4)
+    _same_shape("box_loss", own, targets=targets)
+    weights = xp.broadcast_to(positive[:, None], targets.shape)
+    return Loss(smooth_l1, targets, _divide(weights, sampled.sum(), deltas.dtype), beta)(own)
+
+
+def mask_loss(logits, labels, targets, valid, kind="sigmoid"):
+    """Mask head: how far the masks are from the truth, averaged over pixels and boxes (slides L27 to L29): a Tensor ().
+
+    logits: Tensor (R, M, M, C). labels: (R,) int, the true class of each box, whose channel is compared; with C = 1 it
+    is always the only one. targets: (R, M, M) float from 0 to 1. valid: (R,) bool, the boxes that count.
+    kind: "sigmoid", an independent mask per class, or "softmax", classes that compete (He et al. 2017, table 2b).
+    """
+    check_mask_logits("mask_loss", logits, labels, kind)
+    if targets.shape != logits.shape[:3] or valid.shape != logits.shape[:1]:
+        raise ValueError(
+            f"mask_loss: for logits {logits.shape}, targets must be {logits.shape[:3]} and valid {logits.shape[:1]}, "
+            f"got {targets.shape} and {valid.shape}"
+        )
+    pixels = distributed.total(valid.sum()) * logits.shape[1] * logits.shape[2]
+    n = array_module(valid).maximum(pixels, 1).astype(logits.dtype)
+    if kind == "sigmoid":
+        return SigmoidMaskLoss(labels, targets, valid, n)(logits)
+    return Loss(softmax_mask_loss, labels, targets, valid, n)(logits)
+
+
+def keypoint_loss(logits, places, visible):
+    """Keypoint head: cross-entropy over all places of a map, averaged over the visible keypoints. Returns a Tensor ().
+
+    logits: Tensor (R, H, W, K). places: (R, K) int, y * W + x of each keypoint. visible: (R, K) bool, those that count.
+    """
+    r, h, w, k = logits.shape
+    if places.shape != (r, k) or visible.shape != (r, k):
+        raise ValueError(
+            f"keypoint_loss: for logits {logits.shape}, places and visible must be {(r, k)}, "
+            f"got {places.shape} and {visible.shape}"
+        )
+    maps = logits.transpose(0, 3, 1, 2).reshape(r * k, h * w)
+    weights = _divide(visible.reshape(-1), visible.sum(), logits.dtype)
+    return Loss(cross_entropy, places.reshape(-1), weights)(maps)
+
+
+def own_channel(x, labels):
+    """The channel of each box's label, the only one if there is only one: x (R, M, M, C), labels (R,) -> (R, M, M)."""
+    return x[_own_channel(labels, x.shape[3])]
+
+
+def _own_channel(labels, channels):
+    """The index that `own_channel` takes."""
+    xp = array_module(labels)
+    return xp.arange(len(labels)), slice(None), slice(None), xp.clip(labels, 0, channels - 1).astype(xp.int64)
+
+
+def check_mask_logits(who, logits, labels, kind):
+    """Raises ValueError, in the name of `who`, if the arguments do not fit together."""
+    if kind not in ("sigmoid", "softmax"):
+        raise ValueError(f'{who}: kind must be "sigmoid" or "softmax", got {kind!r}')
+    if logits.ndim != 4 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"{who}: logits must be (R, M, M, C) and labels (R,), got shapes {logits.shape} and {labels.shape}"
+        )
+
+
+def _divide(weights, count, dtype):
+    """weights / max(count, 1), count taken over all workers, in the dtype of the logits."""
     xp = array_module(weights)
     return xp.divide(weights, xp.maximum(distributed.total(count), 1), dtype=dtype)
 
@@ -111,49 +242,3 @@ def _same_shape(name, x, **arrays):
     for argument, array in arrays.items():
         if array.shape != x.shape:
             raise ValueError(f"{name}: {argument} must have the shape {x.shape} of the predictions, got {array.shape}")
-
-
-def objectness_loss(logits, targets, weights):
-    """RPN: binary cross-entropy, the mean over the sampled anchors of all images (weights.sum()).
-
-    logits: Tensor (N, S); targets, weights: arrays (N, S) of 0 and 1. Ren et al. 2017, equation 1 (there N_cls).
-    """
-    _same_shape("objectness_loss", logits, targets=targets, weights=weights)
-    dtype = logits.dtype
-    return BinaryCrossEntropy()(logits, targets.astype(dtype), _weights(weights, weights.sum(), dtype))
-
-
-def rpn_box_loss(deltas, targets, positive, sampled, beta=1 / 9):
-    """RPN: smooth L1 over the positive anchors, summed over 4 deltas, divided by the number of SAMPLED anchors.
-
-    deltas: Tensor (N, S, 4); targets (N, S, 4); positive, sampled: (N, S) of 0 and 1 (torchvision's normalizer).
-    """
-    _same_shape("rpn_box_loss", deltas, targets=targets)
-    weights = array_module(targets).broadcast_to(positive[..., None], targets.shape)
-    return SmoothL1(beta)(deltas, targets, _weights(weights, sampled.sum(), deltas.dtype))
-
-
-def class_loss(logits, labels, weights):
-    """Box head: cross-entropy, the mean over the sampled RoIs. logits: Tensor (R, C); labels (R,) ints; weights
-    (R,).
-    """
-    if labels.shape != logits.shape[:1] or weights.shape != labels.shape:
-        raise ValueError(
-            f"class_loss: labels and weights must be ({logits.shape[0]},), got {labels.shape} and {weights.shape}"
-        )
-    return CrossEntropy(labels)(logits, _weights(weights, weights.sum(), logits.dtype))
-
-
-def box_loss(deltas, labels, targets, positive, sampled, beta=1 / 9):
-    """Box head: smooth L1 of the label's own four deltas over the positive RoIs, divided by the number of sampled RoIs.
-
-    deltas: Tensor (R, 4 C), or (R, 4) when boxes are class-agnostic; labels (R,);
-    targets (R, 4); positive, sampled (R,).
-    """
-    xp = array_module(targets)
-    if deltas.shape[1] > 4:
-        columns = labels[:, None] * 4 + xp.arange(4)
-        deltas = deltas[xp.arange(len(labels))[:, None], columns]  # (R, 4)
-    _same_shape("box_loss", deltas, targets=targets)
-    weights = xp.broadcast_to(positive[:, None], targets.shape)
-    return SmoothL1(beta)(deltas, targets, _weights(weights, sampled.sum(), deltas.dtype))

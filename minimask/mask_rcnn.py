@@ -21,19 +21,11 @@ from minimask.device import array_module, generator
 from minimask.errors import InputError
 from minimask.fpn import FPN
 from minimask.image import ImageTransform
-from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_loss, keypoint_targets
-from minimask.losses import box_loss, class_loss
+from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_targets
+from minimask.losses import box_loss, class_loss, keypoint_loss, mask_loss
 from minimask.machine.card import enough_memory
 from minimask.machine.process import tuned_process
-from minimask.mask_head import (
-    FCNMaskHead,
-    MaskPredictor,
-    MLPMaskHead,
-    mask_loss,
-    mask_probabilities,
-    mask_targets,
-    restore,
-)
+from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_probabilities, mask_targets, restore
 from minimask.roi_align import assign_levels, roi_align
 from minimask.roi_pool import roi_pool, roi_warp
 from minimask.rpn import RPN

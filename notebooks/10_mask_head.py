@@ -24,14 +24,13 @@ from minimask import check, course, draw, mask_rcnn, nn
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.datasets.toy import ToyScenes
 from minimask.device import generator
+from minimask.losses import mask_loss
 from minimask.mask_head import (
     FCNMaskHead,
     MaskPredictor,
     MLPMaskHead,
-    mask_loss,
     mask_probabilities,
     mask_targets,
-    mask_targets_specification,
     paste_masks,
 )
 from minimask.optim import AdamW
@@ -833,7 +832,7 @@ all_of_it, first_object = np.array([[[0, 0, 8, 8]]], np.float32), np.zeros((1, 1
 assert mask_targets(left_half, all_of_it, first_object, 4, aligned=True)[0, 0, 0].tolist() == [1, 1, 0, 0]
 assert mask_targets(left_half, all_of_it, first_object, 4, aligned=False)[0, 0, 0].tolist() == [1, 0.75, 0, 0]
 TORCHVISION = [1, 0.75, 0, 0]  # torchvision's project_masks_on_boxes, which is not aligned: the same
-print(inspect.getsource(mask_targets_specification))
+print(inspect.getsource(mask_targets))
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 _, dog_scene, dog = best[2]

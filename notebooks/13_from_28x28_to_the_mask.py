@@ -22,12 +22,7 @@ from minimask import check, conventions, course, draw
 from minimask.boxes import iou as box_iou
 from minimask.datasets.toy import ToyScenes
 from minimask.image import resize_boxes
-from minimask.mask_head import (
-    mask_probabilities,
-    mask_targets,
-    paste_masks,
-    paste_masks_specification,
-)
+from minimask.mask_head import mask_probabilities, mask_targets, paste_masks
 from minimask.tensor import Tensor, no_grad
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
@@ -405,7 +400,7 @@ two_by_two, its_box = np.array([[1, 0.25], [0.5, 0.75]]), np.array([1.2, 0.8, 4.
 pasted = my_paste_mask(two_by_two, its_box, 6, 7, whole_pixels=True)
 for row, numbers in TORCHVISION.items():
     np.testing.assert_allclose(pasted[row], numbers, atol=1e-5)
-print(inspect.getsource(paste_masks_specification))
+print(inspect.getsource(paste_masks))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 The final mask: at least 0.5

@@ -29,7 +29,8 @@ from minimask.datasets.augmentation import flip, flip_order
 from minimask.datasets.coco_names import PERSON_KEYPOINTS, PERSON_SKELETON
 from minimask.datasets.toy import KEYPOINTS, SKELETON, ToyScenes
 from minimask.evaluate import evaluate
-from minimask.keypoint_head import bicubic_matrix, decode_keypoints, keypoint_loss, keypoint_targets
+from minimask.keypoint_head import bicubic_matrix, decode_keypoints, keypoint_targets
+from minimask.losses import keypoint_loss
 from minimask.tensor import Tensor, no_grad
 from minimask.trace import Trace
 

@@ -14,8 +14,6 @@ from minimask.image import (
     resize_photo,
     resized_size,
 )
-from minimask.mask_head import restore
-from minimask.structures import Detections
 from tests.helpers import make_sample
 
 # ------------------------------------------------------------------------------------------- resizing, worked numbers
@@ -220,39 +218,3 @@ def test_ten_thousand_pixels_in_bounded_memory(shape):
     assert peak < 3 * batch.images.nbytes + 20e6  # the photo as floats would be 240 MB
     h, w = batch.sizes[0]
     assert np.abs(batch.images[0, :h, :w, 0] - (128 / 255 - 0.485) / 0.229).max() < 1e-5
-
-
-# ------------------------------------------------------------------------------------------- and back
-
-
-def test_restore_scales_back_and_pastes():
-    batch = ImageTransform(64, 128)([make_sample(32, 48)])
-    detections = Detections(
-        boxes=np.array([[[16, 8, 48, 40], [0, 0, 0, 0]]], np.float32),
-        labels=np.array([[2, 0]]),
-        scores=np.array([[0.9, 0]], np.float32),
-        valid=np.array([[True, False]]),
-        masks=np.ones((1, 2, 28, 28), np.float32),
-        keypoints=np.array([[[[20, 10, 0.7]], [[0, 0, 0]]]], np.float32),
-    )
-    (found,) = restore(detections, batch)
-    assert found.boxes.tolist() == [[8, 4, 24, 20]]
-    assert found.labels.tolist() == [2] and found.masks.shape == (1, 32, 48)
-    assert np.allclose(found.keypoints, [[[10, 5, 0.7]]])
-    inside = np.zeros((32, 48), bool)
-    inside[5:19, 9:23] = True
-    assert found.masks[0][inside].all()
-    assert not found.masks[0][:3].any() and not found.masks[0][22:].any() and not found.masks[0][:, 26:].any()
-
-
-def test_restore_of_nothing():
-    batch = ImageTransform(64, 128)([make_sample(32, 48)])
-    nothing = Detections(
-        boxes=np.zeros((1, 3, 4), np.float32),
-        labels=np.zeros((1, 3), np.int64),
-        scores=np.zeros((1, 3), np.float32),
-        valid=np.zeros((1, 3), bool),
-        masks=np.zeros((1, 3, 28, 28), np.float32),
-    )
-    (found,) = restore(nothing, batch)
-    assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)

@@ -1,4 +1,4 @@
-"""The keypoint branch: network, targets, loss and decoding, against worked numbers, specifications and torchvision."""
+"""The keypoint branch: network, targets and decoding, against worked numbers, array code and torchvision."""
 
 import json
 
@@ -14,15 +14,12 @@ from minimask.keypoint_head import (
     bicubic_matrix,
     cubic,
     decode_keypoints,
-    decode_keypoints_specification,
-    keypoint_loss,
-    keypoint_loss_specification,
+    find_peaks,
     keypoint_targets,
 )
+from minimask.losses import keypoint_loss
 from minimask.tensor import Tensor, no_grad
 from tests.gradcheck import check_gradients
-
-rng = np.random.default_rng(0)
 
 
 def theirs(name):
@@ -48,6 +45,7 @@ def test_parameter_names_are_torchvisions():
 def test_network_equals_torchvision():
     torch = pytest.importorskip("torch")
     theirs = pytest.importorskip("torchvision.models.detection.keypoint_rcnn")
+    rng = np.random.default_rng(0)
     head, predictor = KeypointHead(6, (5, 4)), KeypointPredictor(4, 3)
     their_head, their_predictor = theirs.KeypointRCNNHeads(6, (5, 4)), theirs.KeypointRCNNPredictor(4, 3)
     for module, their_module in ((head, their_head), (predictor, their_predictor)):
@@ -68,7 +66,8 @@ def test_network_equals_torchvision():
 
 def test_gradients_of_the_network():
     head, predictor = KeypointHead(2, (3,)).to(np.float64), KeypointPredictor(3, 2).to(np.float64)
-    check_gradients(lambda x: predictor(head(x)), rng.standard_normal((1, 3, 3, 2)), name="keypoint branch")
+    x = np.random.default_rng(0).standard_normal((1, 3, 3, 2))
+    check_gradients(lambda x: predictor(head(x)), x, name="keypoint branch")
 
 
 def test_it_learns_where_a_point_is():
@@ -166,64 +165,6 @@ def test_targets_of_objects_without_keypoints_and_of_padding():
     assert places.min() >= 0 and places.max() < 56 * 56
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def loss_case(dtype=np.float64):
-    rng = np.random.default_rng(1)
-    visible = np.array([[True, False, True], [False, False, False], [True, True, True]])
-    return rng.standard_normal((3, 4, 4, 3)).astype(dtype), rng.integers(0, 16, (3, 3)), visible
-
-
-def test_loss_worked_numbers():
-    logits = np.zeros((1, 2, 2, 1))
-    for z, place, loss in ((0, 0, np.log(4)), (np.log(5), 3, np.log(8 / 5)), (np.log(5), 0, np.log(8))):
-        logits[0, 1, 1, 0] = z
-        found = keypoint_loss(Tensor(logits), np.array([[place]]), np.array([[True]]))
-        assert found.shape == () and found.item() == pytest.approx(loss)
-
-
-def test_loss_equals_its_specification_and_counts_only_what_is_visible():
-    logits, places, visible = loss_case()
-    tensor = Tensor(logits, requires_grad=True)
-    loss = keypoint_loss(tensor, places, visible)
-    loss.backward()
-    np.testing.assert_allclose(loss.data, keypoint_loss_specification(logits, places, visible), rtol=1e-12)
-    by_map = abs(tensor.grad).sum((1, 2))  # (R, K)
-    np.testing.assert_array_equal(by_map > 0, visible)
-    check_gradients(lambda z: keypoint_loss(z, places, visible), logits, name="keypoint_loss")
-
-
-def test_loss_without_keypoints_and_with_extreme_logits():
-    logits, places, visible = loss_case(np.float32)
-    with np.errstate(all="raise", under="ignore"):
-        for count in (3, 0):
-            tensor = Tensor(logits[:count], requires_grad=True)
-            loss = keypoint_loss(tensor, places[:count], visible[:count] & False)
-            loss.backward()
-            assert loss.item() == 0 and not tensor.grad.any() and tensor.grad.shape == tensor.shape
-        tensor = Tensor(logits * 1e4, requires_grad=True)
-        loss = keypoint_loss(tensor, places, visible)
-        loss.backward()
-    assert np.isfinite(loss.data) and np.isfinite(tensor.grad).all()
-    assert loss.dtype == np.float32 and tensor.grad.dtype == np.float32
-
-
-def test_loss_equals_torchvision():
-    torch, keypointrcnn_loss = theirs("keypointrcnn_loss")
-    keypoints, boxes, matches = target_case()
-    logits = np.random.default_rng(2).standard_normal((80, 8, 8, 4))
-    places, visible = keypoint_targets(keypoints, boxes, matches, 8)
-    tensor = Tensor(logits, requires_grad=True)
-    loss = keypoint_loss(tensor, places.reshape(80, 4), visible.reshape(80, 4))
-    loss.backward()
-    their_logits = torch.tensor(logits.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-    expected = keypointrcnn_loss(their_logits, *(list(map(torch.tensor, x)) for x in (boxes, keypoints, matches)))
-    expected.backward()
-    np.testing.assert_allclose(loss.data, expected.item(), rtol=1e-10)
-    np.testing.assert_allclose(tensor.grad, their_logits.grad.numpy().transpose(0, 2, 3, 1), atol=1e-12)
-
-
 # -------------------------------------------------------------------------------------------------------------- decode
 
 
@@ -268,8 +209,8 @@ def test_decode_worked_numbers():
     np.testing.assert_allclose(flat[0], [[4.5, 4.5, 1]] * 2)
     twice = np.full((1, 56, 56, 1), -1, np.float32)
     twice[0, [5, 30], [40, 10], 0] = 3
-    for decode in (decode_keypoints, decode_keypoints_specification):
-        np.testing.assert_allclose(decode(twice, np.array([[0, 0, 56, 56]], np.float32)), [[[40.5, 5.5, 3]]])
+    np.testing.assert_allclose(decode_keypoints(twice, np.array([[0, 0, 56, 56]], np.float32)), [[[40.5, 5.5, 3]]])
+    np.testing.assert_allclose(find_peaks.plain(twice, np.array([[56, 56]])), [[[40, 5, 3]]])
     # 2.5 pixels are 3 of 2.5 / 3, and a map that peaks in the middle gives the middle one.
     peak = -abs(np.arange(56) - 27.5).astype(np.float32)
     middle = decode_keypoints((peak[:, None] + peak)[None, :, :, None], np.array([[10, 0, 12.5, 1]], np.float32))
@@ -292,12 +233,13 @@ def test_decode_equals_numbers_of_torchvision():
 
 
 @pytest.mark.parametrize("size", [2, 7, 56])
-def test_decode_equals_its_specification_and_torchvision(size):
+def test_decode_equals_its_array_code_and_torchvision(size):
     logits = np.random.default_rng(size).standard_normal((len(BOXES), size, size, 3)).astype(np.float32)
     boxes = np.array(BOXES, np.float32)
     found = decode_keypoints(logits, boxes)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, decode_keypoints_specification(logits, boxes), atol=1e-4)
+    pixels = np.ceil(np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).astype(np.int64)
+    np.testing.assert_allclose(find_peaks(logits, pixels), find_peaks.plain(logits, pixels), atol=1e-4)
     torch, heatmaps_to_keypoints = theirs("heatmaps_to_keypoints")
     points, scores = heatmaps_to_keypoints(torch.tensor(logits.transpose(0, 3, 1, 2)), torch.tensor(boxes))
     np.testing.assert_allclose(found[..., :2], points[..., :2].numpy(), atol=1e-3)
@@ -322,10 +264,8 @@ def test_says_what_does_not_fit():
         keypoint_targets(keypoints[:, :0], boxes, matches)
     with pytest.raises(ValueError, match=r"\(2, S, 4\) and matches \(2, S\), got \(2, 40, 4\) and \(2, 39\)"):
         keypoint_targets(keypoints, boxes, matches[:, 1:])
-    logits, places, visible = loss_case()
-    with pytest.raises(ValueError, match=r"places and visible must be \(3, 3\), got \(3, 2\) and \(3, 3\)"):
-        keypoint_loss(Tensor(logits), places[:, 1:], visible)
-    with pytest.raises(ValueError, match=r"logits must be \(R, H, W, K\), boxes \(R, 4\): \(3, 4, 4, 3\), \(2, 4\)"):
+    logits = np.zeros((3, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"\(R, H, W, K\) and boxes \(R, 4\), got \(3, 4, 4, 3\) and \(2, 4\)"):
         decode_keypoints(logits, np.zeros((2, 4)))
     with pytest.raises(ValueError, match="boxes must be at most 65536 pixels wide, got 100000"):
         decode_keypoints(logits, np.array([[0, 0, 1e5, 1]] * 3))

@@ -1,26 +1,22 @@
-"""The mask branch: its network, targets, loss and pasting, against worked numbers, specifications and torchvision."""
+"""The mask branch: its network, targets and pasting, against worked numbers, array code and torchvision."""
 
 import numpy as np
 import pytest
 
 from minimask import nn
+from minimask.image import ImageTransform
+from minimask.losses import mask_loss
 from minimask.mask_head import (
     FCNMaskHead,
     MaskPredictor,
     MLPMaskHead,
-    mask_loss,
-    mask_loss_specification,
     mask_probabilities,
     mask_targets,
-    mask_targets_specification,
     paste_masks,
-    paste_masks_specification,
+    restore,
 )
+from minimask.structures import Detections
 from minimask.tensor import Tensor, no_grad
-from tests.gradcheck import check_gradients
-
-rng = np.random.default_rng(0)
-
 
 # ------------------------------------------------------------------------------------------------------------- network
 
@@ -39,11 +35,10 @@ def test_parameter_names_are_torchvisions():
         "mask_predictor.mask_fcn_logits.weight": (1, 1, 5, 3),
         "mask_predictor.mask_fcn_logits.bias": (3,),
     }
-    normed = FCNMaskHead(4, (8,), norm=nn.GroupNorm).state_dict()
-    assert list(normed) == ["0.0.weight", "0.1.weight", "0.1.bias"]
 
 
 def test_shapes_and_the_predicted_class_alone():
+    rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((3, 14, 14, 4)).astype(np.float32))
     predictor = MaskPredictor(6, 5, 3)
     predictor.mask_fcn_logits.bias.data[:] = 0.1, 0.2, 0.3
@@ -52,7 +47,6 @@ def test_shapes_and_the_predicted_class_alone():
         features = FCNMaskHead(4, (6, 6))(x)
         assert features.shape == (3, 14, 14, 6)
         assert FCNMaskHead(4, ())(x) is x
-        assert FCNMaskHead(4, (8,), norm=nn.GroupNorm)(x).shape == (3, 14, 14, 8)
         every, one = predictor(features), predictor(features, labels)
         assert every.shape == (3, 28, 28, 3) and one.shape == (3, 28, 28, 1)
         for r, label in enumerate(labels):
@@ -66,6 +60,7 @@ def test_shapes_and_the_predicted_class_alone():
 
 def test_mask_head_trains():
     head, predictor = FCNMaskHead(2, (4, 4)), MaskPredictor(4, 4, 2)
+    rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((2, 4, 4, 2)).astype(np.float32))
     loss = mask_loss(predictor(head(x)), np.array([1, 1]), np.ones((2, 8, 8), np.float32), np.array([True, True]))
     loss.backward()
@@ -75,7 +70,7 @@ def test_mask_head_trains():
 
 
 def test_probabilities():
-    logits = rng.standard_normal((2, 3, 3, 4))
+    logits = np.random.default_rng(0).standard_normal((2, 3, 3, 4))
     labels = np.array([1, 3])
     sigmoid = mask_probabilities(logits, labels)
     np.testing.assert_allclose(sigmoid[1], 1 / (1 + np.exp(-logits[1, :, :, 3])))
@@ -114,13 +109,15 @@ def test_target_worked_numbers():
 
 
 @pytest.mark.parametrize("size", [1, 7, 28])
-def test_targets_equal_their_specification(size):
+def test_targets_equal_their_array_code(size):
     masks, boxes, matches = target_case()
     targets = mask_targets(masks, boxes, matches, size)
     aligned = mask_targets(masks, boxes, matches, size, aligned=True)
-    np.testing.assert_allclose(aligned, mask_targets_specification(masks, boxes, matches, size, True), atol=1e-5)
+    np.testing.assert_allclose(aligned, mask_targets.plain(masks, boxes, matches, size, True), atol=1e-5)
     assert np.isfinite(targets).all() and targets.min() >= 0 and targets.max() <= 1 + 1e-6
-    np.testing.assert_allclose(targets, mask_targets_specification(masks, boxes, matches, size), atol=1e-5)
+    np.testing.assert_allclose(targets, mask_targets.plain(masks, boxes, matches, size), atol=1e-5)
+    binary = mask_targets(masks, boxes, matches, size, binary=True)
+    np.testing.assert_array_equal(binary, targets >= 0.5)
     assert mask_targets(masks, boxes[:, :0], matches[:, :0], size).shape == (2, 0, size, size)
     np.testing.assert_array_equal(mask_targets(masks > 0, boxes, matches, size), targets)
 
@@ -129,6 +126,10 @@ def test_targets_of_boxes_that_are_not_numbers_and_matches_of_padding():
     masks, boxes, matches = target_case()
     boxes[0, 0], boxes[1, 1, 2], matches[:] = np.nan, np.inf, -1
     assert np.isfinite(mask_targets(masks, boxes, matches, 7)).all()
+    masks, boxes, matches = target_case()
+    matches[:] = -1
+    expected = mask_targets.plain(masks, boxes, matches, 7)
+    np.testing.assert_allclose(mask_targets(masks, boxes, matches, 7), expected, atol=1e-5)
 
 
 def test_targets_equal_torchvision():
@@ -143,90 +144,9 @@ def test_targets_equal_torchvision():
         np.testing.assert_allclose(targets[n], expected.numpy(), atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def loss_case(dtype=np.float64):
-    rng = np.random.default_rng(1)
-    logits = rng.standard_normal((4, 3, 3, 5)).astype(dtype)
-    return logits, np.array([1, 4, 0, 2]), rng.random((4, 3, 3)), np.array([True, True, False, True])
-
-
-def test_loss_equals_the_lectures_formula():
-    logits, labels, targets, valid = loss_case()
-    found = mask_loss(Tensor(logits), labels, targets, valid)
-    assert found.shape == ()
-    np.testing.assert_allclose(found.data, mask_loss_specification(logits, labels, targets, valid), rtol=1e-12)
-    one = mask_loss(Tensor(logits[..., :1]), labels, targets, valid)  # class-agnostic
-    expected = mask_loss_specification(logits[..., :1], 0 * labels, targets, valid)
-    np.testing.assert_allclose(one.data, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_gradient_of_the_loss(kind):
-    logits, labels, targets, valid = loss_case()
-    check_gradients(lambda z: mask_loss(z, labels, targets, valid, kind), logits, name=f"mask_loss {kind}")
-    tensor = Tensor(logits, requires_grad=True)
-    mask_loss(tensor, labels, targets, valid, kind).backward()
-    assert not tensor.grad[2].any()  # not valid
-    if kind == "sigmoid":
-        assert tensor.grad[1, :, :, 4].all() and not tensor.grad[1, :, :, :4].any()  # only its own class
-
-
-def test_softmax_loss_with_hard_targets_is_cross_entropy():
-    logits, labels, targets, valid = loss_case()
-    hard = (targets > 0.5).astype(float)
-    classes = np.where(hard > 0, labels[:, None, None], 0)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    expected = -np.take_along_axis(log_p, classes[..., None], 3)[valid].mean()
-    np.testing.assert_allclose(mask_loss(Tensor(logits), labels, hard, valid, "softmax").data, expected)
-
-
-@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_loss_without_boxes_and_with_extreme_logits(kind):
-    logits, labels, targets, valid = loss_case(np.float32)
-    with np.errstate(all="raise", under="ignore"):
-        for count in (4, 0):
-            tensor = Tensor(logits[:count], requires_grad=True)
-            loss = mask_loss(tensor, labels[:count], targets[:count], valid[:count] & False, kind)
-            loss.backward()
-            assert loss.item() == 0 and not tensor.grad.any() and tensor.grad.shape == tensor.shape
-        tensor = Tensor(logits * 1e4, requires_grad=True)
-        loss = mask_loss(tensor, labels, targets, valid, kind)
-        loss.backward()
-    assert np.isfinite(loss.data) and np.isfinite(tensor.grad).all()
-    assert loss.dtype == np.float32 and tensor.grad.dtype == np.float32
-    spoilt = Tensor(logits.copy(), requires_grad=True)
-    spoilt.data[2] = np.nan  # padding
-    loss = mask_loss(spoilt, labels, targets, valid, kind)
-    loss.backward()
-    assert np.isfinite(loss.data) and np.isfinite(spoilt.grad).all()
-
-
-def test_loss_equals_torch():
-    torch = pytest.importorskip("torch")
-    logits, labels, targets, valid = loss_case()
-    tensor = Tensor(logits, requires_grad=True)
-    loss = mask_loss(tensor, labels, targets, valid)
-    loss.backward()
-    theirs = torch.tensor(logits, requires_grad=True)
-    chosen = theirs[torch.arange(4), :, :, torch.tensor(labels)][torch.tensor(valid)]
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(chosen, torch.tensor(targets)[torch.tensor(valid)])
-    expected.backward()
-    np.testing.assert_allclose(loss.data, expected.item(), atol=1e-10)
-    np.testing.assert_allclose(tensor.grad, theirs.grad.numpy(), atol=1e-10)
-
-
 def test_says_what_does_not_fit():
-    logits, labels, targets, valid = loss_case()
-    with pytest.raises(ValueError, match=r"targets must be \(4, 3, 3\) and valid \(4,\), got \(4, 3, 2\) and \(4,\)"):
-        mask_loss(Tensor(logits), labels, targets[:, :, :2], valid)
-    with pytest.raises(ValueError, match="mask_loss: kind must be one of .*, got 'dice'"):
-        mask_loss(Tensor(logits), labels, targets, valid, kind="dice")
-    with pytest.raises(ValueError, match=r"mask_loss: logits must be \(R, M, M, C\) and labels \(R,\)"):
-        mask_loss(Tensor(logits), labels[:2], targets, valid)
+    masks, boxes, matches = target_case()
     with pytest.raises(ValueError, match=r"mask_targets: matches must be \(2, 5\) like the boxes, got shape \(2, 4\)"):
-        masks, boxes, matches = target_case()
         mask_targets(masks, boxes, matches[:, :4])
     with pytest.raises(ValueError, match=r"mask_targets: masks must be \(N, G, H, W\) with G >= 1"):
         mask_targets(masks[:, :0], boxes, matches)
@@ -274,14 +194,14 @@ def test_aligned_targets_and_exact_paste_give_small_masks_back():
 
 
 @pytest.mark.parametrize("whole_pixels", [True, False])
-def test_paste_equals_its_specification(whole_pixels):
+def test_paste_equals_its_array_code(whole_pixels):
     masks, boxes = paste_case()
     soft = paste_masks(masks, boxes, 40, 50, threshold=None, whole_pixels=whole_pixels)
-    np.testing.assert_allclose(soft, paste_masks_specification(masks, boxes, 40, 50, None, whole_pixels), atol=1e-5)
+    np.testing.assert_allclose(soft, paste_masks.plain(masks, boxes, 40, 50, None, whole_pixels), atol=1e-5)
     hard = paste_masks(masks, boxes, 40, 50, threshold=0.3, whole_pixels=whole_pixels)
     np.testing.assert_array_equal(hard, soft >= 0.3)
-    # Half a unit from the threshold, rounding does not matter.
-    expected = paste_masks_specification(masks, boxes, 40, 50, 0.3, whole_pixels)
+    # Away from the threshold, rounding does not matter.
+    expected = paste_masks.plain(masks, boxes, 40, 50, 0.3, whole_pixels)
     assert (hard != expected)[abs(soft - 0.3) > 1e-5].sum() == 0
 
 
@@ -305,3 +225,37 @@ def test_paste_equals_torchvision(size):
     np.testing.assert_allclose(soft, expected[:, 0].numpy(), atol=1e-5)
 
 
+# ------------------------------------------------------------------------------------------------ the original image
+
+
+def test_restore_scales_back_and_pastes():
+    batch = ImageTransform(64, 128)([np.zeros((32, 48, 3), np.uint8)])
+    detections = Detections(
+        boxes=np.array([[[16, 8, 48, 40], [0, 0, 0, 0]]], np.float32),
+        labels=np.array([[2, 0]]),
+        scores=np.array([[0.9, 0]], np.float32),
+        valid=np.array([[True, False]]),
+        masks=np.ones((1, 2, 28, 28), np.float32),
+        keypoints=np.array([[[[20, 10, 0.7]], [[0, 0, 0]]]], np.float32),
+    )
+    (found,) = restore(detections, batch)
+    assert found.boxes.tolist() == [[8, 4, 24, 20]]
+    assert found.labels.tolist() == [2] and found.masks.shape == (1, 32, 48)
+    assert np.allclose(found.keypoints, [[[10, 5, 0.7]]])
+    inside = np.zeros((32, 48), bool)
+    inside[5:19, 9:23] = True
+    assert found.masks[0][inside].all()
+    assert not found.masks[0][:3].any() and not found.masks[0][22:].any() and not found.masks[0][:, 26:].any()
+
+
+def test_restore_of_nothing():
+    batch = ImageTransform(64, 128)([np.zeros((32, 48, 3), np.uint8)])
+    nothing = Detections(
+        boxes=np.zeros((1, 3, 4), np.float32),
+        labels=np.zeros((1, 3), np.int64),
+        scores=np.zeros((1, 3), np.float32),
+        valid=np.zeros((1, 3), bool),
+        masks=np.zeros((1, 3, 28, 28), np.float32),
+    )
+    (found,) = restore(nothing, batch)
+    assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)

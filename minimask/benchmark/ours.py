@@ -16,7 +16,7 @@ from minimask.functional import sigmoid_array
 from minimask.machine import warmup
 from minimask.machine.process import tuned_process
 from minimask.machine.threads import set_threads
-from minimask.mask_head import mask_loss, paste_masks
+from minimask.mask_head import paste_masks
 from minimask.normalization import batch_norm, frozen_batch_norm
 from minimask.roi_align import assign_levels
 from minimask.roi_align import roi_align as align
@@ -105,7 +105,7 @@ def loss(kind, anchors, rois, masks, classes):
     else:
         targets = put((array(masks, 28, 28, seed=1) > 0).astype(np.float32))
         logits, rest = array(masks, 28, 28, classes), (labels[:masks], targets, put(np.ones(masks, bool)))
-        function = mask_loss
+        function = losses.mask_loss
     logits = Tensor(logits, requires_grad=True)
 
     def run():

@@ -5,7 +5,7 @@ z is a logit, p = sigmoid(z) the probability, t the target, all of one shape; a 
 
 import numpy as np
 
-from minimask import losses, mask_head
+from minimask import losses
 from minimask.check.engine import Check
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.tensor import Tensor
@@ -136,7 +136,7 @@ bce_gradient = Check(
 
 
 def _mask_loss(logits, labels, targets, valid):
-    return mask_head.mask_loss(Tensor(logits), labels, targets, valid).item()
+    return losses.mask_loss(Tensor(logits), labels, targets, valid).item()
 
 
 def _masks(rng, boxes, size, classes):
@@ -178,7 +178,7 @@ mask_loss = Check(
     mistakes={
         "all classes compared with the mask: only the channel of the box's own class is": _of_all_channels,
         "the other classes pushed to an empty mask: they are left alone": _others_empty,
-        "classes that compete (softmax)": lambda z, c, t, v: mask_head.mask_loss(Tensor(z), c, t, v, "softmax").item(),
+        "classes that compete (softmax)": lambda z, c, t, v: losses.mask_loss(Tensor(z), c, t, v, "softmax").item(),
         "the class before the right one: channel 0 is the background": lambda z, c, t, v: _mask_loss(z, c - 1, t, v),
         "boxes that do not count are counted": lambda z, c, t, v: _mask_loss(z, c, t, v | True),
         "divided by the number of all boxes: only those that count have a share": lambda z, c, t, v: (

@@ -1,4 +1,4 @@
-"""Mask and keypoint branch on the GPU: targets, loss and results equal the CPU's and wait for nothing."""
+"""The mask and keypoint branches on the GPU: targets, losses and results equal those of the CPU; nothing waits."""
 
 from contextlib import nullcontext
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minimask import nn
-from minimask.keypoint_head import KeypointPredictor, keypoint_loss, keypoint_targets
+from minimask.keypoint_head import KeypointPredictor, keypoint_targets
+from minimask.losses import keypoint_loss
 from minimask.mask_head import MaskPredictor, mask_probabilities
 from minimask.tensor import Tensor, no_grad
 
@@ -36,7 +37,7 @@ def test_keypoints_learn(gpu):
     nn.seed_initializers(1)
     predictor = KeypointPredictor(4, 3)
     x = rng.standard_normal((4, 2, 2, 4)).astype(np.float32)
-    keypoints = rng.uniform(0, 40, (2, 3, 3, 3)).astype(np.float32)  # two pictures, three objects, three keypoints
+    keypoints = rng.uniform(0, 40, (2, 3, 3, 3)).astype(np.float32)  # two images, three objects, three keypoints
     keypoints[..., 2] = rng.integers(0, 3, (2, 3, 3))
     boxes = np.array([[[0, 0, 30, 40], [10, 5, 35, 35]], [[5, 5, 5, 5], [0, 10, 40, 30]]], np.float32)
     keypoints[0, 1, 0, :2] = 30, 40  # on the corner of its box

@@ -1,12 +1,13 @@
-"""Keypoints found on the GPU, against their specification and the CPU's kernel."""
+"""Keypoints found on the GPU, against the array code and the kernel of the CPU."""
 
 from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from minimask.kernels import keypoints, keypoints_cuda
-from minimask.keypoint_head import decode_keypoints, decode_keypoints_specification
+from minimask import keypoint_head
+from minimask.keypoint_head import decode_keypoints, find_peaks
 
 
 def decode(gpu, logits, boxes):
@@ -16,6 +17,12 @@ def decode(gpu, logits, boxes):
     return found.get()
 
 
+def decode_plain(logits, boxes):
+    """The array code, on the CPU."""
+    with mock.patch.object(keypoint_head, "find_peaks", find_peaks.plain):
+        return decode_keypoints(logits, boxes)
+
+
 @pytest.mark.parametrize("shape", [(56, 56, 3), (5, 9, 1), (2, 6, 2), (40, 3, 2)])
 def test_peaks(gpu, shape):
     rng = np.random.default_rng(0)
@@ -23,15 +30,15 @@ def test_peaks(gpu, shape):
     corners = rng.uniform(-20, 60, (len(sides), 2))
     boxes = np.concatenate([corners, corners + sides - 0.3], axis=1).astype(np.float32)
     logits = rng.standard_normal((len(sides), *shape)).astype(np.float32)
-    found, expected = decode(gpu, logits, boxes), decode_keypoints_specification(logits, boxes)
+    found, expected = decode(gpu, logits, boxes), decode_plain(logits, boxes)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found, decode_keypoints(logits, boxes), rtol=1e-5, atol=1e-5)
 
 
 def test_map_of_one_cell(gpu):
-    maps = np.array([-3, 5], np.float32).reshape(1, 2, 1, 1)
-    found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[7, 40]])).get()
-    np.testing.assert_allclose(found[..., 2], [[-3, 5]], rtol=1e-6)  # everywhere: which pixel is a matter of rounding
+    maps = np.array([-3, 5], np.float32).reshape(1, 1, 1, 2)
+    found = find_peaks(gpu.asarray(maps), gpu.asarray([[7, 40]])).get()
+    np.testing.assert_allclose(found[..., 2], [[-3, 5]], rtol=1e-6)  # everywhere, so the place is arbitrary
 
 
 def test_worked_number(gpu):
@@ -43,20 +50,21 @@ def test_worked_number(gpu):
 
 @pytest.mark.parametrize("height, width", [(70, 100), (200, 40)])
 def test_of_equal_logits_the_first_counts(gpu, height, width):
-    maps = np.zeros((1, 2, height, width), np.float32)  # each cell is a pixel: nothing is rounded
-    maps[0, 0, 40, [33, 34]] = 1
-    maps[0, 0, 41, 3] = 1  # further left, but later
-    maps[0, 1] = -2
-    found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[width, height]])).get()
+    maps = np.zeros((1, height, width, 2), np.float32)  # each cell is a pixel: nothing is rounded
+    maps[0, 40, [33, 34], 0] = 1
+    maps[0, 41, 3, 0] = 1  # farther left, but later
+    maps[..., 1] = -2
+    pixels = np.array([[width, height]])
+    found = find_peaks(gpu.asarray(maps), gpu.asarray(pixels)).get()
     np.testing.assert_array_equal(found, [[[33, 40, 1], [0, 0, -2]]])
-    np.testing.assert_array_equal(found, keypoints.find_peaks(maps, np.array([[width, height]])))
+    np.testing.assert_array_equal(found, find_peaks(maps, pixels))
 
 
 def test_the_peak_is_found_in_each_stripe(gpu):
-    maps = np.zeros((1, 12, 70, 100), np.float32)  # 3 x 4 stripes of 32 x 32 pixels, for 8 warps
+    maps = np.zeros((1, 70, 100, 12), np.float32)  # 3 x 4 stripes of 32 x 32 pixels, for 8 warps
     for k in range(12):
-        maps[0, k, 20 + 24 * (k // 4), 31 + 22 * (k % 4)] = 1
-    found = keypoints_cuda.find_peaks(gpu.asarray(maps), gpu.asarray([[100, 70]])).get()
+        maps[0, 20 + 24 * (k // 4), 31 + 22 * (k % 4), k] = 1
+    found = find_peaks(gpu.asarray(maps), gpu.asarray([[100, 70]])).get()
     np.testing.assert_array_equal(found[0], [[31 + 22 * (k % 4), 20 + 24 * (k // 4), 1] for k in range(12)])
 
 
@@ -64,9 +72,9 @@ def test_no_boxes_and_boxes_that_are_not_numbers(gpu):
     logits = np.random.default_rng(1).standard_normal((2, 4, 4, 3)).astype(np.float32)
     assert decode(gpu, logits[:0], np.zeros((0, 4), np.float32)).shape == (0, 3, 3)
     boxes = np.array([[0, np.nan, 10, 5], [0, 0, 1e9, 2]], np.float32)
-    found = decode(gpu, logits, boxes)  # a box of 1e9 pixels is cut to 65,536
+    found = decode(gpu, logits, boxes)  # a box of 1e9 pixels is limited to 65,536
     assert np.isfinite(found).all()
     boxes[0, 1], boxes[1, 2] = 0, 65536
-    expected = decode_keypoints_specification(logits, boxes)  # 16,384 pixels a cell: the top is flat
+    expected = decode_plain(logits, boxes)  # 16,384 pixels per cell: the top is flat
     np.testing.assert_allclose(found, expected, rtol=3e-4)
     np.testing.assert_allclose(found[..., 2], expected[..., 2], rtol=1e-5)

@@ -1,12 +1,11 @@
-"""Masks cropped to targets and pasted into pictures on the GPU, against their specifications and the CPU's kernels."""
+"""Masks cropped to targets and pasted into images on the GPU, against the array code and the kernels of the CPU."""
 
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from minimask.kernels import paste_mask, paste_mask_cuda
-from minimask.mask_head import mask_targets, mask_targets_specification, paste_masks, paste_masks_specification
+from minimask.mask_head import mask_targets, paste_masks
 
 
 def target_case(height=40, width=50):
@@ -28,17 +27,17 @@ def test_targets(gpu, size, aligned):
     with getattr(gpu, "no_sync", nullcontext)():
         found = mask_targets(*arrays, size, aligned)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found.get(), mask_targets_specification(*case, size, aligned), atol=2e-6)
+    np.testing.assert_allclose(found.get(), mask_targets.plain(*case, size, aligned), atol=2e-6)
     np.testing.assert_allclose(found.get(), mask_targets(*case, size, aligned), atol=2e-6)
 
 
 def test_targets_where_height_and_width_differ_much(gpu):
     masks, boxes, matches = target_case(height=9, width=70)
     found = mask_targets(gpu.asarray(masks), gpu.asarray(boxes), gpu.asarray(matches), 5)
-    np.testing.assert_allclose(found.get(), mask_targets_specification(masks, boxes, matches, 5), atol=2e-6)
-    masks = masks[..., :1, :1].copy()  # pictures of one pixel
+    np.testing.assert_allclose(found.get(), mask_targets.plain(masks, boxes, matches, 5), atol=2e-6)
+    masks = masks[..., :1, :1].copy()  # images of one pixel
     found = mask_targets(gpu.asarray(masks), gpu.asarray(boxes), gpu.asarray(matches), 5)
-    np.testing.assert_allclose(found.get(), mask_targets_specification(masks, boxes, matches, 5), atol=2e-6)
+    np.testing.assert_allclose(found.get(), mask_targets.plain(masks, boxes, matches, 5), atol=2e-6)
 
 
 def test_binary_targets_of_a_half(gpu):
@@ -78,7 +77,7 @@ def test_paste(gpu, height, width, whole_pixels):
     arguments = height, width, None, whole_pixels
     with getattr(gpu, "no_sync", nullcontext)():
         found = paste_masks(gpu.asarray(masks), gpu.asarray(boxes), *arguments)
-    expected = paste_masks_specification(masks, boxes, *arguments)
+    expected = paste_masks.plain(masks, boxes, *arguments)
     assert found.dtype == np.float32 and found.shape == expected.shape
     np.testing.assert_allclose(found.get(), expected, atol=1e-5)
     np.testing.assert_allclose(found.get(), paste_masks(masks, boxes, *arguments), atol=2e-6)
@@ -89,21 +88,12 @@ def test_paste_with_a_threshold(gpu, size):
     masks, boxes = paste_case()
     masks = masks[:, :size, :size].copy()
     found = paste_masks(gpu.asarray(masks), gpu.asarray(boxes), 40, 50, 0.5)
-    soft = paste_masks_specification(masks, boxes, 40, 50, None)
+    soft = paste_masks.plain(masks, boxes, 40, 50, None)
     clear = abs(soft - 0.5) > 1e-5
     assert found.dtype == bool and clear.mean() > 0.99
     np.testing.assert_array_equal(found.get()[clear], soft[clear] >= 0.5)
     half = paste_masks(gpu.asarray(np.full((1, 4, 4), 0.5, np.float32)), gpu.asarray(boxes[3:4]), 40, 50, 0.5)
     assert half.get()[0, 8:32, 10:40].all()  # a probability that equals the threshold is the object's
-
-
-def test_masks_whose_border_is_not_zero(gpu):
-    masks = np.random.default_rng(3).random((2, 4, 4)).astype(np.float32)
-    edges = np.array([[2.5, 1, 9.5, 8], [-3, -1, 14, 12]])
-    expected, found = np.zeros((2, 10, 12), np.float32), gpu.zeros((2, 10, 12), np.float32)
-    paste_mask.paste_masks(masks, edges, None, expected)
-    paste_mask_cuda.paste_masks(gpu.asarray(masks), gpu.asarray(edges), None, found)
-    np.testing.assert_allclose(found.get(), expected, atol=2e-6)
 
 
 def test_paste_nothing_and_what_is_no_number(gpu):
