@@ -42,7 +42,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("box_of_mask", lambda mask: box_of_mask(mask)[[1, 0, 3, 2]], "columns 2 to 4", "x and y exchanged"),
     ("box_of_mask", lambda mask: box_of_mask(mask) - np.append([0, 0], box_of_mask(mask)[:2]), "columns 2 to 4",
      "width and height"),
-    ("box_of_mask", lambda mask: box_of_mask(mask).astype(int), "columns 2 to 4", "holds whole numbers"),
+    ("box_of_mask", lambda mask: box_of_mask(mask).astype(int), "columns 2 to 4", "holds integers"),
     ("semantic_map", last_on_top, "the first counts", "the last object painted over the first"),
     ("semantic_map", lambda masks, labels: semantic_map(masks, 1 + np.arange(len(labels))), "a cat (1) and a duck (3)",
      "the numbers of the objects"),

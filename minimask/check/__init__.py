@@ -1,13 +1,17 @@
-"""Checks of the functions that students write: from minimask import check; check.iou(my_iou).
+"""Checks of functions that students write: from minimask import check; check.iou(my_iou).
 
-Each module here belongs to one topic and defines its `Check` objects at module level; all of them are attributes of
-this package, by their names, and in `CHECKS`. Where a module and a check share a name, `check.roi_align` is the check.
+Each module here belongs to one topic and defines its `Check` objects at module level. All of them are attributes of
+this package, by their names, and in `CHECKS`. Where a module and a check have the same name, `check.roi_align` is the
+check.
+
+`check.stage("roi_align", f)` compares a function that has the signature of the library's own stage.
 """
 
 import importlib
 import pkgutil
 
 from minimask.check.engine import Check, CheckFailed
+from minimask.check.stages import STAGES, stage
 
 CHECKS = {}  # name -> Check, in the order of the modules' names
 
@@ -19,4 +23,4 @@ for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
             raise TypeError(f"two checks are called {_check.name!r}; one of them is in minimask/check/{_module}.py")
 globals().update(CHECKS)
 
-__all__ = ["CHECKS", "Check", "CheckFailed", *CHECKS]
+__all__ = ["CHECKS", "STAGES", "Check", "CheckFailed", "stage", *CHECKS]
