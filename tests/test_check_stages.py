@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minimask import boxes, check, roi_align
+from minimask.__main__ import main
 from minimask.check import CheckFailed
 from minimask.tensor import Tensor
 
@@ -85,3 +86,23 @@ def test_unknown_stages():
         check.stage("xyz", print)
     with pytest.raises(CheckFailed, match="this is an array of shape"):
         check.stage("iou", np.zeros(3))
+
+
+def test_list_names_every_check_and_stage_with_its_signature(capsys):
+    assert main(["check", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Checks of notebook 00") and "    my_iou(a, b)" in lines
+    assert sum(line.startswith("    my_") for line in lines) == len(check.CHECKS)
+    assert "    nms: nms(boxes, scores, valid, threshold, max_kept=None, groups=None)" in lines
+
+
+def test_a_misspelled_function_is_named(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("from minimask.boxes import iou as my_box_iou, area as my_box_area\n")
+    assert main(["check", str(path)]) == 0
+    assert "skip  my_box_iou matches no check, did you mean iou?" in capsys.readouterr().out
+
+
+def test_a_file_is_needed(capsys):
+    assert main(["check"]) == 2
+    assert "--list for the names of all checks" in capsys.readouterr().err

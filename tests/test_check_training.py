@@ -77,7 +77,7 @@ WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("adamw_step", lambda *a: adamw_step(*a[:-1], 0.0), "the tenth step", "no weight decay"),
     ("adamw_step", lambda *a: adamw_step(*a)[0], "the tenth step", "expected 3 results (p, m, v)"),
     ("batch_places", lambda s, n, count: batch_places(s, n, count)[:, ::-1].copy(), "10 samples", "epoch stands first"),
-    ("batch_places", lambda s, n, count: batch_places(s, n, count).astype(float), "10 samples", "holds floating-point numbers"),
+    ("batch_places", lambda s, n, count: batch_places(s, n, count).astype(float), "10 samples", "holds floating-point"),
 ]  # fmt: skip
 
 

@@ -15,12 +15,27 @@ from minimask.check.stages import STAGES, stage
 
 CHECKS = {}  # name -> Check, in the order of the modules' names
 
+TOPICS = {}  # first line of a module's docstring -> names of its checks
+
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    for _name, _check in vars(importlib.import_module(f"{__name__}.{_module}")).items():
+    _imported = importlib.import_module(f"{__name__}.{_module}")
+    for _name, _check in vars(_imported).items():
         if isinstance(_check, Check) and _check.name is None:
             _check.name = _name
+            TOPICS.setdefault(_imported.__doc__.splitlines()[0], []).append(_name)
         if isinstance(_check, Check) and CHECKS.setdefault(_check.name, _check) is not _check:
             raise TypeError(f"two checks are called {_check.name!r}; one of them is in minimask/check/{_module}.py")
 globals().update(CHECKS)
 
-__all__ = ["CHECKS", "STAGES", "Check", "CheckFailed", "stage", *CHECKS]
+
+def listing():
+    """The text of `python -m minimask check --list`: every check by notebook, then the stages, with signatures."""
+    lines = []
+    for topic in sorted(TOPICS):
+        lines += [topic, *(f"    my_{CHECKS[name].signature()}" for name in TOPICS[topic]), ""]
+    lines.append("Stages with the library's own signature, for check.stage(NAME, function):")
+    lines += [f"    {name}: {one.signature()}" for name, one in STAGES.items()]
+    return "\n".join(lines)
+
+
+__all__ = ["CHECKS", "STAGES", "Check", "CheckFailed", "listing", "stage", *CHECKS]

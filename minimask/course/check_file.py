@@ -45,7 +45,7 @@ def run(path, only=None):
     found = {name: function for name, function in found.items() if function is not None}
     for name in functions:
         if name.startswith("my_") and name[3:] not in check.CHECKS:
-            print(f"skip  {name}: matches no check{_did_you_mean(name[3:])}")
+            print(f"skip  {name} matches no check{_did_you_mean(name[3:])}")
     if not found:
         raise InputError(f"{path}: has no function my_NAME with NAME one of: {', '.join(names)}")
 
@@ -61,5 +61,7 @@ def run(path, only=None):
 
 
 def _did_you_mean(name):
-    close = difflib.get_close_matches(name, check.CHECKS, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    parts = [part for part in check.CHECKS if f"_{part}_" in f"_{name}_"]  # box_iou: iou
+    close = difflib.get_close_matches(name, check.CHECKS, n=1, cutoff=0.75) or sorted(parts, key=len)[-1:]
+    close = close or difflib.get_close_matches(name, check.CHECKS, n=1)
+    return f", did you mean {close[0]}?" if close else ""

@@ -71,12 +71,20 @@ def run_coverage(args):
 
 def check_arguments(parser):
     """Add the arguments of `python -m minimask check`."""
-    parser.add_argument("file", metavar="FILE.py", help="Python file with your functions, each called my_NAME or NAME")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE.py", help="Python file with your functions, each called my_NAME or NAME"
+    )
+    parser.add_argument("--list", action="store_true", help="list all checks and stages with their signatures")
     parser.add_argument("--only", metavar="NAME", help="run only this check")
 
 
 def run_check(args):
     """Check a student's file. Returns the exit status."""
+    if args.list:
+        print(_load("check_file").check.listing())
+        return 0
+    if args.file is None:
+        raise InputError("check: give a Python file with your functions, or --list for the names of all checks")
     return _load("check_file").run(args.file, args.only)
 
 
@@ -86,6 +94,7 @@ COMMANDS = {
         "check your own solutions of the course's exercises, in a Python file",
         """  python -m minimask check my_boxes.py
   python -m minimask check my_boxes.py --only iou
+  python -m minimask check --list
 """,
         check_arguments,
         run_check,
