@@ -1,22 +1,22 @@
-// What several kernels share. Put before every .cu file: NVRTC knows neither <stdint.h> nor <math.h>'s constants.
+// What several kernels share. It is put before every .cu file; NVRTC has neither <stdint.h> nor the constants of <math.h>.
 
 #define INFINITY_F __int_as_float(0x7f800000)
 
-// The first item of this thread, and how far it is to its next one, in a loop over all items of a grid.
+// A loop over all items of a grid: the thread's own item first, then in steps of the grid's size.
 #define GRID_LOOP(i, count) \
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (count); i += gridDim.x * (long long)blockDim.x)
 
-// Four channels of a pixel at once, where their number is a multiple of 4.
+// Arithmetic on four channels of a pixel at once, for maps whose number of channels is a multiple of 4.
 __device__ inline float4 operator*(float s, float4 a) { return make_float4(s * a.x, s * a.y, s * a.z, s * a.w); }
 __device__ inline float4 &operator+=(float4 &a, float4 b) {
   a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
   return a;
 }
 
-// The sum of `value` over the threads of a block (whole warps, in one dimension), always added in the same order; thread 0
-// has it.
+// The sum of `value` over the threads of a block (one-dimensional, a multiple of 32), always added in the same order. Only
+// thread 0 gets it.
 template <class T> __device__ T block_sum(T value) {
-  __shared__ T sums[32];  // of the warps
+  __shared__ T sums[32];  // one per warp
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int k = 16; k > 0; k /= 2) value += __shfl_down_sync(0xffffffff, value, k);
   if (lane == 0) sums[warp] = value;
@@ -29,11 +29,11 @@ template <class T> __device__ T block_sum(T value) {
 }
 
 // ---------------------------------------------------------------- counting in a block
-// The sum of `value` over the threads before this one, and over all of the block (total). Every thread must call it;
-// threads: a multiple of 32. With flags of 0 and 1 it is the place of each marked thread among the marked ones.
+// The sum of `value` over the threads before this one, and over the whole block (total). Every thread must call it, and
+// their number must be a multiple of 32. If the values are flags of 0 and 1, it is each marked thread's rank among them.
 __device__ inline int sum_before(int value, int &total) {
   __shared__ int warp_sums[32];
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value;  // sum: over this lane and those before it
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = value;  // sum: over this lane and those before
   for (int distance = 1; distance < 32; distance *= 2) {
     int other = __shfl_up_sync(0xffffffffu, sum, distance);
     if (lane >= distance) sum += other;
@@ -51,8 +51,8 @@ __device__ inline int sum_before(int value, int &total) {
 }
 
 // ---------------------------------------------------------------- boxes: x1, y1, x2, y2 in pixels
-// __fmul_rn keeps the compiler from fusing a product with a sum: each step is rounded as NumPy rounds it, so that
-// comparisons of overlaps come out the same.
+// __fmul_rn keeps the compiler from fusing a product with a sum. Each step is rounded as in NumPy, so that comparisons of
+// overlaps have the same outcome.
 __device__ inline float box_area(float4 box) { return __fmul_rn(box.z - box.x, box.w - box.y); }
 
 __device__ inline float overlap(float4 a, float4 b) {
@@ -62,17 +62,17 @@ __device__ inline float overlap(float4 a, float4 b) {
 
 __device__ inline float iou(float4 a, float4 b) {
   float both = overlap(a, b);
-  return both > 0 ? both / (box_area(a) + box_area(b) - both) : 0;  // most pairs do not meet: no division
+  return both > 0 ? both / (box_area(a) + box_area(b) - both) : 0;  // most pairs do not overlap and need no division
 }
 
 // ---------------------------------------------------------------- feature maps
-// V channels of a pixel, read or written at once: V = 4 where the number of channels is a multiple of 4, else 1.
+// V channels of a pixel, read or written at once: V = 4 if the number of channels is a multiple of 4, otherwise 1.
 template <class T, int V> struct alignas(sizeof(T) * V) Channels {
   T at[V];
 };
 
-// The levels of a pyramid as parameters of a kernel (not a table in memory: that would have to be copied to the card in
-// each step). LEVELS declares five, LEVEL_NAMES hands them on; those that are not there, or not wanted, have no map.
+// The levels of a pyramid as parameters of a kernel. (A table in memory would have to be copied to the card in every step.)
+// LEVELS declares five of them, LEVEL_NAMES passes them on; levels that are missing or not wanted have no map.
 #define LEVELS(T)                                                                                          \
   T *map0, int height0, int width0, float scale0, T *map1, int height1, int width1, float scale1, T *map2, \
       int height2, int width2, float scale2, T *map3, int height3, int width3, float scale3, T *map4, int height4, \
@@ -96,14 +96,13 @@ template <class T> __device__ Level<T> level_at(long long i, LEVELS(T)) {
   return {nullptr, 0, 0, 0};
 }
 
-// A tile of a pyramid, which a block owns in the gradients of RoIAlign and RoIPool: a row of cells for each of its
-// warps.
+// A tile of a pyramid's level, which one block owns in the gradients of RoIAlign and RoIPool: a row of cells per warp.
 constexpr int TILE = 8;
 struct Tile {
   int level, image, y, x;  // of its first cell
 };
 
-// The tile of this block: all tiles of level 0, then of level 1, ..., those of one level in reading order.
+// The tile of this block. Blocks first take all tiles of level 0, then of level 1, ..., in reading order.
 template <class T> __device__ Tile own_tile(int images, LEVELS(T)) {
   int block = blockIdx.x, i = 0;
   while (true) {
@@ -117,9 +116,9 @@ template <class T> __device__ Tile own_tile(int images, LEVELS(T)) {
 }
 
 // ---------------------------------------------------------------- copies from global to shared memory in the background
-// copy16 begins to copy 16 bytes (or writes zeros where `inside` is false: then nothing is read; both addresses multiples
-// of 16), copies_commit closes a group, copies_wait<n> waits until at most the last n groups are under way. What a thread
-// waited for it sees itself; the other threads see it after a barrier. On the older cards (sm_75) the copy is done at once.
+// copy16 begins to copy 16 bytes, both addresses multiples of 16; if `inside` is false, it reads nothing and writes zeros.
+// copies_commit closes a group of copies. copies_wait<n> waits until at most the last n groups are still on their way. A
+// thread then sees its own copies; the others see them after a barrier. Older cards (sm_75) copy at once.
 #ifdef MINICUDA
 using mc::copies_commit;
 using mc::copy16;
@@ -144,9 +143,11 @@ template <int PENDING> __device__ __forceinline__ void copies_wait() {}
 // ---------------------------------------------------------------- tensor cores
 // A warp multiplies small matrices: d (16 x 8, float32) += A (16 x depth) B (depth x 8). Lane (g, t) = (lane / 4, lane % 4)
 // holds d[0], d[1] of row g, columns 2 t and 2 t + 1, and d[2], d[3] of row g + 8.
-//   mma_tf32: depth 8.   a[i] = A[g + 8 (i % 2)][t + 4 (i / 2)], b[i] = B[t + 4 i][g], each rounded by to_tf32
-//   mma_bf16: depth 16.  a[i] = A[g + 8 (i % 2)][2 t + 8 (i / 2) + {0, 1}], b[i] = B[2 t + 8 i + {0, 1}][g], pairs from to_bf16x2
-// Cards before sm_80 have neither; their launchers choose the FP32 kernels.
+//   mma_tf32: depth 8, numbers rounded by to_tf32.
+//     a[i] = A[g + 8 (i % 2)][t + 4 (i / 2)],  b[i] = B[t + 4 i][g]
+//   mma_bf16: depth 16, pairs made by to_bf16x2.
+//     a[i] = A[g + 8 (i % 2)][2 t + 8 (i / 2) + {0, 1}],  b[i] = B[2 t + 8 i + {0, 1}][g]
+// Cards before sm_80 have neither; their launchers choose the float32 kernels.
 #ifdef MINICUDA
 #define to_tf32(x) mc::tf32(x)
 #define to_bf16x2(low, high) mc::bf16x2(low, high)

@@ -1,45 +1,46 @@
-// Convolution on the GPU, float32: y = relu(x * w + bias + residual), and its derivative, a convolution with other steps.
+// Convolution on the GPU, float32: y = relu(x * w + bias + residual), and the gradient of the map, which is a convolution
+// with other steps.
 //
-// For one output pixel the numbers under the window, written in a row, are kh * kw * Cin long; for many pixels they are a
-// matrix (often called im2col), and convolution is that matrix times the weights (kh * kw * Cin, Cout). The matrix is never
-// written: a block reads the few columns of it that it needs next straight from the map (an implicit GEMM).
+// The numbers under the window of one output pixel, written side by side, form a row of length kh * kw * Cin. The rows of
+// all pixels form a matrix (often called im2col), and convolution is this matrix times the weights (kh * kw * Cin, Cout).
+// The matrix is never written: a block reads the few columns that it needs next straight from the map (implicit GEMM).
 //
-//   each block has a tile of T pixels by T channels of the result; for each step of D terms of the sum
-//     read      D x T numbers of the windows and D x T weights, a quad of each by every thread, into registers
-//     multiply  meanwhile the step before, from shared memory: R x R results in each thread's registers
-//     store     what was read into the other half of shared memory
-//   finish  + bias + residual, ReLU, write
+//   each block computes a tile of T pixels by T channels of the result; per step of D terms of the sum it
+//     reads       D x T numbers under the windows and D x T weights into registers, a quad of each per thread
+//     multiplies  meanwhile the previous step's, from shared memory: R x R results in each thread's registers
+//     stores      what it has read into the other half of shared memory
+//   then it finishes: adds bias and residual, ReLU, writes
 //
-// A small map has few tiles. Then the sum is cut into parts, a block each, and `finish` adds the parts in a fixed order.
+// A small map has few tiles. Its sum is cut into parts, one block each, and `finish` adds the parts in a fixed order.
 //
-// The gradient of the map is the same with the parts of `in` and `out` exchanged; with a stride s > 1 the pixels of the map
-// fall into s x s phases (see backward_axis), which are shares of the same launch. So is a transposed convolution.
+// The gradient of the map is the same with `in` and `out` exchanged. With a stride s > 1, the pixels of the map fall into
+// s x s phases (see backward_axis in conv_cuda.py), which are shares of one launch. A transposed convolution is the same.
 //
-// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). 2 kh kw Cin flops for each number
-// of the result. For one term of the sum a block reads 2 T numbers and makes 2 T^2 flops, so T = 128 needs 1/32 byte a flop
-// of the second-level cache: 2 TB/s at the 60 TFLOP/s that an H100 has in float32, less than it gives. From memory: x about
-// once (neighboring blocks have the same pixels), the result once.
+// Launch: 256 threads; blocks (tiles of pixels x tiles of channels, parts, groups x phases). Takes 2 kh kw Cin flops per
+// number of the result. Per term of the sum, a block reads 2 T numbers and makes 2 T^2 flops, so T = 128 needs 1/32 byte
+// per flop from the second-level cache: 2 TB/s at the 60 TFLOP/s that an H100 reaches in float32, less than its cache
+// delivers. Moves from memory: x about once (neighboring blocks have the same pixels) and the result once.
 #include "conv_window.cuh"
 
-// each: terms of a part, a multiple of D. With several parts y has room for (parts, result), and nothing follows the sums.
-// ACROSS: weights of neighboring output channels lie side by side (w_out == 1), else those of neighboring input channels.
+// each: terms per part, a multiple of D. With several parts, y has room for (parts, result), and nothing follows the sums.
+// ACROSS: neighboring output channels lie side by side in the weights (w_out == 1); otherwise neighboring input channels.
 template <int T, bool ACROSS>
 __global__ void __launch_bounds__(256, 2)
     convolve(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
              const float *__restrict__ residual, int relu, int each, float *__restrict__ y) {
   constexpr int D = 1024 / T, R = T / 16;
-  __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // 4 more: stores of a warp fall on different banks
+  __shared__ __align__(16) float xs[2][D][T + 4], ws[2][D][T + 4];  // + 4: a warp's stores go to different banks
   const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
-  const int across = (g.outer + T - 1) / T;  // tiles of channels: neighboring blocks share the pixels, not the weights
+  const int across = (g.outer + T - 1) / T;  // tiles of channels; neighboring blocks share their pixels, not their weights
   const int pixel0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;
   if (pixel0 >= s.pixels()) return;  // shares differ in size
 
-  // What this thread reads: 4 terms of one pixel, and 4 channels of one term or 4 terms of one channel.
+  // This thread reads 4 terms of one pixel, and 4 channels of one term or 4 terms of one channel.
   const int tid = threadIdx.x;
   const int x_pixel = tid / (D / 4), x_term = tid % (D / 4) * 4;
   const int w_term = ACROSS ? tid / (T / 4) : x_term, w_channel = ACROSS ? tid % (T / 4) * 4 : x_pixel;
   const Window window(s, x, s.place(pixel0 + x_pixel));
-  const int first = blockIdx.y * each;  // term of this part
+  const int first = blockIdx.y * each;  // this part's first term
   Term tx = s.term(first + x_term), tw = s.term(first + w_term);
   __align__(16) float qx[4], qw[4];
 
@@ -76,11 +77,11 @@ __global__ void __launch_bounds__(256, 2)
       for (int e = 0; e < 4; e++) ws[half][w_term + e][w_channel] = qw[e];
   };
 
-  // What this thread multiplies: pixels my + 64 h + 0..3 with channels mx + 64 h + 0..3. A warp has 4 x 8 threads, so it
-  // reads 16 pixels and 32 channels of a term: one pass through shared memory each.
+  // This thread multiplies pixels my + 64 h + 0..3 by channels mx + 64 h + 0..3. A warp has 4 x 8 threads, so it reads 16
+  // pixels and 32 channels per term, each in one pass through shared memory.
   const int my = (tid / 64 * 4 + tid % 32 / 8) * 4, mx = (tid / 32 % 2 * 8 + tid % 8) * 4;
   float sums[R][R] = {};
-  const int steps = (min(s.terms() - first, each) + D - 1) / D;  // none: the sums are 0
+  const int steps = (min(s.terms() - first, each) + D - 1) / D;  // with no steps, the sums are 0
   if (steps > 0) {
     read();
     store(0);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(256, 2)
   }
   for (int step = 0; step < steps; step++) {
     if (step + 1 < steps) read();
-#pragma unroll 2  // all of them at once need more registers than there are
+#pragma unroll 2  // unrolled completely, it needs more registers than there are
     for (int k = 0; k < D; k++) add_products<R>(&xs[step % 2][k][my], &ws[step % 2][k][mx], sums);
     if (step + 1 < steps) store((step + 1) % 2);
     __syncthreads();
@@ -120,8 +121,8 @@ __global__ void __launch_bounds__(256, 2)
 // instantiate: convolve<64, false>, convolve<64, true>, convolve<128, false>, convolve<128, true>
 
 // y (pixels, channels) = relu(sum of the parts (number, pixels, channels) + bias + residual). bias: (channels,) or NULL;
-// residual: as y, or NULL. For a product that cuBLAS made, parts are y itself. Launch: blocks of (lanes, rows) threads, a row
-// for a pixel. Moves 4 (number + 1) bytes a number, 4 more with a residual.
+// residual: shape of y, or NULL. After a product by cuBLAS, parts is y itself. Launch: blocks of (lanes, rows) threads, a
+// row per pixel. Moves 4 (number + 1) bytes per number of y, and 4 more with a residual.
 extern "C" __global__ void finish(const float *parts, int number, const float *bias, const float *residual, int pixels,
                                   int channels, int relu, float *y) {
   const long long size = (long long)pixels * channels;
@@ -129,7 +130,7 @@ extern "C" __global__ void finish(const float *parts, int number, const float *b
     for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
       const long long at = (long long)pixel * channels + channel;
       float sum = parts[at];
-#pragma unroll 1  // few parts, and often one
+#pragma unroll 1  // there are few parts, often only one
       for (int part = 1; part < number; part++) sum += parts[part * size + at];
       y[at] = finished(sum, bias, channel, residual, at, relu);
     }

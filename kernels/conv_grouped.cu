@@ -1,21 +1,22 @@
-// Convolution in many small groups of channels on the GPU, float32 (a group of one channel: depthwise). What conv.cu and
-// conv_weights.cu do, without tiles: a tile of 64 channels would be nearly empty.
+// Convolution in many small groups of channels on the GPU, float32 (depthwise: one channel per group). It computes the
+// same as conv_direct.cu and conv_weights.cu, without tiles, because a tile of 64 channels would be nearly empty.
 //
-// A sum has few terms here, so little is read again and again, and the first-level cache suffices. Neighboring threads have
-// neighboring channels. Moves x, the result and the residual once from memory; for each term and run of 4 pixels a thread
-// reads one weight and four numbers of the map, from the cache: for 3x3 depthwise 11 a number, about what 3 TB/s allow.
+// The sums have few terms, so that few numbers are read repeatedly and the first-level cache suffices. Neighboring threads
+// have neighboring channels. Moves x, the result and the residual once from memory. Per term and run of 4 pixels, a thread
+// reads one weight and four numbers of the map from the cache: for 3x3 depthwise about 11 per result, which is roughly
+// what 3 TB/s allow.
 //
 // Launch: 256 threads. convolve_grouped: blocks (runs x channels / 256, 1, shares). backward_weights_grouped: blocks
 // (weights / 256, parts).
 #include "conv_window.cuh"
 
-constexpr int PIXELS = 4;  // that a thread has, side by side
+constexpr int PIXELS = 4;  // neighboring pixels per thread
 
 extern "C" __global__ void __launch_bounds__(256)
     convolve_grouped(Geometry g, const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ bias,
                      const float *__restrict__ residual, int relu, float *__restrict__ y) {
   const Axis &axis = g.x[blockIdx.z % g.shares_x];
-  const int channels = g.groups * g.outer, runs = (axis.count + PIXELS - 1) / PIXELS;  // of a row
+  const int channels = g.groups * g.outer, runs = (axis.count + PIXELS - 1) / PIXELS;  // per row
   const long long item = blockIdx.x * 256LL + threadIdx.x;
   const int channel = item % channels, run = item / channels;
   const Share s(g, blockIdx.z, channel / g.outer);
@@ -39,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// each: pixels of a part. parts (parts, kh kw inner, groups outer), to be added by add_parts of conv_weights.cu.
+// each: pixels per part. parts: (parts, kh kw inner, groups outer); add_parts of conv_weights.cu adds them up.
 extern "C" __global__ void __launch_bounds__(256)
     backward_weights_grouped(Geometry g, const float *__restrict__ x, const float *__restrict__ gy, int each, float *parts) {
   const int channels = g.groups * g.outer, item = blockIdx.x * 256 + threadIdx.x;

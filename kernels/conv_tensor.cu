@@ -1,36 +1,37 @@
-// Convolution and the gradient of its weights on tensor cores: conv.cu and conv_weights.cu with other arithmetic.
+// Convolution and the gradient of its weights on tensor cores: conv_direct.cu and conv_weights.cu with other arithmetic.
 //
-// Maps, weights and results are float32 in memory. TF32 keeps 10 bits of each factor's fraction, BF16 7; products are exact,
-// sums float32. Errors are about 5e-4 and 4e-3 of a typical number. Tensor cores multiply 8 (TF32) and 16 (BF16) times as
-// fast as an H100's float32 units, faster than numbers arrive: at 1/32 byte a flop (T = 128, see conv.cu) 5 TB/s of the
-// second-level cache allow some 170 TFLOP/s.
+// Maps, weights and results are float32 in memory. TF32 keeps 10 bits of each factor's fraction, BF16 keeps 7; products are
+// exact, sums float32. Errors are about 5e-4 and 4e-3 of a typical number. Tensor cores multiply 8 (TF32) or 16 (BF16)
+// times as fast as an H100's float32 units, which is faster than the numbers arrive: at 1/32 byte per flop (T = 128, see
+// conv_direct.cu), the 5 TB/s of the second-level cache allow about 170 TFLOP/s.
 //
-// A warp has T/2 x T/4 results. Tiles travel from memory to shared memory in the background (cp.async), STAGES - 1 of them
-// under way while one is multiplied. Rows in shared memory are a few numbers longer than a tile, so that the numbers that a
-// warp reads at once lie in different banks; they are rounded when they are read.
+// A warp has T/2 x T/4 results. Tiles are copied to shared memory in the background (cp.async): STAGES - 1 of them are on
+// their way while one is multiplied. The rows in shared memory are a few numbers longer than a tile, so that what a warp
+// reads at once lies in different banks. Numbers are rounded when they are read from there.
 //
-// Launch: as conv.cu and conv_weights.cu; shared_bytes in conv_cuda.py. For cards from sm_80 on.
+// Launch: as conv_direct.cu and conv_weights.cu; _form in conv_cuda.py gives the bytes of shared memory. From sm_80 on.
+// Moves the same bytes as those two.
 #include "conv_window.cuh"
 
 constexpr int D = 16, STAGES = 3;
 
-// A tile of T rows (pixels, channels or weights) by D terms in shared memory. DEEP: the terms of a row lie side by side, else
-// the rows of a term.
+// A tile of T rows (pixels, channels or weights) by D terms in shared memory. DEEP: the terms of a row lie side by side;
+// otherwise the rows of a term.
 template <int T, bool BF16, bool DEEP> struct Operand {
   static constexpr int pitch = DEEP ? D + (BF16 ? 8 : 4) : T + (BF16 ? 4 : 8), size = pitch * (DEEP ? T : D);
   static __device__ int at(int row, int term) { return DEEP ? row * pitch + term : term * pitch + row; }
-  // The first number of quad i of the T/64 quads that this thread copies.
+  // This thread copies T/64 quads; the row and the term at which quad i begins.
   static __device__ int row(int i) { return (DEEP ? threadIdx.x / 4 : threadIdx.x % 16 * 4) + 64 * i; }
   static __device__ int term() { return DEEP ? threadIdx.x % 4 * 4 : threadIdx.x / 16; }
 };
 
-// Where this thread's results begin in the tile: see mma in common.cuh for those of one product.
+// Where this thread's results begin in the tile; common.cuh says which results of one product (mma) a thread has.
 template <int T> struct Mine {
   static __device__ int row() { return threadIdx.x / 128 * (T / 2) + threadIdx.x % 32 / 4; }
   static __device__ int column() { return threadIdx.x / 32 % 4 * (T / 4) + threadIdx.x % 4 * 2; }
 };
 
-// What a register holds of a row's terms from k on, as mma in common.cuh wants it: one number, or a pair of BF16.
+// What a register holds of a row's terms, from term k on, as mma in common.cuh needs it: one number, or a pair of BF16.
 template <bool BF16> struct Factor {
   using type = float;
   template <class Tile> static __device__ float read(const float *tile, int row, int k, int half) {
@@ -53,7 +54,7 @@ template <int T, bool BF16, class X, class W>
 __device__ void multiply(const float *xs, const float *ws, float (&sums)[T / 32][T / 32][4]) {
   const int row = threadIdx.x / 128 * (T / 2) + threadIdx.x % 32 / 4;
   const int column = threadIdx.x / 32 % 4 * (T / 4) + threadIdx.x % 32 / 4;
-#pragma unroll 1  // else the next numbers are read early, into more registers than there are
+#pragma unroll 1  // otherwise the next numbers are read early, into more registers than there are
   for (int k = 0; k < D; k += BF16 ? 16 : 8) {
     typename Factor<BF16>::type a[T / 32][4], b[2];
 #pragma unroll
@@ -70,7 +71,7 @@ __device__ void multiply(const float *xs, const float *ws, float (&sums)[T / 32]
   }
 }
 
-// The steps of a sum: read(xs, ws) begins to copy the next tiles.
+// sums += all steps of a sum; read(xs, ws) begins to copy the next two tiles.
 template <int T, bool BF16, class X, class W, class Read>
 __device__ void multiply_all(int steps, Read read, float (&sums)[T / 32][T / 32][4]) {
   extern __shared__ __align__(16) float tiles[];
@@ -81,7 +82,7 @@ __device__ void multiply_all(int steps, Read read, float (&sums)[T / 32][T / 32]
   }
   for (int step = 0; step < steps; step++) {
     copies_wait<STAGES - 2>();  // this step's tiles are here
-    __syncthreads();            // for everybody; and everybody is done with those of the step before
+    __syncthreads();            // for everybody; and everybody is done with the previous step's
     if (step + STAGES - 1 < steps) read(stage(step + STAGES - 1), stage(step + STAGES - 1) + X::size);
     copies_commit();
     multiply<T, BF16, X, W>(stage(step), stage(step) + X::size, sums);
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(256, 2)
 template <int T, bool BF16>
 __global__ void __launch_bounds__(256, 2)
     backward_weights(Geometry g, const float *__restrict__ x, const float *__restrict__ gy, int each, float *parts) {
-  using X = Operand<T, BF16, false>;  // rows: terms of the convolution; terms of the sum here: pixels
+  using X = Operand<T, BF16, false>;  // its rows are terms of the convolution, its terms are pixels
   const Share s(g, blockIdx.z / g.groups, blockIdx.z % g.groups);
   const int across = (g.outer + T - 1) / T;
   const int term0 = blockIdx.x / across * T, channel0 = blockIdx.x % across * T;

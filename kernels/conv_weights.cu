@@ -2,16 +2,16 @@
 //
 //     gw[(i, j, c), o] = sum over pixels p of rows[p, (i, j, c)] gy[p, o]
 //
-// with the rows that conv.cu describes: again a product of matrices that is as deep as there are pixels. The result is
-// small, so few blocks would have work; the pixels are cut into parts, a block adds up one part of one tile of gw, and
-// `add_parts` adds the parts, always in the same order: same input, same bits.
+// with the rows that conv_direct.cu describes: again a matrix product, as deep as there are pixels. Its result is small, so
+// few blocks would have work. Therefore the pixels are cut into parts, each block adds up one part for one tile of gw, and
+// `add_parts` adds the parts, always in the same order, so that the same input gives the same bits.
 //
-// Launch: 256 threads; blocks (tiles of terms x tiles of channels, parts, groups). A step reads D pixels: a quad of terms and
-// a quad of channels of one pixel by each thread. 2 kh kw Cin flops for each number of gy; reads x and gy about once for
-// each column and row of tiles, from the cache. The parts are at most some 4 million numbers (see conv_cuda.py).
+// Launch: 256 threads; blocks (tiles of terms x tiles of channels, parts, groups). A step reads D pixels: each thread a quad
+// of terms and a quad of channels of one pixel. Takes 2 kh kw Cin flops per number of gy. Moves x and gy about once per
+// column and row of tiles, from the cache. The parts are at most about 4 million numbers (see conv_cuda.py).
 #include "conv_window.cuh"
 
-// each: pixels of a part. parts (parts, kh kw inner, groups outer).
+// each: pixels per part. parts: (parts, kh kw inner, groups outer).
 template <int T>
 __global__ void __launch_bounds__(256, 2)
     backward_weights(Geometry g, const float *__restrict__ x, const float *__restrict__ gy, int each, float *parts) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(256, 2)
     *(float4 *)&gs[half][row][quad] = *(float4 *)qg;
   };
 
-  // What this thread multiplies: terms my + 64 h + 0..3 with channels mx + 64 h + 0..3, as in conv.cu.
+  // This thread multiplies terms my + 64 h + 0..3 by channels mx + 64 h + 0..3, as in conv_direct.cu.
   const int my = (tid / 64 * 4 + tid % 32 / 8) * 4, mx = (tid / 32 % 2 * 8 + tid % 8) * 4;
   float sums[R][R] = {};
   const int steps = (end - first + D - 1) / D;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(256, 2)
 }
 // instantiate: backward_weights<64>, backward_weights<128>
 
-// gw (count) = the sum of parts (parts, count) over the parts, one after the other. Moves 4 (parts + 1) bytes a number.
+// gw (count) = the sum of parts (number, count), one after the other. Moves 4 (number + 1) bytes per number of gw.
 extern "C" __global__ void add_parts(const float *__restrict__ parts, int number, long long count, float *__restrict__ gw) {
   GRID_LOOP(i, count) {
     float sum = parts[i];

@@ -1,28 +1,28 @@
-// Where the window of a result pixel lies, and how its numbers are read: what the convolution kernels share.
+// What the convolution kernels share: where the window of a result pixel lies, and how its numbers are read.
 
-// One axis of a share of the result. Its pixel q is pixel first + q step of the result; tap a is place tap + a tap_step of
-// the kernel, and meets pixel start + q stride + a dilation of the map that is read.
+// One axis of a share of the result. The share's pixel q is pixel first + q step of the result; tap a is place
+// tap + a tap_step of the window, and meets pixel start + q stride + a dilation of the map that is read.
 struct Axis {
-  int count, first, step;        // pixels of the share
+  int count, first, step;        // of the share's pixels
   int taps, tap, tap_step;
   int start, stride, dilation;
 };
 
-// Filled in by conv_cuda.py. A convolution has one share. Backward, with a stride s, the pixels of the map fall into s shares
-// along each axis: see backward_axis there.
+// Filled in by conv_cuda.py. A convolution has one share. For the gradient of the map, with a stride s, the pixels fall into
+// s shares along each axis: see backward_axis there.
 struct Geometry {
   Axis y[4], x[4];
-  int shares_x;                      // along x
+  int shares_x;                      // number of shares along x
   int height, width;                 // of the map that is read
   int images, rows, columns;         // of the map that is written; for the gradient of the weights, of gy
   int kernel_x, groups;
-  int inner, outer;                  // channels of a group, read and written
-  int w_tap, w_group, w_in, w_out;   // how many numbers of the weights lie from a place of the kernel, a group, a
-                                     // channel that is read, one that is written, to the next
-  int quads_x, quads_w, quads_y;     // whether four channels that lie side by side can be read (written) as one float4
+  int inner, outer;                  // channels per group, read and written
+  int w_tap, w_group, w_in, w_out;   // distances, in numbers, between the weights of neighboring places, groups,
+                                     // channels read and channels written
+  int quads_x, quads_w, quads_y;     // whether four neighboring channels can be read (written) as one float4
 };
 
-// A place in the sum over taps and channels: channel c of tap (a, b). The sum ends where a == taps along y.
+// A term of the sum over taps and channels: channel c of tap (a, b). The sum ends where a == taps along y.
 struct Term {
   int a, b, c;
 
@@ -35,7 +35,7 @@ struct Term {
   }
 };
 
-// A pixel of a share: which image, row and column.
+// A pixel of a share: its image, row and column.
 struct Place {
   int image, row, column;
 };
@@ -53,7 +53,7 @@ struct Share {
   __device__ int terms() const { return y.taps * x.taps * g.inner; }
   __device__ long long size() const { return (long long)g.images * g.rows * g.columns * (g.groups * g.outer); }  // result
 
-  // Pixel number n, and the one that is `pixels` further. (Nearly always the row goes on: no division.)
+  // Pixel number n; and the pixel that lies `pixels` further. (Most of the time it is in the same row: no division.)
   __device__ Place place(int n) const { return {n / x.count / y.count, n / x.count % y.count, n % x.count}; }
   __device__ void forward(Place &p, int pixels) const {
     p.column += pixels;
@@ -68,18 +68,18 @@ struct Share {
   // Term number n.
   __device__ Term term(int n) const {
     int tap = n / g.inner;
-    return x.taps > 0 ? Term{tap / x.taps, tap % x.taps, n % g.inner} : Term{y.taps, 0, 0};  // no taps: no terms
+    return x.taps > 0 ? Term{tap / x.taps, tap % x.taps, n % g.inner} : Term{y.taps, 0, 0};  // without taps there are no terms
   }
   __device__ void forward(Term &t, int terms) const { t.forward(terms, g.inner, x.taps); }
 
-  // Where the weight of a term for a channel of the group's result lies, or NULL: no such term, no such channel.
+  // Where a term's weight for an output channel of the group lies; NULL if there is no such term or channel.
   __device__ const float *weight(const float *w, const Term &t, int channel) const {
     int place = (y.tap + t.a * y.tap_step) * g.kernel_x + x.tap + t.b * x.tap_step;
     bool exists = t.a < y.taps && channel < g.outer;
     return exists ? w + place * g.w_tap + group * g.w_group + t.c * g.w_in + channel * g.w_out : nullptr;
   }
 
-  // How far into the result a pixel of the share lies, at the first channel of the group.
+  // Index in the result of a pixel of the share, at the group's first channel.
   __device__ long long result(const Place &p) const {
     long long line = (long long)p.image * g.rows + y.first + p.row * y.step;
     return (line * g.columns + x.first + p.column * x.step) * (g.groups * g.outer) + group * g.outer;
@@ -88,25 +88,25 @@ struct Share {
 
 // The window of one pixel of a share.
 struct Window {
-  const float *image;  // the pixel's image, at the first channel of the group
-  int top, left;       // where the tap (0, 0) meets it
+  const float *image;  // the pixel's image, at the group's first channel
+  int top, left;       // the pixel that tap (0, 0) meets
 
   __device__ Window(const Share &s, const float *x, const Place &p) {
-    bool exists = p.image < s.g.images;  // a tile may have more rows than the share has pixels: they meet nothing
+    bool exists = p.image < s.g.images;  // a tile may have more rows than the share has pixels; these meet nothing
     long long size = (long long)s.g.height * s.g.width * (s.g.groups * s.g.inner);
     image = x + (exists ? p.image : 0) * size + s.group * s.g.inner;
     top = exists ? s.y.start + p.row * s.y.stride : -(1 << 30);
     left = s.x.start + p.column * s.x.stride;
   }
 
-  // The window that lies so many pixels of the map further to the right.
+  // The window that lies `pixels` pixels of the map further to the right.
   __device__ Window right(int pixels) const {
     Window window = *this;
     window.left += pixels;
     return window;
   }
 
-  // Where the term's number lies, or NULL: outside of the map, or no such term.
+  // Where the term's number lies; NULL if it is outside the map, or if there is no such term.
   __device__ const float *at(const Share &s, const Term &t) const {
     int y = top + t.a * s.y.dilation, x = left + t.b * s.x.dilation;
     bool inside = t.a < s.y.taps && (unsigned)y < s.g.height && (unsigned)x < s.g.width;
@@ -114,14 +114,14 @@ struct Window {
   }
 };
 
-// What follows the sum: + bias + residual (each may be NULL), ReLU. channel: of all groups; at: in result and residual.
+// What follows the sum: + bias + residual (each may be NULL), ReLU. channel: among all groups; at: index in the result.
 __device__ inline float finished(float sum, const float *bias, int channel, const float *residual, long long at, int relu) {
   if (bias) sum += bias[channel];
   if (residual) sum += residual[at];
-  return relu && sum < 0 ? 0 : sum;  // not fmaxf: NaN stays NaN
+  return relu && sum < 0 ? 0 : sum;  // not fmaxf, so that NaN stays NaN
 }
 
-// What a thread adds for one term: each of its R numbers of a times each of its R numbers of b. They lie in fours, 64 apart.
+// What a thread adds for one term: the products of its R numbers of a and its R numbers of b, which lie in fours, 64 apart.
 template <int R> __device__ __forceinline__ void add_products(const float *a, const float *b, float (&sums)[R][R]) {
   __align__(16) float own_a[R], own_b[R];
 #pragma unroll

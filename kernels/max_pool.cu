@@ -1,17 +1,18 @@
-// Max pooling on the GPU: the largest value in each window, and which place of the window held it.
+// Max pooling on the GPU: the largest value under each window, and which place of the window holds it.
 //
-// Threads (lanes, rows): a row of threads takes a pixel, of the result (forward) or of the map (backward), its lanes
-// the channels, V at once: whole lines of memory are read and written. In backward each pixel of the map collects from
-// the windows over it, so that no two threads write to one place. Moves x once (windows overlap in the caches) and y
-// with the winners (a byte each) once; backward the same the other way. Same arithmetic as max_pool.py.
+// Launch: (lanes, rows) threads per block. A row of threads takes a pixel, of the result in the forward direction, of the
+// map in the backward one; its lanes share the channels, V at a time, so that whole lines of memory are read and written.
+// In the backward direction each pixel of the map collects from the windows above it, so that no two threads write to
+// the same place. Moves x once (windows overlap in the caches), y and the winners (a byte each) once; backward gy, gx and
+// the winners. Same arithmetic as max_pool.py.
 //
 // instantiate: max_pool<1>, max_pool<4>, max_pool_backward<1>, max_pool_backward<4>
 
-// y = the largest number under the window, winner = its place i * kw + j (the first of equals; NaN is largest).
+// y = the largest number under the window, winner = its place i * kw + j; of equals the first; NaN is largest.
 template <int V>
 __global__ void max_pool(const float *__restrict__ x, int images, int height, int width, int channels, int kh, int kw,
-                        int sy, int sx, int py, int px, int rows, int columns, float *__restrict__ y,
-                        unsigned char *__restrict__ winner) {
+                         int sy, int sx, int py, int px, int rows, int columns, float *__restrict__ y,
+                         unsigned char *__restrict__ winner) {
   for (int at = blockIdx.x * blockDim.y + threadIdx.y; at < images * rows * columns; at += gridDim.x * blockDim.y) {
     const int image = at / (rows * columns), top = at / columns % rows * sy - py, left = at % columns * sx - px;
     for (int c = threadIdx.x * V; c < channels; c += blockDim.x * V) {
@@ -39,11 +40,11 @@ __global__ void max_pool(const float *__restrict__ x, int images, int height, in
   }
 }
 
-// gx = the sum of gy over the windows that this pixel won.
+// gx = the sum of gy over the windows that the pixel won.
 template <int V>
-__global__ void max_pool_backward(const float *__restrict__ gy, const unsigned char *__restrict__ winner, int images, int height,
-                         int width, int channels, int kh, int kw, int sy, int sx, int py, int px, int rows, int columns,
-                         float *__restrict__ gx) {
+__global__ void max_pool_backward(const float *__restrict__ gy, const unsigned char *__restrict__ winner, int images,
+                                  int height, int width, int channels, int kh, int kw, int sy, int sx, int py, int px,
+                                  int rows, int columns, float *__restrict__ gx) {
   for (int at = blockIdx.x * blockDim.y + threadIdx.y; at < images * height * width; at += gridDim.x * blockDim.y) {
     const int image = at / (height * width), y = at / width % height + py, x = at % width + px;
     const int first_row = y < kh ? 0 : (y - kh) / sy + 1, first_column = x < kw ? 0 : (x - kw) / sx + 1;
