@@ -351,9 +351,10 @@ def _open(path, where, precision):
 
 def evaluate_into(model, dataset, output, max_detections=100, batch_size=8, progress=True):
     """Evaluate, print the table, write results and numbers to the folder `output`; the numbers."""
-    from minimask.evaluate import evaluate, format_table
+    from minimask.evaluate import evaluate
     from minimask.machine import warmup
     from minimask.run.files import json_bytes, write_files
+    from minimask.run.report import format_table
 
     if getattr(model, "device", "cpu") == "cpu":
         warmup.ensure(progress)

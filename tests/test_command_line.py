@@ -329,7 +329,7 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
         (["--scale-jitter", "2", "1"], "--scale-jitter needs two numbers, 0 < LOW <= HIGH"),
         (["--toy-size", "4"], "--toy-size must be at least 32, got 4"),
         (["--toy-case", "huge"], "case must be one of"),
-        (["--preset", "huge"], "unknown preset huge .known: toy, small"),
+        (["--preset", "huge"], "unknown preset huge (known: toy, small"),
         (["--set", "color=blue"], "unknown model setting color"),
         (["--set", "roi.pooling=mean"], "roi.pooling must be roi_align, roi_pool or roi_warp or a function"),
         (["--min-size", "900", "--max-size", "300"], "min_size <= max_size, got 900 and 300"),

@@ -11,18 +11,17 @@ import pytest
 
 from minimask.datasets.segmentation import rle_counts
 from minimask.errors import InputError
-from minimask.evaluate import (
+from minimask.evaluate import coco_average_precision, evaluate
+from minimask.image import ImageTransform, resize_keypoints
+from minimask.run import files
+from minimask.run.report import (
     category_list,
-    coco_average_precision,
     encode_mask,
-    evaluate,
     format_table,
     predictions_to_coco,
     write_results,
     xywh,
 )
-from minimask.image import ImageTransform, resize_keypoints
-from minimask.run import files
 from minimask.structures import Detections, Prediction, Sample
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -362,7 +361,7 @@ def test_unreadable_files_are_named(tmp_path):
 def test_programming_errors_are_value_errors():
     with pytest.raises(ValueError, match='kind must be one of bbox, segm, keypoints, got "box"'):
         coco_average_precision(_truth(), [], "box")
-    with pytest.raises(ValueError, match="max_detections must be 1 or more and rise"):
+    with pytest.raises(ValueError, match="max_detections must be ascending integers from 1 on"):
         coco_average_precision(_truth(), [], "bbox", max_detections=(10, 1))
 
 
@@ -421,17 +420,11 @@ class Oracle:
     def __init__(self, dataset, blind=False, masks=True, off=None):
         self.truth = {sample.image_id: sample for sample in dataset}
         self.transform = ImageTransform(min_size=64, max_size=128)
-        self.blind, self.masks, self.training, self.modes, self.off = blind, masks, True, [], off
+        self.blind, self.masks, self.batches, self.off = blind, masks, 0, off
         self.points = None  # (G, K, 3) to be found in each picture, in its own pixels
 
-    def eval(self):
-        self.training = False
-
-    def train(self):
-        self.training = True
-
     def detect(self, batch):
-        self.modes.append(self.training)
+        self.batches += 1
         n, d, m = len(batch.images), 4, 28
         found = Detections(
             np.zeros((n, d, 4), np.float32),
@@ -462,7 +455,6 @@ def test_a_model_that_finds_everything_has_ap_1(batch_size, tmp_path):
     assert set(numbers) == {"bbox", "segm"}
     assert numbers["bbox"]["AP"] == pytest.approx(1, abs=1e-12)
     assert numbers["segm"]["AP50"] == pytest.approx(1, abs=1e-12)
-    assert model.modes == [False] * len(model.modes) and model.training  # inference mode, then as before
     boxes = json.loads((tmp_path / "bbox_results.json").read_text())
     masks = json.loads((tmp_path / "segm_results.json").read_text())
     assert len(boxes) == len(masks) == 4  # 0 + 1 + 2 + 0 + 1
@@ -555,7 +547,7 @@ def test_seventeen_keypoints_are_taken_for_a_persons():
 def test_keypoints_are_compared_with_those_of_the_data():
     scenes = PosedScenes()
     scenes.keypoint_names = ("a", "b", "c")
-    with pytest.raises(InputError, match="the model finds 2 keypoints an object, the data has 3"):
+    with pytest.raises(InputError, match="the model finds 2 keypoints per object, the data has 3"):
         evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)
     scenes.keypoint_names = None  # a file without keypoints: boxes and masks can be compared
     assert list(evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)) == ["bbox", "segm"]
@@ -576,7 +568,7 @@ def test_some_of_the_images():
     truth = _coco_of(scenes)
     model = Oracle(scenes)
     numbers = evaluate(model, scenes, truth, progress=False, indices=[1, 2])
-    assert len(model.modes) == 2
+    assert model.batches == 2
     assert numbers["bbox"]["AP"] == pytest.approx(1, abs=1e-12)  # what is in the other images does not count
 
 
@@ -667,7 +659,7 @@ def test_table_with_keypoints():
         lines = format_table(numbers).splitlines()
         assert lines[0].split() == ["boxes", "masks", "keypoints"] and max(map(len, lines)) <= 79
         rows = {line.split()[0]: line for line in lines[1:-1]}
-        assert text in rows["AR50"] and "recall, at most 1 an image" in rows["AR1"] and "OKS 0.75" in rows["AR75"]
+        assert text in rows["AR50"] and "recall, at most 1 per image" in rows["AR1"] and "OKS 0.75" in rows["AR75"]
         assert rows["AR75"].split()[-3:] == ["-", "-", "1.000"] and rows["AP50"].split()[-3:] == ["1.000"] * 3
         assert lines[-1].startswith("keypoints: OKS")
 

@@ -27,16 +27,9 @@ class Finder:
 
     def __init__(self, masks=True, keypoints=False):
         self.transform = ImageTransform(min_size=48, max_size=96)
-        self.masks, self.keypoints, self.training, self.seen = masks, keypoints, True, []
-
-    def eval(self):
-        self.training = False
-
-    def train(self):
-        self.training = True
+        self.masks, self.keypoints, self.seen = masks, keypoints, []
 
     def detect(self, batch):
-        assert not self.training
         self.seen.append(batch.images)
         n, d = len(batch.images), len(self.boxes)
         height, width = batch.sizes[0]
@@ -73,7 +66,6 @@ def test_picture_and_json(tmp_path):
     written = predict_files(model, NAMES, [photo], tmp_path / "out", category_ids={1: 10, 2: 20, 3: 30})
     assert written == [(photo, tmp_path / "out" / "a.png", tmp_path / "out" / "a.json")]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "a.png"]
-    assert model.training
     record = _read(tmp_path / "out" / "a.json")
     assert (record["height"], record["width"], record["photo"]) == (40, 60, str(photo.resolve()))
     best, second = record["detections"]  # the third scores below 0.5

@@ -9,11 +9,11 @@ import numpy as np
 from minimask.datasets.photos import read_image
 from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
 from minimask.errors import InputError
-from minimask.evaluate import category_list, encode_mask, inference, xywh
 from minimask.machine.card import enough_memory
 from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
+from minimask.run.report import category_list, encode_mask, xywh
 
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")  # taken from a folder
 MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once: huge photos go in several parts
@@ -110,7 +110,7 @@ def _bar(photos, progress):
 
 def _detect(model, image, score_threshold):
     """Detections of one photo, those below the threshold made invalid, and the Batch they belong to."""
-    with inference(model), enough_memory("take a model that makes its pictures smaller (max_size)"):
+    with enough_memory("take a model that makes its pictures smaller (max_size)"):
         batch = model.transform([image])
         detections = model.detect(batch).to("cpu")
     keep = detections.valid & (detections.scores >= score_threshold)
