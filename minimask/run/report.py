@@ -85,7 +85,7 @@ def encode_mask(mask):
 
 
 def write_results(folder, results):
-    """Write KIND_results.json for each kind in `results`, a dict from kind to entries: all files or, on failure, none."""
+    """Write KIND_results.json for each kind in `results` (dict from kind to entries): all files or none."""
     write_files({Path(folder) / f"{kind}_results.json": json_bytes(found) for kind, found in results.items()})
 
 
