@@ -1,24 +1,23 @@
 // Normalization on the GPU: the passes of normalization.py over a map (segments, pixels, channels), float32, and
-// the few numbers a channel between them. Batch normalization has one segment, group normalization one an image.
+// the few numbers per channel between them. Batch normalization has one segment, group normalization one per image.
 //
 //   moments_part         sums of d and d d, d = x - shift            reads x
 //   affine               y = relu(x scale + shift + residual)        reads x (residual), writes y
 //   gradient_sums_part   g = gy where y > 0; sums of g, g (x - mean) reads gy (y, x), writes g (if y is there)
 //   gradient             gx = a g + b (x - mean) + c                 reads g, x, writes gx
-//   frozen_gradient      g = gy where y > 0, gx = scale g            reads gy (y), writes gx (g)
 //
-// The last three may write a result over the gradient they read.
+// The last two may write their result over the gradient they read.
 //
-// All are launched alike. A block takes a tile of `width` <= 64 channels of one segment, and of its pixels
-// 256 / width at a time, `steps` times: so each thread keeps to one channel, whose constants it reads once, and
-// neighbors read neighbors. They move 4 bytes a number and map, and calculate nearly nothing.
-// Sums go over the pixels of a thread (at most 64), those of the block, then (`*_finish`, in float64) over the blocks:
-// always in the same order, for the launch depends on the shape alone.
-// The small ones: a thread for each segment and channel.
+// All are launched alike. A block takes a tile of `width` <= 64 channels of one segment and, `steps` times, the next
+// 256 / width of its pixels. So each thread keeps to one channel, whose constants it reads once, and neighboring
+// threads read neighboring numbers. They move 4 bytes per number and map, and calculate almost nothing.
+// Sums go over the pixels of a thread (at most 64), then over those of the block, then (`*_finish`, in float64) over
+// the blocks: always in the same order, because the launch depends on the shape alone.
+// The small kernels have one thread per segment and channel.
 
 #define THREADS 256
 
-// The share of a thread: numbers first, first + stride, ... below end of a map.
+// A thread's share of a map: the numbers first, first + stride, ... below end.
 struct Share {
   int segments, segment, part, parts, channels, channel, width, column, rows, row;
   long long first, end, stride;
@@ -43,7 +42,7 @@ struct Share {
   // Where this thread's channel is in an array (segments, channels).
   __device__ int at() const { return segment * channels + channel; }
 
-  // Adds a and b up over the block's pixels: sums (2, parts, segments, channels).
+  // Adds up a and b over the block's pixels: sums (2, parts, segments, channels).
   __device__ void store(float a, float b, float *sums) const {
     __shared__ float of_a[THREADS], of_b[THREADS];
     of_a[threadIdx.x] = a, of_b[threadIdx.x] = b;
@@ -114,24 +113,10 @@ extern "C" __global__ void gradient(const float *g, const float *__restrict__ x,
     gx[i] = of_g * g[i] + of_x * (x[i] - middle) + constant;
 }
 
-extern "C" __global__ void frozen_gradient(const float *gy, const float *__restrict__ y,
-                                           const float *__restrict__ scale, float *g, float *gx, int pixels,
-                                           int channels, int width, int parts, int steps) {
-  const Share share(pixels, channels, width, parts, steps);
-  const float factor = scale[share.at()];
-#pragma unroll 4
-  for (long long i = share.first; i < share.end; i += share.stride) {
-    float gradient = gy[i];
-    if (y && !(y[i] > 0)) gradient = 0;
-    if (g) g[i] = gradient;
-    gx[i] = factor * gradient;
-  }
-}
-
 // ---------------------------------------------------------------- the second stage of the sums
 
-// Adds the parts of sums (2, parts, size) up; blocks of 32 x 32 threads: 32 of the `size` columns, 32 parts at a time.
-// True for the one thread of each column that has the result.
+// Adds up the parts of sums (2, parts, size) in blocks of 32 x 32 threads: 32 of the `size` columns, 32 parts at a time.
+// Returns true in the one thread per column that has the result.
 __device__ bool add_parts(const float *sums, int parts, int size, int column, double &total, double &product) {
   __shared__ double totals[32][33], products[32][33];  // 33: a column is then in 32 banks
   total = product = 0;
@@ -167,10 +152,10 @@ gradient_sums_finish(const float *__restrict__ sums, float *total, float *produc
   total[column] = (float)a, product[column] = (float)b;
 }
 
-// ---------------------------------------------------------------- a few numbers a channel
+// ---------------------------------------------------------------- a few numbers per channel
 
-// Mean, 1 / sqrt(var + eps), and what y = x scale + shift takes; statistics are first taken over groups of `together`
-// channels.
+// Mean, 1 / sqrt(var + eps), and the scale and shift of y = x scale + shift. The statistics are first averaged over
+// groups of `together` channels.
 extern "C" __global__ void scale_and_shift(const float *__restrict__ mean, const float *__restrict__ var,
                                            const float *__restrict__ gamma, const float *__restrict__ beta, float eps,
                                            int segments, int channels, int together, float *group_mean, float *inverse,
@@ -201,7 +186,7 @@ extern "C" __global__ void move_running(float *running_mean, float *running_var,
   }
 }
 
-// What gx = a g + b (x - mean) + c takes; h = gamma g, and the means of h and h xhat are over groups of `together`
+// a, b and c of gx = a g + b (x - mean) + c. With h = gamma g, the means of h and h xhat are over groups of `together`
 // channels and `pixels` pixels.
 extern "C" __global__ void gradient_coefficients(const float *__restrict__ sum_g, const float *__restrict__ sum_gxhat,
                                                  const float *__restrict__ gamma, const float *__restrict__ inverse,

@@ -1,36 +1,32 @@
 """Normalization on the CPU, float32: four passes over a feature map, each reading and writing it once.
 
-A map is seen as (segments, pixels, channels): batch normalization has one segment, group normalization one an image.
+A map is (segments, pixels, channels): batch normalization has one segment, group normalization one per image.
 
     moments         mean and variance of each segment and channel            reads x
     affine          y = relu(x scale + shift + residual)                     reads x (residual), writes y
     gradient_sums   g = gy where y > 0; sum g, sum g (x - mean)              reads gy, y, x, writes g
     gradient        gx = a g + b (x - mean) + c                              reads g, x, writes gx
 
-and one for constant statistics, whose gradient needs no sums:
-
-    frozen_gradient g = gy where y > 0;  gx = scale g                        reads gy, y, writes gx (g)
-
-They move bytes and calculate little: their time is that of the memory. Pixels of few channels are taken several at a
-time as one row (`_share`), so that the loops over channels are long. Sums go over blocks of 64 rows, then over the
-blocks, then over the threads: in float32 this is as exact as adding in pairs, and it is the same whenever it is done
-again.
+They move many bytes and calculate little, so memory sets their time. Pixels with few channels are taken several at a
+time as one row (`_share`), which makes the loops over channels long. Sums go over blocks of 64 rows, then over the
+blocks, then over the threads: in float32 this is as exact as pairwise summation, and repeating it gives the same bits.
 """
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
 from minimask.kernels.simd import copy
 from minimask.machine.threads import threads
 
 BLOCK = 64  # rows added up before the sum is added to the total
-# Numbers in a row that loops run over, where the map allows it: long, for each loop has a beginning and an end.
+# Most numbers per row that the loops run over. Long rows pay, because each loop has a start and an end.
 WIDE = 1024
-WIDE_SUM = 256  # in passes that add rows up
+WIDE_SUM = 256  # in passes that add up rows
 
 
-# -------------------------------------------------------------------------------------------- shares of one thread
+# ------------------------------------------------------------------------------------------------- one thread's share
 
 
 @njit(cache=True)
@@ -43,7 +39,7 @@ def add_up(values, sums, at):
 
 @njit(cache=True)
 def widened(values, segments, channels, times):
-    """values (segments, channels), each segment's `times` times in a row: (segments, times * channels), flat."""
+    """values (segments, channels) with each segment repeated `times` times: (segments, times * channels), flat."""
     result = np.empty(segments * times * channels, np.float32)
     for i in range(segments * times):
         for c in range(channels):
@@ -151,33 +147,7 @@ def gradient_part(t, parts, arrays, numbers):
         copy(gx, r * width, result, 0, width)
 
 
-@njit(cache=True)
-def frozen_gradient_part(t, parts, arrays, numbers):
-    """g = gy where y > 0 (y empty: everywhere; g empty: not written), gx = scale g for the rows of thread t.
-
-    g, and gx if g is not written, may be gy.
-    """
-    gy, y, scale, g, gx = arrays[:5]
-    segments, rows, channels, times = numbers[:4]
-    width = times * channels
-    scale, result = widened(scale, segments, channels, times), np.empty(width, np.float32)
-    for r in range(t * segments * rows // parts, (t + 1) * segments * rows // parts):
-        first = r * width
-        gradient, factor = gy[first : first + width], scale[r // rows * width : (r // rows + 1) * width]
-        for c in range(width):
-            result[c] = gradient[c]
-        if y.size > 0:
-            values = y[first : first + width]
-            for c in range(width):
-                result[c] = result[c] if values[c] > 0 else np.float32(0)
-        if g.size > 0:
-            copy(g, first, result, 0, width)
-        for c in range(width):
-            result[c] *= factor[c]
-        copy(gx, first, result, 0, width)
-
-
-# -------------------------------------------------------------------------------------------- a few numbers a channel
+# -------------------------------------------------------------------------------------------- a few numbers per channel
 
 
 @njit(cache=True, error_model="numpy")
@@ -246,13 +216,13 @@ def gradient_coefficients_part(t, parts, arrays, numbers):
             results[2 * size + i] = -inverse[i] * mean_h
 
 
-# -------------------------------------------------------------------------------------------- on arrays
+# ---------------------------------------------------------------------------------------------------------- on arrays
 
 
 def _share(x, wide=WIDE):
-    """How x (segments, pixels, channels) is seen: segments, rows of a segment, channels, pixels in a row.
+    """How x (segments, pixels, channels) is divided: segments, rows per segment, channels, pixels per row.
 
-    A row holds as many pixels as fit into `wide` numbers, a power of 2 that divides the pixels.
+    A row holds as many pixels as fit into `wide` numbers, a power of 2 that divides the number of pixels.
     """
     segments, pixels, channels = x.shape
     times = 1
@@ -262,7 +232,7 @@ def _share(x, wide=WIDE):
 
 
 def _run_sums(part, arrays, share):
-    """Run a part that fills sums, and return these: (parts, segments, 2, times, channels)."""
+    """Run a part that fills sums, and return them: (parts, segments, 2, times, channels)."""
     segments, _, channels, times = share
     sums = np.zeros((threads(), segments, 2, times, channels), np.float32)
     run(part, (*arrays, flat(sums)), share)
@@ -270,7 +240,7 @@ def _run_sums(part, arrays, share):
 
 
 def _finish(sums, x, shape):
-    """What `finish_part` makes of sums over maps of this shape: two arrays (segments, channels)."""
+    """The results of `finish_part` for maps of this shape: two arrays (segments, channels)."""
     segments, pixels, channels = shape
     results = np.empty((2, segments, channels), np.float32)
     run(finish_part, (flat(sums), x, *results.reshape(2, -1)), (len(sums), segments, pixels, channels, sums.shape[3]))
@@ -278,12 +248,12 @@ def _finish(sums, x, shape):
 
 
 def _result(a, overwrite):
-    """Where a result of a's shape goes: to a itself, if that is allowed and can be."""
+    """An array for a result of a's shape: a itself, if that is allowed and possible."""
     return a if overwrite and a.flags.c_contiguous and a.flags.writeable else np.empty(a.shape, np.float32)
 
 
 def _between(part, arrays, number, count, groups):
-    """Run a part for arrays that begin with a (segments, channels) one: `count` such arrays."""
+    """Run a part on arrays of which the first is (segments, channels); returns `count` arrays of that shape."""
     segments, channels = arrays[0].shape
     results = np.empty((count, segments, channels), np.float32)
     arrays = *(flat(a) for a in arrays), np.array([number], np.float32), flat(results)
@@ -291,65 +261,57 @@ def _between(part, arrays, number, count, groups):
     return tuple(results)
 
 
+def _float32(*maps):
+    """Whether the kernels can take these maps, None left out: float32, not empty."""
+    return all(a is None or (a.dtype == np.float32 and a.size > 0) for a in maps)
+
+
+@takes(lambda x: _float32(x))
 def moments(x):
-    """Mean and variance over the pixels of x (segments, pixels, channels): two arrays (segments, channels)."""
+    """See `minimask.normalization.moments`."""
     numbers = flat(x)
     return _finish(_run_sums(moments_part, (numbers,), _share(x, WIDE_SUM)), numbers, x.shape)
 
 
+@takes(lambda x, scale, shift, residual, relu: _float32(x, residual))
 def affine(x, scale, shift, residual, relu):
-    """relu(x scale + shift + residual): x, residual (segments, pixels, channels), scale, shift (segments, channels)."""
+    """See `minimask.normalization.affine`."""
     y = np.empty(x.shape, np.float32)
     run(affine_part, (flat(x), flat(scale), flat(shift), flat(residual), flat(y)), (*_share(x), relu))
     return y
 
 
+@takes(lambda gy, y, x=None, mean=None, overwrite=False: _float32(gy, y, x))
 def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
-    """g = gy where y > 0 (y None: everywhere); also the sums of g and of g (x - mean), (segments, channels) each.
-
-    overwrite: g may take the place of gy. Without x and mean the second sum means nothing; it costs nothing either,
-    for these loops wait for the memory.
-    """
+    """See `minimask.normalization.gradient_sums`. The second sum costs nothing: these loops wait for the memory."""
     g = gy if y is None else _result(gy, overwrite)
     mean = gy[:, 0] if mean is None else mean
     arrays = flat(gy), flat(y), flat(gy if x is None else x), flat(mean), flat(None if y is None else g)
     return g, *_finish(_run_sums(gradient_sums_part, arrays, _share(gy, WIDE_SUM)), flat(None), gy.shape)
 
 
+@takes(lambda g, x, mean, a, b, c, overwrite=False: _float32(g, x))
 def gradient(g, x, mean, a, b, c, overwrite=False):
-    """gx = a g + b (x - mean) + c: g, x (segments, pixels, channels), the others (segments, channels).
-
-    overwrite: gx may take the place of g.
-    """
+    """See `minimask.normalization.gradient`."""
     gx = _result(g, overwrite)
     run(gradient_part, [flat(v) for v in (g, x, mean, a, b, c, gx)], _share(x))
     return gx
 
 
-def frozen_gradient(gy, y, scale, keep, overwrite=False):
-    """g = gy where y > 0 (y None: everywhere), None unless `keep`, and gx = scale g; scale: (segments, channels).
-
-    overwrite: g, or gx if g is not kept, may take the place of gy.
-    """
-    g = None if not keep else gy if y is None else _result(gy, overwrite)
-    gx = _result(gy, overwrite and not keep)
-    kept = None if y is None else g  # without y, g is gy already
-    run(frozen_gradient_part, (flat(gy), flat(y), flat(scale), flat(kept), flat(gx)), _share(gy))
-    return g, gx
-
-
+@takes(lambda mean, var, gamma, beta, eps, groups=None: _float32(mean))
 def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
-    """Mean and 1 / deviation over groups of channels (None: each alone), scale and shift: (segments, channels) each."""
+    """See `minimask.normalization.scale_and_shift`."""
     return _between(scale_and_shift_part, (mean, var, gamma, beta), eps, 4, groups)
 
 
+@takes(lambda sum_g, sum_gxhat, gamma, inverse, groups, pixels: _float32(sum_g))
 def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
-    """a, b, c of `gradient`: (segments, channels) each."""
+    """See `minimask.normalization.gradient_coefficients`."""
     return _between(gradient_coefficients_part, (sum_g, sum_gxhat, gamma, inverse), pixels, 3, groups)
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache), but not that for constant statistics, which few models use."""
+    """Compile the kernels, or load them from the cache."""
     x, channel = np.ones((1, 2, 1), np.float32), np.ones((1, 1), np.float32)
     moments(x)
     affine(x, channel, channel, x, True)

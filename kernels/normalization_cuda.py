@@ -1,21 +1,21 @@
 """Normalization on the GPU, float32; see normalization.cu. The passes are those of normalization.py.
 
-x, gy, y, g, residual: (segments, pixels, channels), not empty. All others (segments, channels) or (channels,).
+x, gy, y, g and residual are (segments, pixels, channels), not empty; all others (segments, channels) or (channels,).
 """
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import NULL, blocks_for, launch
 
 THREADS = 256
 WIDTH = 64  # channels of a block
 STEPS = 64  # most pixels that a thread adds up in float32
-BLOCKS = 1024  # enough to keep a large card busy; with fewer, threads take fewer pixels
+BLOCKS = 1024  # enough to keep a large GPU busy; for smaller maps, each thread takes fewer pixels
 
 
 def _share(shape):
-    """How a map is shared out -> blocks, (pixels, channels, width, parts, steps): the kernels' last arguments."""
+    """How a map is divided -> blocks, (pixels, channels, width, parts, steps): the kernels' last arguments."""
     segments, pixels, channels = shape
     tiles = -(-channels // WIDTH)
     width = -(-channels // tiles)
@@ -49,12 +49,18 @@ def _finish(name, sums, arrays, numbers):
 
 
 def _result(a, overwrite):
-    """Where a result of a's shape goes: to a itself, if that is allowed and can be."""
+    """An array for a result of a's shape: a itself, if that is allowed and possible."""
     return a if overwrite and a.flags.c_contiguous else array_module(a).empty(a.shape, np.float32)
 
 
+def _float32(*arrays):
+    """Whether the kernels can take these arrays, None left out: float32, not empty."""
+    return all(a is None or (a.dtype == np.float32 and a.size > 0) for a in arrays)
+
+
+@takes(lambda x: _float32(x))
 def moments(x):
-    """Mean and variance over the pixels of x: two arrays (segments, channels)."""
+    """See `minimask.normalization.moments`."""
     (x,) = _contiguous(x)
     sums = _sums("moments_part", x.shape, x)
     mean, var = _small(sums[0, 0], 2)
@@ -62,8 +68,9 @@ def moments(x):
     return mean, var
 
 
+@takes(lambda x, scale, shift, residual, relu: _float32(x, residual))
 def affine(x, scale, shift, residual, relu):
-    """relu(x scale + shift + residual); residual may be None."""
+    """See `minimask.normalization.affine`."""
     y = array_module(x).empty(x.shape, x.dtype)
     blocks, share = _share(x.shape)
     x, scale, shift, residual = _contiguous(x, scale, shift, residual)
@@ -71,11 +78,9 @@ def affine(x, scale, shift, residual, relu):
     return y
 
 
+@takes(lambda gy, y, x=None, mean=None, overwrite=False: _float32(gy, y, x))
 def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
-    """g = gy where y > 0 (y None: g is gy); also the sums of g and of g (x - mean), (segments, channels) each.
-
-    overwrite: g may take the place of gy. Without x and mean the second sum is 0.
-    """
+    """See `minimask.normalization.gradient_sums`. Without x, the second sum is 0."""
     g = gy if y is None else _result(gy, overwrite)
     sums = _sums("gradient_sums_part", gy.shape, *_contiguous(gy, y, x, mean), NULL if y is None else g)
     total, product = _small(sums[0, 0], 2)
@@ -83,29 +88,18 @@ def gradient_sums(gy, y, x=None, mean=None, overwrite=False):
     return g, total, product
 
 
+@takes(lambda g, x, mean, a, b, c, overwrite=False: _float32(g, x))
 def gradient(g, x, mean, a, b, c, overwrite=False):
-    """gx = a g + b (x - mean) + c; overwrite: gx may take the place of g."""
+    """See `minimask.normalization.gradient`."""
     gx = _result(g, overwrite)
     blocks, share = _share(x.shape)
     launch("normalization", "gradient", blocks, THREADS, *_contiguous(g, x, mean, a, b, c), gx, *share)
     return gx
 
 
-def frozen_gradient(gy, y, scale, keep, overwrite=False):
-    """g = gy where y > 0 (y None: everywhere), None unless `keep`, and gx = scale g.
-
-    overwrite: g, or gx if g is not kept, may take the place of gy.
-    """
-    g = None if not keep else gy if y is None else _result(gy, overwrite)
-    gx = _result(gy, overwrite and not keep)
-    kept = NULL if g is None or y is None else g  # without y, g is gy already
-    blocks, share = _share(gy.shape)
-    launch("normalization", "frozen_gradient", blocks, THREADS, *_contiguous(gy, y, scale), kept, gx, *share)
-    return g, gx
-
-
-def scale_and_shift(mean, var, gamma, beta, eps, groups):
-    """Mean and 1 / deviation over groups of channels (None: each alone), scale and shift: (segments, channels) each."""
+@takes(lambda mean, var, gamma, beta, eps, groups=None: _float32(mean))
+def scale_and_shift(mean, var, gamma, beta, eps, groups=None):
+    """See `minimask.normalization.scale_and_shift`."""
     segments, channels = mean.shape
     results = _small(mean, 4)
     numbers = float(eps), segments, channels, channels // (groups or channels)
@@ -114,14 +108,23 @@ def scale_and_shift(mean, var, gamma, beta, eps, groups):
     return results
 
 
+@takes(lambda gamma, beta, mean, var, eps=1e-5: _float32(mean))
+def constant_scale_and_shift(gamma, beta, mean, var, eps=1e-5):
+    """See `minimask.normalization.constant_scale_and_shift`: one launch instead of a handful."""
+    *_, scale, shift = scale_and_shift(mean[None], var[None], gamma, beta, eps)
+    return scale[0], shift[0]
+
+
+@takes(lambda running_mean, running_var, mean, *_: _float32(running_mean, running_var, mean))
 def move_running(running_mean, running_var, mean, var, momentum, unbias):
-    """Move the running mean and variance (channels,) towards mean and var unbias, in place."""
+    """See `minimask.normalization.move_running`."""
     arrays, numbers = (running_mean, running_var, mean, var), (float(momentum), float(unbias), mean.size)
     launch("normalization", "move_running", blocks_for(mean.size, THREADS), THREADS, *arrays, *numbers)
 
 
+@takes(lambda sum_g, sum_gxhat, gamma, inverse, groups, pixels: _float32(sum_g))
 def gradient_coefficients(sum_g, sum_gxhat, gamma, inverse, groups, pixels):
-    """a, b, c of `gradient`: (segments, channels) each."""
+    """See `minimask.normalization.gradient_coefficients`."""
     segments, channels = sum_g.shape
     results = _small(sum_g, 3)
     numbers = float(pixels), segments, channels, channels // (groups or channels)

@@ -10,7 +10,7 @@ from minimask import device as device_module
 from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
-from minimask.normalization import batch_norm, constant_scale_and_shift, frozen_batch_norm, group_norm
+from minimask.normalization import batch_norm, constant_scale_and_shift, group_norm
 from minimask.tensor import Parameter, no_grad
 
 
@@ -300,7 +300,8 @@ class FrozenBatchNorm2d(Module):
         return constant_scale_and_shift(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
 
     def forward(self, x, residual=None):
-        return frozen_batch_norm(x, *self.scale_and_shift(), residual=residual, relu=self.relu)
+        constants = self.weight, self.bias, self.running_mean, self.running_var
+        return batch_norm(x, *constants, training=False, eps=self.eps, residual=residual, relu=self.relu)
 
 
 class GroupNorm(Module):

@@ -1,18 +1,11 @@
-"""Batch and group normalization: worked numbers, torch, finite differences; kernels against the specification."""
+"""Batch and group normalization: worked numbers, torch, finite differences; kernels against the array code."""
 
 import numpy as np
 import pytest
 
+from minimask import nn, normalization
 from minimask.convolution import conv2d
-from minimask.kernels import normalization as kernels
-from minimask.normalization import _Specification as specification
-from minimask.normalization import (
-    batch_norm,
-    constant_scale_and_shift,
-    fold_batch_norm,
-    frozen_batch_norm,
-    group_norm,
-)
+from minimask.normalization import batch_norm, constant_scale_and_shift, group_norm
 from minimask.tensor import Tensor
 from tests.gradcheck import check_gradients
 
@@ -74,55 +67,24 @@ def test_fused_addition_and_relu():
 
 def test_frozen_batch_norm_worked_numbers():
     """3 x - 4 + (1, 1) = (0, 6) of (1, 3), and the gradient of what ReLU lets through."""
+    norm = nn.FrozenBatchNorm2d(1, relu=True, eps=0.0).to(np.float64)
+    norm.weight[:], norm.bias[:], norm.running_mean[:], norm.running_var[:] = 6.0, 2.0, 2.0, 4.0
     x, residual = (Tensor(np.array(v).reshape(1, 1, 2, 1), requires_grad=True) for v in ([1.0, 3.0], [1.0, 1.0]))
-    y = frozen_batch_norm(x, np.array([3.0]), np.array([-4.0]), residual, relu=True)
+    y = norm(x, residual=residual)
     assert y.data.ravel().tolist() == [0, 6]
     y.backward(np.full((1, 1, 2, 1), 2.0))
     assert x.grad.ravel().tolist() == [0, 6] and residual.grad.ravel().tolist() == [0, 2]
+    assert [float(a[0]) for a in norm.scale_and_shift()] == [3, -4]
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_frozen_batch_norm(shape, relu):
-    """Batch norm with constant statistics, its gradients, and the kernels in float32."""
-    x, gamma, beta, residual = arrays(*shape)
-    statistics = running(shape[-1])
-    constants = constant_scale_and_shift(gamma, beta, *statistics, 1e-3)
-    expected = batch_norm(Tensor(x), gamma, beta, *statistics, False, eps=1e-3, residual=Tensor(residual), relu=relu)
-    y = frozen_batch_norm(Tensor(x), *constants, Tensor(residual), relu)
-    np.testing.assert_allclose(y.data, expected.data, atol=1e-13)
-    check_gradients(lambda x, r: frozen_batch_norm(x, *constants, r, relu), x, residual)
-    check_gradients(lambda x: frozen_batch_norm(x, *constants, relu=relu), x)
-
-    gy, results = random(*shape, seed=9), []
-    for dtype in (np.float64, np.float32):
-        leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in (x, residual)]
-        y = frozen_batch_norm(leaves[0], *(c.astype(dtype) for c in constants), leaves[1], relu)
-        y.backward(gy.astype(dtype))
-        results.append([y.data, *(leaf.grad for leaf in leaves)])
-    for exact, found in zip(*results):
-        assert error(found, exact) < 1e-6
-
-
-def test_frozen_batch_norm_of_nothing_and_of_what_needs_no_gradient():
-    one = np.ones(3, np.float32)
-    x = Tensor(np.zeros((0, 2, 2, 3), np.float32), requires_grad=True)
-    frozen_batch_norm(x, one, one, relu=True).backward(x.data)
-    assert x.grad.shape == (0, 2, 2, 3)
-    residual = Tensor(random(1, 2, 2, 3, dtype=np.float32), requires_grad=True)
-    frozen_batch_norm(Tensor(residual.data), one, one, residual).sum().backward()
-    assert (residual.grad == 1).all()
-
-
-def test_fold_batch_norm():
-    """Convolution and frozen batch normalization are one convolution."""
+def test_a_convolution_with_constant_statistics_behind_it_is_one_convolution():
     x, w = random(1, 5, 5, 3), random(3, 3, 3, 4, seed=1)
     gamma, beta = random(4, seed=2), random(4, seed=3)
     two = batch_norm(conv2d(Tensor(x), Tensor(w)), Tensor(gamma), Tensor(beta), *running(4), False, eps=1e-3).data
-    folded, b = fold_batch_norm(w, gamma, beta, *running(4), 1e-3)
-    np.testing.assert_allclose(conv2d(Tensor(x), Tensor(folded), Tensor(b)).data, two, atol=1e-12)
-    folded, b = fold_batch_norm(w.astype(np.float32), gamma, beta, *running(4))
-    assert folded.dtype == b.dtype == np.float32
+    scale, shift = constant_scale_and_shift(gamma, beta, *running(4), 1e-3)
+    np.testing.assert_allclose(conv2d(Tensor(x), Tensor(w * scale), Tensor(shift)).data, two, atol=1e-12)
+    constants = (a.astype(np.float32) for a in (gamma, beta, *running(4)))
+    assert all(a.dtype == np.float32 for a in constant_scale_and_shift(*constants))
 
 
 # ------------------------------------------------------------------------------------------- torch
@@ -190,7 +152,7 @@ def error(found, expected):
 @pytest.mark.parametrize(
     "shape", [(1, 7, 5), (1, 1000, 16), (3, 64, 24), (8, 1024, 16), (2, 2, 3), (4, 6, 300), (1, 40001, 2), (5, 1, 8)]
 )
-def test_kernels_equal_the_specification(shape):
+def test_kernels_equal_the_array_code(shape):
     """(segments, pixels, channels): float32 passes against float64 ones, for numbers far from 0 (mean 10, sd 3)."""
     segments, _, channels = shape
     x = 10 + 3 * random(*shape, dtype=np.float32)
@@ -199,7 +161,7 @@ def test_kernels_equal_the_specification(shape):
 
     def check(name, *arguments):
         exact = [v.astype(np.float64) if isinstance(v, np.ndarray) else v for v in arguments]
-        found, expected = getattr(kernels, name)(*arguments), getattr(specification, name)(*exact)
+        found, expected = getattr(normalization, name)(*arguments), getattr(normalization, name).plain(*exact)
         for one, right in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected))):
             assert (one is right is None) or error(one, right) < 1e-5, name
         return found
@@ -211,23 +173,15 @@ def test_kernels_equal_the_specification(shape):
     check("gradient_sums", gy, None, x, mean)
     gx = check("gradient", g, x, mean, a, b, c)
 
-    check("frozen_gradient", gy, y, a, True)
-    check("frozen_gradient", gy, None, a, True)
-    _, frozen = check("frozen_gradient", gy, y, a, False)
-
-    for keep, place in ((True, 0), (False, 1)):
-        held = gy.copy()
-        over = kernels.frozen_gradient(held, y, a, keep, overwrite=True)
-        assert over[place] is held and np.array_equal(held, (g, frozen)[place]) and np.array_equal(over[1], frozen)
     held = gy.copy()
-    over, *_ = kernels.gradient_sums(held, y, x, mean, overwrite=True)
+    over, *_ = normalization.gradient_sums(held, y, x, mean, overwrite=True)
     assert over is held and np.array_equal(over, g)
-    over = kernels.gradient(held, x, mean, a, b, c, overwrite=True)
+    over = normalization.gradient(held, x, mean, a, b, c, overwrite=True)
     assert over is held and np.array_equal(over, gx)
     for held in (np.stack([gy, x], -1)[..., 0], np.broadcast_to(gy[:1], gy.shape)):  # cannot be written over
         before = held.copy()
-        found = kernels.gradient(held, x, mean, a, b, c, overwrite=True)
-        assert np.array_equal(found, kernels.gradient(before, x, mean, a, b, c)) and np.array_equal(held, before)
+        found = normalization.gradient(held, x, mean, a, b, c, overwrite=True)
+        assert np.array_equal(found, normalization.gradient(before, x, mean, a, b, c)) and np.array_equal(held, before)
 
 
 @pytest.mark.parametrize("groups", [None, 1, 4, 12])
@@ -240,8 +194,8 @@ def test_between_the_passes(groups):
         ("scale_and_shift", statistics, (np.float32(0.01), groups)),
         ("gradient_coefficients", sums, (groups, 7)),
     ):
-        found = getattr(kernels, name)(*arrays, *rest)
-        expected = getattr(specification, name)(*(v.astype(np.float64) for v in arrays), *rest)
+        found = getattr(normalization, name)(*arrays, *rest)
+        expected = getattr(normalization, name).plain(*(v.astype(np.float64) for v in arrays), *rest)
         assert len(found) == len(expected)
         for one, right in zip(found, expected):
             assert error(one, right) < 1e-6, name
@@ -250,19 +204,19 @@ def test_between_the_passes(groups):
 def test_a_constant_channel_without_eps():
     """1 / 0 is infinite, as in NumPy: no error within a kernel, where nobody would hear of it."""
     zero, one = np.zeros((1, 2), np.float32), np.ones(2, np.float32)
-    _, inverse, *_ = kernels.scale_and_shift(zero, zero, one, one, 0.0)
+    _, inverse, *_ = normalization.scale_and_shift(zero, zero, one, one, 0.0)
     assert np.isposinf(inverse).all()
 
 
 def test_not_a_number_stays():
     x = random(1, 64, 3, dtype=np.float32)
     x[0, 5, 1] = np.nan
-    for found in kernels.moments(x):
+    for found in normalization.moments(x):
         np.testing.assert_array_equal(np.isnan(found), [[False, True, False]])
     one = np.ones((1, 3), np.float32)
     for residual in (None, np.zeros_like(x)):
         for relu in (False, True):
-            np.testing.assert_array_equal(np.isnan(kernels.affine(x, one, one, residual, relu)), np.isnan(x))
+            np.testing.assert_array_equal(np.isnan(normalization.affine(x, one, one, residual, relu)), np.isnan(x))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -322,12 +276,9 @@ X, C = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
         (lambda: batch_norm(X, C, C, C, C[:2], True), r"batch_norm: running_var must have shape \(4,\), got \(2,\)"),
         (lambda: batch_norm(X, C, C, C, C, True, residual=X[:1]), r"batch_norm: residual must have shape \(2, 3"),
         (lambda: batch_norm(X[:1, :1, :1], C, C, C, C, True), r"batch_norm: training needs more than one number"),
-        (lambda: frozen_batch_norm(X, C[:1], C), r"frozen_batch_norm: scale must have shape \(4,\), got \(1,\)"),
-        (lambda: frozen_batch_norm(X, C, C, X[:1]), r"frozen_batch_norm: residual must have shape \(2, 3, 3, 4\), got"),
         (lambda: group_norm(X, C, C, 3), r"group_norm: groups must divide the 4 channels, got 3"),
-        (lambda: group_norm(X[0], C, C, 2), r"group_norm: x must be \(N, H, W, C\), got shape \(3, 3, 4\)"),
+        (lambda: group_norm(X[0], C, C, 2), r"group_norm: x must have shape \(N, H, W, C\), got \(3, 3, 4\)"),
         (lambda: group_norm(X, C, C[:1], 2), r"group_norm: beta must have shape \(4,\), got \(1,\)"),
-        (lambda: fold_batch_norm(X, C, C, C[:1], C), r"fold_batch_norm: mean must have shape \(4,\), got \(1,\)"),
     ],
 )
 def test_bad_input(call, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minimask.convolution import conv2d
-from minimask.normalization import batch_norm, frozen_batch_norm
+from minimask.normalization import batch_norm
 from minimask.tensor import Function, Parameter, Tensor, no_grad, unbroadcast
 
 
@@ -147,8 +147,8 @@ def test_fused_operations_do_not_write_over_what_others_hold():
             one = conv2d(shared, w, padding=1, relu=True)
             other = batch_norm(shared, ones, 0 * ones, 0 * ones, ones, True, residual=x, relu=True)
             last = batch_norm(one, ones, 0 * ones, 0 * ones, ones, True, relu=True)
-            frozen = frozen_batch_norm(shared, 2 * ones, ones, relu=True)
-            both = frozen_batch_norm(one, 2 * ones, ones, residual=shared, relu=True)
+            frozen = batch_norm(shared, 2 * ones, ones, 0 * ones, ones, False, relu=True)
+            both = batch_norm(one, 2 * ones, ones, 0 * ones, ones, False, residual=shared, relu=True)
             shared = one + other + last + frozen + both
         shared.backward(gy)
         np.testing.assert_array_equal(gy, given)

@@ -17,7 +17,7 @@ from minimask.machine import warmup
 from minimask.machine.process import tuned_process
 from minimask.machine.threads import set_threads
 from minimask.mask_head import paste_masks
-from minimask.normalization import batch_norm, frozen_batch_norm
+from minimask.normalization import batch_norm
 from minimask.roi_align import assign_levels
 from minimask.roi_align import roi_align as align
 from minimask.tensor import Parameter, Tensor, no_grad
@@ -82,12 +82,6 @@ def normalization(direction, shape):
         return batch_norm(x, gamma, beta, mean, variance, training=True, relu=True)
 
     return timed_direction(direction, forward, x, [gamma, beta])
-
-
-def frozen_normalization(direction, shape):
-    x, residual = (Tensor(array(*shape, seed=s)) for s in (0, 1))
-    scale, shift = array(shape[-1], seed=3), array(shape[-1], seed=4)
-    return timed_direction(direction, lambda: frozen_batch_norm(x, scale, shift, residual, relu=True), x, [residual])
 
 
 def loss(kind, anchors, rois, masks, classes):
@@ -201,7 +195,6 @@ PIECES = {
     "conv_transpose": conv_transpose,
     "max_pool": max_pool,
     "batch_norm": normalization,
-    "frozen_batch_norm": frozen_normalization,
     "loss": loss,
     "roi_align": roi_align,
     "nms": nms,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign
 
 if __package__:
     from minimask.benchmark.common import LEARNING_RATE, array, clustered_boxes, scattered_boxes, serve
@@ -164,13 +164,6 @@ def batch_norm(direction, shape, tuned=False):
     return timed_direction(direction, forward, x, [gamma, beta])
 
 
-def frozen_batch_norm(direction, shape, tuned=False):
-    x, residual = (nchw(array(*shape, seed=s), tuned) for s in (0, 1))
-    norm = FrozenBatchNorm2d(shape[-1], eps=0).to(DEVICE)
-    norm.weight, norm.bias = put(array(shape[-1], seed=3)), put(array(shape[-1], seed=4))
-    return timed_direction(direction, lambda: F.relu(norm(x) + residual), x, [residual])
-
-
 def loss(kind, anchors, rois, masks, classes):
     """Compute one loss and the gradient of its logits, as torchvision does."""
     labels = put(np.arange(rois) % classes)
@@ -280,7 +273,6 @@ PIECES = {
     "conv_transpose": conv_transpose,
     "max_pool": max_pool,
     "batch_norm": batch_norm,
-    "frozen_batch_norm": frozen_batch_norm,
     "loss": loss,
     "roi_align": roi_align,
     "nms": nms,

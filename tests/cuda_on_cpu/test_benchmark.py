@@ -22,7 +22,6 @@ SETTINGS = {  # each piece in a few numbers
     "conv_transpose": dict(MAP, n=2, inputs=4, outputs=4),
     "max_pool": dict(shape=[1, 8, 6, 4]),
     "batch_norm": dict(shape=[2, 4, 4, 4]),
-    "frozen_batch_norm": dict(shape=[2, 4, 4, 4]),
     "loss": dict(anchors=12, rois=8, masks=3, classes=4),
     "roi_align": dict(images=2, height=64, width=96, channels=4, rois=6, size=2, canonical=112),
     "nms": dict(boxes=100),

@@ -1,10 +1,10 @@
-"""Normalization's kernels against the specification in float64, pass by pass; whole layers against the CPU's."""
+"""Normalization's kernels against the array code in float64, pass by pass; whole layers against the CPU's."""
 
 import numpy as np
 import pytest
 
-from minimask.kernels import normalization_cuda as kernels
-from minimask.normalization import _Specification as specification
+from minimask import normalization
+from minimask.kernels import normalization_cuda
 from minimask.normalization import batch_norm, group_norm
 from minimask.tensor import Tensor
 
@@ -31,38 +31,31 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("shape, blocks", [*((s, None) for s in SHAPES), ((2, 600, 64), None), ((2, 601, 64), 1)])
-def test_passes_equal_the_specification(gpu, monkeypatch, shape, blocks):
+def test_passes_equal_the_array_code(gpu, monkeypatch, shape, blocks):
     """600 x 64: more than 32 parts to add up. 1: as many pixels a thread as there are on large maps."""
-    monkeypatch.setattr(kernels, "BLOCKS", blocks or kernels.BLOCKS)
+    monkeypatch.setattr(normalization_cuda, "BLOCKS", blocks or normalization_cuda.BLOCKS)
     arrays = maps(shape)
     x, gy, y, residual, mean, a, b, c = (v.astype(np.float64) for v in arrays)
     on_card = [gpu.asarray(v) for v in arrays]
     gx, ggy, gy_, gresidual, gmean, ga, gb, gc = on_card
-    for ours, theirs in zip(kernels.moments(gx), specification.moments(x)):
+    for ours, theirs in zip(normalization.moments(gx), normalization.moments.plain(x)):
         close(ours, theirs)
     for extra, relu in ((None, False), (None, True), (residual, False), (residual, True)):
-        ours = kernels.affine(gx, ga, gb, None if extra is None else gresidual, relu)
-        close(ours, specification.affine(x, a, b, extra, relu))
-    close(kernels.gradient(ggy, gx, gmean, ga, gb, gc), specification.gradient(gy, x, mean, a, b, c))
+        ours = normalization.affine(gx, ga, gb, None if extra is None else gresidual, relu)
+        close(ours, normalization.affine.plain(x, a, b, extra, relu))
+    close(normalization.gradient(ggy, gx, gmean, ga, gb, gc), normalization.gradient.plain(gy, x, mean, a, b, c))
     for result in (None, y):
-        ours = kernels.gradient_sums(ggy, None if result is None else gy_, gx, gmean)
-        for one, other in zip(ours, specification.gradient_sums(gy, result, x, mean)):
+        ours = normalization.gradient_sums(ggy, None if result is None else gy_, gx, gmean)
+        for one, other in zip(ours, normalization.gradient_sums.plain(gy, result, x, mean)):
             close(one, other)
-        for keep in (True, False):
-            for overwrite in (False, True):
-                held = ggy.copy()
-                found = kernels.frozen_gradient(held, None if result is None else gy_, ga, keep, overwrite)
-                for one, other in zip(found, specification.frozen_gradient(gy, result, a, keep)):
-                    assert (one is other is None) or close(one, other) is None
-                assert not overwrite or found[0 if keep else 1] is held
-    assert kernels.gradient_sums(ggy, None, gx, gmean)[0] is ggy
+    assert normalization.gradient_sums(ggy, None, gx, gmean)[0] is ggy
     held = ggy.copy()
-    assert kernels.gradient_sums(held, gy_, gx, gmean, overwrite=True)[0] is held
+    assert normalization.gradient_sums(held, gy_, gx, gmean, overwrite=True)[0] is held
     np.testing.assert_array_equal(held.get(), ours[0].get())
-    expected = kernels.gradient(held, gx, gmean, ga, gb, gc).get()
-    assert kernels.gradient(held, gx, gmean, ga, gb, gc, overwrite=True) is held
+    expected = normalization.gradient(held, gx, gmean, ga, gb, gc).get()
+    assert normalization.gradient(held, gx, gmean, ga, gb, gc, overwrite=True) is held
     np.testing.assert_array_equal(held.get(), expected)
-    g, total, product = kernels.gradient_sums(ggy, gy_)
+    g, total, product = normalization.gradient_sums(ggy, gy_)
     close(total, (gy * (y > 0)).sum(1))
     assert not product.get().any()
 
@@ -71,13 +64,13 @@ def test_passes_equal_the_specification(gpu, monkeypatch, shape, blocks):
 def test_between_the_passes(gpu, groups):
     small = [random(3, 12, seed=s) for s in range(4)]
     mean, var, gamma, beta = small[0] + 3, abs(small[1]), small[2][0], small[3][0]
-    ours = kernels.scale_and_shift(*map(gpu.asarray, (mean, var, gamma, beta)), np.float32(0.01), groups)
+    ours = normalization.scale_and_shift(*map(gpu.asarray, (mean, var, gamma, beta)), np.float32(0.01), groups)
     wide = [v.astype(np.float64) for v in (mean, var, gamma, beta)]
-    for one, other in zip(ours, specification.scale_and_shift(*wide, 0.01, groups)):
+    for one, other in zip(ours, normalization.scale_and_shift.plain(*wide, 0.01, groups)):
         close(one, other)
     inputs = small[0], small[1], gamma, var + 1
-    ours = kernels.gradient_coefficients(*map(gpu.asarray, inputs), groups, 7)
-    theirs = specification.gradient_coefficients(*(v.astype(np.float64) for v in inputs), groups, 7)
+    ours = normalization.gradient_coefficients(*map(gpu.asarray, inputs), groups, 7)
+    theirs = normalization.gradient_coefficients.plain(*(v.astype(np.float64) for v in inputs), groups, 7)
     for one, other in zip(ours, theirs):
         close(one, other)
 
@@ -86,8 +79,8 @@ def test_running_statistics(gpu):
     running = [random(300, seed=s) for s in (0, 1)]
     values = [random(300, seed=s) for s in (2, 3)]
     on_card = [gpu.asarray(a) for a in running]
-    kernels.move_running(*on_card, *map(gpu.asarray, values), 0.1, 1.5)
-    specification.move_running(*running, *values, 0.1, 1.5)
+    normalization.move_running(*on_card, *map(gpu.asarray, values), 0.1, 1.5)
+    normalization.move_running.plain(*running, *values, 0.1, 1.5)
     for ours, theirs in zip(on_card, running):
         close(ours, theirs, 1e-6)
 
@@ -95,7 +88,7 @@ def test_running_statistics(gpu):
 def test_a_mean_far_from_zero(gpu):
     """The variance of 10,000 + noise: the shift by the first pixel keeps the digits."""
     x = 10000 + random(1, 4000, 2)
-    mean, var = kernels.moments(gpu.asarray(x))
+    mean, var = normalization.moments(gpu.asarray(x))
     np.testing.assert_allclose(mean.get(), x.astype(np.float64).mean(1), rtol=1e-6)
     np.testing.assert_allclose(var.get(), x.astype(np.float64).var(1), rtol=1e-4)
 
@@ -103,10 +96,10 @@ def test_a_mean_far_from_zero(gpu):
 def test_not_a_number_stays(gpu):
     x = random(1, 8, 2)
     x[0, 3, 1] = np.nan
-    mean, var = (a.get() for a in kernels.moments(gpu.asarray(x)))
+    mean, var = (a.get() for a in normalization.moments(gpu.asarray(x)))
     assert np.isnan([mean[0, 1], var[0, 1]]).all() and np.isfinite([mean[0, 0], var[0, 0]]).all()
     one = gpu.asarray(np.ones((1, 2), np.float32))
-    y = kernels.affine(gpu.asarray(x), one, one, None, True).get()
+    y = normalization.affine(gpu.asarray(x), one, one, None, True).get()
     assert np.isnan(y[0, 3, 1]) and np.isnan(y).sum() == 1
 
 

@@ -190,7 +190,7 @@ BUGS = {
     ),
     "normalization: the variance of a sample": Bug(
         "normalization.cu", "square / pixels - d * d", "square / (pixels - 1) - d * d",
-        "test_normalization.test_passes_equal_the_specification", {"shape": (2, 600, 64), "blocks": None},
+        "test_normalization.test_passes_equal_the_array_code", {"shape": (2, 600, 64), "blocks": None},
     ),
     "paste_mask: the pixel's corner": Bug(
         "paste_mask.cu", "axis.offset + i + 0.5f", "axis.offset + i",
