@@ -3,7 +3,7 @@
 //   binary_cross_entropy, smooth_l1   a thread takes every T-th number, T threads in the grid; reads 12 bytes, writes 4
 //   cross_entropy                     a warp takes a row of logits; reads it (then again, from L1), writes as much
 //   sigmoid_mask_loss                 a thread takes a pixel and reads the logit of the box's class; writes 4 bytes
-//   sigmoid_mask_gradient             a thread takes a logit; writes 4 bytes: 0, or what sigmoid_mask_loss found
+//   spread_mask_gradient              a thread takes a logit; writes 4 bytes: 0, or what sigmoid_mask_loss found
 //   softmax_mask_loss                 a warp takes the logits of a pixel
 //
 // Each thread, and then each block, adds its losses up in float64. A block writes its sum to parts, and `finish` adds
@@ -106,12 +106,13 @@ extern "C" __global__ void sigmoid_mask_loss(const float *__restrict__ logits, c
   store_sum(sum / *n, parts, loss);
 }
 
-extern "C" __global__ void sigmoid_mask_gradient(const float *__restrict__ gz, const long long *__restrict__ labels,
-                                                 const float *__restrict__ gy, int pixels, int channels,
-                                                 long long count, float *gx) {
+// The gradient of all logits: that of each pixel, which sigmoid_mask_loss found, in the channel of the box's class.
+extern "C" __global__ void spread_mask_gradient(const float *__restrict__ of_pixel,
+                                                const long long *__restrict__ labels, int pixels, int channels,
+                                                long long count, float *gz) {
   GRID_LOOP(i, count) {  // logits
     const long long pixel = i / channels;
-    gx[i] = i % channels == place_of(labels[pixel / pixels], channels) ? gz[pixel] * *gy : 0;
+    gz[i] = i % channels == place_of(labels[pixel / pixels], channels) ? of_pixel[pixel] : 0;
   }
 }
 

@@ -34,20 +34,15 @@ def cross_entropy(z, labels, w):
 def sigmoid_mask_loss(logits, labels, targets, valid, n):
     """See `minimask.losses.sigmoid_mask_loss`."""
     logits, targets, n = _floats(logits, targets, n)
-    boxes, size, _, channels = logits.shape
-    numbers = size * size, channels, np.int64(targets.size)
-    inputs = logits, _labels(labels), targets, array_module(valid).ascontiguousarray(valid), n
-    return _run("sigmoid_mask_loss", targets.size, inputs, numbers, targets.shape)
+    labels, pixels, channels = _labels(labels), targets[0].size, logits.shape[3]
+    inputs = logits, labels, targets, array_module(valid).ascontiguousarray(valid), n
+    numbers = pixels, channels, np.int64(targets.size)
+    loss, own = _run("sigmoid_mask_loss", targets.size, inputs, numbers, targets.shape)
 
-
-@float32
-def sigmoid_mask_gradient(gz, labels, gy, channels):
-    """See `minimask.losses.sigmoid_mask_gradient`."""
-    gx = array_module(gz).empty((*gz.shape, channels), np.float32)
-    numbers = gz.shape[1] * gz.shape[2], channels, np.int64(gx.size)
-    arrays, blocks = (gz, _labels(labels), *_floats(gy)), blocks_for(gx.size, THREADS)
-    launch("losses", "sigmoid_mask_gradient", blocks, THREADS, *arrays, *numbers, gx)
-    return gx
+    gradient = array_module(logits).empty(logits.shape, np.float32)
+    arguments = own, labels, pixels, channels, np.int64(gradient.size), gradient
+    launch("losses", "spread_mask_gradient", blocks_for(gradient.size, THREADS), THREADS, *arguments)
+    return loss, gradient
 
 
 @float32

@@ -27,7 +27,8 @@ class Loss(Function):
         return y
 
     def backward(self, gy):
-        return (self.gz * gy,)
+        self.gz *= gy  # in place, since it may be large and nobody else needs it
+        return (self.gz,)
 
 
 @accelerated("losses")
@@ -74,38 +75,19 @@ def cross_entropy(z, labels, w):
 
 @accelerated("losses")
 def sigmoid_mask_loss(logits, labels, targets, valid, n):
-    """y = sum (max(z, 0) - z t + ln(1 + e^-|z|)) / n;  gz = (sigmoid(z) - t) / n, 0 in boxes that do not count.
+    """y = sum (max(z, 0) - z t + ln(1 + e^-|z|)) / n;  gz = (sigmoid(z) - t) / n;  z: logits of the box's own class.
 
-    Binary cross-entropy of z (R, M, M), the channel of logits (R, M, M, C) that belongs to each box's class: the other
-    classes do not compete. targets (R, M, M), valid (R,) bool, n: what to divide by. Returns y and gz (R, M, M).
+    Binary cross-entropy of one channel of logits (R, M, M, C). The other classes do not compete: their gradient is 0.
+    labels: (R,) int, targets t: (R, M, M), valid: (R,) bool, the boxes that count, n: what the sum is divided by.
     """
     xp = array_module(logits)
-    z, t, valid = own_channel(logits, labels), targets.astype(logits.dtype), valid[:, None, None]
+    own = _own_channel(labels, logits.shape[3])
+    z, t, valid = logits[own], targets.astype(logits.dtype), valid[:, None, None]
     loss = xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-abs(z)))
-    return xp.asarray(xp.where(valid, loss, 0).sum() / n), xp.where(valid, sigmoid_array(z) - t, 0) / n
 
-
-@accelerated("losses")
-def sigmoid_mask_gradient(gz, labels, gy, channels):
-    """The gradient of all logits, (R, M, M, channels): gz gy in the channel of each box's class, 0 in the others."""
-    gx = array_module(gz).zeros((*gz.shape, channels), gz.dtype)
-    gx[_own_channel(labels, channels)] = gz * gy
-    return gx
-
-
-class SigmoidMaskLoss(Function):
-    """The two functions above as one operation of the logits (R, M, M, C)."""
-
-    def __init__(self, labels, targets, valid, n):
-        self.labels, self.constants = labels, (labels, targets, valid, n)
-
-    def forward(self, logits):
-        self.channels = logits.shape[3]
-        y, self.gz = sigmoid_mask_loss(logits, *self.constants)
-        return y
-
-    def backward(self, gy):
-        return (sigmoid_mask_gradient(self.gz, self.labels, gy, self.channels),)
+    gz = xp.zeros_like(logits)
+    gz[own] = xp.where(valid, sigmoid_array(z) - t, 0) / n
+    return xp.asarray(xp.where(valid, loss, 0).sum() / n), gz
 
 
 @accelerated("losses")
@@ -190,9 +172,8 @@ def mask_loss(logits, labels, targets, valid, kind="sigmoid"):
         )
     pixels = distributed.total(valid.sum()) * logits.shape[1] * logits.shape[2]
     n = array_module(valid).maximum(pixels, 1).astype(logits.dtype)
-    if kind == "sigmoid":
-        return SigmoidMaskLoss(labels, targets, valid, n)(logits)
-    return Loss(softmax_mask_loss, labels, targets, valid, n)(logits)
+    formula = sigmoid_mask_loss if kind == "sigmoid" else softmax_mask_loss
+    return Loss(formula, labels, targets, valid, n)(logits)
 
 
 def keypoint_loss(logits, places, visible):

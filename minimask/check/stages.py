@@ -279,6 +279,6 @@ STAGES = {
     ),
     "box_loss": Stage(losses.box_loss, _box_loss, {"beta 1": dict(beta=1.0)}, tensors=("deltas",)),
     "mask_loss": Stage(
-        mask_head.mask_loss, _mask_loss, {"no box counts": dict(valid=np.zeros(4, bool))}, tensors=("logits",)
+        losses.mask_loss, _mask_loss, {"no box counts": dict(valid=np.zeros(4, bool))}, tensors=("logits",)
     ),
 }
