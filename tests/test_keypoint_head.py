@@ -23,7 +23,7 @@ from tests.gradcheck import check_gradients
 
 
 def theirs(name):
-    """A function of torchvision's, and torch."""
+    """Torch, and a function of torchvision's detection code."""
     torch = pytest.importorskip("torch")
     return torch, getattr(pytest.importorskip("torchvision.models.detection.roi_heads"), name)
 
@@ -71,7 +71,7 @@ def test_gradients_of_the_network():
 
 
 def test_it_learns_where_a_point_is():
-    # A feature map with one bright cell; the keypoint is there. Plain gradient descent.
+    # The keypoint is where the feature map has its one bright cell. Plain gradient descent.
     head, predictor = KeypointHead(1, (8,)), KeypointPredictor(8, 1)
     cells = np.random.default_rng(1).integers(2, 12, (16, 2))
     x = np.zeros((16, 14, 14, 1), np.float32)
@@ -88,7 +88,8 @@ def test_it_learns_where_a_point_is():
             for _, parameter in module.named_parameters():
                 parameter.data -= 1.0 * parameter.grad
                 parameter.grad = None
-    assert losses[0] > 7 and losses[-1] < 3.5  # ln 3136 = 8.05 knows nothing, ln 16 = 2.8 knows the feature's cell
+    # A guess among all 3136 places costs ln 3136 = 8.05, one among the 16 places of the right cell ln 16 = 2.8.
+    assert losses[0] > 7 and losses[-1] < 3.5
     with no_grad():
         found = decode_keypoints(predictor(head(Tensor(x))).data, boxes[0])
     assert abs(found[:, 0, :2] - points[:, :2]).max() < 0.6
@@ -97,14 +98,14 @@ def test_it_learns_where_a_point_is():
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-# x, y, visibility in the box (10, 20)-(38, 34), whose cells are half a pixel by a quarter; place and visible.
-# Numbers of torchvision 0.28's keypoints_to_heatmap.
+# x, y and visibility of a keypoint in the box (10, 20)-(38, 34), whose cells are 1/2 x 1/4 pixel; its place and whether
+# it counts. The numbers are those of torchvision 0.28's keypoints_to_heatmap.
 TARGETS = [
     ([17.2, 20.3, 2], 1 * 56 + 14, True),
     ([17.2, 20.3, 1], 1 * 56 + 14, True),  # hidden, but labeled
     ([17.2, 20.3, 0], 0, False),  # not labeled
     ([10, 20, 2], 0, True),  # the first cell
-    ([38, 34, 2], 55 * 56 + 55, True),  # on the right and the lower border: the last cell
+    ([38, 34, 2], 55 * 56 + 55, True),  # on the right and lower border: the last cell
     ([38, 20, 2], 55, True),
     ([37.99, 33.99, 2], 55 * 56 + 55, True),
     ([38.01, 25, 2], 0, False),  # outside
@@ -125,15 +126,15 @@ def test_target_worked_numbers():
 
 
 def target_case(seed=0):
-    """Two pictures, three objects of four keypoints each; boxes inside, partly outside, of no size, on the points."""
+    """Two images, three objects of four keypoints each; boxes inside, across the border, without size, on keypoints."""
     rng = np.random.default_rng(seed)
     keypoints = np.concatenate([rng.uniform(0, 50, (2, 3, 4, 2)), rng.integers(0, 3, (2, 3, 4, 1))], axis=3)
-    keypoints = np.round(keypoints * 4) / 4  # so that some lie exactly on borders
+    keypoints = np.round(keypoints * 4) / 4  # some then lie exactly on a border
     low = rng.uniform(-5, 30, (2, 40, 2))
     boxes = np.concatenate([low, low + rng.uniform(1, 40, (2, 40, 2))], axis=2)
     boxes[:, ::2] = np.round(boxes[:, ::2] * 4) / 4
     matches = rng.integers(0, 3, (2, 40))
-    for s in range(4):  # right or lower border on a keypoint
+    for s in range(4):  # boxes whose lower right corner is a keypoint
         boxes[:, s, 2:] = keypoints[0, matches[0, s], s, :2]
         boxes[:, s, :2] = boxes[:, s, 2:] - 7
     boxes[:, 4] = [25, 25, 25, 25]
@@ -157,7 +158,7 @@ def test_targets_equal_torchvision(size):
 
 def test_targets_of_objects_without_keypoints_and_of_padding():
     keypoints, boxes, matches = target_case()
-    keypoints[0] = 0  # a picture of people none of whom is labeled
+    keypoints[0] = 0  # an image of people without any label
     matches[1] = -1
     with np.errstate(all="raise"):
         places, visible = keypoint_targets(keypoints, boxes, matches)
@@ -169,7 +170,7 @@ def test_targets_of_objects_without_keypoints_and_of_padding():
 
 
 def waves(r, k, size=56):
-    """Maps (r, size, size, k) with a single highest place each, the same on every machine."""
+    """Maps (r, size, size, k), each with a single peak, the same on every machine."""
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     phase = np.arange(r * k).reshape(r, 1, 1, k)
     near = np.hypot(x[:, :, None] - (7 * phase + 3) % size, y[:, :, None] - (11 * phase + 5) % size)
@@ -179,10 +180,10 @@ def waves(r, k, size=56):
 BOXES = [
     [3.2, 4.1, 30.7, 33.3],
     [-5, -6, 12, 14],  # partly outside
-    [10, 10, 10, 10],  # no size: taken as one pixel
+    [10, 10, 10, 10],  # without size: treated as one pixel
     [5, 5, 5.4, 9],  # narrower than a pixel
     [100, 100, 612.5, 733.1],
-    [9, 9, 7, 8],  # wrong way round: taken as one pixel
+    [9, 9, 7, 8],  # corners exchanged: treated as one pixel
     [1, 2, 2600.3, 40.2],  # huge
 ]
 
@@ -201,17 +202,17 @@ DECODED = [
 def test_decode_worked_numbers():
     logits = np.full((2, 56, 56, 1), -1, np.float32)
     logits[0, 28, 14], logits[1, 0, 55] = 3, 2
-    # In a box of 56 x 56 pixels a pixel is a cell, and its middle is the keypoint.
+    # In a box of 56 x 56 pixels each pixel is a cell, and the keypoint is at its center.
     found = decode_keypoints(logits, np.array([[10, 20, 66, 76], [0, 0, 56, 56]], np.float32))
     np.testing.assert_allclose(found[:, 0], [[24.5, 48.5, 3], [55.5, 0.5, 2]])
-    # Of equal logits the first counts: rows before columns.
+    # Of equal logits the first in reading order counts.
     flat = decode_keypoints(np.ones((1, 56, 56, 2), np.float32), np.array([[4, 4, 60, 60]], np.float32))
     np.testing.assert_allclose(flat[0], [[4.5, 4.5, 1]] * 2)
     twice = np.full((1, 56, 56, 1), -1, np.float32)
     twice[0, [5, 30], [40, 10], 0] = 3
     np.testing.assert_allclose(decode_keypoints(twice, np.array([[0, 0, 56, 56]], np.float32)), [[[40.5, 5.5, 3]]])
     np.testing.assert_allclose(find_peaks.plain(twice, np.array([[56, 56]])), [[[40, 5, 3]]])
-    # 2.5 pixels are 3 of 2.5 / 3, and a map that peaks in the middle gives the middle one.
+    # A box 2.5 pixels wide has 3 pixels of width 2.5 / 3, and a map that peaks in the middle gives the middle one.
     peak = -abs(np.arange(56) - 27.5).astype(np.float32)
     middle = decode_keypoints((peak[:, None] + peak)[None, :, :, None], np.array([[10, 0, 12.5, 1]], np.float32))
     np.testing.assert_allclose(middle[0, 0, :2], [10 + 1.5 * 2.5 / 3, 0.5], rtol=1e-6)
@@ -223,7 +224,7 @@ def test_bicubic_weights():
     np.testing.assert_allclose(bicubic_matrix(5, 5, dtype=np.float64), np.eye(5), atol=1e-15)
     matrix = bicubic_matrix(56, 131, dtype=np.float64)
     np.testing.assert_allclose(matrix.sum(1), 1)  # a constant stays one
-    # Half-way between cells: -3/32, 19/32, 19/32, -3/32; at the border the cells outside are the border's own.
+    # Halfway between cells: -3/32, 19/32, 19/32, -3/32; cells beyond the border have the border's value.
     np.testing.assert_allclose(bicubic_matrix(4, 2, dtype=np.float64)[0], [0.5, 0.59375, -0.09375, 0], atol=1e-15)
 
 
@@ -246,7 +247,7 @@ def test_decode_equals_its_array_code_and_torchvision(size):
     np.testing.assert_allclose(found[..., 2], scores.numpy(), atol=1e-4)
 
 
-def test_decode_of_nothing_of_double_numbers_and_of_boxes_that_are_no_numbers():
+def test_decode_of_nothing_in_double_precision_and_of_nan_boxes():
     logits, boxes = waves(len(BOXES), 2), np.array(BOXES, np.float32)
     assert decode_keypoints(logits[:0], boxes[:0]).shape == (0, 2, 3)
     double = decode_keypoints(logits[:2].astype(np.float64), boxes[:2].astype(np.float64))
@@ -274,14 +275,31 @@ def test_says_what_does_not_fit():
 # -------------------------------------------------------------------------------------------------- from the terminal
 
 TINY = [
-    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
-    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--set", "heads.keypoint_channels=[16]",
-    "--min-size", "64", "--max-size", "96", "--batch-size", "2", "--threads", "1",
-]  # fmt: skip
+    "--set",
+    "backbone.channels=[8, 8, 16, 16]",
+    "--set",
+    "backbone.fpn_channels=16",
+    "--set",
+    "heads.box_width=32",
+    "--set",
+    "heads.mask_channels=[16]",
+    "--set",
+    "heads.mask_width=16",
+    "--set",
+    "heads.keypoint_channels=[16]",
+    "--min-size",
+    "64",
+    "--max-size",
+    "96",
+    "--batch-size",
+    "2",
+    "--threads",
+    "1",
+]
 
 
 def write_people(folder, labeled):
-    """Two photos with two people of three keypoints each; of those not `labeled` no keypoint is known."""
+    """Two photos with two people of three keypoints each; for people who are not `labeled`, no keypoint is known."""
     (folder / "photos").mkdir()
     person = {"id": 1, "name": "person", "keypoints": ["head", "left_foot", "right_foot"], "skeleton": [[1, 2], [1, 3]]}
     coco = {"images": [], "annotations": [], "categories": [person]}
@@ -292,10 +310,18 @@ def write_people(folder, labeled):
         for x in (4, 34):
             known = [x + 10, 6, 2, x + 4, 54, 1, x + 16, 54, 2] if labeled[len(coco["annotations"])] else [0] * 9
             coco["annotations"].append(
-                {"id": len(coco["annotations"]) + 1, "image_id": i, "category_id": 1, "bbox": [x, 4, 20, 54],
-                 "area": 1080, "iscrowd": 0, "segmentation": [[x, 4, x + 20, 4, x + 20, 58, x, 58]],
-                 "keypoints": known, "num_keypoints": 3 * labeled[len(coco["annotations"])]}
-            )  # fmt: skip
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "bbox": [x, 4, 20, 54],
+                    "area": 1080,
+                    "iscrowd": 0,
+                    "segmentation": [[x, 4, x + 20, 4, x + 20, 58, x, 58]],
+                    "keypoints": known,
+                    "num_keypoints": 3 * labeled[len(coco["annotations"])],
+                }
+            )
     (folder / "people.json").write_text(json.dumps(coco))
     return ["--images", str(folder / "photos"), "--annotations", str(folder / "people.json")]
 
@@ -314,7 +340,7 @@ def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
     saved = checkpoint.newest_settings(tmp_path / "run")
     assert saved["keypoint_names"][0] == "nose" and saved["skeleton"][0] == [0, 1]
     assert saved["model"]["keypoints"] == 8
-    run("train", "--output", tmp_path / "run", "--resume")  # nothing left to do, but the model is built again
+    run("train", "--output", tmp_path / "run", "--resume")  # no step is left to do, but the model is built again
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     run("predict", tmp_path / "photo.png", "--weights", tmp_path / "run", "--output", tmp_path / "out", "--score", 0)
     record = json.loads((tmp_path / "out" / "photo.json").read_text())

@@ -15,7 +15,7 @@ SAMPLED = np.array([1, 1, 1, 1, 0], bool)
 
 
 def test_objectness_by_hand():
-    # ln(1 + e^0) = 0.6931 for a logit of 0 whatever the target; the third place is not sampled.
+    # ln(1 + e^0) = 0.6931 for a logit of 0 whatever the target; the third anchor is not sampled.
     loss = losses.objectness_loss(Tensor(np.zeros((1, 3))), np.array([[1, 0, 1]]), np.array([[1, 1, 0]]))
     assert loss.item() == pytest.approx(np.log(2), abs=1e-12)
 
@@ -57,7 +57,7 @@ def test_gradients():
     check_gradients(lambda x: losses.box_loss(x, LABELS, targets, POSITIVE, SAMPLED), rng.standard_normal((5, 16)))
 
 
-def test_nothing_to_count_is_zero_not_nan():
+def test_a_loss_is_zero_not_nan_if_nothing_counts():
     z = Tensor(np.random.default_rng(0).standard_normal((5, 4)), requires_grad=True)
     loss = losses.class_loss(z, LABELS, SAMPLED * False)
     loss.backward()

@@ -37,7 +37,7 @@ def test_parameter_names_are_torchvisions():
     }
 
 
-def test_shapes_and_the_predicted_class_alone():
+def test_shapes_and_a_predictor_that_is_given_the_labels():
     rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((3, 14, 14, 4)).astype(np.float32))
     predictor = MaskPredictor(6, 5, 3)
@@ -102,7 +102,7 @@ def test_target_worked_numbers():
     masks[0, 0, :, :4] = 1  # the left half
     boxes = np.array([[[0, 0, 8, 8], [0, 0, 4, 4], [4, 4, 8, 8]]], np.float32)
     targets = mask_targets(masks, boxes, np.zeros((1, 3), int), size=4)
-    # Bins are 2 pixels, sampled at 0.5 and 1.5, 2.5 and 3.5, ...: between the pixels 3 and 4 the mask falls to 1/2.
+    # Bins are 2 pixels wide, sampled at 0.5 and 1.5, 2.5 and 3.5, ... Halfway between pixels 3 and 4 the mask is 1/2.
     np.testing.assert_allclose(targets[0, 0], np.tile([1, 0.75, 0, 0], (4, 1)))
     np.testing.assert_allclose(targets[0, 1], np.tile([1, 1, 1, 0.5], (4, 1)))
     assert not targets[0, 2].any() and targets.dtype == np.float32
@@ -122,7 +122,7 @@ def test_targets_equal_their_array_code(size):
     np.testing.assert_array_equal(mask_targets(masks > 0, boxes, matches, size), targets)
 
 
-def test_targets_of_boxes_that_are_not_numbers_and_matches_of_padding():
+def test_targets_of_nan_boxes_and_of_matches_that_are_padding():
     masks, boxes, matches = target_case()
     boxes[0, 0], boxes[1, 1, 2], matches[:] = np.nan, np.inf, -1
     assert np.isfinite(mask_targets(masks, boxes, matches, 7)).all()
@@ -165,7 +165,7 @@ def paste_case():
 
 
 def test_paste_worked_number():
-    # A full mask over the box (4, 4)-(18, 18) of 14 pixels, 28 cells: it stays within one pixel of the box.
+    # A full mask of 28 x 28 cells over the box (4, 4)-(18, 18), 14 pixels wide, ends within one pixel of the box.
     mask = np.ones((1, 28, 28), np.float32)
     pasted = paste_masks(mask, np.array([[4.0, 4, 18, 18]], np.float32), 24, 30)
     assert pasted.shape == (1, 24, 30) and pasted.dtype == bool
@@ -177,8 +177,8 @@ def test_paste_worked_number():
 
 
 def test_aligned_targets_and_exact_paste_give_small_masks_back():
-    # Objects of 5 to 16 pixels, their true boxes, perfect predictions: only with half pixels does what was cropped
-    # come back. (With torchvision's conventions the IoU of the same masks is 0.80 on average.)
+    # Objects of 5 to 16 pixels, with their true boxes and perfect predictions: pasting gives back what was cropped only
+    # if both count half pixels. (With torchvision's conventions the IoU of the same masks is 0.80 on average.)
     rng, overlap = np.random.default_rng(0), {True: [], False: []}
     for _ in range(40):
         (w, h), (x, y) = rng.integers(5, 17, 2), rng.integers(2, 14, 2)
@@ -205,7 +205,7 @@ def test_paste_equals_its_array_code(whole_pixels):
     assert (hard != expected)[abs(soft - 0.3) > 1e-5].sum() == 0
 
 
-def test_paste_of_boxes_that_are_not_numbers():
+def test_paste_of_nan_boxes():
     masks, boxes = paste_case()
     boxes[0], boxes[1, 2], boxes[2] = np.nan, np.inf, 1e30
     assert np.isfinite(paste_masks(masks, boxes, 4, 5, threshold=None)).all()
@@ -217,7 +217,7 @@ def test_paste_equals_torchvision(size):
     roi_heads = pytest.importorskip("torchvision.models.detection.roi_heads")
     _, boxes = paste_case()
     masks = np.random.default_rng(size).random((len(boxes), size, size)).astype(np.float32)
-    # torchvision itself fails on boxes that do not touch the picture: it slices from a negative place.
+    # torchvision itself fails on boxes that do not touch the image: it slices from a negative index.
     touching = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < 50) & (boxes[:, 1] < 40)
     masks, boxes = masks[touching], boxes[touching]
     soft = paste_masks(masks, boxes, 40, 50, threshold=None)

@@ -48,7 +48,7 @@ def test_bilinear_worked_number():
     np.testing.assert_allclose(bilinear(feature, points)[:, 0], [2.75, 1, 0, 4, 0])
 
 
-def test_sampling_points_adaptive_counts_differ_by_axis():
+def test_adaptive_sampling_counts_each_axis_by_itself():
     points = sampling_points(np.array([0.0, 0, 64, 28]), 0.25, 7, sampling_ratio=0)
     assert points.shape == (7, 7, 1, 3, 2)  # 16 / 7 cells wide: 3 samples; 7 / 7 high: 1
     assert points[0, 0, 0, 1].tolist() == pytest.approx([16 / 7 / 2, 0.5])
@@ -102,7 +102,7 @@ def test_kernel_equals_array_code(size, sampling_ratio, aligned, pooling):
 def test_gradients_of_features_and_boxes(sampling_ratio, aligned, pooling):
     rng = np.random.default_rng(sampling_ratio)
     feature = rng.standard_normal((1, 6, 5, 2))
-    # No sample lies within 1e-6 of a cell: there the result bends.
+    # No sample lies within 1e-6 of a cell, where the result has a kink.
     boxes = np.array([[3.11, 2.23, 17.37, 18.41], [-5.3, -4.7, 9.77, 31.3], [9.03, 8.01, 10.97, 9.53]])
     zero = np.zeros(len(boxes), int)
 
@@ -142,7 +142,7 @@ def test_tiny_maps_and_odd_channels(shape):
         np.testing.assert_allclose(leaf.grad, gfeature, atol=1e-5 * max(1, abs(gfeature).max()))
 
 
-def test_boxes_that_are_not_numbers_leave_the_others_alone():
+def test_nan_boxes_leave_the_others_alone():
     feature = np.ones((1, 4, 4, 2), np.float32)
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, np.inf, 4], [0, 0, 3e38, 4], [0, 0, 4, 4]], np.float32)
     zero = np.zeros(4, int)

@@ -22,7 +22,7 @@ def test_pool_worked_number():
     # At scale 1/2 the box is cells 1 to 4 in both directions: two bins of 2 x 2 cells, the largest is bottom right.
     found = roi_pool([feature], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=2)
     assert found.data[0, :, :, 0].tolist() == [[14, 16], [26, 28]]
-    # Three bins of 4 / 3 cells: each takes all cells it touches, so cells 1, 2 | 2, 3 | 3, 4.
+    # Three bins of 4 / 3 cells; each takes every cell that it touches, so cells 1, 2 | 2, 3 | 3, 4.
     found = roi_pool([feature], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=3)
     assert found.data[0, 0, :, 0].tolist() == [14, 15, 16]
 
@@ -78,7 +78,7 @@ def test_gradients(operation):
 
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
-def test_no_boxes_and_boxes_that_are_not_numbers(operation):
+def test_no_boxes_and_nan_boxes(operation):
     features, boxes, image_index, levels, scales = roi_case(dtype=np.float32)
     nothing = np.zeros(0, int)
     assert operation(features, boxes[:0], nothing, nothing, scales).shape == (0, 7, 7, 3)

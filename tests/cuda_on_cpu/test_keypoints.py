@@ -68,7 +68,7 @@ def test_the_peak_is_found_in_each_stripe(gpu):
     np.testing.assert_array_equal(found[0], [[31 + 22 * (k % 4), 20 + 24 * (k // 4), 1] for k in range(12)])
 
 
-def test_no_boxes_and_boxes_that_are_not_numbers(gpu):
+def test_no_boxes_and_nan_boxes(gpu):
     logits = np.random.default_rng(1).standard_normal((2, 4, 4, 3)).astype(np.float32)
     assert decode(gpu, logits[:0], np.zeros((0, 4), np.float32)).shape == (0, 3, 3)
     boxes = np.array([[0, np.nan, 10, 5], [0, 0, 1e9, 2]], np.float32)

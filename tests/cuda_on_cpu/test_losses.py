@@ -61,16 +61,16 @@ def test_cross_entropy(gpu, rows, columns, integers):
 
 
 def test_logits_that_overflow(gpu):
-    """e^1000 is infinite in float32; the losses of logits of 1000 are not."""
+    """e^1000 is infinite in float32, but the loss of a logit of 1000 is finite."""
     value, gradient = compare(gpu, binary_cross_entropy, np.array([1000.0, -1000]), np.zeros(2), np.ones(2))
     assert value == 1000 and gradient.tolist() == [0.7, 0]
     z = np.zeros((1, 70), np.float32)
-    z[0, 3] = 1000  # a lane has numbers 3, 35 and 67
+    z[0, 3] = 1000  # one lane reads logits 3, 35 and 67
     y = cross_entropy(gpu.asarray(z), gpu.asarray(np.array([1])), gpu.asarray(np.ones(1, np.float32)))
     assert y.data.get() == 1000
 
 
-def test_not_a_number_shows(gpu):
+def test_nan_stays_visible(gpu):
     z = random(300).astype(np.float32)
     z[77] = np.nan
     zeros, labels = gpu.asarray(np.zeros(300, np.float32)), gpu.asarray(np.zeros(30, np.int64))

@@ -42,7 +42,7 @@ def test_targets_where_height_and_width_differ_much(gpu):
 
 def test_binary_targets_of_a_half(gpu):
     masks = np.zeros((1, 1, 8, 8), np.uint8)
-    masks[0, 0, :, :4] = 1  # the left half: between pixels 3 and 4 the mask falls to 1/2, which counts as 1
+    masks[0, 0, :, :4] = 1  # the left half; halfway between pixels 3 and 4 the mask is 1/2, which becomes 1
     boxes, matches = np.array([[[0, 0, 4, 4]]], np.float32), np.zeros((1, 1), int)
     found = mask_targets(gpu.asarray(masks), gpu.asarray(boxes), gpu.asarray(matches), 4, binary=True)
     np.testing.assert_array_equal(found.get()[0, 0], 1)
@@ -51,7 +51,7 @@ def test_binary_targets_of_a_half(gpu):
     np.testing.assert_array_equal(found.get()[0, 0], np.tile([1, 1, 1, 0], (4, 1)))
 
 
-def test_targets_of_nothing_of_what_is_no_number_and_of_padding(gpu):
+def test_targets_of_nothing_of_nan_boxes_and_of_padding(gpu):
     masks, boxes, matches = target_case()
     none = mask_targets(gpu.asarray(masks), gpu.asarray(boxes[:, :0]), gpu.asarray(matches[:, :0]), 7)
     assert none.shape == (2, 0, 7, 7)
@@ -93,10 +93,10 @@ def test_paste_with_a_threshold(gpu, size):
     assert found.dtype == bool and clear.mean() > 0.99
     np.testing.assert_array_equal(found.get()[clear], soft[clear] >= 0.5)
     half = paste_masks(gpu.asarray(np.full((1, 4, 4), 0.5, np.float32)), gpu.asarray(boxes[3:4]), 40, 50, 0.5)
-    assert half.get()[0, 8:32, 10:40].all()  # a probability that equals the threshold is the object's
+    assert half.get()[0, 8:32, 10:40].all()  # a probability equal to the threshold counts as the object
 
 
-def test_paste_nothing_and_what_is_no_number(gpu):
+def test_paste_nothing_and_nan_boxes(gpu):
     masks, boxes = paste_case()
     assert paste_masks(gpu.asarray(masks[:0]), gpu.asarray(boxes[:0]), 4, 5).shape == (0, 4, 5)
     boxes[0], boxes[1, 2] = np.nan, np.inf

@@ -55,7 +55,7 @@ def test_tiny_maps_and_maps_larger_than_a_tile(gpu, shape):
 
 
 def test_more_boxes_than_a_block_has_threads(gpu):
-    # 600 boxes at one place: they are picked in three rounds and summed in groups of eight; 5 of every 6 are elsewhere.
+    # 600 boxes in one spot. A block picks its own, one in six, in three rounds, and sums them in groups of eight.
     rng = np.random.default_rng(3)
     features = [rng.standard_normal((2, 9, 8, 4)).astype(np.float32) for _ in range(3)]
     boxes = (rng.uniform(0, 4, (600, 4)) + [0, 0, 4, 4]).astype(np.float32)
@@ -97,7 +97,7 @@ def test_no_boxes(gpu, pooling):
     assert not gradients[0].any() and not gradients[1].any()
 
 
-def test_boxes_that_are_not_numbers_and_levels_that_do_not_exist(gpu):
+def test_nan_boxes_and_levels_that_do_not_exist(gpu):
     feature = np.ones((1, 4, 4, 2), np.float32)
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, 3e38, 4], [0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4]], np.float32)
     image_index, levels = np.array([0, 0, 0, 1, 0]), np.array([0, 0, 0, 0, 1])
@@ -143,7 +143,7 @@ def test_equals_the_kernel_of_the_cpu(gpu):
         close(gradient, tensor.grad)
 
 
-def test_levels_of_boxes(gpu):
+def test_assigned_levels(gpu):
     rng = np.random.default_rng(7)
     sides = np.exp(rng.uniform(0, 7, (300, 2))).astype(np.float32)
     sides[:9] = np.array([0, 1, 56, 111.9, 112, 223.9, 224, 448, 5000], np.float32)[:, None]

@@ -44,7 +44,7 @@ def test_channels(gpu, channels):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 7, 5), (3, 2, 1, 19), (2, 17, 9, 4)])
 def test_tiny_maps_and_maps_larger_than_a_tile(gpu, shape):
     rng = np.random.default_rng(2)
-    feature = rng.integers(0, 4, shape).astype(np.float32)  # with equals, of which the first wins
+    feature = rng.integers(0, 4, shape).astype(np.float32)  # with ties, which the first cell wins
     boxes = rng.uniform(-2, 20, (9, 4)).astype(np.float32)
     boxes[:, 2:] += boxes[:, :2]
     compare(gpu, [feature], boxes, rng.integers(0, shape[0], 9), np.zeros(9, int), [0.5], 2)
@@ -66,7 +66,7 @@ def test_no_boxes(gpu, operation):
 
 
 @pytest.mark.parametrize("operation", [roi_pool, roi_warp])
-def test_boxes_that_are_not_numbers_and_levels_that_do_not_exist(gpu, operation):
+def test_nan_boxes_and_levels_that_do_not_exist(gpu, operation):
     feature = np.ones((1, 4, 4, 2), np.float32)
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, np.inf, 1e30], [0, 0, 3, 3], [0, 0, 3, 3], [0, 0, 3, 3]], np.float32)
     image_index, levels = np.array([0, 0, 0, 1, 0]), np.array([0, 0, 0, 0, 1])
