@@ -68,13 +68,13 @@ def sources(folder=course.FOLDER, numbers=()):
 
 
 def copy(paths, folder):
-    """Copy sources, and the list of slides if there is one, to another folder. Returns the paths of the copies.
+    """Copy sources, with the list of slides and the guide, to another folder. Returns the paths of the copies.
 
     Raises InputError if the folder already holds a different file of that name.
     """
-    slides = paths[0].with_name("slides.json")
-    originals = [*paths, slides] if slides.exists() else paths
-    contents = {Path(folder, path.name): path.read_bytes() for path in originals}
+    home = paths[0].parent
+    originals = [*paths, *home.glob("slides.json"), *home.glob("guide/*.md")]
+    contents = {Path(folder, path.relative_to(home)): path.read_bytes() for path in originals}
     changed = [str(path) for path, data in contents.items() if path.exists() and path.read_bytes() != data]
     if changed:
         raise InputError(f"{', '.join(changed)}: differs from the course's own; choose another folder (--output)")
