@@ -25,12 +25,12 @@ sanitize: $(VENV)/installed-test
 
 # The stamp files record when the packages were installed: a newer pyproject.toml installs them again.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	@echo "installing minimask and its requirements in $(VENV) (400 MB, once) ..."
+	@echo "installing minimask and its requirements in $(VENV) (about 400 MB, once) ..."
 	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
-	@echo "installing minimask, its requirements and the test tools in $(VENV) (1.3 GB, once) ..."
+	@echo "installing minimask, its requirements and the test tools in $(VENV) (about 1.2 GB, once) ..."
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
 

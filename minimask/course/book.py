@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_ipywidgets_js = {{}}
 nb_merge_streams = True
+highlight_language = "none"
 mathjax_path = "tex-svg-full.js"
 mathjax3_config = {{"options": {{"enableMenu": False}}}}
 html_theme = "sphinx_book_theme"
@@ -99,13 +100,15 @@ def copy_guide(source, target):
 
 def front_page(built, guide, api):
     """Return the first page: what the book is, and its contents."""
-    chapters = "\n".join(f"- [{notebooks.title(notebook)}]({name}.ipynb)" for name, notebook in built.items())
-    parts = [f"# {TITLE}\n\nEvery number from pixel to mask, in notebooks that run.\n\n{chapters}\n"]
-    parts.append(_contents("The course", built))
+    chapters = [f"[{notebooks.title(notebook)}]({name}.ipynb)" for name, notebook in built.items()]
+    pages = [f"[](guide/{name}.md)" for name in guide]
+    lines = [f"# {TITLE}\n\nEvery number from pixel to mask, in notebooks that run.\n", *(f"- {c}" for c in chapters)]
+    lines += ["\n## Guide\n", *(f"- {page}" for page in pages)] if pages else []
+    lines += ["", _contents("The course", built)]
     if guide:
-        parts.append(_contents("Guide", [f"guide/{name}" for name in guide]))
-    parts += [_contents(caption, [f"reference/{name}" for name in names]) for caption, names in api.items()]
-    return "\n".join(parts)
+        lines.append(_contents("Guide", [f"guide/{name}" for name in guide]))
+    lines += [_contents(caption, [f"reference/{name}" for name in names]) for caption, names in api.items()]
+    return "\n".join(lines)
 
 
 def _contents(caption, pages):
