@@ -1,10 +1,10 @@
-// Boxes to what the network should predict, and back: boxes.encode and boxes.decode are the specification.
+// Boxes to deltas and back: the same as the array code of boxes.encode and boxes.predicted.
 //
-// A thread takes a box. encode moves 48 bytes a box, decode 49. As array code they are about 25 passes each over a few
-// thousand boxes: not the bytes take the time but the launches.
+// One thread per box. `encode` moves 48 bytes per box, `predicted` 49. As array code they are about 25 passes each over a
+// few thousand boxes, and the time goes into the launches, not into the bytes.
 
 struct Place {
-  float x, y, width, height;  // of the center
+  float x, y, width, height;  // x and y of the center
 };
 
 __device__ Place place_of(float4 box) {
@@ -12,7 +12,7 @@ __device__ Place place_of(float4 box) {
   return {box.x + __fmul_rn(0.5f, width), box.y + __fmul_rn(0.5f, height), width, height};
 }
 
-// deltas (B, 4): from anchors (B, 4) to boxes (B, 4), times the weights. No side counts as less than `side` pixels.
+// deltas (B, 4) from anchors (B, 4) to boxes (B, 4), multiplied by the weights. Each side counts as at least `side` pixels.
 extern "C" __global__ void encode(const float4 *__restrict__ boxes, const float4 *__restrict__ anchors, int count, float wx,
                                   float wy, float ww, float wh, float side, float4 *deltas) {
   GRID_LOOP(i, count) {
@@ -25,19 +25,21 @@ extern "C" __global__ void encode(const float4 *__restrict__ boxes, const float4
   }
 }
 
-// boxes (N, R, C, 4): anchors (N, R, 4) moved and stretched by deltas (N, R, C, 4), cut at each image's border: sizes
-// (N, 2) are height and width; large (N, R, C): whether both sides are at least `side` pixels.
-// A scale grows to at most e^largest. `for_image` boxes an image, `for_anchor` an anchor.
-extern "C" __global__ void decode(const float4 *__restrict__ deltas, const float4 *__restrict__ anchors,
-                                  const long long *__restrict__ sizes, int count, int for_image, int for_anchor, float wx,
-                                  float wy, float ww, float wh, float largest, float side, float4 *boxes, bool *large) {
+// boxes (N, R, C, 4): anchors (N, R, 4) moved and stretched by deltas (N, R, C, 4), then clipped to their image, whose
+// height and width are in sizes (N, 2). large (N, R, C): whether both sides are at least `side` pixels.
+// A side grows by a factor of at most e^largest. per_image = R * C and per_anchor = C count the boxes of one image and of
+// one anchor.
+extern "C" __global__ void predicted(const float4 *__restrict__ deltas, const float4 *__restrict__ anchors,
+                                     const long long *__restrict__ sizes, int count, int per_image, int per_anchor,
+                                     float wx, float wy, float ww, float wh, float largest, float side, float4 *boxes,
+                                     bool *large) {
   GRID_LOOP(i, count) {
     float4 delta = deltas[i];
-    Place anchor = place_of(anchors[i / for_anchor]);
+    Place anchor = place_of(anchors[i / per_anchor]);
     float x = __fmul_rn(delta.x / wx, anchor.width) + anchor.x, y = __fmul_rn(delta.y / wy, anchor.height) + anchor.y;
     float half_width = __fmul_rn(expf(fminf(delta.z / ww, largest)) * anchor.width, 0.5f);
     float half_height = __fmul_rn(expf(fminf(delta.w / wh, largest)) * anchor.height, 0.5f);
-    float bottom = sizes[i / for_image * 2], right = sizes[i / for_image * 2 + 1];
+    float bottom = sizes[i / per_image * 2], right = sizes[i / per_image * 2 + 1];
     float4 box = make_float4(fminf(fmaxf(x - half_width, 0), right), fminf(fmaxf(y - half_height, 0), bottom),
                              fminf(fmaxf(x + half_width, 0), right), fminf(fmaxf(y + half_height, 0), bottom));
     boxes[i] = box;

@@ -33,6 +33,11 @@ def launch(source, name, blocks, threads, *arguments, shared=0):
     kernel(blocks, threads, tuple(_argument(name, i, a) for i, a in enumerate(arguments)), shared_mem=shared)
 
 
+def float32_arrays(*arrays):
+    """Whether all of these are float32 arrays, which is what most kernels take."""
+    return all(getattr(array, "dtype", None) == np.float32 for array in arrays)
+
+
 def blocks_for(items, threads, most=1 << 16):
     """How many blocks of `threads` threads give each item a thread, but at most `most`: kernels loop over the grid."""
     return max(1, min(most, -(-items // threads)))

@@ -1,8 +1,7 @@
 """Non-maximum suppression on the CPU: one sweep over each image's boxes.
 
-Reads R boxes once (20 R bytes an image) and does at most R^2 / 2 overlaps; the inner loop has no branch, so that
-the compiler turns it into vector instructions. Serial: 6,000 boxes take about 3 ms. Same arithmetic as
-the array code of `boxes.nms`.
+Reads R boxes once (20 R bytes per image) and computes at most R^2 / 2 overlaps. The inner loop has no branch, so it
+compiles to vector instructions. Serial: 6,000 boxes take about 3 ms. Same arithmetic as the array code of `boxes.nms`.
 """
 
 import numpy as np
@@ -15,9 +14,9 @@ from minimask.kernels.rounding import round_down
 
 @njit(cache=True, error_model="numpy")
 def nms_image(corners, groups, count, threshold, kept, valid):
-    """One image: corners (4, R) are x1, y1, x2, y2 in descending order of score, of which the first `count` take part.
+    """One image: corners (4, R) are x1, y1, x2, y2 in descending order of score; the first `count` boxes take part.
 
-    Writes the positions that stay to `kept` (K,) and how many there are to `valid` (K,) as leading True.
+    Writes the positions of the kept boxes to `kept` (K,) and sets as many leading entries of `valid` (K,) to True.
     """
     x1, y1, x2, y2 = corners[0, :count], corners[1, :count], corners[2, :count], corners[3, :count]
     area = (x2 - x1) * (y2 - y1)
@@ -33,7 +32,7 @@ def nms_image(corners, groups, count, threshold, kept, valid):
         valid[found] = True
         found += 1
         a, b, c, d, own_area, group = x1[i], y1[i], x2[i], y2[i], area[i], groups[i]
-        # Views that start at i + 1: indices counted from 0 need no check for negative ones.
+        # Views that start at i + 1, so that the indices start at 0 and need no check for negative ones.
         later_x1, later_y1, later_x2, later_y2 = x1[i + 1 :], y1[i + 1 :], x2[i + 1 :], y2[i + 1 :]
         later_area, later_group, later = area[i + 1 :], groups[i + 1 : count], suppressed[i + 1 :]
         for j in range(later.size):
@@ -46,7 +45,7 @@ def nms_image(corners, groups, count, threshold, kept, valid):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def nms_batch(corners, groups, counts, threshold, kept, valid):
-    """corners (N, 4, R) float in descending order of score, groups (N, R) int32, counts (N,) int64: how many take part.
+    """corners (N, 4, R) float in descending order of score, groups (N, R) int32, counts (N,) int64 that take part.
 
     Fills kept (N, K) int64 (positions in the sorted order) and valid (N, K) bool, both zero before the call.
     """
@@ -75,7 +74,7 @@ def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
 
 
 def descending(scores, valid, count):
-    """Indices (N, count) of the best scores, in descending order, equal ones by index, those not valid last."""
+    """Indices (N, count) of the best scores in descending order; equal scores by index, those not valid last."""
     lowest = np.finfo(scores.dtype).min  # NaN and -inf rank below all other scores, but above what is not valid
     keys = np.where(valid, np.fmax(scores, lowest), -np.inf)
     if keys.dtype == np.float32:

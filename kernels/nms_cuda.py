@@ -3,15 +3,15 @@
 import numpy as np
 
 from minimask.device import array_module, takes
-from minimask.kernels.cuda import launch
+from minimask.kernels.cuda import float32_arrays, launch
 from minimask.kernels.rounding import round_down
 from minimask.kernels.top_k_cuda import sort
 
-SHARES = 16  # blocks an image, each with the groups whose number modulo 16 is its own
+SHARES = 16  # blocks per image; block i takes the groups g with g % 16 == i
 THREADS = 1024
 
 
-@takes(lambda boxes, *_, **__: boxes.dtype == np.float32)
+@takes(lambda boxes, scores, *_, **__: float32_arrays(boxes, scores))
 def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
     """See `minimask.boxes.nms`."""
     xp = array_module(boxes)
@@ -27,10 +27,8 @@ def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
         kept_boxes = xp.empty((images, shares, max_kept, 4), np.float32)
         kept_groups = xp.empty((images, shares, max_kept), np.int32)
         alive = xp.zeros(scores.shape, bool)
-        launch(
-            "nms", "suppress", (shares, images), THREADS, xp.ascontiguousarray(boxes), xp.ascontiguousarray(groups),
-            order, count, max_kept,
-            threshold, kept_boxes, kept_groups, alive,
-        )  # fmt: skip
+        inputs = xp.ascontiguousarray(boxes), xp.ascontiguousarray(groups), order
+        scratch = kept_boxes, kept_groups, alive
+        launch("nms", "suppress", (shares, images), THREADS, *inputs, count, max_kept, threshold, *scratch)
         launch("nms", "keep_first", images, THREADS, alive, order, count, max_kept, kept, kept_valid)
     return kept, kept_valid

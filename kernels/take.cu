@@ -1,7 +1,7 @@
-// Rows by index, image by image: result[n, s] = array[n, indices[n, s]]. targets.take is the specification.
+// Rows by index, image by image: result[n, s] = array[n, indices[n, s]], as in targets.take.
 //
-// A thread copies a word of 1, 4, 8 or 16 bytes, the largest that a row is a multiple of, so that boxes and feature
-// vectors are read in whole. Moves 8 bytes for each row and twice its own.
+// One thread per word of 1, 4, 8 or 16 bytes: the largest of these that divides the bytes of a row, so a box is one word.
+// Moves 8 bytes per row for its index, and twice the bytes of the row.
 // instantiate: take<unsigned char>, take<int>, take<long long>, take<int4>
 
 // array (N, rows, words), indices (N, taken), result (N, taken, words); count = N * taken * words.

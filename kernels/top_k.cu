@@ -1,31 +1,31 @@
-// The largest of many numbers, in order: a top k, a whole sort, and the random sample that is a top k of priorities.
-// The specifications are targets.top_k and targets.sample.
+// The largest of many numbers, in order: a top k, a full sort, and the random sample that is a top k of priorities.
+// They compute the same as the array code of targets.top_k and targets.sample.
 //
-// A number becomes a 64-bit key: 32 bits that rise where the number falls, then its index. No two keys are equal, equal
-// numbers come by index, and the order in which threads meet them does not matter.
+// Each number becomes a 64-bit key: 32 bits that get smaller as the number gets larger, then its index. No two keys are
+// equal, equal numbers are ordered by index, and the order in which the threads reach the keys does not matter.
 //
-// top_k, sample: one block for each image (and level) finds the key that parts the `count` smallest from the rest, eight
-// bits at a time (radix select), collects them in shared memory and sorts them there. Each of the one to four passes
-// reads 4 bytes a number, from the L2 cache after the first: 200,000 scores are 0.8 MB a pass. A block draws at most 64
-// bytes a cycle, which makes that 12,500 cycles; the levels of all images run side by side.
-// sort_chunks, merge_ranks: for more than shared memory holds. Each block sorts one chunk; then each key's place is its
-// place in its own chunk plus, by binary search, how many of every other chunk are smaller. 16 bytes a number and
-// log2(chunk) reads (in L2, and neighbors read the same) a number and chunk.
+// top_k, sample: one block per image (and level) finds the key that separates the `count` smallest from the rest, eight
+// bits at a time (radix select), collects the smallest in shared memory and sorts them there. Each of the one to four
+// passes reads 4 bytes per number, from the L2 cache after the first pass: 200,000 scores are 0.8 MB per pass. A block
+// reads at most 64 bytes per cycle, so that takes 12,500 cycles; the levels of all images run side by side.
+// sort_chunks, merge_ranks: for more keys than shared memory holds. Each block sorts one chunk; then the place of a key is
+// its place in its own chunk plus, by binary search, the number of smaller keys in every other chunk. 16 bytes per number,
+// and log2(chunk) reads per number and chunk (from L2; neighboring threads read the same).
 
 typedef unsigned long long Key;
 
-const int LANES = 32;    // a warp's lanes count in columns of their own: no two lanes ever add to the same word
+const int LANES = 32;    // each lane of a warp counts in its own column, so no two lanes add to the same word
 const int DIGITS = 256;  // of eight bits
 
-// The key of a score: the largest first, NaN as minus infinity.
-__device__ Key falling(float score, unsigned index) {
+// The key of a score: the largest score has the smallest key, and NaN counts as minus infinity.
+__device__ Key descending(float score, unsigned index) {
   unsigned bits = __float_as_int(score == score ? score + 0.0f : -INFINITY_F);  // + 0: -0 equals 0
   unsigned rising = bits >> 31 ? ~bits : bits | 0x80000000u;
   return (Key)~rising << 32 | index;
 }
-const Key NONE = ~0ull;  // after the key of any number
+const Key NONE = ~0ull;  // larger than the key of any number
 
-// visit(key(i)) for all i, with eight loads under way at a time.
+// visit(key(i)) for all i, with eight loads in flight at a time.
 const int UNROLL = 8;
 template <class KeyOf, class Visit> __device__ void each(KeyOf key, int total, Visit visit) {
   for (int start = threadIdx.x; start < total; start += UNROLL * blockDim.x) {
@@ -38,7 +38,7 @@ template <class KeyOf, class Visit> __device__ void each(KeyOf key, int total, V
   }
 }
 
-// The largest of the `wanted` smallest keys, or another one below which the same keys lie. wanted: 1 to total.
+// A key K such that exactly the `wanted` smallest keys are at most K. wanted: 1 to total.
 template <class KeyOf> __device__ Key cut(KeyOf key, int total, int wanted, int *histogram) {
   __shared__ int digit, before_digit, inside_digit;
   Key prefix = 0;  // the digits found so far
@@ -62,12 +62,12 @@ template <class KeyOf> __device__ Key cut(KeyOf key, int total, int wanted, int 
     __syncthreads();
     prefix |= (Key)digit << shift;
     wanted -= before_digit;
-    if (wanted == inside_digit) return prefix | (((Key)1 << shift) - 1);  // all that begin so
+    if (wanted == inside_digit) return prefix | (((Key)1 << shift) - 1);  // all keys with this prefix
   }
   return prefix;
 }
 
-// Sort `size` keys, a power of two, in shared memory: bitonic, no branch depends on the keys' order.
+// Sort `size` keys (a power of two) in shared memory: a bitonic sort, whose steps do not depend on the order of the keys.
 __device__ void sort(Key *list, int size) {
   for (int width = 2; width <= size; width *= 2)
     for (int step = width / 2; step > 0; step /= 2) {
@@ -83,8 +83,8 @@ __device__ void sort(Key *list, int size) {
     }
 }
 
-// The `count` smallest of key(0) ... key(total - 1), sorted, to list[0] ... list[count - 1], in shared memory, that has
-// room for the next power of two. count: 1 to total.
+// Write the `count` smallest of key(0) ... key(total - 1), sorted, to list[0] ... list[count - 1] in shared memory, which
+// has room for the next power of two. count: 1 to total.
 template <class KeyOf> __device__ void smallest(KeyOf key, int total, int count, Key *list) {
   __shared__ int found;
   int size = 1;
@@ -100,8 +100,8 @@ template <class KeyOf> __device__ void smallest(KeyOf key, int total, int count,
   sort(list, size);
 }
 
-// Indices (N, taken) of the best of scores (N, total), level by level. levels (L, 4): first score of the level, how many
-// scores, first place in the result, how many to take. level_of (N, taken), or null: the level of each.
+// Indices (N, taken) of the largest of scores (N, total), level by level. levels (L, 4): the first score of the level, how
+// many scores it has, its first place in the result, how many to take. level_of (N, taken), or null: the level of each.
 // Grid (L, N), 1024 threads; shared memory for the keys (8 bytes each, a power of two) or the histogram.
 extern "C" __global__ void __launch_bounds__(1024, 1) top_k(
     const float *__restrict__ scores, const int *__restrict__ levels, int total, int taken, long long *indices,
@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) top_k(
   int first = level[0], place = level[2], wanted = level[3];
   if (wanted == 0) return;
   const float *row = scores + blockIdx.y * (long long)total + first;
-  smallest([=](int i) { return falling(row[i], i); }, level[1], wanted, list);
+  smallest([=](int i) { return descending(row[i], i); }, level[1], wanted, list);
   long long out = blockIdx.y * (long long)taken + place;
   for (int i = threadIdx.x; i < wanted; i += blockDim.x) {
     indices[out + i] = first + (unsigned)list[i];
@@ -119,12 +119,12 @@ extern "C" __global__ void __launch_bounds__(1024, 1) top_k(
   }
 }
 
-// targets.sample: of labels and priorities (N, total), `count` places an image: up to most_positives of label 1, then of
-// label 0, each by rising priority. What is missing is filled up with others, which are not valid, in the same order as
-// the specification: first those that the search for positives ran into, then those of the search for background.
-// One block of 1024 threads an image; shared memory as for top_k.
+// targets.sample: from labels and priorities (N, total), `count` places per image: up to max_positives of label 1, then
+// some of label 0, each in ascending order of priority. The places that are left hold other indices, which are not valid,
+// in the same order as in the array code: first those that the search for positives came upon, then those of the search
+// for background. One block of 1024 threads per image; shared memory as for top_k.
 extern "C" __global__ void __launch_bounds__(1024, 1) sample(
-    const signed char *__restrict__ labels, const float *__restrict__ priority, int total, int count, int most_positives,
+    const signed char *__restrict__ labels, const float *__restrict__ priority, int total, int count, int max_positives,
     long long *indices, bool *positive, bool *valid) {
   extern __shared__ Key list[];
   labels += blockIdx.x * (long long)total;
@@ -139,15 +139,15 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample(
   int all_ones, all_zeros;
   sum_before(ones, all_ones);
   sum_before(zeros, all_zeros);
-  int positives = min(all_ones, most_positives), background = min(all_zeros, count - positives);
+  int positives = min(all_ones, max_positives), background = min(all_zeros, count - positives);
 
   for (int label = 1; label >= 0; label--) {
-    int looked_for = label ? most_positives : count;
+    int looked_for = label ? max_positives : count;
     if (looked_for == 0) continue;
     smallest([=](int i) { return (Key)__float_as_int(labels[i] == label ? priority[i] : 2.0f) << 32 | (unsigned)i; }, total,
              looked_for, list);
     for (int i = threadIdx.x; i < looked_for; i += blockDim.x) {
-      int place = label ? (i < positives ? i : background + i) : (i < background ? positives + i : most_positives + i);
+      int place = label ? (i < positives ? i : background + i) : (i < background ? positives + i : max_positives + i);
       if (place < count) {
         indices[out + place] = (unsigned)list[i];
         positive[out + place] = place < positives;
@@ -158,15 +158,15 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample(
   }
 }
 
-// Keys of scores (N, total), sorted in chunks of `size` (a power of two) of their own -> keys (N, chunks, size). valid
-// (N, total), or null for all: others come last. Grid (chunks, N), 8 * size bytes of shared memory.
+// keys (N, chunks, size): the keys of scores (N, total), each chunk of `size` (a power of two) sorted. valid (N, total), or
+// null if all are valid: the others come last. Grid (chunks, N), 8 * size bytes of shared memory.
 extern "C" __global__ void __launch_bounds__(1024) sort_chunks(
     const float *__restrict__ scores, const bool *__restrict__ valid, int total, int size, Key *keys) {
   extern __shared__ Key list[];
   long long row = blockIdx.y * (long long)total;
   for (int j = threadIdx.x; j < size; j += blockDim.x) {
     int i = blockIdx.x * size + j;
-    list[j] = i < total && (!valid || valid[row + i]) ? falling(scores[row + i], i) : NONE;
+    list[j] = i < total && (!valid || valid[row + i]) ? descending(scores[row + i], i) : NONE;
   }
   __syncthreads();
   sort(list, size);
@@ -174,8 +174,8 @@ extern "C" __global__ void __launch_bounds__(1024) sort_chunks(
   for (int j = threadIdx.x; j < size; j += blockDim.x) keys[j] = list[j];
 }
 
-// order (N, total): the index of the best score, of the next ..., of those in keys (N, chunks, size). The places after
-// the last valid one are left as they are. A thread takes a key.
+// order (N, total): the indices in the order of keys (N, chunks, size). The places after the last valid key are left as
+// they are. One thread per key.
 extern "C" __global__ void merge_ranks(const Key *__restrict__ keys, int images, int chunks, int size, int total, int *order) {
   GRID_LOOP(i, (long long)images * chunks * size) {
     long long image = i / (chunks * size);
@@ -185,7 +185,7 @@ extern "C" __global__ void merge_ranks(const Key *__restrict__ keys, int images,
     for (int chunk = 0; chunk < chunks; chunk++) {
       if (chunk == own) continue;
       const Key *other = keys + (image * chunks + chunk) * size;
-      int smaller = 0;  // how many of the other chunk
+      int smaller = 0;  // how many keys of the other chunk are smaller
       for (int step = size / 2; step > 0; step /= 2)
         if (other[smaller + step - 1] < key) smaller += step;
       rank += smaller + (other[smaller] < key);

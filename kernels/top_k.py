@@ -1,23 +1,25 @@
 """The largest of many numbers, in order, and random samples, on the CPU: radix select, then radix sort.
 
-A number becomes a key of 32 bits that rises where the number falls. The key that parts the `count` smallest from the
-rest is found eleven bits at a time: a histogram of the digits says in which of 2048 bins it lies. What is below it, and
-of the equal ones the first, is collected in the order of the indices and sorted digit by digit, each time keeping the
-order of equal ones. Up to three passes over the A numbers (4 A bytes each) and three over the `count` (16 count bytes).
+Each number becomes a 32-bit key; the larger the number, the smaller its key. The key that separates the `count`
+smallest from the rest is found eleven bits at a time: a histogram of that digit shows which of 2048 bins it falls into.
+The keys below it, and as many of those equal to it as are still needed, are collected in the order of their indices and
+sorted digit by digit; each pass keeps the order of equal digits. That makes up to three passes over the A numbers
+(4 A bytes each) and three over the chosen ones (16 bytes each). One thread per image.
 """
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import flat, run
 
 BINS = 2048  # of a digit of eleven bits
-SHIFTS = (0, 11, 22)  # where a key's digits begin
+SHIFTS = (0, 11, 22)  # where the digits of a key begin
 
 
 @njit(cache=True)
 def _falling(scores, keys):
-    """keys (A,) uint32 that rise where the scores fall, NaN as minus infinity."""
+    """Fill keys (A,) uint32: the larger the score, the smaller its key. NaN counts as minus infinity."""
     bits = scores.view(np.uint32)
     for i in range(bits.size):
         b = bits[i] if scores[i] == scores[i] else np.uint32(0xFF800000)  # of minus infinity
@@ -27,7 +29,7 @@ def _falling(scores, keys):
 
 @njit(cache=True)
 def _cut(keys, count):
-    """(key, equal): the `count` smallest are those below the key and `equal` of those that equal it."""
+    """(key, equal): the `count` smallest keys are those below `key`, and `equal` of those that are equal to it."""
     histogram = np.empty(BINS, np.int64)
     prefix = np.uint32(0)  # the digits found so far
     for digit in range(3):
@@ -46,7 +48,7 @@ def _cut(keys, count):
 
 @njit(cache=True)
 def _sort(keys, indices):
-    """Sort the keys, and the indices with them, equal ones in the order in which they are."""
+    """The indices sorted by their keys; equal keys keep their order."""
     other_keys, other_indices = np.empty_like(keys), np.empty_like(indices)
     place = np.empty(BINS + 1, np.int64)
     for digit in range(3):
@@ -68,7 +70,7 @@ def _sort(keys, indices):
 
 @njit(cache=True)
 def _smallest(keys, chosen):
-    """chosen (count,) = where the smallest of the keys are, in the order of the keys. count: 0 to all."""
+    """Fill chosen (count,) with the indices of the smallest keys, in ascending order of key. count: 0 to all."""
     count = chosen.size
     if count == 0:
         return
@@ -87,7 +89,7 @@ def _smallest(keys, chosen):
 
 @njit(cache=True)
 def top_k_part(t, parts, arrays, numbers):
-    """Every parts-th image, from image t on. chosen: int64, seen as pairs of float32."""
+    """Every parts-th image, starting with image t. arrays: scores, chosen (int64, viewed as pairs of float32)."""
     scores, chosen = arrays[0], arrays[1].view(np.int64)
     images, total, count = numbers[:3]
     keys = np.empty(total, np.uint32)
@@ -98,18 +100,19 @@ def top_k_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def sample_part(t, parts, arrays, numbers):
-    """Every parts-th image, from image t on. indices: int64, seen as pairs of float32; counts: positives, background.
+    """Every parts-th image, starting with image t.
 
-    Where `valid` is False, the indices are those of the specification too.
+    arrays: labels, priority, counts (positives and background of each image), indices (int64, viewed as pairs of
+    float32). The indices of places that are not valid are the same as in the array code, too.
     """
     labels, priority, counts, indices = arrays[0], arrays[1], arrays[2], arrays[3].view(np.int64)
-    images, total, count, most_positives = numbers[:4]
+    images, total, count, max_positives = numbers[:4]
     keys, chosen = np.empty(total, np.uint32), np.empty(count, np.int64)
     for n in range(t, images, parts):
-        bits = priority[n * total : (n + 1) * total].view(np.uint32)  # the bits of numbers >= 0 rise with them
+        bits = priority[n * total : (n + 1) * total].view(np.uint32)  # in the order of the numbers, which are >= 0
         own, positives, background = n * count, int(counts[2 * n]), int(counts[2 * n + 1])
         for label in range(1, -1, -1):
-            wanted = most_positives if label == 1 else count
+            wanted = max_positives if label == 1 else count
             for i in range(total):
                 keys[i] = bits[i] if labels[n * total + i] == label else np.uint32(0x40000000)  # of 2
             _smallest(keys, chosen[:wanted])
@@ -117,34 +120,39 @@ def sample_part(t, parts, arrays, numbers):
                 if label == 1:
                     place = i if i < positives else background + i
                 else:
-                    place = positives + i if i < background else most_positives + i
+                    place = positives + i if i < background else max_positives + i
                 if place < count:
                     indices[own + place] = chosen[i]
 
 
+@takes(lambda scores, count: scores.dtype == np.float32)
 def top_k(scores, count):
-    """Indices (N, count) int64 of the largest of `scores` (N, A) float32; see targets.top_k. count: 0 to A."""
+    """See `minimask.targets.top_k`."""
+    count = min(count, scores.shape[1])
     chosen = np.empty((len(scores), count), np.int64)
     if chosen.size:
         run(top_k_part, (flat(scores), chosen.reshape(-1).view(np.float32)), (*scores.shape, count))
     return chosen
 
 
-def sample(labels, priority, count, most_positives):
-    """Indices (N, count) int64, positive and valid (N, count) bool; see targets.sample_specification."""
+@takes(lambda *_, **__: True)
+def sample(labels, count, fraction, rng):
+    """See `minimask.targets.sample`."""
+    count = min(count, labels.shape[1])
+    max_positives = min(int(count * fraction), count)
+    priority = rng.random(labels.shape, dtype=np.float32)
     indices = np.empty((len(labels), count), np.int64)
-    positives = np.minimum((labels == 1).sum(1), most_positives)
+    positives = np.minimum((labels == 1).sum(1), max_positives)
     background = np.minimum((labels == 0).sum(1), count - positives)
     if indices.size:
         counts = np.stack([positives, background], axis=1)
         arrays = flat(labels), flat(priority), flat(counts), indices.reshape(-1).view(np.float32)
-        run(sample_part, arrays, (*labels.shape, count, most_positives))
+        run(sample_part, arrays, (*labels.shape, count, max_positives))
     place = np.arange(count)
     return indices, place < positives[:, None], place < (positives + background)[:, None]
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
-    scores = np.zeros((1, 2), np.float32)
-    top_k(scores, 1)
-    sample(np.zeros((1, 2), np.int8), scores, 1, 1)
+    """Compile (or load from the disk cache) what training and inference use."""
+    top_k(np.zeros((1, 2), np.float32), 1)
+    sample(np.zeros((1, 2), np.int8), 1, 1.0, np.random.default_rng(0))

@@ -1,54 +1,59 @@
-"""The best of many numbers, in order, and random samples, on the GPU; see top_k.cu."""
+"""The largest of many numbers, in order, and random samples, on the GPU; see top_k.cu."""
 
 from functools import cache
 from itertools import accumulate
 
 import numpy as np
 
-from minimask.device import array_module
-from minimask.kernels.cuda import NULL, blocks_for, launch
-from minimask.targets import LARGEST_SORT
+from minimask.device import array_module, takes
+from minimask.kernels.cuda import NULL, blocks_for, float32_arrays, launch
 
-SHARED = 8 * LARGEST_SORT  # bytes of keys that a block sorts in its shared memory; as many as the histogram's
+LARGEST_SORT = 4096  # how many keys one block sorts; larger results are sorted by many blocks
+SHARED = 8 * LARGEST_SORT  # bytes of shared memory for these keys; the histogram needs as many
 THREADS = 1024
 
 
+@takes(lambda scores, count: float32_arrays(scores))
 def top_k(scores, count):
-    """Indices (N, count) int64 of the largest of `scores` (N, A) float32; see targets.top_k."""
+    """See `minimask.targets.top_k`."""
+    count = min(count, scores.shape[1])
     if count > LARGEST_SORT:
         return sort(scores)[:, :count].astype(np.int64)
     return top_k_of_levels(scores, (scores.shape[1],), (count,))[0]
 
 
+@takes(lambda scores, sizes, counts: float32_arrays(scores) and max(counts) <= LARGEST_SORT)
 def top_k_of_levels(scores, sizes, counts):
-    """Indices (N, K) int64 and levels (N, K) int32; see targets.top_k_of_levels. counts: none above LARGEST_SORT."""
+    """See `minimask.targets.top_k_of_levels`."""
     xp = array_module(scores)
     indices = xp.empty((len(scores), sum(counts)), np.int64)
     level_of = xp.empty(indices.shape, np.int32)
     if indices.size:
         table = _level_table(xp, xp.cuda.Device().id, tuple(sizes), tuple(counts))
-        launch(
-            "top_k", "top_k", (len(sizes), len(scores)), THREADS, xp.ascontiguousarray(scores), table, scores.shape[1],
-            indices.shape[1], indices, level_of, shared=SHARED,
-        )  # fmt: skip
+        grid, totals = (len(sizes), len(scores)), (scores.shape[1], indices.shape[1])
+        scores = xp.ascontiguousarray(scores)
+        launch("top_k", "top_k", grid, THREADS, scores, table, *totals, indices, level_of, shared=SHARED)
     return indices, level_of
 
 
-def sample(labels, priority, count, most_positives):
-    """Indices (N, count) int64, positive and valid (N, count) bool; see targets.sample. count: up to LARGEST_SORT."""
+@takes(lambda labels, count, *_, **__: labels.dtype == np.int8 and min(count, labels.shape[1]) <= LARGEST_SORT)
+def sample(labels, count, fraction, rng):
+    """See `minimask.targets.sample`."""
     xp = array_module(labels)
+    count = min(count, labels.shape[1])
+    max_positives = min(int(count * fraction), count)
+    priority = xp.asarray(rng.random(labels.shape, dtype=np.float32))
     shape = len(labels), count
     indices, positive, valid = xp.empty(shape, np.int64), xp.empty(shape, bool), xp.empty(shape, bool)
     if indices.size:
-        launch(
-            "top_k", "sample", len(labels), THREADS, xp.ascontiguousarray(labels), xp.ascontiguousarray(priority),
-            labels.shape[1], count, most_positives, indices, positive, valid, shared=SHARED,
-        )  # fmt: skip
+        inputs, sizes = (xp.ascontiguousarray(labels), xp.ascontiguousarray(priority)), (labels.shape[1], count)
+        results = indices, positive, valid
+        launch("top_k", "sample", len(labels), THREADS, *inputs, *sizes, max_positives, *results, shared=SHARED)
     return indices, positive, valid
 
 
 def sort(scores, valid=None):
-    """Indices (N, A) int32 by falling score, equal ones by index; -1 after the last of `valid` (N, A)."""
+    """Indices (N, A) int32 in descending order of score, equal scores by index; -1 after the last of `valid` (N, A)."""
     xp = array_module(scores)
     images, total = scores.shape
     order = xp.full(scores.shape, -1, np.int32)
@@ -63,11 +68,11 @@ def sort(scores, valid=None):
     return order
 
 
-@cache  # a CUDA graph may know a table's address, so none is ever given up
+@cache  # a CUDA graph may hold the address of a table, so none is ever released
 def _level_table(xp, card, sizes, counts):
-    """(L, 4) int32: a level's first score, how many scores, its first place in the result, how many places.
+    """(L, 4) int32: for each level its first score, how many scores, its first place in the result, how many places.
 
-    Kept on the card, for a copy from the host in each step would hold the host up.
+    It stays on the card, because a copy from the host in every step would make the host wait.
     """
     firsts, places = ([end - own for end, own in zip(accumulate(x), x)] for x in (sizes, counts))
     return xp.asarray(np.array([firsts, sizes, places, counts], np.int32).T.copy())

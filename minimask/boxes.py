@@ -1,84 +1,104 @@
-"""Boxes: area, overlap, the four numbers a network predicts for a box, clipping, non-maximum suppression.
+"""Boxes: area and overlap, from boxes to deltas and back, clipping, non-maximum suppression.
 
-A box is x1, y1, x2, y2 in pixels, the corners as real numbers: pixel 3 covers 3.0 to 4.0, so a box around pixels
-3..7 is 3, 8 and its width is 8 - 3 = 5, with no "+ 1". Everything here takes raw arrays with any leading axes.
-Girshick et al. 2014 (appendix C) and Ren et al. 2015 (section 3.1.2); slides T04, L06.
+A box is x1, y1, x2, y2 in pixels. The corners are real numbers: pixel 3 covers 3.0 to 4.0, so the box around pixels
+3 to 7 goes from 3 to 8, and its width is 8 - 3 = 5, without "+ 1".
+
+Arrays have any number of leading axes. Lists and integer arrays are converted to float64; a Tensor is refused, because
+nothing here has a gradient. Girshick et al. 2014 (appendix C), Ren et al. 2015 (section 3.1.2); slides T04, L06.
 """
 
 import math
 
 import numpy as np
 
-from minimask.device import accelerated, array_module, fits_gpu_kernel, kernels
+from minimask.device import accelerated, array_module
+from minimask.tensor import Tensor
 
-LARGEST_LOG_SCALE = math.log(1000 / 16)  # a predicted box grows at most 62.5 times: exp() cannot overflow
-SMALLEST_SIDE = 1e-6  # pixels; keeps the encoding of padding (a box of no size) finite
+LARGEST_LOG_SCALE = math.log(1000 / 16)  # a side grows at most 62.5 times, so exp() cannot overflow
+SMALLEST_SIDE = 1e-6  # pixels; keeps the deltas of padding (boxes without a size) finite
 
 
 def area(boxes):
-    """Area in square pixels: boxes (..., 4) -> (...)."""
+    """The area of each box in square pixels: (..., 4) -> (...)."""
+    boxes = _box_array("area", "boxes", boxes)
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a, b):
-    """Intersection over union of each box of `a` with each of `b`: (..., A, 4), (..., B, 4) -> (..., A, B).
-
-    Worked number: (0, 0, 2, 2) and (1, 0, 3, 2) share 2 of 4 + 4 - 2 = 6 square pixels: 1/3.
-    Two boxes of no area overlap by 0.
-    """
+def intersection(a, b):
+    """The area that each box of `a` shares with each box of `b`: (..., A, 4), (..., B, 4) -> (..., A, B)."""
+    a, b = _box_array("intersection", "a", a), _box_array("intersection", "b", b)
     xp = array_module(a)
-    _check_boxes("iou", a)
-    _check_boxes("iou", b)
-    x1, y1, x2, y2 = (a[..., :, None, i] for i in range(4))  # (..., A, 1)
-    u1, v1, u2, v2 = (b[..., None, :, i] for i in range(4))  # (..., 1, B)
+    x1, y1, x2, y2 = (a[..., :, None, i] for i in range(4))  # (..., A, 1) each
+    u1, v1, u2, v2 = (b[..., None, :, i] for i in range(4))  # (..., 1, B) each
+
     width = xp.minimum(x2, u2)
     width -= xp.maximum(x1, u1)
     height = xp.minimum(y2, v2)
     height -= xp.maximum(y1, v1)
-    overlap = xp.maximum(width, 0, out=width)
-    overlap *= xp.maximum(height, 0, out=height)
-    union = area(a)[..., :, None] + area(b)[..., None, :]
-    union -= overlap
-    return xp.divide(overlap, xp.maximum(union, xp.finfo(union.dtype).tiny, out=union), out=overlap)
+    shared = xp.maximum(width, 0, out=width)
+    shared *= xp.maximum(height, 0, out=height)
+    return shared
 
 
-def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """What the network should predict to move `anchors` onto `boxes`: (..., 4), (..., 4) -> (..., 4).
+def iou(a, b):
+    """Intersection over union of each box of `a` with each box of `b`: (..., A, 4), (..., B, 4) -> (..., A, B).
 
-    dx = wx (x - xa) / width_a, dy likewise for centers; dw = ww log(width / width_a), dh likewise.
-    weights: the factors wx, wy, ww, wh (10, 10, 5, 5 in the box head, which gives them similar variance).
-    Sides are taken as at least 1e-6 pixels, so that padding encodes to finite numbers.
+    Worked number: (0, 0, 2, 2) and (1, 0, 3, 2) share 2 of 4 + 4 - 2 = 6 square pixels, so their IoU is 1/3.
+    The IoU of two boxes without an area is 0.
     """
+    a, b = _box_array("iou", "a", a), _box_array("iou", "b", b)
+    xp = array_module(a)
+    shared = intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :]
+    union -= shared
+    return xp.divide(shared, xp.maximum(union, xp.finfo(union.dtype).tiny, out=union), out=shared)
+
+
+def _check_encode(boxes, anchors, weights=None):
+    _box_array("encode", "boxes", boxes), _box_array("encode", "anchors", anchors)
+
+
+@accelerated("boxes", check=_check_encode)
+def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """The deltas that move `anchors` onto `boxes`: what the network should predict.
+
+    dx = wx (x - xa) / width_a for the centers x and xa, and dw = ww log(width / width_a); dy and dh likewise.
+
+    boxes, anchors: (..., 4) float, pixels of the same image.
+    weights: the factors wx, wy, ww, wh. The box head uses 10, 10, 5, 5, which give the deltas similar variances.
+
+    Returns deltas (..., 4): dx, dy, dw, dh. Sides count as at least 1e-6 pixels, so the deltas of padding are finite.
+    """
+    boxes, anchors = _box_array("encode", "boxes", boxes), _box_array("encode", "anchors", anchors)
     xp = array_module(boxes)
-    _check_boxes("encode", boxes)
-    if fits_gpu_kernel(boxes, anchors) and boxes.shape == anchors.shape:
-        return kernels("boxes", boxes).encode(boxes, anchors, weights, SMALLEST_SIDE)
-    x, y, width, height = _center_and_size(boxes, "encode")
-    xa, ya, width_a, height_a = _center_and_size(anchors, "encode")
+    x, y, width, height = _center_and_size(boxes)
+    xa, ya, width_a, height_a = _center_and_size(anchors)
     width, height, width_a, height_a = (xp.maximum(side, SMALLEST_SIDE) for side in (width, height, width_a, height_a))
+
     wx, wy, ww, wh = weights
-    return xp.stack(
-        [
-            wx * (x - xa) / width_a,
-            wy * (y - ya) / height_a,
-            ww * xp.log(width / width_a),
-            wh * xp.log(height / height_a),
-        ],
-        axis=-1,
-    )
+    dx = wx * (x - xa) / width_a
+    dy = wy * (y - ya) / height_a
+    dw = ww * xp.log(width / width_a)
+    dh = wh * xp.log(height / height_a)
+    return xp.stack([dx, dy, dw, dh], axis=-1)
 
 
 def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Move and stretch `anchors` by what the network predicts: the inverse of `encode`. (..., 4), (..., 4) -> (..., 4).
+    """Move and stretch `anchors` by the predicted `deltas`: the inverse of `encode`.
 
-    x = xa + width_a dx / wx;  width = width_a exp(min(dw / ww, log(1000 / 16))). Leading axes broadcast: deltas
-    (R, C, 4) of C classes with anchors (R, 1, 4).
+    x = xa + width_a dx / wx and width = width_a exp(min(dw / ww, log(1000 / 16))); y and height likewise.
+
+    deltas: (..., 4) float: dx, dy, dw, dh.
+    anchors: (..., 4) float, pixels. The leading axes broadcast: deltas (R, C, 4) of C classes with anchors (R, 1, 4).
+    weights: the factors wx, wy, ww, wh of `encode`.
+
+    Returns boxes (..., 4) in the pixels of the anchors; they may reach beyond the image.
     """
+    deltas, anchors = _box_array("decode", "deltas", deltas, "dx, dy, dw, dh"), _box_array("decode", "anchors", anchors)
     xp = array_module(deltas)
-    if deltas.shape[-1:] != (4,):
-        raise ValueError(f"decode: deltas must be (..., 4), got shape {deltas.shape}")
-    xa, ya, width_a, height_a = _center_and_size(anchors, "decode")
+    xa, ya, width_a, height_a = _center_and_size(anchors)
     wx, wy, ww, wh = weights
+
     x = deltas[..., 0] / wx * width_a + xa
     y = deltas[..., 1] / wy * height_a + ya
     half_width = xp.exp(xp.minimum(deltas[..., 2] / ww, LARGEST_LOG_SCALE)) * width_a * 0.5
@@ -86,28 +106,33 @@ def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     return xp.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
 
 
+@accelerated("boxes")
 def predicted(deltas, anchors, sizes, weights=(1.0, 1.0, 1.0, 1.0), side=0.0):
-    """Boxes the network predicts, within their image: decoded, cut at the border, and whether they have a size left.
+    """The boxes that the network predicts: decoded, clipped to their image, and whether anything is left of them.
 
-    deltas (N, R, C, 4) for anchors (N, R, 4); sizes (N, 2): heights and widths of the images; side: pixels.
-    -> boxes (N, R, C, 4) of the dtype of deltas, large_enough (N, R, C) bool.
+    deltas: (N, R, C, 4) float, of C classes for each anchor.
+    anchors: (N, R, 4) float, pixels.
+    sizes: (N, 2) heights and widths of the images in pixels.
+    weights: the factors of `encode`.
+    side: pixels; the sides that a box must have to count as large enough.
+
+    Returns boxes (N, R, C, 4) with the dtype of the deltas, and large_enough (N, R, C) bool.
     """
-    if fits_gpu_kernel(deltas, anchors):
-        return kernels("boxes", deltas).decode(deltas, anchors, sizes, weights, LARGEST_LOG_SCALE, side)
     boxes = clip(decode(deltas, anchors[:, :, None], weights), sizes).astype(deltas.dtype)
     return boxes, large_enough(boxes, side)
 
 
 def clip(boxes, sizes):
-    """Boxes cut at the picture's border: x to 0..width, y to 0..height. (..., 4) -> (..., 4).
+    """Boxes clipped to the image: x to 0 .. width, y to 0 .. height. (..., 4) -> (..., 4).
 
-    sizes: one (height, width), or (N, 2) heights and widths for boxes (N, ..., 4).
+    sizes: one (height, width) in pixels, or (N, 2) heights and widths for boxes (N, ..., 4).
     """
+    boxes = _box_array("clip", "boxes", boxes)
     xp = array_module(boxes)
-    _check_boxes("clip", boxes)
     sizes = xp.asarray(sizes)
     if sizes.shape != (2,) and sizes.shape != (boxes.shape[0], 2):
         raise ValueError(f"clip: sizes must be (height, width) or ({boxes.shape[0]}, 2), got shape {sizes.shape}")
+
     height, width = sizes[..., 0], sizes[..., 1]
     limit = xp.stack([width, height, width, height], axis=-1).astype(boxes.dtype)  # (4,) or (N, 4)
     if sizes.ndim == 2:
@@ -116,17 +141,23 @@ def clip(boxes, sizes):
 
 
 def large_enough(boxes, side):
-    """Whether both sides are at least `side` pixels: boxes (..., 4) -> (...) bool."""
+    """Whether both sides of a box are at least `side` pixels: (..., 4) -> (...) bool."""
+    boxes = _box_array("large_enough", "boxes", boxes)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return (width >= side) & (height >= side)
 
 
 def _check_nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
+    for name, array in (("boxes", boxes), ("scores", scores)):
+        found = getattr(array, "dtype", None)
+        if isinstance(array, Tensor) or found is None or found.kind != "f":
+            found = type(array).__name__ if isinstance(array, Tensor) or found is None else f"an array of {found}"
+            raise ValueError(f"nms: {name} must be a float array, got {found}")
     if boxes.ndim != 3 or boxes.shape[2] != 4:
         raise ValueError(f"nms: boxes must be (N, R, 4), got shape {boxes.shape}")
     for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):
-        if array is not None and array.shape != boxes.shape[:2]:
-            raise ValueError(f"nms: {name} must be {boxes.shape[:2]} like the boxes, got shape {array.shape}")
+        if array is not None and np.shape(array) != boxes.shape[:2]:
+            raise ValueError(f"nms: {name} must be {boxes.shape[:2]} like the boxes, got shape {np.shape(array)}")
 
 
 @accelerated("nms", check=_check_nms)
@@ -167,13 +198,20 @@ def nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
     return xp.where(kept_valid, xp.take_along_axis(order, first, 1), 0), kept_valid
 
 
-def _center_and_size(boxes, who):
-    _check_boxes(who, boxes)
+def _center_and_size(boxes):
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height
 
 
-def _check_boxes(who, boxes):
+def _box_array(operation, name, boxes, columns="x1, y1, x2, y2"):
+    """An argument as a float array (..., 4). Raises ValueError that names the operation and the argument."""
+    if isinstance(boxes, Tensor):
+        raise ValueError(f"{operation}: {name} must be an array, not a Tensor (there is no gradient): pass {name}.data")
+    if not hasattr(boxes, "dtype"):
+        try:
+            boxes = np.array(boxes, np.float64)
+        except (TypeError, ValueError):  # rows of different lengths, or not numbers
+            raise ValueError(f"{operation}: {name} must be numbers (..., 4): {columns}, got {boxes!r:.60}") from None
     if boxes.shape[-1:] != (4,):
-        raise ValueError(f"{who}: boxes must be (..., 4): x1, y1, x2, y2, got shape {boxes.shape}")
-
+        raise ValueError(f"{operation}: {name} must be (..., 4): {columns}, got shape {boxes.shape}")
+    return boxes if boxes.dtype.kind == "f" else boxes.astype(np.float64)

@@ -57,10 +57,13 @@ def generator(*seed):
 
 
 def array_module(x):
-    """The module that made the array `x`: numpy or cupy."""
+    """The module that made the array `x`: numpy or cupy. Raises TypeError if `x` is not an array."""
     if isinstance(x, np.ndarray) or np.isscalar(x):
         return np
-    return sys.modules["cupy"].get_array_module(x)
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not isinstance(x, cupy.ndarray):
+        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+    return cupy
 
 
 def on_cpu(x):
@@ -90,7 +93,8 @@ def accelerated(module, check=None):
         def operation(*args, **kwargs):
             if check is not None:
                 check(*args, **kwargs)
-            kernel = _kernel(module, plain.__name__, on_cpu(_first_array(args)))
+            array = _first_array((*args, *kwargs.values()))
+            kernel = _kernel(module, plain.__name__, array is None or on_cpu(array))
             if kernel is not None and kernel.fits(*args, **kwargs):
                 return kernel(*args, **kwargs)
             return plain(*args, **kwargs)
@@ -121,13 +125,16 @@ def _kernel(module, name, cpu):
 
 
 def _first_array(args):
-    """The first array among the arguments, or in a list or tuple among them. The operation runs where it lies."""
+    """The first array among the arguments, or in a list or tuple among them. The operation runs where it lies.
+
+    None if there is none, for example a list of numbers: then the operation runs on the CPU.
+    """
     for arg in args:
         if isinstance(arg, (list, tuple)):
             arg = next((a for a in arg if hasattr(a, "dtype")), None)
         if hasattr(arg, "dtype"):
             return arg
-    raise TypeError("an operation needs at least one array among its arguments")
+    return None
 
 
 def kernels(name, array):

@@ -116,8 +116,8 @@ class MaskRCNN(nn.Module):
         """
         batch = self._checked(batch, rng)
         features = self.features(self._images(batch))
-        predictions, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
-        proposals, _, valid = self.rpn.proposals(predictions.data, anchors, batch.sizes)  # (N, R, 4), ..., (N, R)
+        logits, deltas, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
+        proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
 
         if rng is None:
             found = self.find_boxes(features, proposals, valid, batch.sizes)
@@ -125,7 +125,7 @@ class MaskRCNN(nn.Module):
             found.keypoints = self.find_keypoints(features, found) if self.heads.keypoints else None
             return found
 
-        losses = self.rpn.losses(predictions, anchors, batch, rng)
+        losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
         rois = self.sample_rois(proposals, valid, batch, rng)
         losses |= self.box_losses(features, batch, rois)
         positives = rois.first(int(self.roi.samples * self.roi.positive_fraction) or 1)

@@ -146,8 +146,7 @@ assert sigmoid_array(np.array([0.0]))[0] == 0.5  # logit 0: undecided
 print(inspect.getsource(library.RPNHead))
 
 # %% [markdown]
-# In code both 1 x 1 convolutions are done as one, with P + 4P channels. How many numbers does the head learn? That
-# does not depend on the size of the picture, and not on the number of levels:
+# How many numbers does the head learn? That depends neither on the size of the picture nor on the number of levels:
 
 # %%
 head = model.rpn.head
@@ -161,17 +160,17 @@ assert large == (3 * 3 * 256 + 1) * 256 + (256 + 1) * 3 + (256 + 1) * 12 == 593_
 print(f"\n{learned:,} numbers here, {large:,} in the published model of 44 million")
 
 # %% [markdown]
-# We let it look at our scene. `predictions` are P + 4P = 30 numbers for each place of all levels:
+# We let it look at our scene. Each level gives a map of P = 6 logits and a map of 4P = 24 deltas per place:
 
 # %%
 with no_grad():
     batch = model.transform([scene.image])
     levels = model.features(model._images(batch))[model.rpn_first_level :]
-    predictions, anchors_by_level = model.rpn(levels, batch.images.shape[1:3])
-for level in levels:
-    print("features", level.shape)
-print("predictions", predictions.shape)
-assert predictions.shape == (1, 32 * 32 + 16 * 16 + 8 * 8, 6 + 24)
+    maps = [head(level) for level in levels]
+for level, (logits, deltas) in zip(levels, maps):
+    print("features", level.shape, "logits", logits.shape, "deltas", deltas.shape)
+assert [logits.shape for logits, _ in maps] == [(1, 32, 32, 6), (1, 16, 16, 6), (1, 8, 8, 6)]
+assert [deltas.shape for _, deltas in maps] == [(1, 32, 32, 24), (1, 16, 16, 24), (1, 8, 8, 24)]
 
 # %% [markdown]
 # ### Exercise 1: one row for each anchor
@@ -196,15 +195,12 @@ check.rpn_outputs(my_rpn_outputs)
 # axes must be exchanged before, and whoever forgets that gives each anchor the numbers of another one.
 
 # %%
-LOGITS, DELTAS = (a[0] for a in library.logits_and_deltas(predictions.data))
-ends = np.cumsum([h * w for _, h, w, _ in (level.shape for level in levels)])
-start = 0
-for end, (_, h, w, _) in zip(ends, (level.shape for level in levels)):
-    maps = predictions.data[0, start:end].reshape(h, w, 30)
-    mine = my_rpn_outputs(maps[..., :6], maps[..., 6:])
-    np.testing.assert_array_equal(mine[0], LOGITS[6 * start : 6 * end])
-    np.testing.assert_array_equal(mine[1], DELTAS[6 * start : 6 * end])
-    start = end
+with no_grad():  # the library does the same, and puts the levels one after the other
+    logits, deltas, anchors_by_level = model.rpn(levels, batch.images.shape[1:3])
+LOGITS, DELTAS = logits.data[0], deltas.data[0]
+mine = [my_rpn_outputs(logits.data[0], deltas.data[0]) for logits, deltas in maps]
+np.testing.assert_array_equal(np.concatenate([logits for logits, _ in mine]), LOGITS)
+np.testing.assert_array_equal(np.concatenate([deltas for _, deltas in mine]), DELTAS)
 np.testing.assert_array_equal(LOGITS, stages["objectness"][0])  # as in the whole model's pass
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -519,10 +515,9 @@ def rpn_of(model, sample):
     with no_grad():
         batch = model.transform([sample.image])
         levels = model.features(model._images(batch))[model.rpn_first_level :]
-        predictions, anchors = model.rpn(levels, batch.images.shape[1:3])
-        found, _, valid = model.rpn.proposals(predictions.data, anchors, batch.sizes)
-    logits, deltas = library.logits_and_deltas(predictions.data)
-    return logits[0], deltas[0], found[0][valid[0]]
+        logits, deltas, anchors = model.rpn(levels, batch.images.shape[1:3])
+        found, _, valid = model.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
+    return logits.data[0], deltas.data[0], found[0][valid[0]]
 
 
 def recalls(lists, threshold):
@@ -662,8 +657,8 @@ for who, network in (("untrained", untrained), ("trained", model)):
     with no_grad():
         batch = network.transform(samples)
         levels = network.features(network._images(batch))[network.rpn_first_level :]
-        predictions, anchors = network.rpn(levels, batch.images.shape[1:3])
-        found = network.rpn.losses(predictions, anchors, batch, np.random.default_rng(0))
+        logits, deltas, anchors = network.rpn(levels, batch.images.shape[1:3])
+        found = network.rpn.losses(logits, deltas, anchors, batch, np.random.default_rng(0))
     losses[who] = {names[name]: float(value.data) for name, value in found.items()}
 print(losses)
 assert abs(losses["untrained"]["objectness"] - np.log(2)) < 0.03
@@ -685,8 +680,8 @@ plt.show()
 #
 # Two steps take time: to find the best of many, and the suppression. For the first there is `np.argpartition`, which
 # finds the best 500 without sorting the rest; `targets.top_k` does the same in a compiled kernel. For the second there
-# is a kernel that compares a box only with those that are kept so far, and stops when there are enough. The
-# specification next to it keeps the whole table of overlaps.
+# is a kernel that compares a box only with those that are kept so far, and stops when there are enough. The array
+# code (`boxes.nms.plain`) keeps the whole table of overlaps.
 
 # %%
 rng = np.random.default_rng(0)
@@ -710,7 +705,7 @@ rows = {
     "best 1000 of 163,200: sort all": milliseconds(my_best_anchors, photo_logits[0], 1000),
     "best 1000 of 163,200: targets.top_k": milliseconds(targets.top_k, photo_logits, 1000),
     "suppression of 1000: loop": milliseconds(suppress, some, 0.7),
-    "suppression of 1000: specification": milliseconds(boxes.nms.plain, *call),
+    "suppression of 1000: array code": milliseconds(boxes.nms.plain, *call),
     "suppression of 1000: kernel": milliseconds(boxes.nms, *call),
 }
 for name, t in rows.items():
@@ -729,10 +724,10 @@ assert rows["suppression of 1000: kernel"] < rows["suppression of 1000: loop"]
 
 # %%
 best_of = {name: [] for name in class_names}
-for sample, (logits, _, _) in zip(SOME, said):
+for sample, (its_logits, _, _) in zip(SOME, said):
     overlap = boxes.iou(sample.boxes, ANCHORS)
     for label, row in zip(sample.labels, overlap):
-        best_of[class_names[label - 1]].append(sigmoid_array(logits[row >= 0.5]).max(initial=0.0))
+        best_of[class_names[label - 1]].append(sigmoid_array(its_logits[row >= 0.5]).max(initial=0.0))
 for name, values in best_of.items():
     print(f"{name:5} mean of the best score on it: {np.mean(values):.2f}")
 assert head.cls_logits.weight.shape[3] == 6  # one for each anchor of a place; no classes
@@ -782,8 +777,8 @@ assert shuffled[twenty] < at[20] - 5
 # share the features with the heads, and those learn from all losses.)
 
 # %%
-assert isinstance(predictions, Tensor)
-proposals, _, _ = model.rpn.proposals(predictions.data, anchors, batch.sizes)
+assert isinstance(logits, Tensor)
+proposals, _, _ = model.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
 assert type(proposals) is np.ndarray  # not a Tensor
 
 # %% [markdown] slideshow={"slide_type": "slide"}

@@ -371,10 +371,10 @@ assert labels.tolist() == [-1, 0] and targets.CROWD_COVER == 0.5
 # %% [markdown]
 # ## 6 All of it in code
 #
-# These are the rules in the words of the library, which are the specification:
+# These are the rules in the words of the library:
 
 # %%
-print(targets.__doc__)
+print(targets.match.__doc__)
 
 # %% [markdown]
 # ### Exercise 3: match
@@ -584,12 +584,10 @@ plt.show()
 # nothing, and divides by how many are valid (notebook 11).
 
 # %% [markdown]
-# The library's `sample`, and what its kernels compute. `top_k` is a partial sort: it does not sort the 8,000 that are
-# not wanted.
+# The library's `sample`. Its `top_k` is a partial sort: it does not sort the 8,000 that are not wanted.
 
 # %%
 print(inspect.getsource(targets.sample))
-print(inspect.getsource(targets.sample_specification))
 for n in range(5):
     drawn = generator(4).random((5, 12), dtype=np.float32)[n]  # what the library draws from the same seed
     theirs = [array[n] for array in targets.sample(batch_labels, 8, 0.5, generator(4))]

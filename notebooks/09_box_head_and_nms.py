@@ -589,11 +589,11 @@ for function in (box_ops.nms, box_ops.nms.plain):
         np.testing.assert_array_equal(my_nms(many, many_scores, threshold), theirs[0][valid[0]])
 
 # %% [markdown]
-# The library's specification works on several pictures at once and returns fixed shapes with a mask `valid`
-# (notebook 07 says why):
+# The library's function works on several pictures at once and returns fixed shapes with a mask `valid` (notebook 07
+# says why):
 
 # %%
-print(inspect.getsource(box_ops.nms.plain))
+print(inspect.getsource(box_ops.nms))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 Class by class
@@ -880,7 +880,7 @@ plt.show()
 # ## 15 The fast version
 #
 # Our loop in Python computes one row of overlaps for each box that stays. The library's kernel is the same sweep,
-# compiled. The specification computes the whole table.
+# compiled. The array code (`nms.plain`) computes the whole table.
 
 # %%
 boxes_2000, scores_2000 = crowded_boxes(2000)
@@ -889,7 +889,7 @@ call = boxes_2000[None], scores_2000[None], everyone, 0.7
 box_ops.nms(*call)  # compiled before it is timed
 rows = {
     "loop over those that stay": seconds(my_nms, boxes_2000, scores_2000, 0.7),
-    "specification, whole table": seconds(box_ops.nms.plain, *call, repeats=1),
+    "array code, whole table": seconds(box_ops.nms.plain, *call, repeats=1),
     "kernel, Numba": seconds(box_ops.nms, *call),
 }
 for name, t in rows.items():

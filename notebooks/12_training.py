@@ -404,8 +404,8 @@ as_it_is = slopes(some)
 
 with no_grad():  # the proposals as they are now, whatever the weights
     levels = exact.features(Tensor(two.images.astype(np.float64)))
-    predictions, anchors = exact.rpn(levels[exact.rpn_first_level :], two.images.shape[1:3])
-    proposals = exact.rpn.proposals(predictions.data, anchors, two.sizes)
+    logits, deltas, anchors = exact.rpn(levels[exact.rpn_first_level :], two.images.shape[1:3])
+    proposals = exact.rpn.proposals(logits.data, deltas.data, anchors, two.sizes)
 exact.rpn.proposals = lambda *ignored: proposals
 held = slopes(every)
 error = abs(held[:, 0] - held[:, 1]) / np.maximum(abs(held[:, 0]), 1e-3)

@@ -1,15 +1,14 @@
-"""Boxes: worked numbers, the specification of NMS against its kernel, and torchvision where it is installed."""
+"""Boxes: worked numbers, the array code of NMS against its kernel, and torchvision where it is installed."""
+
+import inspect
+import re
 
 import numpy as np
 import pytest
 
 from minimask import boxes
-
-
-def random_boxes(rng, *shape, side=100.0, dtype=np.float64):
-    corner = rng.uniform(0, side, (*shape, 2))
-    size = rng.uniform(1, side / 2, (*shape, 2))
-    return np.concatenate([corner, corner + size], axis=-1).astype(dtype)
+from minimask.tensor import Tensor
+from tests.cases import random_boxes
 
 
 def test_area_and_iou_worked_numbers():
@@ -17,7 +16,8 @@ def test_area_and_iou_worked_numbers():
     b = np.array([[1, 0, 3, 2], [5.0, 5, 6, 7]])
     assert boxes.area(a).tolist() == [4, 2, 0]
     np.testing.assert_allclose(boxes.iou(a, b), [[1 / 3, 0], [0, 1], [0, 0]], atol=0)
-    assert boxes.iou(a[2:], a[2:]).tolist() == [[0]]  # two boxes of no area: 0, not NaN
+    assert boxes.iou(a[2:], a[2:]).tolist() == [[0]]  # two boxes without an area: 0, not NaN
+    np.testing.assert_allclose(boxes.intersection(a, b), [[2, 0], [0, 2], [0, 0]], atol=0)
 
 
 @pytest.mark.parametrize("shape_a, shape_b", [((3,), (5,)), ((2, 3), (2, 1)), ((4, 2, 3), (4, 2, 7)), ((0,), (5,))])
@@ -64,6 +64,44 @@ def test_encode_of_padding_is_finite():
         assert np.isfinite(boxes.encode(nothing, far)).all()
 
 
+@pytest.mark.parametrize("made", [list, lambda x: np.array(x, int), lambda x: np.array(x, np.float32)])
+def test_lists_and_integers_are_converted_to_float64(made):
+    a, b = made([[0, 0, 2, 2]]), made([[1, 0, 3, 2]])
+    grown = np.exp(2)  # half a side of b, which is 1, after deltas 0, 0, 2, 2
+    found = {
+        "area": (boxes.area(a), [4]),
+        "intersection": (boxes.intersection(a, b), [[2]]),
+        "iou": (boxes.iou(a, b), [[1 / 3]]),
+        "encode": (boxes.encode(b, a), [[0.5, 0, 0, 0]]),
+        "decode": (boxes.decode(a, b), [[2 - grown, 1 - grown, 2 + grown, 1 + grown]]),
+        "clip": (boxes.clip(b, (1, 2)), [[1, 0, 2, 1]]),
+    }
+    for name, (result, expected) in found.items():
+        assert result.dtype == (np.float32 if getattr(a, "dtype", None) == np.float32 else np.float64), name
+        np.testing.assert_allclose(result, expected, rtol=1e-6, err_msg=name)
+    assert boxes.large_enough(a, 2).tolist() == [True]
+
+
+GOOD, TENSOR, FLAG = np.zeros((1, 4)), Tensor(np.zeros((1, 4), np.float32)), np.ones((1, 1), bool)
+WRONG_CALLS = {
+    "iou: b must be an array, not a Tensor (there is no gradient): pass b.data": lambda: boxes.iou(GOOD, TENSOR),
+    "encode: boxes must be an array, not a Tensor": lambda: boxes.encode(TENSOR, GOOD),
+    "iou: a must be (..., 4): x1, y1, x2, y2, got shape (2, 5)": lambda: boxes.iou(np.zeros((2, 5)), GOOD),
+    "decode: deltas must be (..., 4): dx, dy, dw, dh, got shape (1, 3)": lambda: boxes.decode(GOOD[:, :3], GOOD),
+    "iou: b must be numbers (..., 4): x1, y1, x2, y2, got [[1, 2], [3]]": lambda: boxes.iou(GOOD, [[1, 2], [3]]),
+    "nms: boxes must be a float array, got list": lambda: boxes.nms([[[0, 0, 1, 1]]], GOOD[:, :1], FLAG, 0.5),
+    "nms: scores must be a float array, got an array of int64": lambda: boxes.nms(
+        GOOD[None], np.ones((1, 1), np.int64), FLAG, 0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_CALLS)
+def test_an_argument_that_cannot_be_boxes_is_named(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        WRONG_CALLS[message]()
+
+
 def test_clip():
     box = np.array([[-5.0, 2, 30, 40]])
     assert boxes.clip(box, (10, 20)).tolist() == [[0, 2, 20, 10]]
@@ -103,7 +141,7 @@ def test_nms_ties_and_the_exact_threshold():
     assert boxes.nms(half, flat[:, :2], flat[:, :2] > 0, 0.499)[1].tolist() == [[True, False]]
 
 
-def test_nms_boxes_of_no_area_stay():
+def test_nms_keeps_boxes_without_an_area():
     nothing = np.zeros((1, 3, 4), np.float32)
     assert boxes.nms(nothing, np.ones((1, 3), np.float32), np.ones((1, 3), bool), 0.5)[1].all()
 
@@ -112,7 +150,7 @@ def test_nms_boxes_of_no_area_stay():
 @pytest.mark.parametrize(
     "images, count, keep", [(1, 1, None), (3, 50, None), (2, 200, 20), (1, 5, 9), (2, 0, 4), (0, 3, 2)]
 )
-def test_nms_equals_its_specification(images, count, keep, dtype):
+def test_nms_equals_its_array_code(images, count, keep, dtype):
     rng = np.random.default_rng(count)
     corners = random_boxes(rng, images, count, dtype=dtype)
     scores = rng.integers(0, 20, (images, count)).astype(dtype)  # with ties
@@ -125,14 +163,12 @@ def test_nms_equals_its_specification(images, count, keep, dtype):
         np.testing.assert_array_equal(found[1], expected[1])
 
 
-def test_nms_says_what_does_not_fit():
+def test_nms_names_the_shape_that_does_not_fit():
     corners, scores = np.zeros((2, 3, 4)), np.zeros((2, 3))
     with pytest.raises(ValueError, match=r"nms: boxes must be \(N, R, 4\), got shape \(3, 4\)"):
         boxes.nms(corners[0], scores[0], scores[0] > 0, 0.5)
     with pytest.raises(ValueError, match=r"nms: valid must be \(2, 3\) like the boxes, got shape \(2, 2\)"):
         boxes.nms(corners, scores, scores[:, :2] > 0, 0.5)
-    with pytest.raises(ValueError, match=r"iou: boxes must be \(..., 4\)"):
-        boxes.iou(np.zeros((2, 5)), np.zeros((2, 4)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -154,9 +190,9 @@ def test_boxes_equal_torchvision(dtype):
     deltas = rng.standard_normal((60, 4)).astype(dtype) * 10
     expected = coder.decode_single(torch.tensor(deltas), torch.tensor(b)).numpy()
     np.testing.assert_allclose(boxes.decode(deltas, b, (10, 10, 5, 5)), expected, rtol=tolerance, atol=10 * tolerance)
-    expected = clip_boxes_to_image(torch.tensor(expected), (90, 70)).numpy()
-    np.testing.assert_array_equal(boxes.clip(boxes.decode(deltas * 0, b), (90, 70)).shape, expected.shape)
-    np.testing.assert_array_equal(boxes.clip(a, (90, 70)), clip_boxes_to_image(torch.tensor(a), (90, 70)).numpy())
+    for some in (a, b, expected):  # the decoded boxes reach far beyond the image
+        clipped = clip_boxes_to_image(torch.tensor(some), (90, 70)).numpy()
+        np.testing.assert_array_equal(boxes.clip(some, (90, 70)), clipped)
 
     for threshold in (0.3, 0.5, 0.7):
         # Corners on a coarse grid: overlaps that are exactly the threshold, and boxes of no area.
@@ -171,3 +207,10 @@ def test_boxes_equal_torchvision(dtype):
         indices, kept = boxes.nms(corners[None], scores[None], valid, threshold, groups=groups[None])
         expected = batched_nms(torch.tensor(corners), torch.tensor(scores), torch.tensor(groups), threshold).numpy()
         np.testing.assert_array_equal(indices[kept], expected)
+
+
+@pytest.mark.parametrize("operation", ["encode", "predicted", "nms"])
+def test_the_source_of_an_operation_is_its_array_code(operation):
+    source = inspect.getsource(getattr(boxes, operation))
+    assert source.startswith("@accelerated") and f"def {operation}(" in source
+    assert len(source.split('"""')[2].strip().splitlines()) < 40

@@ -59,7 +59,8 @@ def train(model, batch, steps, lr=3e-3):
 def test_learns_two_squares():
     model, batch = build("toy", 3, **TINY), two_squares()
     history = train(model, batch, steps=110) + train(model, batch, steps=50, lr=3e-4)
-    assert sum(history[-1].values()) < 0.3 * sum(history[0].values())
+    last = np.mean([sum(losses.values()) for losses in history[-20:]])  # two images: single steps vary a lot
+    assert last < 0.2 * sum(history[0].values())
     model.eval()
     for _ in range(30):  # batch statistics of a constant batch: let the running ones arrive
         model.train(), model.losses(batch, generator(0)), model.eval()

@@ -6,16 +6,12 @@ One image, one level: anchors (A, 4), one logit and four deltas for each.
 import numpy as np
 
 from minimask import boxes as box_ops
-from minimask import rpn as library
 from minimask.check.engine import Check
 from minimask.functional import sigmoid_array
 
 
 def _outputs(logits, deltas):
-    predictions = np.concatenate([logits, deltas], axis=2)
-    h, w, numbers = predictions.shape
-    logits, deltas = library.logits_and_deltas(predictions.reshape(1, h * w, numbers))
-    return logits[0], deltas[0]
+    return logits.reshape(-1), deltas.reshape(-1, 4)
 
 
 def _best(scores, count):

@@ -1,10 +1,10 @@
-"""Encoding and decoding boxes on the GPU against the specification."""
+"""Encoding and decoding boxes on the GPU against the array code."""
 
 import numpy as np
 import pytest
 
 from minimask import boxes
-from tests.test_boxes import random_boxes
+from tests.cases import no_sync, random_boxes
 
 WEIGHTS = (10, 10, 5, 5)
 
@@ -14,8 +14,8 @@ WEIGHTS = (10, 10, 5, 5)
 def test_encode(gpu, shape, weights):
     rng = np.random.default_rng(0)
     truth, anchors = (random_boxes(rng, *shape, dtype=np.float32) for _ in range(2))
-    truth[..., 2:][..., -1:, :] = truth[..., :2][..., -1:, :]  # boxes of no size: padding
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
+    truth[..., 2:][..., -1:, :] = truth[..., :2][..., -1:, :]  # boxes without a size: padding
+    with no_sync(gpu):
         found = boxes.encode(gpu.asarray(truth), gpu.asarray(anchors), weights)
     expected = boxes.encode(truth, anchors, weights)
     assert found.dtype == expected.dtype and found.shape == expected.shape
@@ -26,11 +26,11 @@ def test_encode(gpu, shape, weights):
 def test_predicted(gpu, n, r, c):
     rng = np.random.default_rng(1)
     anchors = random_boxes(rng, n, r, dtype=np.float32)
-    deltas = rng.normal(size=(n, r, c + 1, 4)).astype(np.float32)[:, :, 1:] * 3  # a view, as the box head's
-    deltas[rng.random((n, r, c)) < 0.1] = 1000  # grows at most 62.5 times
+    deltas = rng.normal(size=(n, r, c + 1, 4)).astype(np.float32)[:, :, 1:] * 3  # a view, as in the box head
+    deltas[rng.random((n, r, c)) < 0.1] = 1000  # a side grows at most 62.5 times
     deltas[rng.random((n, r, c)) < 0.1, 2] = -80  # no width
     sizes = rng.integers(40, 160, (n, 2))
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
+    with no_sync(gpu):
         found = boxes.predicted(*map(gpu.asarray, (deltas, anchors, sizes)), WEIGHTS, 0.01)
     expected = boxes.predicted(deltas, anchors, sizes, WEIGHTS, 0.01)
     for x, y in zip(found, expected):

@@ -1,43 +1,35 @@
-"""Matching on the GPU against the specification and the Numba kernel."""
+"""Matching on the GPU against the array code and the Numba kernel."""
 
 import numpy as np
 import pytest
 
 from minimask import targets
-from tests.test_targets import random_case
-
-
-def empty_results(n, a):
-    return [np.zeros((n, a), t) for t in (np.float32, np.int64, bool, np.float32)]
+from tests.cases import anchors_and_objects, no_sync
 
 
 @pytest.mark.parametrize("n, a, g", [(1, 1, 1), (3, 50, 5), (2, 300, 70), (1, 257, 130), (0, 3, 2), (2, 0, 3)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_equals_the_specification(gpu, n, a, g, shared):
-    from minimask.kernels import match_cuda
-
-    anchors, objects, real, crowd = random_case(a, n, a, g)
-    anchors = anchors[:1] if shared and n else anchors
-    expected = targets.match_specification(anchors, objects, real, crowd) if n * a else empty_results(n, a)
-    best, which, best_of_object, covered = expected
-    on_card = [gpu.asarray(x) for x in (anchors, objects, real, crowd)]
-    found = match_cuda.best_objects(*on_card)
-    for x, expected in zip(found, (best, which, covered)):
-        assert x.dtype == expected.dtype
-        np.testing.assert_array_equal(x.get(), expected)
-    # With no positives and no background by IoU, only the objects' best are labeled.
-    only_best, _ = targets.match(*on_card, -1, 2, allow_low_quality=True)
-    np.testing.assert_array_equal(only_best.get(), np.where(best_of_object, 1, -1))
-    for allow_low_quality in (False, True):
-        expected = targets.match(anchors, objects, real, crowd, 0.3, 0.6, allow_low_quality)
-        with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
-            found = targets.match(*on_card, 0.3, 0.6, allow_low_quality)
-        for x, y in zip(found, expected):
-            assert x.dtype == y.dtype
-            np.testing.assert_array_equal(x.get(), y)
+def test_match_equals_its_array_code(gpu, n, a, g, shared):
+    arguments = anchors_and_objects(a, n, a, g)
+    if shared and n:
+        arguments = arguments[0][:1], *arguments[1:]
+    on_card = [gpu.asarray(x) for x in arguments]
+    # The second pair of limits makes every anchor ignored, except for the low-quality matches.
+    for low, high in ((0.3, 0.6), (-1, 2), (0.5, 0.5)):
+        for allow_low_quality in (False, True):
+            with no_sync(gpu):
+                found = targets.match(*on_card, low, high, allow_low_quality)
+            expected = targets.match(*arguments, low, high, allow_low_quality)
+            for x, y in zip(found, expected):
+                assert x.dtype == y.dtype
+                np.testing.assert_array_equal(x.get(), y)
+            if n * a:
+                plain = targets.match.plain(*arguments, low, high, allow_low_quality)
+                np.testing.assert_array_equal(expected[0], plain[0])
+                np.testing.assert_array_equal(expected[1], plain[1])
 
 
-def test_iou_at_the_limits_counts_as_above(gpu):
+def test_an_iou_equal_to_a_limit_counts_as_above(gpu):
     # IoU with the first: 1, 1/2, 1/4, 1/5
     anchors = np.array([[[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 5, 5], [0, 0, 5, 4]]], np.float32)
     real = np.ones((1, 1), bool)
@@ -45,8 +37,8 @@ def test_iou_at_the_limits_counts_as_above(gpu):
     np.testing.assert_array_equal(labels.get(), [[1, 1, -1, 0]])
 
 
-def test_overlaps_that_are_no_short_numbers(gpu):
-    """A fused multiply-add would round another way, and the best anchor would not be found again."""
+def test_overlaps_that_must_be_rounded(gpu):
+    """A fused multiply-add would round differently, and the second pass would not find the best anchor again."""
     rng = np.random.default_rng(0)
     corner = rng.random((1, 400, 2), dtype=np.float32) * 50
     boxes = np.concatenate([corner, corner + 1 + rng.random((1, 400, 2), dtype=np.float32) * 40], axis=2)

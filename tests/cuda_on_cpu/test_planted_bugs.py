@@ -74,16 +74,16 @@ BUGS = {
     "match: no atomic": Bug(
         "match.cu", "atomicMax(&largest_here[g], __float_as_int(value));",
         "largest_here[g] = max(largest_here[g], __float_as_int(value));",
-        "test_match.test_equals_the_specification", {"n": 1, "a": 257, "g": 130, "shared": False}, CHECKED, "race",
+        "test_match.test_match_equals_its_array_code", {"n": 1, "a": 257, "g": 130, "shared": False}, CHECKED, "race",
     ),
     "match: the tile is overwritten too early": Bug(
         "match.cu", "    __syncthreads();\n    if (threadIdx.x < in_tile && largest_here",
         "    if (threadIdx.x < in_tile && largest_here",
-        "test_match.test_equals_the_specification", {"n": 1, "a": 257, "g": 130, "shared": False}, CHECKED, "race",
+        "test_match.test_match_equals_its_array_code", {"n": 1, "a": 257, "g": 130, "shared": False}, CHECKED, "race",
     ),
     "nms: no barrier before the walk": Bug(
         "nms.cu", "      __syncthreads();\n\n      if (threadIdx.x == 0) {", "      if (threadIdx.x == 0) {",
-        "test_nms.test_equals_the_specification", {"images": 2, "count": 200, "keep": 20}, CHECKED, "race",
+        "test_nms.test_nms_equals_its_array_code", {"images": 2, "count": 200, "max_kept": 20}, CHECKED, "race",
     ),
     "top_k: no atomic in the list": Bug(
         "top_k.cu", "list[atomicAdd(&found, 1)] = k;", "list[found++] = k;",
@@ -166,7 +166,8 @@ BUGS = {
         "test_boxes.test_encode", {"shape": (2, 300), "weights": (10, 10, 5, 5)},
     ),
     "match: >= for >": Bug(
-        "match.cu", "own_best >= high ? 1", "own_best > high ? 1", "test_match.test_iou_at_the_limits_counts_as_above",
+        "match.cu", "own_best >= high ? 1", "own_best > high ? 1",
+        "test_match.test_an_iou_equal_to_a_limit_counts_as_above",
     ),
     "nms: >= for >": Bug(
         "nms.cu", "iou(chunk[i], candidate) > threshold", "iou(chunk[i], candidate) >= threshold",

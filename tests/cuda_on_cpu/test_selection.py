@@ -1,4 +1,4 @@
-"""From predictions to proposals, samples and detections: on the GPU as on the CPU, without a wait, also in a graph."""
+"""From predictions to proposals, samples and detections: on the GPU as on the CPU, without waiting, also in a graph."""
 
 from types import SimpleNamespace
 
@@ -15,8 +15,7 @@ from minimask.rpn import RPN
 from minimask.structures import Batch
 from minimask.tensor import Tensor
 from minimask.trace import Trace
-from tests.cuda_on_cpu.test_top_k import Numbers
-from tests.test_box_head import random_case
+from tests.cases import FixedNumbers, HostNumbers, head_outputs, no_sync
 
 SIZES = np.array([[60, 90], [64, 40]])
 SHAPES = (16, 24), (8, 12), (4, 6)
@@ -29,15 +28,12 @@ OBJECTS = dict(
 
 
 def case(seed=0):
+    """An RPN, and random logits (2, A) and deltas (2, A, 4) for it."""
     rpn = RPN(8, ((16,), (32,), (64,)), samples=32, pre_nms=(200, 150), post_nms=(120, 100))
-    places = sum(h * w for h, w in SHAPES)
-    predictions = np.random.default_rng(seed).normal(size=(2, places, 15)).astype(np.float32)
-    predictions[..., 3:] *= 0.3
-    return rpn, predictions
-
-
-def no_wait(gpu):
-    return gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream()
+    rng, count = np.random.default_rng(seed), 3 * sum(h * w for h, w in SHAPES)
+    logits = rng.normal(size=(2, count)).astype(np.float32)
+    deltas = (0.3 * rng.normal(size=(2, count, 4))).astype(np.float32)
+    return rpn, logits, deltas
 
 
 def anchors_of(module):
@@ -51,12 +47,12 @@ def batch_of(module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_proposals(gpu, training):
-    rpn, predictions = case()
+    rpn, *predictions = case()
     rpn.train(training)
-    expected = rpn.proposals(predictions, anchors_of(np), SIZES)
-    anchors, sizes, on_card = anchors_of(gpu), gpu.asarray(SIZES), gpu.asarray(predictions)
-    with no_wait(gpu):
-        found = rpn.proposals(on_card, anchors, sizes)
+    expected = rpn.proposals(*predictions, anchors_of(np), SIZES)
+    anchors, sizes, on_card = anchors_of(gpu), gpu.asarray(SIZES), [gpu.asarray(x) for x in predictions]
+    with no_sync(gpu):
+        found = rpn.proposals(*on_card, anchors, sizes)
     assert found[0].dtype == np.float32 and found[0].shape == (2, 120 if training else 100, 4)
     np.testing.assert_array_equal(found[2].get(), expected[2])
     np.testing.assert_allclose(found[1].get(), expected[1], rtol=1e-6)
@@ -64,11 +60,12 @@ def test_proposals(gpu, training):
 
 
 def test_what_the_rpn_samples(gpu):
-    rpn, predictions = case()
+    rpn, *predictions = case()
     with Trace() as expected:
-        losses = rpn.losses(Tensor(predictions), anchors_of(np), batch_of(np), generator(5))
+        losses = rpn.losses(*map(Tensor, predictions), anchors_of(np), batch_of(np), generator(5))
     with Trace() as found:
-        on_card = rpn.losses(Tensor(gpu.asarray(predictions)), anchors_of(gpu), batch_of(gpu), Numbers(gpu, 5))
+        tensors = [Tensor(gpu.asarray(x)) for x in predictions]
+        on_card = rpn.losses(*tensors, anchors_of(gpu), batch_of(gpu), HostNumbers(gpu, 5))
     assert list(found) == list(expected) and expected["rpn_positive"].any()
     for name, x in expected.items():
         assert found[name].dtype == x.dtype
@@ -77,19 +74,19 @@ def test_what_the_rpn_samples(gpu):
         np.testing.assert_allclose(on_card[name].data.get(), loss.data, rtol=1e-5)
 
 
-def sampled_rois(module, predictions, rng):
-    rpn, _ = case()
+def sampled_rois(module, rng):
+    """A call of `MaskRCNN.sample_rois` on the proposals of `case`, with arrays of `module`."""
+    rpn, *predictions = case()
     model = SimpleNamespace(roi=RoISettings(samples=48))
     batch = batch_of(module)
-    boxes, _, valid = rpn.proposals(predictions, anchors_of(module), batch.sizes)
+    boxes, _, valid = rpn.proposals(*map(module.asarray, predictions), anchors_of(module), batch.sizes)
     return lambda: MaskRCNN.sample_rois(model, boxes, valid, batch, rng)
 
 
 def test_what_the_heads_sample(gpu):
-    _, predictions = case()
-    expected = sampled_rois(np, predictions, generator(6))()
-    sample = sampled_rois(gpu, gpu.asarray(predictions), Numbers(gpu, 6))
-    with no_wait(gpu):
+    expected = sampled_rois(np, generator(6))()
+    sample = sampled_rois(gpu, HostNumbers(gpu, 6))
+    with no_sync(gpu):
         found = sample()
     assert expected[3].sum() > 3
     for a, b in zip(found[1:], expected[1:]):
@@ -99,11 +96,11 @@ def test_what_the_heads_sample(gpu):
 
 
 def test_detect(gpu):
-    logits, deltas, proposals = random_case()
+    logits, deltas, proposals = head_outputs()
     valid = np.random.default_rng(0).random((2, 40)) < 0.9
     expected = detect(logits, deltas, proposals, valid, SIZES, max_detections=30)
     on_card = [gpu.asarray(x) for x in (logits, deltas, proposals, valid, SIZES)]
-    with no_wait(gpu):
+    with no_sync(gpu):
         found = detect(*on_card, max_detections=30)
     assert expected.valid.sum() > 40
     np.testing.assert_array_equal(found.valid.get(), expected.valid)
@@ -112,29 +109,18 @@ def test_detect(gpu):
     np.testing.assert_allclose(found.boxes.get(), expected.boxes, rtol=1e-5, atol=1e-4)
 
 
-class Static:
-    """Random numbers that a graph reads anew each time: the host fills the array in between."""
-
-    def __init__(self, numbers):
-        self.numbers = numbers
-
-    def random(self, shape, dtype):
-        assert shape == self.numbers.shape
-        return self.numbers
-
-
 def test_in_a_graph(gpu):
-    """Proposals and the RPN's sample are recorded once; the replay computes them from other numbers."""
-    rpn, first = case(0)
-    _, second = case(1)
-    predictions, anchors, batch = gpu.asarray(first), anchors_of(gpu), batch_of(gpu)
+    """Proposals and the sample of the RPN are captured once; the replay computes them from other numbers."""
+    rpn, *first = case(0)
+    _, *second = case(1)
+    (logits, deltas), anchors, batch = map(gpu.asarray, first), anchors_of(gpu), batch_of(gpu)
     total = sum(len(x) for x in anchors)
     priorities = [np.random.default_rng(i).random((2, total), dtype=np.float32) for i in range(2)]
-    static = Static(gpu.asarray(priorities[0]))
+    static = FixedNumbers(gpu.asarray(priorities[0]))
 
     def step():
-        boxes, _, valid = rpn.proposals(predictions, anchors, batch.sizes)
-        losses = rpn.losses(Tensor(predictions), anchors, batch, static)
+        boxes, _, valid = rpn.proposals(logits, deltas, anchors, batch.sizes)
+        losses = rpn.losses(Tensor(logits), Tensor(deltas), anchors, batch, static)
         return boxes, valid, *(loss.data for loss in losses.values())
 
     pool, stream = gpu.cuda.MemoryPool(), gpu.cuda.Stream(non_blocking=True)
@@ -143,25 +129,26 @@ def test_in_a_graph(gpu):
         stream.begin_capture()
         results = step()
         graph = stream.end_capture()
-        predictions[...] = gpu.asarray(second)
+        logits[...], deltas[...] = map(gpu.asarray, second)
         static.numbers[...] = gpu.asarray(priorities[1])
         graph.launch(stream)
         stream.synchronize()
-    boxes, _, valid = rpn.proposals(second, anchors_of(np), SIZES)
-    losses = rpn.losses(Tensor(second), anchors_of(np), batch_of(np), Static(priorities[1]))
+    boxes, _, valid = rpn.proposals(*second, anchors_of(np), SIZES)
+    losses = rpn.losses(*map(Tensor, second), anchors_of(np), batch_of(np), FixedNumbers(priorities[1]))
     np.testing.assert_array_equal(results[1].get(), valid)
     np.testing.assert_allclose(results[0].get(), boxes, rtol=1e-5, atol=1e-4)
     for found, loss in zip(results[2:], losses.values()):
         np.testing.assert_allclose(found.get(), loss.data, rtol=1e-5)
 
 
-def test_float64_takes_the_specifications(gpu):
-    """For checks of gradients: no kernel, the same numbers."""
-    rpn, predictions = case()
-    predictions = predictions.astype(np.float64)
+def test_float64_runs_the_array_code(gpu):
+    """Gradient checks run in float64, for which there is no kernel: the results are the same numbers."""
+    rpn, *predictions = case()
+    predictions = [x.astype(np.float64) for x in predictions]
     anchors = [x.astype(np.float64) for x in anchors_of(np)]
-    expected = rpn.proposals(predictions, anchors, SIZES)
-    found = rpn.proposals(gpu.asarray(predictions), [gpu.asarray(x) for x in anchors], gpu.asarray(SIZES))
+    expected = rpn.proposals(*predictions, anchors, SIZES)
+    on_card = [gpu.asarray(x) for x in predictions]
+    found = rpn.proposals(*on_card, [gpu.asarray(x) for x in anchors], gpu.asarray(SIZES))
     for a, b in zip(found, expected):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a.get(), b, rtol=1e-12)

@@ -1,18 +1,26 @@
-"""Rows by index on the GPU: every size of a word, and rows that are none."""
+"""Rows by index on the GPU: words of every size, and no rows at all."""
 
 import numpy as np
 import pytest
 
 from minimask import targets
+from tests.cases import no_sync
 
 
 @pytest.mark.parametrize(
     "shape, dtype",
     [
-        ((2, 9), bool), ((2, 9), np.float32), ((3, 5), np.int64), ((2, 70, 4), np.float32), ((1, 6, 17, 3), np.float32),
-        ((2, 4, 3), np.int64), ((2, 5, 3), np.uint8), ((2, 300, 4), np.float64), ((1, 1), np.int32),
+        ((2, 9), bool),
+        ((2, 9), np.float32),
+        ((3, 5), np.int64),
+        ((2, 70, 4), np.float32),
+        ((1, 6, 17, 3), np.float32),
+        ((2, 4, 3), np.int64),
+        ((2, 5, 3), np.uint8),
+        ((2, 300, 4), np.float64),
+        ((1, 1), np.int32),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("taken", [1, 40, 0])
 def test_take(gpu, shape, dtype, taken):
     rng = np.random.default_rng(0)
@@ -20,7 +28,7 @@ def test_take(gpu, shape, dtype, taken):
     indices = rng.integers(0, shape[1], (shape[0], taken))
     expected = targets.take(array, indices)
     on_card = gpu.asarray(array), gpu.asarray(indices)
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
+    with no_sync(gpu):
         found = targets.take(*on_card)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     np.testing.assert_array_equal(found.get(), expected)

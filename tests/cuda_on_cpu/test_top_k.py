@@ -1,14 +1,15 @@
-"""Top k, sorting and sampling on the GPU against their specifications."""
+"""Top k, sorting and sampling on the GPU against NumPy and the CPU."""
 
 import numpy as np
 import pytest
 
 from minimask import targets
 from minimask.device import generator
+from tests.cases import HostNumbers, no_sync
 
 
 def few_values(rng, *shape):
-    """Scores with many equal ones, both zeros, infinities and NaN."""
+    """Scores with many equal ones, both zeros, both infinities and NaN."""
     values = np.array([-np.inf, -2.5, -0.0, 0.0, 1e-30, 1, 1 + 2**-23, 3e38, np.inf, np.nan], np.float32)
     return rng.choice(values, shape)
 
@@ -25,7 +26,7 @@ def expected_order(scores):
 @pytest.mark.parametrize("draw", [few_values, lambda rng, *shape: rng.normal(size=shape).astype(np.float32)])
 def test_top_k(gpu, images, total, count, draw):
     scores = draw(np.random.default_rng(total), images, total)
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
+    with no_sync(gpu):
         found = targets.top_k(gpu.asarray(scores), count)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found.get(), expected_order(scores)[:, :count])
@@ -33,7 +34,7 @@ def test_top_k(gpu, images, total, count, draw):
 
 
 def test_top_k_of_equal_scores_by_index(gpu):
-    """The cut runs through equal scores: all three bytes of an index decide."""
+    """The cut runs through equal scores, so all three bytes of the index decide."""
     scores = np.zeros((1, 70000), np.float32)
     scores[0, 69999], scores[0, :66000] = 1, -1
     found = targets.top_k(gpu.asarray(scores), 1000).get()
@@ -74,16 +75,6 @@ def test_sort_of_the_valid(gpu, images, total):
         assert (found[image, len(order) :] == -1).all()
 
 
-class Numbers:
-    """Random numbers on the card: those that the host's generator draws."""
-
-    def __init__(self, module, *seed):
-        self.module, self.host = module, generator(*seed)
-
-    def random(self, shape, dtype):
-        return self.module.asarray(self.host.random(shape, dtype=dtype))
-
-
 @pytest.mark.parametrize("count, fraction", [(8, 0.5), (64, 0.25), (2000, 0.5), (3, 0), (4, 1.0), (0, 0.5)])
 @pytest.mark.parametrize("share", [(0.1, 0.8), (0.9, 0.05), (0, 0.01), (0, 0), (0.001, 0.5)])
 def test_sample_equals_the_cpu(gpu, count, fraction, share):
@@ -91,8 +82,8 @@ def test_sample_equals_the_cpu(gpu, count, fraction, share):
     ones, zeros = share
     labels = rng.choice(np.array([1, 0, -1], np.int8), (2, 1100), p=[ones, zeros, 1 - ones - zeros])
     expected = targets.sample(labels, count, fraction, generator(3, 4))
-    with gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream():
-        found = targets.sample(gpu.asarray(labels), count, fraction, Numbers(gpu, 3, 4))
+    with no_sync(gpu):
+        found = targets.sample(gpu.asarray(labels), count, fraction, HostNumbers(gpu, 3, 4))
     for a, b in zip(found, expected):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.get(), b)

@@ -10,7 +10,6 @@ from minimask.box_head import detect
 from minimask.keypoint_head import decode_keypoints
 from minimask.mask_head import mask_probabilities, paste_masks, restore
 from minimask.mask_rcnn import BOX_WEIGHTS
-from minimask.rpn import logits_and_deltas
 from minimask.structures import Detections
 from minimask.tensor import Tensor, no_grad
 from minimask.trace import Trace
@@ -72,11 +71,11 @@ def fed_with(model, images, t):
         pyramid = model.backbone.fpn([Tensor(t[f"C{i}"]) for i in (2, 3, 4, 5)])
         stages |= {name: x.data for name, x in zip(PYRAMID, pyramid)}
         features = [Tensor(t[name]) for name in PYRAMID]
-        predictions, anchors = model.rpn(features, t["images"].shape[1:3])
-        stages["objectness"], stages["rpn_deltas"] = logits_and_deltas(predictions.data)
+        logits, deltas, anchors = model.rpn(features, t["images"].shape[1:3])
+        stages["objectness"], stages["rpn_deltas"] = logits.data, deltas.data
         stages["anchors"] = np.concatenate(anchors)
 
-        found = model.rpn.proposals(_predictions(t, model.rpn.anchor_generator.per_location[0]), anchors, t["sizes"])
+        found = model.rpn.proposals(t["objectness"], t["rpn_deltas"], anchors, t["sizes"])
         proposals, scores, valid = found
         stages |= dict(proposals=proposals[valid], proposal_scores=scores[valid], proposal_image=np.nonzero(valid)[0])
 
@@ -105,12 +104,6 @@ def fed_with(model, images, t):
             stages["keypoints"] = decode_keypoints(t["keypoint_logits"], boxes)
             (found.keypoints,), _ = _padded(n, image, t["keypoints"])
         return stages | _our_final(found, batch)
-
-
-def _predictions(t, p):
-    """objectness (N, A) and rpn_deltas (N, A, 4) -> what our RPN head returns, (N, places, 5 P)."""
-    n = len(t["objectness"])
-    return np.concatenate([t["objectness"].reshape(n, -1, p), t["rpn_deltas"].reshape(n, -1, 4 * p)], axis=2)
 
 
 def _padded(n, image, *rows):
