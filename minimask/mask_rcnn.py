@@ -23,12 +23,11 @@ from minimask.fpn import FPN
 from minimask.image import ImageTransform
 from minimask.keypoint_head import KeypointHead, KeypointPredictor, decode_keypoints, keypoint_targets
 from minimask.losses import box_loss, class_loss, keypoint_loss, mask_loss
-from minimask.machine.card import enough_memory
-from minimask.machine.process import tuned_process
-from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_probabilities, mask_targets, restore
+from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_probabilities, mask_targets
 from minimask.roi_align import assign_levels, roi_align
 from minimask.roi_pool import roi_pool, roi_warp
 from minimask.rpn import RPN
+from minimask.run.predictor import Predictor
 from minimask.structures import Batch, RoIs, in_use, spread
 from minimask.targets import match, sample, take
 from minimask.trace import record
@@ -38,7 +37,7 @@ POOLINGS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
 C4_SIZE = 14  # with neck "c4" RoIs are pooled to 14 x 14, and stage 5 halves them
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(nn.Module, Predictor):
     """The model: `model(batch, rng)` returns a dict of losses, `model(batch)` Detections (in inference mode).
 
     num_classes: number of classes with the background, so at least 2.
@@ -151,13 +150,6 @@ class MaskRCNN(nn.Module):
         """
         with self.inference():
             return self.forward(batch)
-
-    @tuned_process()
-    def predict(self, images):
-        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
-        batch = self.transform(images)
-        with enough_memory("predict fewer images at once"):
-            return restore(self.detect(batch), batch)
 
     # Stages that both halves use
 
@@ -333,19 +325,23 @@ class MaskRCNN(nn.Module):
         return F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
 
 
-def build(preset="toy", num_classes=4, seed=0, **groups):
-    """A MaskRCNN with random weights drawn from `seed`: a preset, changed by `groups`.
+def build(preset="toy", num_classes=None, seed=0, classes=None, **groups):
+    """A MaskRCNN with random weights: a preset, changed by `groups`.
 
     preset: a name in presets.PRESETS.
-    num_classes: number of classes with the background.
+    num_classes: number of classes with the background; by default that of `classes`, or 4.
+    seed: of the random weights.
+    classes: names of the classes, without the background: ["cat", "dog", "duck"].
     groups: dicts of settings that are merged into the preset's: build("toy", rpn={"samples": 64}).
     `build(**model.settings)` makes the same architecture again. Raises InputError for an unknown name or a bad value.
     """
+    if num_classes is None:
+        num_classes = 4 if classes is None else len(classes) + 1
     chosen = presets.complete(groups, preset)
     nn.seed_initializers(seed)
     model = MaskRCNN(num_classes, **chosen)
     model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **presets.saved(groups))
-    return model
+    return model if classes is None else model.name_classes(classes)
 
 
 def sampling_generator(seed, step):

@@ -1,4 +1,4 @@
-"""The records that travel between the stages: a Sample from a dataset, a Batch for the model, what it finds."""
+"""The records that travel between the stages: a Sample from a dataset, a Batch for the model, what the model finds."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from minimask import device as device_module
 from minimask.device import array_module, on_cpu
 
 
-@dataclass
+@dataclass(repr=False)
 class Sample:
-    """One picture and its G objects, in pixels of that picture."""
+    """One image and its G objects, in pixels of that image."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     boxes: np.ndarray  # (G, 4) float32: x1, y1, x2, y2
@@ -22,17 +22,21 @@ class Sample:
     name: str  # for messages: file name or "toy train 17"
     keypoints: np.ndarray | None = None  # (G, K, 3) float32: x, y, visibility (0 none, 1 hidden, 2 visible)
 
+    def __repr__(self):
+        parts = [f"{self.name!r}", _size(self.image.shape[:2]), _count(len(self.boxes), "object")]
+        return f"Sample({', '.join(parts + _extras(self.masks, self.keypoints))})"
 
-@dataclass
+
+@dataclass(repr=False)
 class Batch:
-    """N pictures resized, normalized and padded to one size, with ground truth padded to G >= 1 objects."""
+    """N images resized, normalized and padded to one size, with ground truth padded to G >= 1 objects."""
 
-    images: np.ndarray  # (N, H, W, 3) float32, zero outside each picture
-    sizes: np.ndarray  # (N, 2) int64: height, width of each resized picture inside the padding
+    images: np.ndarray  # (N, H, W, 3) float32, zero outside each image
+    sizes: np.ndarray  # (N, 2) int64: height, width of each resized image inside the padding
     original_sizes: np.ndarray  # (N, 2) int64: height, width before resizing
     image_ids: list = field(default_factory=list)
     names: list = field(default_factory=list)
-    boxes: np.ndarray | None = None  # (N, G, 4) float32, pixels of the resized picture
+    boxes: np.ndarray | None = None  # (N, G, 4) float32, pixels of the resized image
     labels: np.ndarray | None = None  # (N, G) int64, 0 where not valid
     masks: np.ndarray | None = None  # (N, G, H, W) uint8
     crowd: np.ndarray | None = None  # (N, G) bool
@@ -40,11 +44,17 @@ class Batch:
     keypoints: np.ndarray | None = None  # (N, G, K, 3) float32
 
     def to(self, device):
-        """The same batch on "cpu" or "cuda": itself if it is there. The original sizes stay on the CPU, for `restore`.
+        """The same batch on "cpu" or "cuda", itself if it is there already. The original sizes stay on the CPU.
 
-        The copy to the card is made in the order of the current stream, through page-locked memory: nobody waits.
+        The copy to the card joins the current stream and reads page-locked memory, so the CPU does not wait for it.
         """
         return self if device_module.device_of(self.images) == device else _moved(self, device, ("original_sizes",))
+
+    def __repr__(self):
+        parts = [_count(len(self.images), "image"), _size(self.images.shape[1:3])]
+        if self.valid is not None:
+            parts += [_count(int(self.valid.sum()), "object"), *_extras(self.masks, self.keypoints)]
+        return f"Batch({', '.join(parts)})"
 
 
 class RoIs(NamedTuple):
@@ -61,11 +71,11 @@ class RoIs(NamedTuple):
         return RoIs(*(array[:, :count] for array in self))
 
 
-@dataclass
+@dataclass(repr=False)
 class Detections:
-    """What the model finds in a Batch, at fixed size: D places an image, best first, `valid` says which are real."""
+    """What the model finds in a Batch, at fixed size: D places per image, best first; `valid` says which are real."""
 
-    boxes: np.ndarray  # (N, D, 4) float32, pixels of the resized picture
+    boxes: np.ndarray  # (N, D, 4) float32, pixels of the resized image
     labels: np.ndarray  # (N, D) int64
     scores: np.ndarray  # (N, D) float32
     valid: np.ndarray  # (N, D) bool
@@ -74,24 +84,85 @@ class Detections:
     whole_pixels: bool = True  # masks are pasted at whole pixels, as in torchvision; else exactly where the box lies
 
     def to(self, device):
-        """The same detections on "cpu" or "cuda": themselves if they are there. To the CPU it waits for the card."""
+        """The same detections on "cpu" or "cuda", themselves if they are there. A copy to the CPU waits for it."""
         return self if device_module.device_of(self.boxes) == device else _moved(self, device)
 
+    def __repr__(self):
+        counts = ", ".join(str(int(count)) for count in self.valid.sum(axis=1))
+        parts = [_count(len(self.boxes), "image"), f"{counts} of {self.valid.shape[1]} places used"]
+        return f"Detections({', '.join(parts + _extras(self.masks, self.keypoints))})"
 
-@dataclass
+
+@dataclass(repr=False)
 class Prediction:
-    """What was found in one picture: D objects in pixels of the original picture, best first."""
+    """What was found in one image: D objects in pixels of the original image, best first.
+
+    In a notebook it shows itself as a picture; `names` are the classes of the objects.
+    """
 
     boxes: np.ndarray  # (D, 4) float32: x1, y1, x2, y2
     labels: np.ndarray  # (D,) int64
     scores: np.ndarray  # (D,) float32
-    masks: np.ndarray | None = None  # (D, H, W) bool: pasted into the picture, thresholded at 0.5
+    masks: np.ndarray | None = None  # (D, H, W) bool: pasted into the image, thresholded at 0.5
     soft_masks: np.ndarray | None = None  # (D, M, M) float32
-    keypoints: np.ndarray | None = None  # (D, K, 3) float32
+    keypoints: np.ndarray | None = None  # (D, K, 3) float32: x, y, score
+    image: np.ndarray | None = None  # (H, W, 3) uint8
+    class_names: tuple = ()  # of labels 1, 2, ...
+    keypoint_names: tuple = ()
+    skeleton: tuple = ()  # pairs of keypoint indices that a drawing joins
+
+    @property
+    def names(self):
+        """The class of each object, as a list of D texts."""
+        known = self.class_names
+        return [str(known[i - 1]) if 0 < i <= len(known) else f"class {i}" for i in map(int, self.labels)]
+
+    def picture(self, score_threshold=0.5):
+        """The image with what was found in it, (H', W', 3) uint8. Objects with lower scores are left out."""
+        from minimask.draw import draw_prediction
+
+        if self.image is None:
+            raise ValueError("Prediction: has no image to draw on (model.predict keeps it); see draw.draw_prediction")
+        return draw_prediction(self.image, self, self.class_names, score_threshold, skeleton=self.skeleton)
+
+    def save(self, path, score_threshold=0.5):
+        """Write the picture to a file; the ending of `path` says in which format."""
+        from minimask.draw import save_picture
+
+        save_picture(path, self.picture(score_threshold))
+
+    def show(self, score_threshold=0.5):
+        """Show the picture: in a notebook below the cell, else in a window, or where there is none, as a file."""
+        from minimask.run.show import show_picture
+
+        show_picture(self.picture(score_threshold))
+
+    def _repr_png_(self):
+        from minimask.draw import picture_bytes
+
+        return None if self.image is None else picture_bytes(self.picture())
+
+    def __repr__(self):
+        shown = [f"{name} {score:.2f}" for name, score in zip(self.names[:4], self.scores)]
+        more = ["..."] if len(self.scores) > 4 else []
+        parts = [_count(len(self.scores), "object") + (": " if shown else "") + ", ".join(shown + more)]
+        return f"Prediction({', '.join(parts + _extras(self.masks, self.keypoints))})"
+
+
+def _size(shape):
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _count(number, word):
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _extras(masks, keypoints):
+    return ["masks"] * (masks is not None) + ["keypoints"] * (keypoints is not None)
 
 
 def _moved(record, device, but=()):
-    """A record with its arrays on another device, `but` for some fields."""
+    """A record with its arrays on another device, except for the fields in `but`."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in but}
     arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
     return replace(record, **{name: device_module.to(array, device) for name, array in arrays.items()})

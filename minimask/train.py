@@ -32,26 +32,53 @@ class TrainSettings(Settings):
     """
 
     owner = "training: "
-
-    steps: int | None = setting(None, "number of steps", least=1)
-    minutes: float | None = setting(None, "how long to train", above=0)
-    optimizer: str = setting("adamw", "the optimizer", choices=("adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "learning rate after the warm-up, before the schedule lowers it", above=0)
-    momentum: float = setting(0.9, "momentum of SGD", least=0, below=1)
-    weight_decay: float = setting(1e-4, "decoupled weight decay of AdamW, or the L2 term of SGD", least=0)
-    warm_up: int = setting(20, "steps in which the learning rate grows linearly from nearly 0", least=0)
+    steps: int | None = setting(
+        None, "how many steps; a run of so many steps repeats bit for bit", least=1, group="the run", shown="1000"
+    )
+    minutes: float | None = setting(
+        None, "how long to train; the schedule then follows the clock", above=0, group="the run"
+    )
+    seed: int = setting(0, "seed of weights, shuffling and sampling", least=0, group="the run")
+    save_every: int | None = setting(
+        None,
+        "steps between checkpoints",
+        least=1,
+        group="the run",
+        metavar="STEPS",
+        shown="one checkpoint per minute",
+        resume=True,
+    )
+    validate_every: int | None = setting(
+        None,
+        "steps between validations, whose loss and AP go into the log",
+        least=1,
+        group="the run",
+        metavar="STEPS",
+        shown="no validation",
+        resume=True,
+    )
+    optimizer: str = setting("adamw", "the optimizer", choices=("adamw", "sgd"), group="optimizer")
+    learning_rate: float = setting(1e-3, "learning rate after the warm-up", above=0, group="optimizer")
+    momentum: float = setting(0.9, "momentum of sgd", least=0, below=1, group="optimizer")
+    weight_decay: float = setting(
+        1e-4, "decoupled weight decay of adamw, or the L2 term of sgd", least=0, group="optimizer"
+    )
+    warm_up: int = setting(
+        20, "steps over which the learning rate grows from nearly 0", least=0, group="optimizer", metavar="STEPS"
+    )
     schedule: str = setting(
-        "step",
-        "of the learning rate; step divides it by 10 at each of the milestones",
-        choices=("step", "cosine", "constant"),
+        "cosine", "how the learning rate falls", choices=("step", "cosine", "constant"), group="optimizer"
     )
-    milestones: tuple[float, ...] = setting((0.67, 0.89), "fractions of the run", above=0, below=1)
+    milestones: tuple[float, ...] = setting(
+        (0.67, 0.89),
+        "fractions of the run at which the schedule step divides by 10",
+        above=0,
+        below=1,
+        group="optimizer",
+    )
     clip: float | None = setting(
-        5.0, "a gradient longer than this, all parameters taken as one vector, is scaled down to this length", above=0
+        5.0, "a longer gradient is scaled down to this length; none: never", above=0, group="optimizer"
     )
-    seed: int = setting(0, "seed of the random numbers that the steps draw", least=0)
-    save_every: int | None = setting(None, "steps between checkpoints (none: one per minute)", least=1)
-    validate_every: int | None = setting(None, "steps between validations (none: no validation)", least=1)
 
     def __post_init__(self):
         super().__post_init__()

@@ -299,7 +299,7 @@ def run(steps, model=None, batch=None, seed=0, sees=None, quiet=False, **setting
     batch: the same one in every step; by default the loader's. sees: of which parameters the optimizer knows.
     """
     model = model or small_model(seed)
-    settings = TrainSettings(steps=steps, seed=seed, **settings)
+    settings = TrainSettings(steps=steps, seed=seed, **{"schedule": "step", **settings})
     optimizer = make_optimizer(model, settings)
     if sees:
         optimizer = optim.AdamW([p for name, p in model.named_parameters() if sees(name)], settings.learning_rate)
@@ -799,7 +799,7 @@ class Unlucky(Loader):
         raise PowerCut
 
 
-short = TrainSettings(steps=12, learning_rate=3e-3, save_every=4)
+short = TrainSettings(steps=12, learning_rate=3e-3, schedule="step", save_every=4)
 folders = {name: Path(tempfile.mkdtemp()) / "run" for name in ("whole", "cut")}
 whole = fit(small_model(), Loader(DATA, model.transform, 4), short, folders["whole"], progress=False)
 try:

@@ -350,14 +350,14 @@ check.split_by_group(my_split_by_group)
 # - **keep** backbone, pyramid, RPN, and the heads up to their last layers;
 # - **replace** the layers that have one output a class.
 #
-# `weights.load(model, path, replace_heads=True)`
+# `weights.load_into(model, path, replace_heads=True)`
 
 
 # %%
 def new_model():
     """The toy model for our two classes (and the background), with the shipped weights and new heads."""
     model = mask_rcnn.build("toy", num_classes=len(dataset.class_names) + 1)
-    return model, weights.load(model, course.TOY_WEIGHTS, replace_heads=True)
+    return model, weights.load_into(model, course.TOY_WEIGHTS, replace_heads=True)
 
 
 model, report = new_model()

@@ -530,7 +530,7 @@ plt.show()
 # %%
 drift, every_shift = {}, {}
 for aligned in (True, False):
-    reader = weights.open_model(course.TOY_WEIGHTS, conventions={"aligned": aligned})[0]
+    reader = weights.load(course.TOY_WEIGHTS, conventions={"aligned": aligned})
     shifts = []
     for scene, found in zip(scenes[:24], reader.predict([scene.image for scene in scenes[:24]])):
         overlaps = box_ops.iou(scene.boxes, found.boxes)
@@ -564,7 +564,7 @@ plt.show()
 ten = build("toy", num_classes=11, heads={"keypoints": 8})  # ten classes, and background
 before = ten.state_dict()["backbone.body.conv1.weight"].copy()
 try:
-    weights.load(ten, path)
+    weights.load_into(ten, path)
 except InputError as error:
     message = str(error).replace(f"{folder}{os.sep}", "")
     print(message.partition(";")[0].replace(", ", ",\n"))
@@ -584,7 +584,7 @@ assert "holds weights for" in message
 # data (notebook 17).
 
 # %% slideshow={"slide_type": "fragment"}
-report = weights.load(ten, path, replace_heads=True)
+report = weights.load_into(ten, path, replace_heads=True)
 print(str(report).replace("), ", "),\n    "))
 assert not report.missing and not report.misfit
 

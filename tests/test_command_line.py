@@ -89,7 +89,37 @@ def test_help_of_all(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "evaluate    average precision" in capsys.readouterr().out
+    assert "    evaluate  average precision" in capsys.readouterr().out
+
+
+def test_without_a_command_the_list_is_printed(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"    {command} " in text or f"    {command}\n" in text for command in COMMANDS)
+    assert "trian; did you mean train? (known: demo, train," in fails(capsys, "trian")
+
+
+def test_the_demo_of_the_trained_model(tmp_path, capsys):
+    assert main(["demo", "--quick", "--output", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert "20 images" in out and "--weights toy" in out
+    with Image.open(tmp_path / "demo" / "predictions.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_addresses_are_shown_as_they_are(tmp_path, capsys):
+    address = "https://example.com/photo.jpg"
+    assert f"{address}: is an address" in fails(capsys, "predict", address, "--weights", "toy")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    assert f"{address}: is an address" in fails(capsys, "predict", tmp_path / "a.png", "--weights", address)
+
+
+def test_quiet(run, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    words = ["predict", tmp_path / "a.png", "--weights", "toy", "--quiet", "--output", tmp_path / "found"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err == "" and (tmp_path / "found" / "a.json").exists()
 
 
 def test_train_evaluate_predict(run, tmp_path, capsys):
@@ -137,10 +167,11 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
 
 
 def test_demo_does_it_all(tmp_path, capsys, monkeypatch):
-    from minimask import __main__ as commands
+    from minimask import datasets
+    from minimask.run import commands
 
     monkeypatch.setattr(commands, "DEMO", {**commands.DEMO, "batch_size": 2})
-    monkeypatch.setattr(commands, "SCENES", {**commands.SCENES, "test": 4})
+    monkeypatch.setattr(datasets, "SCENES", {**datasets.SCENES, "test": 4})
     for _ in range(2):  # a second demo replaces the first
         assert main(["demo", "--steps", "2", "--output", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
@@ -151,7 +182,7 @@ def test_demo_does_it_all(tmp_path, capsys, monkeypatch):
 
 def test_importing_the_command_line_imports_nothing_slow():
     code = (
-        "import sys; sys.argv = ['minimask']; import minimask.__main__ as m; m.make_parser();"
+        "import sys; sys.argv = ['minimask']; import minimask.__main__ as m; m.make_parsers();"
         "print([n for n in ('numba', 'matplotlib', 'pycocotools', 'PIL', 'tqdm') if n in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -216,7 +247,7 @@ def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
     before = snapshot(tmp_path / "run")
     assert "holds checkpoints already" in fails(capsys, "convert", file, "--output", tmp_path / "run")
     one = tmp_path / "run" / "checkpoint-00000000.npz"
-    assert "is there already" in fails(capsys, "convert", file, "--output", one)
+    assert "exists already" in fails(capsys, "convert", file, "--output", one)
     assert "unknown model setting color" in fails(
         capsys, "convert", file, "--output", tmp_path / "run", "--overwrite", "--set", "color=1"
     )
@@ -282,7 +313,7 @@ def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
     message = fails(capsys, "predict", tmp_path / "photos", "--weights", file, "--output", tmp_path / "found")
     assert "resnet.npz: is a backbone, which finds nothing by itself" in message
     message = fails(capsys, "train", *data, "--new-heads", "--output", tmp_path / "other")
-    assert "--new-heads needs --weights" in message
+    assert "new_heads needs weights" in message
     assert not (tmp_path / "other").exists() and not (tmp_path / "found").exists()
 
 
@@ -317,24 +348,28 @@ def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--steps", "0"], "steps must be an integer, at least 1, or none, got 0"),
-        (["--steps", "3", "--minutes", "1"], "give one of --steps, --epochs and --minutes, not --steps and --minutes"),
-        (["--minutes", "-1"], "minutes must be a number, above 0, or none, got -1"),
-        (["--epochs", "0"], "--epochs must be more than 0"),
-        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
-        (["--learning-rate", "0"], "learning_rate must be a number, above 0, got 0"),
-        (["--learning-rate", "nan"], "learning_rate must be a number, above 0, got nan"),
-        (["--workers", "-1"], "--workers must be at least 0, got -1"),
-        (["--threads", "0"], "count must be 1 to"),
-        (["--scale-jitter", "2", "1"], "--scale-jitter needs two numbers, 0 < LOW <= HIGH"),
-        (["--toy-size", "4"], "--toy-size must be at least 32, got 4"),
-        (["--toy-case", "huge"], "case must be one of"),
-        (["--preset", "huge"], "unknown preset huge (known: toy, small"),
+        (["--steps", "0"], "steps must be an integer of at least 1, or none, got 0"),
+        (["--steps", "3", "--minutes", "1"], "give one of steps, epochs and minutes, not steps and minutes"),
+        (["--minutes", "-1"], "minutes must be a number above 0, or none, got -1.0"),
+        (["--epochs", "0"], "epochs must be a number above 0, or none, got 0.0"),
+        (["--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
+        (["--learning-rate", "0"], "learning_rate must be a number above 0, got 0.0"),
+        (["--learning-rate", "nan"], "learning_rate must be a number above 0, got nan"),
+        (["--workers", "-1"], "workers must be an integer of at least 0, or none, got -1"),
+        (["--threads", "0"], "threads must be an integer of at least 1, or none, got 0"),
+        (["--threads", "100000"], "count must be 1 to"),
+        (["--scale-jitter", "2", "1"], "scale_jitter must be LOW <= HIGH, got (2.0, 1.0)"),
+        (["--toy-size", "4"], "toy_size must be an integer of at least 32, got 4"),
+        (["--toy-case", "huge"], "toy_case must be crowded, disconnected or small, or none, got 'huge'"),
+        (["--preset", "smal"], "preset must be toy, small, resnet50_fpn, "),
+        (["--stpes", "3"], "train: unknown option --stpes; did you mean --steps?"),
+        (["--lr", "3"], "train: unknown option --lr; did you mean --learning-rate?"),
+        (["photo.jpg"], "train: takes no 'photo.jpg'"),
         (["--set", "color=blue"], "unknown model setting color"),
         (["--set", "roi.pooling=mean"], "roi.pooling must be roi_align, roi_pool or roi_warp or a function"),
         (["--min-size", "900", "--max-size", "300"], "min_size <= max_size, got 900 and 300"),
-        (["--images", "photos"], "--images DIR and --annotations FILE.json belong together"),
-        (["--val-annotations", "val.json"], "--val-annotations needs --images and --annotations"),
+        (["--images", "photos"], "images and annotations belong together"),
+        (["--val-annotations", "val.json"], "val_annotations needs images and annotations"),
         (["--weights", "nowhere.npz"], "nowhere.npz: there is no such file or folder"),
     ],
 )
@@ -382,7 +417,7 @@ def test_an_unreadable_photo_is_named(tmp_path, capsys):
 def test_an_earlier_run_stays_as_it_is(run, capsys):
     before = snapshot(run)
     message = fails(capsys, "train", "--output", run, "--steps", "1", *TINY)
-    assert "holds a run already" in message and "--resume" in message and "--overwrite" in message
+    assert "holds a run already" in message and "go on with it (resume)" in message and "(overwrite)" in message
     # what fails before training starts deletes nothing, even with --overwrite
     fails(capsys, "train", "--output", run, "--overwrite", "--steps", "0")
     fails(capsys, "train", "--output", run, "--overwrite", "--steps", "1", "--weights", run / "nowhere.npz", *TINY)
@@ -430,7 +465,8 @@ def test_predict(run, tmp_path, capsys):
     bad.write_bytes(b"no picture")
     output = tmp_path / "found"
     assert "bad.png" in fails(capsys, "predict", bad, "--weights", run, "--output", output)
-    assert "--score must be between 0 and 1" in fails(capsys, "predict", bad, "--weights", run, "--score", "7")
+    message = fails(capsys, "predict", bad, "--weights", run, "--score", "7")
+    assert "score must be a number of at least 0 and at most 1, got 7.0" in message
     assert "nowhere" in fails(capsys, "predict", bad, "--weights", tmp_path / "nowhere")
     assert "holds no checkpoint" in fails(capsys, "predict", bad, "--weights", tmp_path)
 
@@ -454,7 +490,7 @@ def test_predict_a_photo_of_one_pixel_and_a_long_one(run, tmp_path):
         ('{"images": [], "annotations": [], "categories": []}', "there are no images in it"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
-            "too few images to divide",
+            "too few images to split",
         ),
     ],
 )
@@ -470,7 +506,7 @@ def test_split_of_bad_files(content, message, tmp_path, capsys):
 def test_split_overwrites_nothing_unasked(tmp_path, capsys):
     write_coco(tmp_path)
     (tmp_path / "all_val.json").write_text("mine")
-    assert "all_val.json: is there already" in fails(capsys, "split", tmp_path / "all.json")
+    assert "all_val.json: exists already" in fails(capsys, "split", tmp_path / "all.json")
     assert (tmp_path / "all_val.json").read_text() == "mine" and not (tmp_path / "all_train.json").exists()
     assert "every must be 2 or more" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
     assert "nowhere.json: no such file of annotations" in fails(capsys, "split", tmp_path / "nowhere.json")

@@ -81,7 +81,7 @@ INFO = {"class_names": ["cat", "dog"], "category_ids": [1, 2]}
 
 def run(folder, steps=10, model=None, loader=None, info=INFO, resume=False, overwrite=False, validate=None, **settings):
     model = model or Line()
-    settings = TrainSettings(**{"steps": steps, "save_every": 3, **settings})
+    settings = TrainSettings(**{"steps": steps, "schedule": "step", "save_every": 3, **settings})
     path = fit(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress=False)
     return model, path
 
@@ -358,18 +358,18 @@ def test_clipping_bounds_the_update(tmp_path):
     [
         (dict(), "give either the number of steps .* or the minutes"),
         (dict(steps=5, minutes=1.0), "give either"),
-        (dict(steps=0), "steps must be an integer, at least 1, or none, got 0"),
+        (dict(steps=0), "steps must be an integer of at least 1, or none, got 0"),
         (dict(steps=1.5), "steps must be an integer"),
-        (dict(minutes=-1), "minutes must be a number, above 0, or none, got -1"),
-        (dict(steps=5, learning_rate=math.nan), "learning_rate must be a number, above 0, got nan"),
-        (dict(steps=5, learning_rate="fast"), "learning_rate must be a number, above 0, got 'fast'"),
-        (dict(steps=5, momentum=1.0), "momentum must be a number, at least 0 and below 1, got 1.0"),
-        (dict(steps=5, weight_decay=-1), "weight_decay must be a number, at least 0, got -1"),
-        (dict(steps=5, clip=0), "clip must be a number, above 0, or none, got 0"),
-        (dict(steps=5, seed=-1), "seed must be an integer, at least 0, got -1"),
+        (dict(minutes=-1), "minutes must be a number above 0, or none, got -1"),
+        (dict(steps=5, learning_rate=math.nan), "learning_rate must be a number above 0, got nan"),
+        (dict(steps=5, learning_rate="fast"), "learning_rate must be a number above 0, got 'fast'"),
+        (dict(steps=5, momentum=1.0), "momentum must be a number of at least 0 and below 1, got 1.0"),
+        (dict(steps=5, weight_decay=-1), "weight_decay must be a number of at least 0"),
+        (dict(steps=5, clip=0), "clip must be a number above 0, or none, got 0"),
+        (dict(steps=5, seed=-1), "seed must be an integer of at least 0"),
         (dict(steps=5, optimizer="adam"), "optimizer must be adamw or sgd, got 'adam'"),
         (dict(steps=5, schedule="linear"), "schedule must be step, cosine or constant, got 'linear'"),
-        (dict(steps=5, milestones=(0.5, 2)), "milestones must be a list of numbers, above 0 and below 1"),
+        (dict(steps=5, milestones=(0.5, 2)), "milestones must be a list of numbers above 0 and below 1"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -131,7 +131,7 @@ def test_weights_are_found_where_training_scripts_put_them(tmp_path, wrap):
 
 def test_half_precision_is_read_as_the_same_numbers(tmp_path):
     state = {name: array.astype(np.float16) for name, array in published(small_model()).items()}
-    model = weights.open_model(write(tmp_path / "half.npz", state), **SIZES)[0]
+    model = weights.load(write(tmp_path / "half.npz", state), **SIZES)
     assert all(array.dtype == np.float32 for array in model.state_dict().values())
     for name, array in published(model).items():
         np.testing.assert_array_equal(array, state[name], err_msg=name)
@@ -147,7 +147,7 @@ def test_saved_in_torchvisions_layout_and_back(tmp_path, ending):
         with np.load(tmp_path / "mine.npz") as file:
             assert file["roi_heads.box_head.fc6.weight"].shape == (24, 16 * 7 * 7)
             assert file["roi_heads.mask_predictor.conv5_mask.weight"].shape == (12, 20, 2, 2)
-    again = weights.open_model(tmp_path / f"mine.{ending}", **SIZES, detection=dict(score_threshold=0.02))[0]
+    again = weights.load(tmp_path / f"mine.{ending}", **SIZES, detection=dict(score_threshold=0.02))
     assert_same_detections(model, again)
     with pytest.raises(InputError, match="mine.pth: weights are saved as .npz or .safetensors"):
         weights.save(tmp_path / "mine.pth", model)
@@ -157,8 +157,8 @@ def test_a_preset_of_ours_must_be_said(tmp_path):
     model = build("toy", 4)
     weights.save(tmp_path / "toy.npz", model)
     with pytest.raises(InputError, match='its first layer is not the 7x7 .* preset="toy"'):
-        weights.open_model(tmp_path / "toy.npz")
-    again = weights.open_model(tmp_path / "toy.npz", preset="toy")[0]
+        weights.load(tmp_path / "toy.npz")
+    again = weights.load(tmp_path / "toy.npz", preset="toy")
     assert again.settings == {"preset": "toy", "num_classes": 4, "seed": 0}
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, again.state_dict()[name], err_msg=name)
@@ -255,20 +255,20 @@ def test_settings_of_the_published_detectors(tmp_path):
         "heads": {"box_width": 24, **PEOPLE},
     }
     path = write(tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.npz", mask)
-    model = weights.open_model(path)[0]
+    model = weights.load(path)
     assert model.backbone.body.bn1.eps == model.backbone.body.layer4[1].bn2.eps == 0
-    model = weights.open_model(path, backbone={"norm_eps": 1e-5})[0]
+    model = weights.load(path, backbone={"norm_eps": 1e-5})
     assert model.backbone.body.bn1.eps == 1e-5 and model.backbone.body.out_channels == [8, 8, 16, 16]
-    assert weights.open_model(write(tmp_path / "mine.npz", mask))[0].backbone.body.bn1.eps == 1e-5
+    assert weights.load(write(tmp_path / "mine.npz", mask)).backbone.body.bn1.eps == 1e-5
 
 
 def test_anchors_that_cannot_be_told(tmp_path):
     model = small_model(rpn=dict(anchor_sizes=((16, 24),) * 5))
     path = write(tmp_path / "file.npz", published(model))
     with pytest.raises(InputError, match=r"file.npz: has 6 anchors at each place where 3 are usual.*anchor_sizes"):
-        weights.open_model(path)
+        weights.load(path)
     settings = dict(rpn=dict(anchor_sizes=((16, 24),) * 5), **SIZES, detection=dict(score_threshold=0.02))
-    assert_same_detections(model, weights.open_model(path, **settings)[0])
+    assert_same_detections(model, weights.load(path, **settings))
 
 
 def test_names_of_the_labels():
@@ -478,13 +478,13 @@ def test_new_heads(tmp_path):
     model = build("resnet50_fpn", 3, **SHAPE)
     before = copies(model)
     with pytest.raises(InputError) as caught:
-        weights.load(model, path)
+        weights.load_into(model, path)
     message = str(caught.value)
     assert "coco.npz: holds weights for 5 classes (the background and 4 kinds of object), but the model here" in message
     assert "--new-heads" in message and "\n" not in message
     assert "misfit 6: roi_heads.box_predictor.cls_score.weight is (5, 24) in the file, (3, 24) in the model" in message
     assert not changed(model, before)
-    report = weights.load(model, path, replace_heads=True)
+    report = weights.load_into(model, path, replace_heads=True)
     new = [f"roi_heads.{layer}.{kind}" for layer in (
         "box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"
     ) for kind in ("weight", "bias")]  # fmt: skip
@@ -497,13 +497,13 @@ def test_a_branch_that_the_file_does_not_have(tmp_path):
     path = write(tmp_path / "boxes.npz", published(small_model(5, heads=dict(mask=None))))
     model = build("resnet50_fpn", 5, **SHAPE)
     with pytest.raises(InputError, match=r"boxes.npz: .*missing 8 \(in the model, not in the file\): roi_heads"):
-        weights.load(model, path)
-    report = weights.load(model, path, replace_heads=True)
+        weights.load_into(model, path)
+    report = weights.load_into(model, path, replace_heads=True)
     assert [name for name in report.replaced if "mask_" in name] == [
         name for name in model.state_dict() if name.startswith("roi_heads.mask_")
     ]
     other = build("resnet50_fpn", 5, **merge(SHAPE, dict(heads=dict(mask=None))))
-    report = weights.load(other, write(tmp_path / "masks.npz", published(small_model(5))))
+    report = weights.load_into(other, write(tmp_path / "masks.npz", published(small_model(5))))
     assert len(report.skipped) == 8
     assert "\nskipped 8 (in the file, not in the model): roi_heads.mask_head (4), roi_heads.mask_pre" in str(report)
 
@@ -524,7 +524,7 @@ def test_a_backbone(tmp_path):
     }
     model = build("resnet50_fpn", 3, **SHAPE)
     before = copies(model)
-    report = weights.load(model, path)
+    report = weights.load_into(model, path)
     assert len(report.loaded) == len(plain(source)) - 2 and report.skipped == ["fc.weight", "fc.bias"]
     assert all(not name.startswith("backbone.body.") for name in report.replaced) and not report.missing
     for name, array in source.state_dict().items():
@@ -533,7 +533,7 @@ def test_a_backbone(tmp_path):
         else:
             np.testing.assert_array_equal(model.state_dict()[name], before[name])
     with pytest.raises(InputError, match="resnet.npz: is a backbone, which finds nothing by itself"):
-        weights.open_model(path)
+        weights.load(path)
 
 
 def test_a_backbone_for_c4(tmp_path):
@@ -541,7 +541,7 @@ def test_a_backbone_for_c4(tmp_path):
     source = small_model(5, **BOTTLENECKS)
     path = write(tmp_path / "resnet.npz", plain(source))
     model = build("resnet50_c4", 3, **BOTTLENECKS)
-    report = weights.load(model, path)
+    report = weights.load_into(model, path)
     assert len(report.loaded) == len(plain(source)) - 2
     stages = model.roi_heads.res5, source.backbone.body.layer4
     np.testing.assert_array_equal(*(stage[0].conv2.weight.data for stage in stages))
@@ -552,8 +552,8 @@ def test_our_own_checkpoint_with_other_classes(tmp_path):
     checkpoint.write_model(tmp_path / "run" / "checkpoint-00000004.npz", source, {})
     model = build("resnet50_fpn", 3, **SHAPE)
     with pytest.raises(InputError, match="5 classes"):
-        weights.load(model, tmp_path / "run")
-    assert len(weights.load(model, tmp_path / "run", replace_heads=True).replaced) == 6
+        weights.load_into(model, tmp_path / "run")
+    assert len(weights.load_into(model, tmp_path / "run", replace_heads=True).replaced) == 6
     np.testing.assert_array_equal(model.roi_heads.box_head.fc6.weight.data, source.roi_heads.box_head.fc6.weight.data)
 
 
@@ -562,7 +562,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path):
     model = build("resnet50_fpn", 5, **merge(SHAPE, {"backbone": {"fpn_channels": 32}}))
     before = copies(model)
     with pytest.raises(InputError) as caught:
-        weights.load(model, path)
+        weights.load_into(model, path)
     message = str(caught.value)
     assert "these weights are not for the model: loaded " in message and message.count("\n") == 0
     assert "backbone.fpn.inner_blocks.0.0.weight is (16, 8, 1, 1) in the file, (32, 8, 1, 1) in the model" in message
@@ -575,13 +575,13 @@ def test_values_that_are_no_numbers(tmp_path, value):
     state = published(small_model(5))
     state["rpn.head.cls_logits.bias"] = np.array([0, value, 0], np.float32)
     with pytest.raises(InputError, match="bad.npz: rpn.head.cls_logits.bias must hold finite floating-point numbers"):
-        weights.open_model(write(tmp_path / "bad.npz", state))
+        weights.load(write(tmp_path / "bad.npz", state))
 
 
 def test_quantized_weights_are_refused(tmp_path):
     state = {name: array.astype(np.int8) for name, array in published(small_model(5)).items()}
     with pytest.raises(InputError, match="backbone.body.conv1.weight must hold finite floating-point numbers"):
-        weights.open_model(write(tmp_path / "int8.npz", state))
+        weights.load(write(tmp_path / "int8.npz", state))
 
 
 @pytest.mark.parametrize(
@@ -604,13 +604,13 @@ def test_files_of_something_else(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        weights.open_model(tmp_path / name)
+        weights.load(tmp_path / name)
 
 
 def test_no_pickle_in_npz_files(tmp_path):
     np.savez(tmp_path / "a.npz", **{"conv1.weight": np.array([print], dtype=object)})
     with pytest.raises(InputError, match="a.npz: cannot be read .*pickle"):
-        weights.open_model(tmp_path / "a.npz")
+        weights.load(tmp_path / "a.npz")
 
 
 def test_other_architectures_of_torchvision_are_refused(tmp_path):
@@ -620,10 +620,10 @@ def test_other_architectures_of_torchvision_are_refused(tmp_path):
         if "fpn" in name and name.endswith("bias"):
             state[name.replace(".0.bias", ".1.bias")] = state.pop(name)
     with pytest.raises(InputError, match="v2.npz: these weights are not for the model: .*missing 8"):
-        weights.open_model(write(tmp_path / "v2.npz", state))
+        weights.load(write(tmp_path / "v2.npz", state))
     state = {name: array for name, array in state.items() if not name.startswith("rpn.")}
     with pytest.raises(InputError, match="has no 'rpn.head.cls_logits.weight', so that one cannot tell which model"):
-        weights.open_model(write(tmp_path / "no_rpn.npz", state))
+        weights.load(write(tmp_path / "no_rpn.npz", state))
 
 
 # --------------------------------------------------------------------------------------------------- torchvision itself
@@ -666,7 +666,7 @@ def test_torchvisions_backbones(torchvision, tmp_path, name):
     theirs = getattr(torchvision.models, name)(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "model.pth")
     model = build(num_classes=3, **weights.recognize(tmp_path / "model.pth"))
-    report = weights.load(model, tmp_path / "model.pth")
+    report = weights.load_into(model, tmp_path / "model.pth")
     body = [key for key in model.state_dict() if key.startswith("backbone.body.")]
     assert report.loaded == body and report.skipped == ["fc.weight", "fc.bias"]
 

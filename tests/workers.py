@@ -9,12 +9,12 @@ import sys
 import numpy as np
 
 from minimask import mask_rcnn, normalization, presets
-from minimask.__main__ import _tell
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.threads import set_threads, threads
+from minimask.run.commands import tell
 from minimask.tensor import Parameter
 from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step, validation_loss
 
@@ -57,7 +57,7 @@ def steps(name, optimizer, rate):
     preset, settings = MODELS[name]
     small = {"heads": dict(box_width=32, mask_channels=(16,), mask_width=16)}
     model = mask_rcnn.build(preset, 4, seed=1, **presets.merge(small, settings)).to("float64").train()
-    settings = TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, clip=5.0)
+    settings = TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, schedule="step")
     optimizer = make_optimizer(model, settings)
     loader = Loader(Mixed(), model.transform, BATCH, share=(distributed.rank(), distributed.size()))
     losses, norms = [], []
@@ -95,7 +95,7 @@ def task_same_state(path):
 def task_validate(path, folder):
     """A run that validates: the first worker with a batch of its own, while the others wait."""
     model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
-    settings = TrainSettings(steps=3, validate_every=2)
+    settings = TrainSettings(steps=3, schedule="step", validate_every=2)
     loader = Loader(Mixed(), model.transform, 4, share=(distributed.rank(), distributed.size()))
     calls = []
 
@@ -164,5 +164,5 @@ def task_fail(path, kind):
 
 if __name__ == "__main__":
     set_threads(1 if sys.argv[1] != "threads" else threads())
-    with distributed.session(_tell):
+    with distributed.session(tell):
         globals()[f"task_{sys.argv[1]}"](*sys.argv[2:])

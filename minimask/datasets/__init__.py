@@ -1,1 +1,43 @@
-"""Datasets: drawn scenes (toy), COCO json (coco), and the loader that batches them."""
+"""Datasets: drawn scenes (toy), photos with a COCO json (coco), and the loader that batches them.
+
+A data set is anything with `len(dataset)` and `dataset[i]`, a Sample, and the attributes class_names and category_ids.
+`toy(...)` and `coco(...)` make the usual ones; the modules of the same names hold their classes:
+`from minimask.datasets.toy import ToyScenes`.
+"""
+
+from minimask.run.package import functions_first
+
+__all__ = ["coco", "toy"]
+
+SCENES = {"train": 2000, "val": 200, "test": 200}  # how many scenes are drawn
+
+
+def toy(split="train", size=128, count=None, seed=0, case=None):
+    """Drawn scenes of cats, dogs and ducks, with masks and keypoints: a ToyScenes.
+
+    split: "train", "val" or "test"; no two splits share a scene.
+    size: height and width of a scene in pixels.
+    count: number of scenes; by default 2000 to train on, 200 to validate and to test on.
+    seed: another seed gives other scenes.
+    case: None, or one of the talk's special cases: "crowded", "disconnected" or "small".
+    Raises InputError if a value is out of its range.
+    """
+    from minimask.datasets.toy import ToyScenes
+
+    return ToyScenes(split, size, SCENES.get(split, 0) if count is None else count, seed, case)
+
+
+def coco(images, annotations, classes=None):
+    """Your own photos with their objects in COCO's format: a CocoDataset.
+
+    images: the folder of the photos.
+    annotations: path of the json, or its content as a dict.
+    classes: the names of labels 1, 2, ..., if they should be those of a model: coco(..., classes=model.class_names).
+    Raises InputError if the folder or the file cannot be used.
+    """
+    from minimask.datasets.coco import CocoDataset
+
+    return CocoDataset(images, annotations, class_names=classes)
+
+
+functions_first(__name__, ("toy", "coco"))

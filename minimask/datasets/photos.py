@@ -34,6 +34,11 @@ def read_image(path, rotate=True):
         raise InputError(f"{path}: not a readable image ({_reason(error)})") from None
 
 
+def rgb_array(picture):
+    """The array (H, W, 3) uint8 that `read_image` would return for a PIL image."""
+    return np.array(_to_rgb(ImageOps.exif_transpose(picture)))
+
+
 def _reason(error):
     if isinstance(error, IsADirectoryError):
         return "it is a folder"

@@ -59,6 +59,10 @@ class ToyScenes:
     def __len__(self):
         return self.count
 
+    def __repr__(self):
+        case = f", {self.case}" if self.case else ""
+        return f"ToyScenes({self.split!r}: {self.count} scenes of {self.size} x {self.size}{case}; cat, dog, duck)"
+
     def __getitem__(self, index):
         if not 0 <= index < self.count:
             raise IndexError(f"toy scenes: scene {index} of {self.count}")

@@ -88,7 +88,10 @@ def find_photos(paths):
     Raises InputError for a path that does not exist and if there is no photo at all.
     """
     photos = {}  # keeps the order; keyed by the resolved path
-    for path in map(Path, paths):
+    for path in paths:
+        if "://" in str(path):
+            raise InputError(f"{path}: is an address; fetch the photo first, then give its path")
+        path = Path(path)
         if not path.exists():
             raise InputError(f"{path}: no such photo or folder")
         inside = [path]

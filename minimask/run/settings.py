@@ -49,8 +49,9 @@ class Settings:
             return given
         if given is not None and not isinstance(given, dict):
             raise InputError(f"{cls.owner.rstrip('.')} must be a dict of settings, got {given!r}")
+        kind = f"setting {cls.owner}" if cls.owner.endswith(".") else "setting"
         for name in given or {}:
-            check_name(f"setting {cls.owner}", name, [field.name for field in dataclasses.fields(cls)])
+            check_name(kind, name, [field.name for field in dataclasses.fields(cls)])
         return cls(**(given or {}))
 
     def __repr__(self):
@@ -105,15 +106,12 @@ def _within(number, least=-math.inf, most=math.inf, above=-math.inf, below=math.
 def description(field):
     """What a field may be, in words: "an integer of at least 1", "adamw or sgd", "2 numbers above 0, or none"."""
     choices, limits = field.metadata.get("choices"), field.metadata.get("limits", {})
-    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
+    kinds = [kind for kind in _union(field.type) if kind is not types.NoneType]
+    names = [one_of(choices) if choices and kind is str else _kind(kind) for kind in kinds]
+    words = {"least": "of at least", "most": "at most", "above": "above", "below": "below"}
     ranges = " and ".join(f"{words[name]} {limit:g}" for name, limit in limits.items())
-    kinds = [k for k in _union(field.type) if k is not types.NoneType]
-    names = ([one_of(choices)] if choices else []) + [_kind(k) for k in kinds if not (choices and k is str)]
-    return (
-        " or ".join(names)
-        + (f", {ranges}" if ranges else "")
-        + (", or none" if len(kinds) < len(_union(field.type)) else "")
-    )
+    optional = ", or none" if len(kinds) < len(_union(field.type)) else ""
+    return " or ".join(names) + (f" {ranges}" if ranges else "") + optional
 
 
 def _union(kind):

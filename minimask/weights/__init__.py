@@ -21,6 +21,7 @@ from minimask import checkpoint
 from minimask.datasets.coco_names import meanings
 from minimask.errors import InputError
 from minimask.run.files import write_files
+from minimask.run.messages import say
 from minimask.weights import published
 from minimask.weights.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
 
@@ -159,7 +160,7 @@ def recognize(source, **changes):
     return published.recognize(source if isinstance(source, Published) else read(source), **changes)
 
 
-def load(model, source, replace_heads=False):
+def load_into(model, source, replace_heads=False):
     """Copy the weights of a file (a path, or what `read` made of it) into `model`; returns the Report.
 
     replace_heads: layers that depend on the classes, and branches that the file has nothing of, stay the model's own,
@@ -210,12 +211,16 @@ def _classes_differ(source, model):
     )
 
 
+# ------------------------------------------------------------------------------------------------------ from the model
+
+
 @dataclass
 class Opened:
     """A model that was read from a file, ready for prediction.
 
     settings: "class_names" of labels 1, 2, ..., their "category_ids"; "keypoint_names" and "skeleton" of a model that
-    finds keypoints; "options" of the training run, if there was one. report: None for what was made by this program.
+        finds keypoints; "options" of the training run, if there was one.
+    report: a Report, or None for a file that this program made.
     """
 
     model: object
@@ -224,9 +229,23 @@ class Opened:
 
 
 def open_file(path, **changes):
-    """The Opened content of anything that holds a model: a checkpoint or the folder of a run, a published file, or a
-    folder with a graph.json. changes: settings of `mask_rcnn.build` that override what the file says.
+    """The Opened content of anything that holds a model.
+
+    path: a checkpoint, the folder of a run, a published file, a folder with a graph.json, or "toy" (see `load`).
+    changes: groups of the model's settings that override what the file says.
     """
+    if "://" in str(path):
+        raise InputError(f"{path}: is an address; fetch the file first, then give its path")
+    if str(path) == "toy" and not Path(path).exists():
+        path = toy_weights()
+    opened = _open(path, changes)
+    known = {name: opened.settings.get(name) for name in ("class_names", "category_ids", "keypoint_names", "skeleton")}
+    if known["class_names"]:
+        opened.model.name_classes(**known)
+    return opened
+
+
+def _open(path, changes):
     from minimask.mask_rcnn import build
 
     if is_graph(path):
@@ -242,16 +261,36 @@ def open_file(path, **changes):
     if source.is_backbone():
         raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
     model = build(**recognize(source, **changes)).eval()
-    return Opened(model, meanings(model.num_classes, model.heads.keypoints), load(model, source))
+    return Opened(model, meanings(model.num_classes, model.heads.keypoints), load_into(model, source))
 
 
-def open_model(path, **changes):
-    """(model, class_names, category_ids) of anything that holds a model, as `open_file`, ready for prediction.
+def load(source, **groups):
+    """Load a trained model, ready for prediction.
 
-    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO or in the data it was trained on.
+    source: the folder of a run ("runs/toy") or one of its checkpoints; a published file of torchvision (.pth) or
+        Detectron2 (.pkl); or "toy", a small model trained on drawn scenes of cats, dogs and ducks.
+    groups: settings of the model that override what the file says: load("toy", detection={"score_threshold": 0.3}).
+    Returns the model in inference mode; it knows its class_names, category_ids, keypoint_names and skeleton.
+    Raises InputError if there is no such file, or it holds no model.
     """
-    opened = open_file(path, **changes)
-    return opened.model, opened.settings["class_names"], opened.settings["category_ids"]
+    opened = open_file(source, **groups)
+    if opened.report and opened.report.skipped:
+        say(f"weights of {source}:\n{opened.report}")
+    return opened.model
+
+
+def toy_weights():
+    """Path of the weights of the small model trained on drawn scenes: in the package, or in a checkout's data/."""
+    import minimask
+
+    for folder in minimask.__path__:
+        path = Path(folder) / "data" / "toy_weights.npz"
+        if path.exists():
+            return path
+    raise InputError(
+        "toy_weights.npz is missing; make it with: python -m minimask train --keypoints --steps 4000 "
+        "--learning-rate 0.0015 --output runs/toy, and load runs/toy"
+    )
 
 
 def save(path, model):

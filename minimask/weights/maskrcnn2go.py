@@ -29,7 +29,7 @@ from minimask import roi_align as roi_align_module
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
 from minimask.image import ImageTransform, resize_boxes
-from minimask.mask_head import restore
+from minimask.run.predictor import Predictor
 from minimask.structures import Detections
 from minimask.targets import top_k
 from minimask.tensor import Tensor, no_grad
@@ -177,7 +177,7 @@ def _rounded(x):
 # ----------------------------------------------------------------------------------------------------------- the model
 
 
-class MaskRCNN2Go:
+class MaskRCNN2Go(Predictor):
     """The network, as a model that `evaluate.evaluate` and `predict.predict_files` take. It is for inference alone.
 
     graph: the content of graph.json. weights: name -> array, as in the file. Label k is graph["categories"][k - 1].
@@ -262,11 +262,6 @@ class MaskRCNN2Go:
         masks = values["mask_fcn_probs"][np.arange(len(labels)), :, :, labels]  # (D, M, M)
         boxes = values["bbox_nms"] / np.float32(scale) + ONE_PIXEL  # in pixels of the photo
         return values["score_nms"], resize_boxes(boxes, original, size), labels, masks
-
-    def predict(self, images):
-        """List of (H, W, 3) uint8 RGB arrays of any sizes -> list of Prediction in their own pixels."""
-        batch = self.transform(images)
-        return restore(self.detect(batch), batch)
 
 
 # ----------------------------------------------------------------------------------------------------- reading a graph

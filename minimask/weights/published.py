@@ -178,7 +178,7 @@ def _backbone(source, last_stage):
     if state[f"{BODY}conv1.weight"].shape[2] != 7:
         raise InputError(
             f"{source.path}: its first layer is not the 7x7 convolution of published ResNets, and the weights do not "
-            'tell what else it is; say it, in Python: open_model(path, preset="toy", ...)'
+            'tell what else it is; say it, in Python: minimask.load(path, preset="toy", ...)'
         )
     bottleneck = f"{stages[0]}0.conv3.weight" in state
     last, expansion = ("conv3", 4) if bottleneck else ("conv2", 1)

@@ -67,7 +67,7 @@ def untrained(kind, images, seed=0, norm="batch", max_detections=100, roi_sample
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pth"
         torch.save(model.state_dict(), path)
-        mine, _, _ = weights.open_model(
+        mine = weights.load(
             path,
             backbone=dict(norm=norm),
             transform=dict(min_size=sizes[0], max_size=sizes[1]),
