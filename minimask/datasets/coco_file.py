@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from minimask.datasets.coco_names import UNUSED
 from minimask.datasets.segmentation import box_of_segmentation, check_numbers, check_segmentation, kind_of
 from minimask.errors import InputError
 
@@ -143,7 +144,7 @@ def _sized(image, name, size_of):
 def _check_categories(categories, name):
     names = [category["name"] for category in categories if "name" in category]
     for category_name in names:
-        if names.count(category_name) > 1:
+        if category_name != UNUSED and names.count(category_name) > 1:
             raise InputError(f'{name}: two categories have the name "{category_name}"')
     named = [category for category in categories if category.get("keypoints")]
     for category in named:
