@@ -1,23 +1,24 @@
-// Optimizer steps on flat buffers that hold all parameters, all gradients, all of a state: see minimask.optim.
+// Optimizer steps on flat buffers that hold all parameters, all gradients and all of a state: see
+// minimask.machine.gpu_optimizer.
 //
-//   collect        many arrays into one, one after the other                reads 4 bytes for each number, writes 4
+//   collect        many arrays into one, one after the other                reads 4 bytes per number, writes 4
 //   set_rates      rates = lr, correction1, correction2                     1 thread
-//   norm_parts     parts[block] = sum of squares of a block's gradients     reads g: 4 bytes for each number
+//   norm_parts     parts[block] = sum of squares of a block's gradients     reads g: 4 bytes per number
 //   clip           the norm, whether all is finite, the scale -> report     1 block
 //   sgd            velocity = momentum velocity + (scale g + decay p);  p -= lr velocity            moves 20 bytes
 //   adamw          m, v = moving averages of g, g^2;  p = (1 - lr decay) p - lr m^ / (sqrt(v^) + eps)     28 bytes
 //
 // A thread takes 4 numbers at a time, every (threads of the grid)-th four. Buffers are multiples of CHUNK numbers, and
-// decay has the weight decay of each chunk; where it is negative there is no gradient, and the chunk is left as it is.
-// report: norm; 1 while everything is finite, then 0; the first number of the first chunk that is not; scale.
-// Once report[1] is 0, nothing changes anything any more.
-// Squares are added in float32, as on the CPU; then in float64, in an order that depends on the size alone.
+// decay has the weight decay of each chunk; where it is negative there is no gradient, and the chunk is left alone.
+// report: norm; 1 while everything is finite, then 0; the first number of the first chunk that is not finite; scale.
+// Once report[1] is 0, no step changes anything.
+// Squares are added in float32, as on the CPU, then in float64, in an order that depends on the size alone.
 
 #define CHUNK 64
 #define NOWHERE 0x7fffffff
 
-// Arrays to be copied: where from, where to (a multiple of CHUNK, divided by it), how many numbers, and the first
-// of the blocks that copy it: TILE numbers each. They are the kernel's argument itself: no table is copied to the card.
+// Arrays to copy: the source, the target (a multiple of CHUNK, divided by it), how many numbers, and the first of the
+// blocks that copy it, TILE numbers each. The struct is the kernel's argument, so no table is copied to the GPU.
 #define MOVES 128
 #define TILE 4096
 struct Moves {
@@ -103,7 +104,7 @@ struct AdamW {
   }
 };
 
-// rest1 is 1 - beta1; it comes from outside: in float32 that subtraction would lose four digits.
+// rest1 is 1 - beta1. It is an argument, because that subtraction in float32 would lose four digits.
 extern "C" __global__ void adamw(float4 *p, const float4 *__restrict__ g, float4 *m, float4 *v,
                                  const float *__restrict__ decay, const float *__restrict__ rates,
                                  const double *__restrict__ report, float beta1, float rest1, float beta2, float rest2,

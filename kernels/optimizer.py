@@ -1,17 +1,20 @@
-"""Optimizer steps in one pass over memory: each parameter, its gradient and its state are read and written once.
+"""Optimizer updates in one pass over memory: each parameter, its gradient and its state are read and written once.
 
-Every function takes flat float32 arrays and the settings as a float32 array (float32: what each number is multiplied
-with). Moves: sgd 5, adamw 7 numbers for each parameter.
+sgd_update moves 5, adamw_update 7 numbers per parameter.
 """
+
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
 
+from minimask.device import takes
 from minimask.kernels.parallel import run
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _sgd_part(t, parts, arrays, numbers):
+def sgd_part(t, parts, arrays, numbers):
+    """The update of thread t's share; settings: lr, momentum, weight decay, scale."""
     p, g, velocity, settings = arrays[:4]
     lr, momentum, weight_decay, scale = settings[0], settings[1], settings[2], settings[3]
     a, b = t * p.size // parts, (t + 1) * p.size // parts
@@ -21,16 +24,9 @@ def _sgd_part(t, parts, arrays, numbers):
         p[i] -= lr * velocity[i]
 
 
-def sgd(p, g, velocity, settings):
-    """velocity = momentum velocity + (scale g + weight_decay p);  p -= lr velocity.
-
-    settings: lr, momentum, weight_decay, scale.
-    """
-    run(_sgd_part, (p, g, velocity, settings), ())
-
-
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _adamw_part(t, parts, arrays, numbers):
+def adamw_part(t, parts, arrays, numbers):
+    """The update of thread t's share. 1 - beta is a setting, because that subtraction in float32 loses four digits."""
     p, g, m, v, settings = arrays[:5]
     lr, beta1, rest1, beta2, rest2, eps = settings[0], settings[1], settings[2], settings[3], settings[4], settings[5]
     decay, scale, correction1, correction2 = settings[6], settings[7], settings[8], settings[9]
@@ -43,17 +39,35 @@ def _adamw_part(t, parts, arrays, numbers):
         p[i] = decay * p[i] - lr * (m[i] * correction1) / (np.sqrt(v[i] * correction2) + eps)
 
 
-def adamw(p, g, m, v, settings):
-    """m, v = moving averages of g and g^2;  p = decay p - lr m^ / (sqrt(v^) + eps).
+def _fits(p, *_, **__):
+    return p.dtype == np.float32 and p.flags.c_contiguous
 
-    settings: lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, scale, and what m and v are multiplied with to take
-    out that they began at 0. 1 - beta comes from outside: in float32 that subtraction would lose four digits.
-    """
-    run(_adamw_part, (p, g, m, v, settings), ())
+
+@takes(_fits)
+def sgd_update(p, g, velocity, lr, momentum=0.9, weight_decay=0.0, scale=1.0):
+    """See `minimask.optim.sgd_update`."""
+    arrays = [a.reshape(-1) for a in (p, g, velocity)]
+    run(sgd_part, (*arrays, _settings(lr, momentum, weight_decay, scale)), ())
+
+
+@takes(_fits)
+def adamw_update(p, g, m, v, step, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, scale=1.0):
+    """See `minimask.optim.adamw_update`."""
+    beta1, beta2 = betas
+    corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+    settings = _settings(lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, 1 - lr * weight_decay, scale, *corrections)
+    arrays = [a.reshape(-1) for a in (p, g, m, v)]
+    run(adamw_part, (*arrays, settings), ())
+
+
+@lru_cache(maxsize=4)
+def _settings(*numbers):
+    """The numbers that a part takes; the same for most parameters of a step."""
+    return np.array(numbers, np.float32)
 
 
 def warm_up():
-    """Call each kernel once."""
-    arrays = [np.zeros(4, np.float32) for _ in range(4)]
-    sgd(*arrays[:3], np.ones(4, np.float32))
-    adamw(*arrays, np.ones(10, np.float32))
+    """Compile the kernels, or load them from the cache."""
+    p, g, m, v = (np.zeros(4, np.float32) for _ in range(4))
+    sgd_update(p, g, m, 0.1)
+    adamw_update(p, g, m, v, 1, 0.1)

@@ -1,4 +1,4 @@
-"""Optimizer steps on the GPU, all parameters at once; see optimizer.cu and minimask.optim.
+"""Optimizer steps on the GPU, all parameters at once; see optimizer.cu and minimask.machine.gpu_optimizer.
 
 p, g and state arrays: flat float32 buffers of a multiple of 64 numbers. decay: (P / 64,) float32. rates: (3,) float32.
 report: (4,) float64. place: (1,) int32.
@@ -6,7 +6,7 @@ report: (4,) float64. place: (1,) int32.
 
 import numpy as np
 
-from minimask.device import array_module
+from minimask.device import array_module, takes
 from minimask.kernels.cuda import NULL, blocks_for, launch
 
 THREADS = 256
@@ -14,8 +14,9 @@ CHUNK, TILE, MOVES = 64, 4096, 128  # as in optimizer.cu
 Moves = np.dtype([("source", np.uint64, MOVES), *((name, np.int32, MOVES) for name in ("chunk", "size", "block"))])
 
 
+@takes(lambda arrays, starts, flat: flat.dtype == np.float32)
 def collect(arrays, starts, flat):
-    """Copy each array to flat[start:], start a multiple of 64; 128 of them with each launch."""
+    """See `minimask.machine.flat_parameters.collect`; starts are multiples of 64. Each launch copies 128 arrays."""
     arrays = [array_module(a).ascontiguousarray(a, np.float32) for a in arrays]
     for i in range(0, len(arrays), MOVES):
         some, moves, blocks = arrays[i : i + MOVES], np.zeros((), Moves), 0
@@ -28,12 +29,12 @@ def collect(arrays, starts, flat):
 
 
 def set_rates(rates, lr, correction1, correction2):
-    """rates = lr, correction1, correction2, in the order of the stream."""
+    """rates = lr, correction1, correction2, in stream order."""
     launch("optimizer", "set_rates", 1, 1, rates, float(lr), float(correction1), float(correction2))
 
 
 def clip(g, decay, losses, max_norm, place, report):
-    """report = norm of g, whether it and losses (an array or None) are finite, the place, the scale for max_norm."""
+    """Fill report: the norm of g, whether it and losses (or None) are finite, the place, the scale for max_norm."""
     blocks = blocks_for(g.size // 4, THREADS, most=1024)
     parts = array_module(g).empty(blocks, np.float64)
     launch("optimizer", "norm_parts", blocks, THREADS, g, decay, np.int64(g.size // 4), parts, place)

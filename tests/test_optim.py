@@ -1,9 +1,10 @@
-"""Optimizers and schedules against their formulas and, where it is installed, torch."""
+"""Optimizers and schedules against their formulas and, if it is installed, torch."""
 
 import numpy as np
 import pytest
 
 from minimask import optim
+from minimask.machine.flat_parameters import FlatParameters
 from minimask.tensor import Parameter
 
 
@@ -44,8 +45,25 @@ def test_equals_torch(name):
         np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=1e-12)
 
 
+def test_kernels_equal_the_array_code():
+    """One update in float32 against the same in float64."""
+    rng = np.random.default_rng(0)
+    arrays = p, g, m, v = rng.standard_normal((4, 1001))
+    v[:] = abs(v)
+    for rule, count, settings in (
+        (optim.sgd_update, 3, (0.1, 0.9, 0.01, 0.5)),
+        (optim.adamw_update, 4, (3, 0.1, (0.9, 0.999), 1e-8, 0.01, 0.5)),
+    ):
+        found, expected = [a.astype(np.float32) for a in arrays[:count]], [a.copy() for a in arrays[:count]]
+        rule(*found, *settings)
+        rule.plain(*expected, *settings)
+        for one, other in zip(found, expected):
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_kernel_equals_formula(name):
+def test_steps_in_float32_equal_float64(name):
     for a, b in zip(run(OPTIMIZERS[name][0], np.float32)[0], run(OPTIMIZERS[name][0], np.float64)[0]):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
@@ -120,7 +138,7 @@ def test_bad_settings_are_named():
 def test_flat_parameters():
     """Data and gradients are views of two buffers, where `collect` brings what `backward` found."""
     first, second = Parameter(np.arange(6.0).reshape(2, 3)), Parameter(np.ones(65))
-    flat = optim.FlatParameters([first, second])
+    flat = FlatParameters([first, second])
     assert flat.data.shape == flat.gradients.shape == (192,)
     assert flat.data[:8].tolist() == [0, 1, 2, 3, 4, 5, 0, 0] and flat.data[64:129].sum() == 65 == flat.data[64:].sum()
     assert [flat.parameter_at(position) for position in (0, 63, 64, 191)] == [0, 0, 1, 1]
@@ -135,4 +153,4 @@ def test_flat_parameters():
     optim.SGD([first, second], lr=1.0, momentum=0.0, weight_decay=0.0).step()
     assert flat.data[:6].tolist() == [-4, -3, -2, -1, 0, 1] and (flat.data[64:129] == -2).all()
     with pytest.raises(ValueError, match="one dtype"):
-        optim.FlatParameters([first, Parameter(np.ones(2, np.float32))])
+        FlatParameters([first, Parameter(np.ones(2, np.float32))])

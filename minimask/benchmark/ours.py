@@ -14,6 +14,7 @@ from minimask.benchmark.common import clustered_boxes, scattered_boxes, serve
 from minimask.convolution import conv2d, conv_transpose2d, max_pool2d
 from minimask.functional import sigmoid_array
 from minimask.machine import warmup
+from minimask.machine.gpu_optimizer import GpuOptimizer
 from minimask.machine.process import tuned_process
 from minimask.machine.threads import set_threads
 from minimask.mask_head import paste_masks
@@ -171,12 +172,14 @@ def optimizer(kind, arrays, shape):
     else:
         optimizer = optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4)
 
+    gpu_optimizer = None if DEVICE == "cpu" else GpuOptimizer(optimizer)
+
     def run():
-        if DEVICE == "cpu":
+        if gpu_optimizer is None:
             optimizer.step()
         else:
-            optimizer.prepare_step()
-            optimizer.step_on_device()
+            gpu_optimizer.prepare_step()
+            gpu_optimizer.step()
         return parameters
 
     return run

@@ -2,6 +2,8 @@
 
 import contextlib
 
+import numpy as np
+
 from minimask.device import on_cpu
 from minimask.errors import InputError
 from minimask.machine import distributed
@@ -48,7 +50,7 @@ def steps_for(training_step, model, optimizer, settings, cuda_graph=False):
         if cuda_graph:
             raise InputError("training: CUDA graphs need a GPU (device cuda)")
         return StepsOnCpu(training_step, model, optimizer, settings)
-    if optimizer.flat is None:
+    if optimizer.params[0].dtype != np.float32:
         raise InputError(f"training: on a GPU parameters must be float32, got {optimizer.params[0].dtype}")
     from minimask.machine.gpu_steps import StepsOnGpu  # only here: it needs CuPy
 

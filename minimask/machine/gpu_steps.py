@@ -7,7 +7,7 @@ its gradient are copied to page-locked memory, and read when the next step has b
     host     prepare 1, launch 1 | prepare 2, launch 2, read 1 | prepare 3, launch 3, read 2 | ...
     card               copy 1, step 1 | step 2 (and copy 3)         | step 3 (and copy 4)         | ...
 
-Whether a step's numbers are finite is found on the card (`Optimizer.step_on_device`): after one that are not, nothing
+Whether a step's numbers are finite is found on the card (`GpuOptimizer.step`): after one that are not, nothing
 is changed any more, so that the weights are still those before it when the host learns of it.
 
 With CUDA graphs, the launches of a step, hundreds of them, are recorded once, and then started with a single one.
@@ -20,6 +20,7 @@ import numpy as np
 
 from minimask.kernels import cuda as kernels
 from minimask.machine import distributed
+from minimask.machine.gpu_optimizer import GpuOptimizer
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import check_losses, gradient_error
 from minimask.run.log import StepReport
@@ -39,7 +40,7 @@ class _Launched:
     learning_rate: float
     parts: list  # names of the parts of the loss
     losses: np.ndarray  # their values, page-locked
-    report: np.ndarray  # of step_on_device, page-locked
+    report: np.ndarray  # of GpuOptimizer.step, page-locked
     read: object  # event: both are there
 
 
@@ -57,6 +58,7 @@ class StepsOnGpu:
 
         self.cupy, self.page_locked = cupy, cupyx.empty_pinned
         self.model, self.optimizer, self.settings = model, optimizer, settings
+        self.gpu_optimizer = GpuOptimizer(optimizer)
         self.launched = collections.deque()
         self.graphs = {} if graph else None
         self.stream = cupy.cuda.Stream(non_blocking=True)
@@ -76,7 +78,7 @@ class StepsOnGpu:
 
     def run(self, batch, step):
         """Launch a step; returns the list of StepReport of those before it. Raises NotFiniteError of such a one."""
-        self.optimizer.prepare_step()
+        self.gpu_optimizer.prepare_step()
         rng = distributed.own_rows(sampling_generator(self.settings.seed, step))
         graph = None if self.graphs is None else self._graph(batch)
         parts, losses, report = graph.run(batch, rng) if graph else self.compute(batch, Draws(rng))
@@ -97,10 +99,10 @@ class StepsOnGpu:
         losses = self.model.losses(batch, rng)
         self.optimizer.zero_grad()
         sum_of(losses).backward()
-        self.optimizer.flat.collect()
-        distributed.sum_in_place(self.optimizer.flat.gradients)
+        self.gpu_optimizer.flat.collect()
+        distributed.sum_in_place(self.gpu_optimizer.flat.gradients)
         values = distributed.total(self.cupy.stack([loss.data for loss in losses.values()]))
-        return list(losses), values, self.optimizer.step_on_device(self.settings.clip, values)
+        return list(losses), values, self.gpu_optimizer.step(self.settings.clip, values)
 
     def _graph(self, batch):
         """The graph for batches of this shape; None if there are too many already."""
@@ -125,13 +127,13 @@ class StepsOnGpu:
         """Take back the last steps, which changed nothing."""
         self.launched.clear()
         self.optimizer.steps -= steps
-        self.optimizer.forget_failure()
+        self.gpu_optimizer.forget_failure()
 
     def _parameter_at(self, place):
         """The name of the parameter that a place in the gradients belongs to; None for no place."""
         if place < 0:
             return None
-        found = self.optimizer.params[self.optimizer.flat.parameter_at(place)]
+        found = self.optimizer.params[self.gpu_optimizer.flat.parameter_at(place)]
         return next(name for name, parameter in self.model.named_parameters() if parameter is found)
 
 

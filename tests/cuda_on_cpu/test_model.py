@@ -338,14 +338,14 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
         batches = steps.batches(spoiled_scenes(model, bad_step=3))
         for step in range(3):
             steps.run(next(batches), step)
-        before = optimizer.flat.data.copy().get()
+        before = steps.gpu_optimizer.flat.data.copy().get()
         state = {name: array.copy() for name, array in optimizer.state_dict().items()}
         (third,) = steps.run(next(batches), 3)
         assert third.step == 2 and np.isfinite(third.gradient_norm)
         with pytest.raises(NotFiniteError, match=r"step 4: .*loss_mask.* are not finite .*toy train") as error:
             steps.run(next(batches), 4)
         assert all(name in str(error.value) for name in scenes(model).batch(3).names)
-        np.testing.assert_array_equal(optimizer.flat.data.get(), before)
+        np.testing.assert_array_equal(steps.gpu_optimizer.flat.data.get(), before)
         for name, array in optimizer.state_dict().items():
             if name != "steps":
                 np.testing.assert_array_equal(array.get(), state[name].get(), err_msg=name)
@@ -353,7 +353,7 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
         assert steps.rest() == []
         steps.run(scenes(model).batch(5).to("cuda"), 5)  # it can go on
         (fifth,) = steps.rest()
-        assert np.isfinite(fifth.gradient_norm) and (optimizer.flat.data.get() != before).any()
+        assert np.isfinite(fifth.gradient_norm) and (steps.gpu_optimizer.flat.data.get() != before).any()
 
 
 @one_schedule
