@@ -57,10 +57,15 @@ def momentum_step(p, g, velocity, lr, momentum):
 
 
 RIGHT = dict(
-    multiply_backward=multiply_backward, graph_gradients=graph_gradients, unbroadcast=unbroadcast,
-    matmul_backward=matmul_backward, numeric_gradient=numeric_gradient, softmax_backward=softmax_backward,
-    swish=swish, momentum_step=momentum_step,
-)  # fmt: skip
+    multiply_backward=multiply_backward,
+    graph_gradients=graph_gradients,
+    unbroadcast=unbroadcast,
+    matmul_backward=matmul_backward,
+    numeric_gradient=numeric_gradient,
+    softmax_backward=softmax_backward,
+    swish=swish,
+    momentum_step=momentum_step,
+)
 
 
 def assigned(inputs, slopes):
@@ -94,35 +99,43 @@ def sigmoid(x):
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("multiply_backward", lambda gy, a, b: (gy * a, gy * b), "2 times 3", "Result 1 (ga) at [0] is 2, expected 3."),
-    ("multiply_backward", lambda gy, a, b: (1 * b, 1 * a), "comes back is not 1", "not multiplied by gy"),
+    ("multiply_backward", lambda gy, a, b: (1 * b, 1 * a), "arrives is not 1", "not multiplied by gy"),
     ("multiply_backward", lambda gy, a, b: gy * b, "2 times 3", "expected 2 results (ga, gb)"),
-    ("graph_gradients", assigned, "x times x", "`=` in place of `+=`"),
+    ("graph_gradients", assigned, "x times x", "`=` instead of `+=`"),
     ("graph_gradients", lambda i, s: graph_gradients(i[::-1], s), "a chain of three", "graph_gradients"),
     ("unbroadcast", lambda g, shape: g, "a bias (3,) added", "has shape (4, 3), expected (3,)"),
     ("unbroadcast", lambda g, shape: unbroadcast(g, shape) * np.prod(shape) / g.size, "a bias (3,)", "the average"),
-    ("unbroadcast", lambda g, shape: g[0] if g.ndim == 2 and shape == (3,) else unbroadcast(g, shape), "a bias (3,)",
-     "one copy's gradient"),
+    (
+        "unbroadcast",
+        lambda g, shape: g[0] if g.ndim == 2 and shape == (3,) else unbroadcast(g, shape),
+        "a bias (3,)",
+        "the gradient of one copy",
+    ),
     ("unbroadcast", lambda g, shape: unbroadcast(g, shape).squeeze(), "a column (4, 1)", "expected (4, 1)"),
-    ("matmul_backward", lambda gy, a, b: (gy @ b, a @ gy), "square", "matrices that are not transposed"),
-    ("matmul_backward", lambda gy, a, b: (b.T @ gy, gy @ a.T), "square", "the factors in the wrong order"),
+    ("matmul_backward", lambda gy, a, b: (gy @ b, a @ gy), "square", "the matrices are not transposed"),
+    ("matmul_backward", lambda gy, a, b: (b.T @ gy, gy @ a.T), "square", "the factors are in the wrong order"),
     ("matmul_backward", lambda gy, a, b: (gy * b, gy * a), "square", "element by element (*)"),
-    ("numeric_gradient", lambda f, x, c, h: numeric_gradient(f, x + h / 2, c, h / 2), "cubes", "the change upwards"),
-    ("numeric_gradient", lambda f, x, c, h: 2 * numeric_gradient(f, x, c, h), "cubes", "where x moved by two"),
-    ("numeric_gradient", lambda f, x, c, h: numeric_gradient(f, x, np.ones_like(c), h), "with a cotangent",
-     "the cotangent was left out"),
+    ("numeric_gradient", lambda f, x, c, h: numeric_gradient(f, x + h / 2, c, h / 2), "cubes", "only the step up"),
+    ("numeric_gradient", lambda f, x, c, h: 2 * numeric_gradient(f, x, c, h), "cubes", "although x moved by two"),
+    (
+        "numeric_gradient",
+        lambda f, x, c, h: numeric_gradient(f, x, np.ones_like(c), h),
+        "with a cotangent",
+        "the cotangent is missing",
+    ),
     ("numeric_gradient", in_place, "cubes", "changes its argument 'x' in place"),
-    ("softmax_backward", lambda gy, y: np.zeros_like(gy), "two numbers", "passes a check with a plain sum"),
+    ("softmax_backward", lambda gy, y: np.zeros_like(gy), "two numbers", "pass a check with a plain sum"),
     ("softmax_backward", lambda gy, y: gy * y * (1 - y), "two numbers", "as for the sigmoid"),
-    ("softmax_backward", lambda gy, y: y * (gy - (gy * y).sum()), "rows, each by itself", "over all rows together"),
-    ("softmax_backward", lambda gy, y: gy - (gy * y).sum(-1, keepdims=True), "two numbers", "factor y left out"),
-    ("swish", lambda x, gy: (x * sigmoid(x), gy * sigmoid(x)), "around 0", "the sigmoid depends on x too"),
+    ("softmax_backward", lambda gy, y: y * (gy - (gy * y).sum()), "rows, each on its own", "one sum over all rows"),
+    ("softmax_backward", lambda gy, y: gy - (gy * y).sum(-1, keepdims=True), "two numbers", "factor y is missing"),
+    ("swish", lambda x, gy: (x * sigmoid(x), gy * sigmoid(x)), "around 0", "the sigmoid depends on x, too"),
     ("swish", lambda x, gy: (x * sigmoid(x), swish(x, 1 + 0 * gy)[1]), "not 1", "not multiplied by gy"),
     ("swish", lambda x, gy: (sigmoid(x), gy), "at 0", "Result 1 (y) at [0] is 0.5, expected 0"),
-    ("momentum_step", lambda p, g, v, lr, m: (p + lr * (m * v + g), m * v + g), "at rest", "a step up the hill"),
+    ("momentum_step", lambda p, g, v, lr, m: (p + lr * (m * v + g), m * v + g), "at rest", "a step uphill"),
     ("momentum_step", lambda p, g, v, lr, m: (p - lr * v, m * v + g), "at rest", "a step with the old velocity"),
     ("momentum_step", lambda p, g, v, lr, m: (p - lr * g, m * v + g), '"moving"', "a step without the momentum"),
     ("momentum_step", momentum_in_place, "at rest", "changes its argument 'velocity' in place"),
-]  # fmt: skip
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -53,7 +53,7 @@ def decode(deltas, anchors, weights, largest=LARGEST):
 
 RIGHT = dict(
     box_area=box_area, iou=iou, cell_anchors=cell_anchors, grid_anchors=grid_anchors, encode=encode, decode=decode
-)  # fmt: skip
+)
 
 
 def iou_with_plus_one(a, b):
@@ -91,38 +91,62 @@ def iou_of_nothing(a, b):
 
 
 ONE = (1.0, 1.0, 1.0, 1.0)
-A_FIFTH, RIGHTWARDS = '"2 of 20 square pixels are shared"', '"13 pixels right, twice as wide"'
+A_FIFTH, RIGHTWARDS = '"2 of 20 square pixels are shared"', '"13 pixels to the right, twice as wide"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("box_area", lambda b: (b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1), "pixels 3 to 7", "without + 1"),
-    ("box_area", lambda b: b[:, 2] * b[:, 3], "pixels 3 to 7", "taken for width and height"),
+    ("box_area", lambda b: b[:, 2] * b[:, 3], "pixels 3 to 7", "the last two numbers treated as width and height"),
     ("iou", iou_with_plus_one, A_FIFTH, "without + 1"),
-    ("iou", iou_without_clamp, '"apart, one right of the other"', "sides below 0 that are not set to 0"),
-    ("iou", iou_with_sum_for_union, A_FIFTH, "what is shared counted twice in the union"),
-    ("iou", iou_of_first, A_FIFTH, "divided by the first box's area alone"),
-    ("iou", iou_from_sizes, A_FIFTH, "the last two numbers taken for width and height"),
-    ("iou", iou_swapping_min_and_max, A_FIFTH, "min and max exchanged"),
-    ("iou", iou_of_nothing, '"two boxes of no area: 0, not 0/0"', "0 divided by 0"),
+    ("iou", iou_without_clamp, '"apart, one to the right of the other"', "negative sides are not set to 0"),
+    ("iou", iou_with_sum_for_union, A_FIFTH, "the intersection counted twice in the union"),
+    ("iou", iou_of_first, A_FIFTH, "the intersection divided by the area of the first"),
+    ("iou", iou_from_sizes, A_FIFTH, "the last two numbers treated as width and height"),
+    ("iou", iou_swapping_min_and_max, A_FIFTH, "min and max swapped"),
+    ("iou", iou_of_nothing, '"two boxes without area: 0, not 0/0"', "0 divided by 0"),
     ("iou", lambda a, b: iou(a, b).T, "each of two with each of three", "It looks transposed."),
     ("iou", lambda a, b: iou(a, b).diagonal(), A_FIFTH, "has shape (1,), expected (1, 1)"),
     ("cell_anchors", lambda s, r: cell_anchors(s, 1 / r), '"size 32, ratio 0.5"', "it is height / width"),
     ("cell_anchors", lambda s, r: 2 * cell_anchors(s, r), '"size 32, ratio 0.5"', "sides twice as long"),
-    ("cell_anchors", lambda s, r: np.stack([0 * r - s, -s * r, 0 * r + s, s * r], 1) / 2, '"size 32, ratio 0.5"',
-     "no square root: with height = size * ratio the areas differ"),
-    ("grid_anchors", lambda c, shape, stride: grid_anchors(c, shape, stride) + stride / 2, "one anchor, a map of",
-     "places half a stride further"),
-    ("grid_anchors", lambda c, shape, stride: grid_anchors(c[:, [1, 0, 3, 2]], shape[::-1], stride)[:, [1, 0, 3, 2]],
-     "one anchor, a map of", "columns first; the order is row, column, anchor"),
-    ("grid_anchors", lambda c, shape, stride: np.concatenate([grid_anchors(a[None], shape, stride) for a in c]),
-     '"two anchors a place"', "all places of the first anchor first"),
-    ("encode", lambda b, a, w: encode(a, b, w), RIGHTWARDS, "box and anchor exchanged"),
-    ("encode", lambda b, a, w: encode(b, a, ONE), "the box head's weights", "the weights left out"),
-    ("encode", lambda b, a, w: np.concatenate([encode(b, a, w)[:, :2], np.exp(encode(b, a, w)[:, 2:])], 1), RIGHTWARDS,
-     "the quotient of the sides without its logarithm"),
+    (
+        "cell_anchors",
+        lambda s, r: np.stack([0 * r - s, -s * r, 0 * r + s, s * r], 1) / 2,
+        '"size 32, ratio 0.5"',
+        "no square root: with height = size * ratio, the areas differ",
+    ),
+    (
+        "grid_anchors",
+        lambda c, shape, stride: grid_anchors(c, shape, stride) + stride / 2,
+        "one anchor, a map of",
+        "locations shifted by half a stride",
+    ),
+    (
+        "grid_anchors",
+        lambda c, shape, stride: grid_anchors(c[:, [1, 0, 3, 2]], shape[::-1], stride)[:, [1, 0, 3, 2]],
+        "one anchor, a map of",
+        "columns come first: the order is row, column, anchor",
+    ),
+    (
+        "grid_anchors",
+        lambda c, shape, stride: np.concatenate([grid_anchors(a[None], shape, stride) for a in c]),
+        '"two anchors per location"',
+        "all locations of the first anchor come first",
+    ),
+    ("encode", lambda b, a, w: encode(a, b, w), RIGHTWARDS, "box and anchor swapped"),
+    ("encode", lambda b, a, w: encode(b, a, ONE), "the box head's weights", "the weights are missing"),
+    (
+        "encode",
+        lambda b, a, w: np.concatenate([encode(b, a, w)[:, :2], np.exp(encode(b, a, w)[:, 2:])], 1),
+        RIGHTWARDS,
+        "the ratio of the sides without the logarithm",
+    ),
     ("decode", lambda d, a, w: decode(d, a, w, largest=np.inf), "a delta of 100", "no limit for the logarithm"),
     ("decode", lambda d, a, w: decode(d, a, 1 / np.array(w)), "the box head's weights", "decoding divides"),
-    ("decode", lambda d, a, w: decode(np.minimum(d, np.log(62.5)), a, w), "large only before the division",
-     "the limit taken before the division by the weights"),
-]  # fmt: skip
+    (
+        "decode",
+        lambda d, a, w: decode(np.minimum(d, np.log(62.5)), a, w),
+        "large only before the division",
+        "the limit applied before the division by the weights",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)
@@ -140,8 +164,9 @@ def test_wrong_boxes_are_drawn():
     for name in ("cell_anchors", "grid_anchors", "decode"):
         labels = CHECKS[name].draw(found=np.eye(4), expected=np.ones((4, 4)), index=(2, 1), arguments={})
         assert [text.get_text() for text in labels.axes[0].get_legend().texts] == [
-            "expected: 1, 1, 1, 1", "found: 0, 0, 1, 0"
-        ]  # fmt: skip
+            "expected: 1, 1, 1, 1",
+            "found: 0, 0, 1, 0",
+        ]
 
 
 def test_the_notebook_shows_what_torchvision_gives():

@@ -61,10 +61,13 @@ def conv_transpose2d(x, w, stride, padding):
 
 
 RIGHT = dict(
-    conv_output_size=conv_output_size, conv2d=conv2d, receptive_field=receptive_field,
-    conv2d_backward_weights=conv2d_backward_weights, conv2d_backward_data=conv2d_backward_data,
+    conv_output_size=conv_output_size,
+    conv2d=conv2d,
+    receptive_field=receptive_field,
+    conv2d_backward_weights=conv2d_backward_weights,
+    conv2d_backward_data=conv2d_backward_data,
     conv_transpose2d=conv_transpose2d,
-)  # fmt: skip
+)
 
 
 def flip(w):
@@ -110,33 +113,52 @@ FIRST = '"the ramp, only the first window has a gradient"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("conv_output_size", lambda n, k, s, p, d: (n - k + 2 * p) // s, "4 pixels", "The last place is missing".lower()),
     ("conv_output_size", lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "4 pixels", "expected integers"),
-    ("conv_output_size", lambda n, k, s, p, d: (n + 2 * p - k) // s + 1, "dilation 2", "a dilation that is ignored"),
+    ("conv_output_size", lambda n, k, s, p, d: (n + 2 * p - k) // s + 1, "dilation 2", "the dilation is ignored"),
     ("conv2d", lambda x, w, *a: conv2d(x, flip(w), *a), "the ramp 0 to 15", "a flipped kernel"),
-    ("conv2d", lambda x, w, *a: conv2d(x, turn(w), *a), "the ramp 0 to 15", "x and y exchanged in the kernel"),
+    ("conv2d", lambda x, w, *a: conv2d(x, turn(w), *a), "the ramp 0 to 15", "x and y swapped in the kernel"),
     ("conv2d", lambda x, w, *a: conv2d(x, w / 9, *a), "the ramp 0 to 15", "the average over the window"),
     ("conv2d", lambda x, w, s, p: conv2d(x, w, s, 0), "padding 1", "has shape (2, 2, 1), expected (4, 4, 1)"),
-    ("receptive_field", lambda k, s: sum(k), "two 3 x 3 layers", "the sum of the kernels"),
-    ("receptive_field", lambda k, s: 1 + sum(k) - len(k), "moves by 2", "strides that are ignored"),
+    ("receptive_field", lambda k, s: sum(k), "two 3 x 3 layers", "the sum of the kernel sizes"),
+    ("receptive_field", lambda k, s: 1 + sum(k) - len(k), "the first of two has stride 2", "the strides are ignored"),
     ("conv2d_backward_weights", lambda *a: flip(conv2d_backward_weights(*a)).copy(), FIRST, "a flipped kernel"),
-    ("conv2d_backward_weights", lambda *a: turn(conv2d_backward_weights(*a)).copy(), FIRST, "x and y exchanged"),
+    ("conv2d_backward_weights", lambda *a: turn(conv2d_backward_weights(*a)).copy(), FIRST, "x and y swapped"),
     ("conv2d_backward_weights", lambda gy, *a: conv2d_backward_weights(gy / 4, *a), FIRST, "the average over the"),
-    ("conv2d_backward_weights", weights_without_stride, '"stride 2"', "moves by one pixel, whatever the stride is"),
+    (
+        "conv2d_backward_weights",
+        weights_without_stride,
+        '"stride 2"',
+        "the window always moves by one pixel, regardless of",
+    ),
     ("conv2d_backward_weights", weights_without_padding, '"the ramp with padding 1"', "no padding"),
     ("conv2d_backward_weights", lambda *a: 2 * conv2d_backward_weights(*a), FIRST, "Every element is 2 times"),
     ("conv2d_backward_data", lambda gy, w, *a: conv2d_backward_data(gy, flip(w), *a), FIRST, "a flipped kernel"),
-    ("conv2d_backward_data", lambda gy, w, *a: conv2d_backward_data(gy, turn(w), *a), FIRST, "x and y exchanged"),
+    ("conv2d_backward_data", lambda gy, w, *a: conv2d_backward_data(gy, turn(w), *a), FIRST, "x and y swapped"),
     ("conv2d_backward_data", lambda gy, *a: conv2d_backward_data(gy / 4, *a), FIRST, "the average over the windows"),
-    ("conv2d_backward_data", data_without_stride, '"stride 2"', "moves by one pixel, whatever the stride is"),
-    ("conv2d_backward_data", data_without_padding, '"the ramp with padding 1"', "a padding that is not cut off again"),
-    ("conv2d_backward_data", lambda *a: conv2d_backward_data(*a, add=False), FIRST, "`=` in place of `+=`"),
-    ("conv2d_backward_data", lambda gy, *a: conv2d_backward_data(gy.transpose(1, 0, 2), *a), "0 to 15",
-     "rows and columns of gy exchanged"),
+    ("conv2d_backward_data", data_without_stride, '"stride 2"', "the window always moves by one pixel, regardless of"),
+    ("conv2d_backward_data", data_without_padding, '"the ramp with padding 1"', "the padding is not cropped again"),
+    ("conv2d_backward_data", lambda *a: conv2d_backward_data(*a, add=False), FIRST, "`=` instead of `+=`"),
+    (
+        "conv2d_backward_data",
+        lambda gy, *a: conv2d_backward_data(gy.transpose(1, 0, 2), *a),
+        "0 to 15",
+        "rows and columns of gy swapped",
+    ),
     ("conv_transpose2d", lambda x, w, *a: conv_transpose2d(x, flip(w), *a), "one pixel", "a flipped kernel"),
-    ("conv_transpose2d", lambda x, w, s, p: conv_transpose2d(x, w, s, 0), "padding 1 cuts off", "has shape (7, 9, 1)"),
-    ("conv_transpose2d", lambda x, w, s, p: conv2d_backward_data(
-        x, w.transpose(0, 1, 3, 2), conv_transpose2d(x, w, s, p).shape, s, p, add=False), "3 x 3 stamps",
-     "`=` in place of `+=`"),
-]  # fmt: skip
+    (
+        "conv_transpose2d",
+        lambda x, w, s, p: conv_transpose2d(x, w, s, 0),
+        "padding 1 crops one pixel on each side",
+        "has shape (7, 9, 1)",
+    ),
+    (
+        "conv_transpose2d",
+        lambda x, w, s, p: conv2d_backward_data(
+            x, w.transpose(0, 1, 3, 2), conv_transpose2d(x, w, s, p).shape, s, p, add=False
+        ),
+        "3 x 3 stamps",
+        "`=` instead of `+=`",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -131,7 +131,7 @@ def test_wrong_answer(kind):
 
 def test_turned():
     turned = Check(lambda x: x, {"square": dict(x=np.arange(9.0).reshape(3, 3))}, name="turned")
-    assert "Rows and columns are exchanged (the last two axes)." in message(lambda x: x.T.copy(), turned)
+    assert "Rows and columns are swapped (the last two axes)." in message(lambda x: x.T.copy(), turned)
     oblong = Check(lambda x: x, {"oblong": dict(x=np.arange(6.0).reshape(2, 3))}, name="turned")
     assert "has shape (3, 2), expected (2, 3). It looks transposed." in message(lambda x: x.T.copy(), oblong)
 

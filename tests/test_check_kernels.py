@@ -24,19 +24,33 @@ RIGHT = dict(
 )
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("thread_share", lambda n, t, parts: np.array([t, t + 1]) * (n // parts), "10 rows", "the last rows are nobody's"),
-    ("thread_share", lambda n, t, parts: np.array([n * t // parts, n * (t + 1) // parts - 1]), "10 rows",
-     "not the one behind it"),
+    (
+        "thread_share",
+        lambda n, t, parts: np.array([t, t + 1]) * (n // parts),
+        "10 rows",
+        "the same size for each thread, rounded down",
+    ),
+    (
+        "thread_share",
+        lambda n, t, parts: np.array([n * t // parts, n * (t + 1) // parts - 1]),
+        "10 rows",
+        "the last row instead of the one after it",
+    ),
     ("bytes_moved", lambda n, passes, fused: 8 * n * passes, "the same, fused", "keep the numbers in registers"),
     ("bytes_moved", lambda n, passes, fused: bytes_moved(n, passes, fused) // 2, "a million", "each pass writes as"),
     ("bytes_moved", lambda n, passes, fused: bytes_moved(n, passes, fused) // 4, "a million", "a float32 has four"),
     ("block_rows", lambda registers, vectors: registers // vectors, "AVX-512", "none is left for a and b"),
     ("block_rows", lambda registers, vectors: (registers - vectors) // vectors, "AVX-512", "for the number of a"),
-    ("winograd_1d", lambda d, u: winograd_1d(d, u)[::-1], "d = 1, 2, 3, 4", "y0 and y1 exchanged"),
+    ("winograd_1d", lambda d, u: winograd_1d(d, u)[::-1], "d = 1, 2, 3, 4", "y0 and y1 swapped"),
     ("winograd_1d", lambda d, u: winograd_1d(d, u * [1, 1, 1, -1]), "d = 1, 2, 3, 4", "a plus before m4"),
-    ("roofline", lambda i, peak, bandwidth: max(peak, i * bandwidth), "0.25 operations", "the smaller one holds"),
+    (
+        "roofline",
+        lambda i, peak, bandwidth: max(peak, i * bandwidth),
+        "0.25 operations",
+        "the larger of the two limits instead of the smaller",
+    ),
     ("roofline", lambda i, peak, bandwidth: i * bandwidth, "50 operations", "no machine is faster than its peak"),
-]  # fmt: skip
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

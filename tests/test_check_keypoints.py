@@ -44,9 +44,12 @@ def mirror_keypoints(keypoints, width, order):
 
 
 RIGHT = dict(
-    one_hot_keypoint=one_hot_keypoint, softmax_place_loss=softmax_place_loss, keypoint_peak=keypoint_peak, oks=oks,
+    one_hot_keypoint=one_hot_keypoint,
+    softmax_place_loss=softmax_place_loss,
+    keypoint_peak=keypoint_peak,
+    oks=oks,
     mirror_keypoints=mirror_keypoints,
-)  # fmt: skip
+)
 
 
 def without_maximum(logits, places, visible):
@@ -57,24 +60,53 @@ def without_maximum(logits, places, visible):
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("one_hot_keypoint", lambda *a: one_hot_keypoint(*a).T, "17.2 in a box", "y counts rows"),
-    ("one_hot_keypoint", lambda k, b, s: one_hot_keypoint(k + [*(b[2:] - b[:2]) / s / 2, 0], b, s), "17.2 in a box",
-     "The result at"),
-    ("one_hot_keypoint", lambda k, *rest: one_hot_keypoint(k * [1, 1, k[2] == 2], *rest), "hidden (visibility 1)",
-     "hidden keypoints left out"),
-    ("softmax_place_loss", without_maximum, "logits of 1000", "no maximum subtracted"),
-    ("softmax_place_loss", lambda z, p, v: softmax_place_loss(z, p, v | True), "the second is not labeled",
-     "keypoints that are not labeled counted too"),
-    ("softmax_place_loss", lambda z, p, v: softmax_place_loss(z, p, v) * v.sum(), "a sure and right keypoint",
-     "the sum, where it is the mean"),
-    ("keypoint_peak", lambda z, box: keypoint_peak(z, box) - (box[2:] - box[:2]) / z.shape[::-1] / 2, "row 1, column 2",
-     "half a cell is missing"),
+    (
+        "one_hot_keypoint",
+        lambda k, b, s: one_hot_keypoint(k + [*(b[2:] - b[:2]) / s / 2, 0], b, s),
+        "17.2 in a box",
+        "The result at",
+    ),
+    (
+        "one_hot_keypoint",
+        lambda k, *rest: one_hot_keypoint(k * [1, 1, k[2] == 2], *rest),
+        "hidden (visibility 1)",
+        "hidden keypoints are left out",
+    ),
+    ("softmax_place_loss", without_maximum, "logits of 1000", "the maximum is not subtracted before exp"),
+    (
+        "softmax_place_loss",
+        lambda z, p, v: softmax_place_loss(z, p, v | True),
+        "the second one is not labeled",
+        "keypoints that are not labeled are included",
+    ),
+    (
+        "softmax_place_loss",
+        lambda z, p, v: softmax_place_loss(z, p, v) * v.sum(),
+        "a confident right keypoint and a confident wrong one",
+        "the sum over the keypoints that count instead of",
+    ),
+    (
+        "keypoint_peak",
+        lambda z, box: keypoint_peak(z, box) - (box[2:] - box[:2]) / z.shape[::-1] / 2,
+        "row 1, column 2",
+        "half a cell is missing",
+    ),
     ("keypoint_peak", lambda z, box: keypoint_peak(z, box) - box[:2], "row 1, column 2", "add the box's corner"),
-    ("oks", lambda f, t, a, s: oks(f, t, a, s / 2), "an eye 2.5 pixels off", "sigma, where COCO has 2 sigma"),
-    ("oks", lambda f, t, a, s: oks(f, np.c_[t[:, :2], np.ones(len(t))], a, s), "off across and down",
-     "keypoints counted that are not labeled"),
-    ("mirror_keypoints", lambda k, w, o: mirror_keypoints(k, w, np.arange(4)), "eyes", "left and right not exchanged"),
+    ("oks", lambda f, t, a, s: oks(f, t, a, s / 2), "an eye 2.5 pixels off", "sigma instead of COCO's 2 sigma"),
+    (
+        "oks",
+        lambda f, t, a, s: oks(f, np.c_[t[:, :2], np.ones(len(t))], a, s),
+        "off in x and y",
+        "keypoints that are not labeled are counted",
+    ),
+    (
+        "mirror_keypoints",
+        lambda k, w, o: mirror_keypoints(k, w, np.arange(4)),
+        "eyes",
+        "left and right are not swapped",
+    ),
     ("mirror_keypoints", lambda k, w, o: mirror_keypoints(k, w - 1, o), "eyes", "x = 0 is the border"),
-]  # fmt: skip
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -43,9 +43,13 @@ def box_loss(deltas, targets, positive, sampled, beta):
 
 
 RIGHT = dict(
-    bce=bce, bce_with_logits=bce_with_logits, bce_gradient=bce_gradient, mask_loss=mask_loss, class_loss=class_loss,
+    bce=bce,
+    bce_with_logits=bce_with_logits,
+    bce_gradient=bce_gradient,
+    mask_loss=mask_loss,
+    class_loss=class_loss,
     box_loss=box_loss,
-)  # fmt: skip
+)
 
 FOUR, TWO = '"the lecture\'s four points"', '"one object and one background: d = 0.1 and d = 1"'
 
@@ -57,34 +61,58 @@ def in_place(z, t):
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("bce", lambda p, t: bce(p, t) * p.size, FOUR, "the sum over all points"),
-    ("bce", lambda p, t: bce(np.clip(t, 1e-300, 1), p), FOUR, "target and prediction exchanged"),
+    ("bce", lambda p, t: bce(np.clip(t, 1e-300, 1), p), FOUR, "target and prediction swapped"),
     ("bce", lambda p, t: -bce(p, t), FOUR, "the wrong sign"),
-    ("bce", lambda p, t: -(t * np.log2(p) + (1 - t) * np.log2(1 - p)).mean(), FOUR, "to the base 2"),
-    ("bce", lambda p, t: -(t * np.log10(p) + (1 - t) * np.log10(1 - p)).mean(), FOUR, "to the base 10"),
-    ("bce", lambda p, t: -(t * np.log(p)).mean(), FOUR, "background (t = 0) counts too"),
-    ("bce", lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(), "sure and right", "ln 0, which is minus"),
-    ("bce", lambda p, t: bce(np.clip(p, 1e-7, 1 - 1e-7), t), "sure and right", "The result is 1e-07, expected"),
+    (
+        "bce",
+        lambda p, t: -(t * np.log2(p) + (1 - t) * np.log2(1 - p)).mean(),
+        FOUR,
+        "a logarithm to base 2 instead of the natural one",
+    ),
+    (
+        "bce",
+        lambda p, t: -(t * np.log10(p) + (1 - t) * np.log10(1 - p)).mean(),
+        FOUR,
+        "a logarithm to base 10 instead of the natural one",
+    ),
+    ("bce", lambda p, t: -(t * np.log(p)).mean(), FOUR, "half of the formula"),
+    (
+        "bce",
+        lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(),
+        "confident and right",
+        "ln 0 is minus infinity, and 0 times infinity is not",
+    ),
+    ("bce", lambda p, t: bce(np.clip(p, 1e-7, 1 - 1e-7), t), "confident and right", "The result is 1e-07, expected"),
     ("bce", lambda p, t: ((p - t) ** 2).mean(), FOUR, "The result is 0.0975, expected 0.344582."),
     ("bce", lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)), FOUR, "has shape (4,), expected ()"),
     ("bce_with_logits", lambda z, t: (np.log(1 + np.exp(z)) - z * t).mean(), "a logit of 1000", "e^z of a large z"),
     ("bce_with_logits", lambda z, t: bce(z, t), FOUR, "The result is nan"),
-    ("bce_with_logits", lambda z, t: bce(sigmoid(z), t), "a logit of 1000", "ended at -100"),
-    ("bce_with_logits", lambda z, t: bce_with_logits(t, z), FOUR, "target and prediction exchanged"),
+    ("bce_with_logits", lambda z, t: bce(sigmoid(z), t), "a logit of 1000", "the logarithm limited to -100"),
+    ("bce_with_logits", lambda z, t: bce_with_logits(t, z), FOUR, "target and prediction swapped"),
     ("bce_with_logits", lambda z, t: bce_with_logits(z, t) * z.size, FOUR, "the sum over all points"),
-    ("bce_gradient", lambda z, t: (t - sigmoid(z)) / z.size, FOUR, "t - p: the gradient points"),
+    ("bce_gradient", lambda z, t: (t - sigmoid(z)) / z.size, FOUR, "t - p instead of p - t"),
     ("bce_gradient", lambda z, t: sigmoid(z) - t, FOUR, "not divided by N"),
     ("bce_gradient", in_place, FOUR, "It changes its argument 'z' in place"),
     ("mask_loss", lambda z, c, t, v: mask_loss(z, c - 1, t, v), "three boxes", "channel 0 is the background"),
-    ("mask_loss", lambda z, c, t, v: mask_loss(z, c, t, v | True), "three boxes", "that do not count are counted"),
+    (
+        "mask_loss",
+        lambda z, c, t, v: mask_loss(z, c, t, v | True),
+        "three boxes",
+        "boxes that do not count are included",
+    ),
     ("mask_loss", lambda z, c, t, v: bce_with_logits(z, t[..., None]), "three boxes", "The result is"),
     ("class_loss", lambda z, c, s: class_loss(z, c, s) * s.sum(), "four RoIs", "the sum over the RoIs"),
-    ("class_loss", lambda z, c, s: -np.log(np.exp(z) / np.exp(z).sum(1, keepdims=True))[range(len(c)), c][s].mean(),
-     "a logit of 1000", "The result is nan"),
+    (
+        "class_loss",
+        lambda z, c, s: -np.log(np.exp(z) / np.exp(z).sum(1, keepdims=True))[range(len(c)), c][s].mean(),
+        "a logit of 1000",
+        "The result is nan",
+    ),
     ("class_loss", lambda z, c, s: class_loss(z, np.maximum(c, 1), s), "four RoIs", "The result is"),
-    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, p, b), TWO, "by the number of sampled RoIs"),
-    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, s, s, b), TWO, "background is counted"),
-    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, s, 1.0), TWO, "beta = 1, whatever beta is"),
-]  # fmt: skip
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, p, b), TWO, "divided by the number of positives instead of"),
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, s, s, b), TWO, "background is included: it has no box to learn"),
+    ("box_loss", lambda d, t, p, s, b: box_loss(d, t, p, s, 1.0), TWO, "beta is always 1, regardless of the argument"),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

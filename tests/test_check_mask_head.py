@@ -60,32 +60,58 @@ RIGHT = dict(
 )
 ONE_CELL, HALF = "one cell: its stamp", "the left half of 8 x 8 pixels in 4 x 4 cells, aligned"
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("mask_head_size", lambda *a: mask_head_size(*a, bias=0), "one convolution", "the biases forgotten"),
+    ("mask_head_size", lambda *a: mask_head_size(*a, bias=0), "one convolution", "the biases are missing"),
     ("mask_head_size", lambda i, c, w, n: mask_head_size(i, c, w, n - 1), "one convolution", "one class too few"),
     ("mask_head_size", lambda *a: mask_head_size(*a, kernel=1), "one convolution", "The result is 98, expected 146."),
-    ("mask_head_size", lambda i, c, w, n: sum(9 * i * o + o for o in c) + mask_head_size(c[-1] if c else i, (), w, n),
-     "random case", "every convolution with in_channels"),
+    (
+        "mask_head_size",
+        lambda i, c, w, n: sum(9 * i * o + o for o in c) + mask_head_size(c[-1] if c else i, (), w, n),
+        "random case",
+        "in_channels used for every convolution",
+    ),
     ("deconvolution", side_by_side, "the notebook's 2 x 2 cells", "four maps side by side"),
-    ("deconvolution", lambda x, w, b: deconvolution(x, w[::-1, ::-1], b), ONE_CELL, "turned by 180 degrees"),
+    (
+        "deconvolution",
+        lambda x, w, b: deconvolution(x, w[::-1, ::-1], b),
+        ONE_CELL,
+        "the kernel rotated by 180 degrees",
+    ),
     ("deconvolution", lambda x, w, b: deconvolution(x, w.transpose(1, 0, 2, 3), b), ONE_CELL, "rows and columns of"),
-    ("deconvolution", lambda x, w, b: deconvolution(x, w, 0), "a bias", "the bias forgotten"),
+    ("deconvolution", lambda x, w, b: deconvolution(x, w, 0), "a bias", "the bias is missing"),
     ("deconvolution", lambda x, w, b: x.repeat(2, 0).repeat(2, 1) @ w.sum((0, 1)) + b, ONE_CELL, "each cell repeated"),
     ("deconvolution", lambda x, w, b: np.maximum(deconvolution(x, w, b), 0), ONE_CELL, "a ReLU at the end"),
     ("class_masks", softmax_masks, "one cell, a dog", "softmax over the classes"),
-    ("class_masks", lambda z, labels: class_masks(z, labels - 1), "one cell, a dog", "the class before the right one"),
+    (
+        "class_masks",
+        lambda z, labels: class_masks(z, labels - 1),
+        "one cell, a dog",
+        "the channel before the right one",
+    ),
     ("class_masks", lambda z, labels: z[np.arange(len(z)), :, :, labels], "one cell, a dog", "the sigmoid is missing"),
     ("class_masks", lambda z, labels: 1 / (1 + np.exp(-z.max(-1))), "one cell, a dog", "the class branch chooses"),
     ("class_masks", lambda z, labels: 1 / (1 + np.exp(-z[:, :, :, labels])), "one cell, a dog", "has shape"),
-    ("mask_target", lambda m, box, *rest: mask_target(m, box[[1, 0, 3, 2]], *rest), "a box around the object",
-     "x and y exchanged"),
-    ("mask_target", lambda m, box, size, s, aligned, binary: mask_target(m, box, size, s, False, binary), HALF,
-     "half a pixel is not subtracted"),
-    ("mask_target", never_binary, "in 3 x 3 cells, binary", "a soft target where a binary one is wanted"),
-    ("mask_target", above_half, "in 3 x 3 cells, binary", "1 above 0.5 in place of from 0.5 on"),
+    (
+        "mask_target",
+        lambda m, box, *rest: mask_target(m, box[[1, 0, 3, 2]], *rest),
+        "a box around the object",
+        "x and y swapped",
+    ),
+    (
+        "mask_target",
+        lambda m, box, size, s, aligned, binary: mask_target(m, box, size, s, False, binary),
+        HALF,
+        "half a pixel is not subtracted",
+    ),
+    ("mask_target", never_binary, "in 3 x 3 cells, binary", "a soft target instead of a binary one"),
+    ("mask_target", above_half, "in 3 x 3 cells, binary", "`> 0.5` instead of `>= 0.5`"),
     ("mask_target", lambda m, box, size, s, *rest: s**2 * mask_target(m, box, size, s, *rest), HALF, "the sum over a"),
-    ("mask_target", lambda m, box, *rest: mask_target(m, np.round(box), *rest), "a box around the object",
-     "rounded to whole pixels"),
-]  # fmt: skip
+    (
+        "mask_target",
+        lambda m, box, *rest: mask_target(m, np.round(box), *rest),
+        "a box around the object",
+        "rounded to integer pixels",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

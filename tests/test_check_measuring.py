@@ -47,36 +47,79 @@ def iou_plus_epsilon(a, b):
 
 
 RIGHT = dict(
-    mask_iou=mask_iou, match_detections=match_detections, precision_recall=precision_recall,
+    mask_iou=mask_iou,
+    match_detections=match_detections,
+    precision_recall=precision_recall,
     average_precision=average_precision,
-)  # fmt: skip
+)
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("mask_iou", lambda a, b: np.array([[(x & y).sum() / x.sum() for y in b] for x in a]), "12 pixels and 9",
-     "divided by the first mask alone"),
-    ("mask_iou", lambda a, b: 2 * mask_iou(a, b) / (1 + mask_iou(a, b)), "12 pixels and 9", "Dice's measure"),
-    ("mask_iou", lambda a, b: np.array([[(x & y).sum() / (x | y).sum() for y in b] for x in a]), "two empty masks",
-     "is nan, expected 0"),
-    ("mask_iou", iou_plus_epsilon, "12 pixels and 9", "The result at [0, 0] is 0.39973"),
-    ("mask_iou", lambda a, b: mask_iou(b, a), "the same, apart", "It looks transposed"),
-    ("match_detections", lambda o, t: match_detections(o, t, np.greater), "exactly the threshold", "`>` for `>=`"),
-    ("match_detections", no_doubles_checked, "found twice", "an object that is found twice"),
-    ("match_detections", lambda o, t: np.array([next((g for g, v in enumerate(row) if v >= t), -1) for row in o]),
-     "found twice", "an object that is found twice"),
-    ("match_detections", lambda o, t: match_detections(o, t) >= 0, "two found, one not", "holds booleans"),
-    ("precision_recall", lambda hits, objects: precision_recall(hits, len(hits)), "right, right, wrong",
-     "recall divided by the number of detections"),
+    (
+        "mask_iou",
+        lambda a, b: np.array([[(x & y).sum() / x.sum() for y in b] for x in a]),
+        "masks of 12 and 9 pixels that share 6: 6 / 15",
+        "the shared pixels divided by the first mask",
+    ),
+    (
+        "mask_iou",
+        lambda a, b: 2 * mask_iou(a, b) / (1 + mask_iou(a, b)),
+        "masks of 12 and 9 pixels that share 6: 6 / 15",
+        "the Dice coefficient, 2 shared / (sum of both areas)",
+    ),
+    (
+        "mask_iou",
+        lambda a, b: np.array([[(x & y).sum() / (x | y).sum() for y in b] for x in a]),
+        "two empty masks",
+        "is nan, expected 0",
+    ),
+    ("mask_iou", iou_plus_epsilon, "masks of 12 and 9 pixels that share 6: 6 / 15", "The result at [0, 0] is 0.39973"),
+    ("mask_iou", lambda a, b: mask_iou(b, a), "equal, apart, one inside the other", "It looks transposed"),
+    (
+        "match_detections",
+        lambda o, t: match_detections(o, t, np.greater),
+        "equal to the threshold",
+        "`>` instead of `>=`",
+    ),
+    ("match_detections", no_doubles_checked, "found twice", "an object is found twice"),
+    (
+        "match_detections",
+        lambda o, t: np.array([next((g for g, v in enumerate(row) if v >= t), -1) for row in o]),
+        "found twice",
+        "an object is found twice",
+    ),
+    ("match_detections", lambda o, t: match_detections(o, t) >= 0, "two objects found, one not", "holds booleans"),
+    (
+        "precision_recall",
+        lambda hits, objects: precision_recall(hits, len(hits)),
+        "right, right, wrong",
+        "recall divided by the number of detections",
+    ),
     ("precision_recall", lambda hits, objects: hits.sum() / len(hits), "right, right, wrong", "expected 2 results"),
-    ("precision_recall", lambda hits, objects: precision_recall(hits, objects)[::-1], "right, right, wrong",
-     "precision and recall exchanged"),
-    ("average_precision", lambda p, r: average_precision(p, r, best=lambda x, default: x[0] if len(x) else default),
-     "a dip", "not the best from there on"),
-    ("average_precision", lambda p, r: average_precision(p, r, 11), "(67 + 34 x 0.6) / 101",
-     "11 recalls"),
-    ("average_precision", lambda p, r: float(p.mean()) if len(p) else 0.0, "(67 + 34 x 0.6) / 101",
-     "the mean of the precisions"),
-    ("average_precision", lambda p, r: average_precision(p, r - 1e-9), "(67 + 34 x 0.6) / 101",
-     "a recall that is just reached counts"),
-]  # fmt: skip
+    (
+        "precision_recall",
+        lambda hits, objects: precision_recall(hits, objects)[::-1],
+        "right, right, wrong",
+        "precision and recall swapped",
+    ),
+    (
+        "average_precision",
+        lambda p, r: average_precision(p, r, best=lambda x, default: x[0] if len(x) else default),
+        "a dip",
+        "the precision where a recall is reached, instead of",
+    ),
+    ("average_precision", lambda p, r: average_precision(p, r, 11), "(67 + 34 x 0.6) / 101", "11 recalls"),
+    (
+        "average_precision",
+        lambda p, r: float(p.mean()) if len(p) else 0.0,
+        "(67 + 34 x 0.6) / 101",
+        "the mean of the precisions",
+    ),
+    (
+        "average_precision",
+        lambda p, r: average_precision(p, r - 1e-9),
+        "(67 + 34 x 0.6) / 101",
+        "a recall that is just reached counts",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -87,38 +87,80 @@ def of_the_first(boxes, scores, threshold):
     return np.array(kept, int)
 
 
-FIVE = '"five boxes in a row, the best is the fourth"'
+FIVE = '"five boxes in a row, of which the fourth is the best"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("box_head", lambda x, *w: box_head(x.transpose(0, 3, 1, 2), *w), "two RoIs of 2 x 2 bins", "channels before bins"),
-    ("box_head", lambda x, w6, b6, w7, b7: np.maximum(x.reshape(len(x), -1) @ w6 + b6, 0) @ w7 + b7,
-     "two RoIs of 2 x 2 bins", "no ReLU at the end"),
-    ("box_head", lambda x, w6, b6, w7, b7: np.maximum((x.reshape(len(x), -1) @ w6 + b6) @ w7 + b7, 0),
-     "two RoIs of 2 x 2 bins", "no ReLU between the layers"),
-    ("class_boxes", lambda deltas, rois: class_boxes(deltas, rois, (1, 1, 1, 1)), "class 1 moves right",
-     "not divided by the weights 10, 10, 5, 5"),
-    ("class_boxes", lambda deltas, rois: class_boxes(deltas, rois).reshape(len(rois), -1), "no deltas",
-     "has shape (2, 12), expected (2, 3, 4)"),
-    ("nms", lambda *a: nms(*a, drops=lambda iou, t: iou >= t), "an IoU of exactly the threshold", "`>=` for `>`"),
-    ("nms", unsorted, FIVE, "boxes gone through as they come: they must be sorted by score"),
-    ("nms", lambda b, s, t: nms(b, -s, t), FIVE, "boxes gone through by rising score: the worst is kept"),
-    ("nms", lambda *a: np.sort(nms(*a)), FIVE, "the right boxes, by index: they must come by falling score"),
-    ("nms", suppressed_suppress, "a chain", "boxes that are suppressed but still suppress others"),
+    (
+        "box_head",
+        lambda x, w6, b6, w7, b7: np.maximum(x.reshape(len(x), -1) @ w6 + b6, 0) @ w7 + b7,
+        "two RoIs of 2 x 2 bins",
+        "no ReLU at the end",
+    ),
+    (
+        "box_head",
+        lambda x, w6, b6, w7, b7: np.maximum((x.reshape(len(x), -1) @ w6 + b6) @ w7 + b7, 0),
+        "two RoIs of 2 x 2 bins",
+        "no ReLU between the layers",
+    ),
+    (
+        "class_boxes",
+        lambda deltas, rois: class_boxes(deltas, rois, (1, 1, 1, 1)),
+        "class 1 moves to the right, class 2 grows",
+        "not divided by the weights 10, 10, 5, 5",
+    ),
+    (
+        "class_boxes",
+        lambda deltas, rois: class_boxes(deltas, rois).reshape(len(rois), -1),
+        "deltas of 0: every class gets the RoI itself",
+        "has shape (2, 12), expected (2, 3, 4)",
+    ),
+    ("nms", lambda *a: nms(*a, drops=lambda iou, t: iou >= t), "an IoU equal to the threshold", "`>=` instead of `>`"),
+    ("nms", unsorted, FIVE, "boxes visited in their given order: they must be sorted by score"),
+    ("nms", lambda b, s, t: nms(b, -s, t), FIVE, "boxes visited in ascending order of score: the worst one is kept"),
+    (
+        "nms",
+        lambda *a: np.sort(nms(*a)),
+        FIVE,
+        "the right boxes in order of their indices: they must be in descending order of score",
+    ),
+    ("nms", suppressed_suppress, "a chain", "suppressed boxes still suppress others"),
     ("nms", lambda *a: nms(*a, extra=1.0), "small boxes, where + 1", "widths and heights with + 1"),
-    ("nms", of_the_first, "small boxes inside large ones", "divided by the better box, not by the union"),
+    ("nms", of_the_first, "small boxes inside large ones", "the intersection divided by the better box instead"),
     ("nms", lambda b, s, t: np.isin(np.arange(len(b)), nms(b, s, t)), FIVE, "has shape (5,), expected (3,)"),
     ("nms", lambda b, s, t: b[nms(b, s, t)], FIVE, "has shape (3, 4), expected (3,)"),
     ("nms", lambda b, s, t: nms(b, s, t).tolist(), FIVE, "a list of length 3, expected an array"),
-    ("nms_of_classes", lambda b, s, labels, t: nms(b, s, t), "classes 1 and 9", "NMS across the classes"),
-    ("nms_of_classes", lambda b, s, labels, t: nms(b + labels[:, None], s, t), "large boxes, high labels",
-     "boxes moved by their label alone"),
-    ("nms_of_classes", lambda b, s, labels, t: np.sort(nms_of_classes(b, s, labels, t)), "classes 1 and 9",
-     "The result at [0] is"),
-    ("detections", lambda *a: detections(*a, first=0), "two RoIs in one place", "the background as a class"),
-    ("detections", lambda *a: detections(*a, size=(10**6, 10**6)), "boxes that reach beyond the picture",
-     "boxes not cut at the picture's border"),
-    ("detections", lambda *a: detections(*a)[:2], "two RoIs in one place",
-     "expected 3 results (boxes, labels, scores)"),
-]  # fmt: skip
+    ("nms_of_classes", lambda b, s, labels, t: nms(b, s, t), "classes 1 and 9", "NMS across classes"),
+    (
+        "nms_of_classes",
+        lambda b, s, labels, t: nms(b + labels[:, None], s, t),
+        "large boxes, high labels",
+        "boxes shifted by their label",
+    ),
+    (
+        "nms_of_classes",
+        lambda b, s, labels, t: np.sort(nms_of_classes(b, s, labels, t)),
+        "classes 1 and 9",
+        "The result at [0] is",
+    ),
+    (
+        "detections",
+        lambda *a: detections(*a, first=0),
+        "two RoIs at the same place are cats, one of them is",
+        "the background treated as a class",
+    ),
+    (
+        "detections",
+        lambda *a: detections(*a, size=(10**6, 10**6)),
+        "boxes that reach beyond the image",
+        "boxes are not clipped at the image's border",
+    ),
+    (
+        "detections",
+        lambda *a: detections(*a)[:2],
+        "two RoIs at the same place are cats, one of them is",
+        "expected 3 results (boxes, labels, scores)",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

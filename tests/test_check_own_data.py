@@ -30,22 +30,20 @@ def split_by_group(groups, every):
     return np.isin(groups, sorted(set(groups.tolist()))[::every])
 
 
-RIGHT = dict(
-    coco_boxes=coco_boxes, rle_counts=rle_counts, polygon_area=polygon_area, split_by_group=split_by_group
-)  # fmt: skip
+RIGHT = dict(coco_boxes=coco_boxes, rle_counts=rle_counts, polygon_area=polygon_area, split_by_group=split_by_group)
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("coco_boxes", lambda boxes: boxes + 0, "from 10, 20", "COCO has x, y, width, height"),
     ("coco_boxes", lambda boxes: coco_boxes(boxes) + [0, 0, 1, 1], "from 10, 20", "one added to width and height"),
-    ("rle_counts", lambda mask: rle_counts(mask.T), "two pixels below each other", "goes column by column"),
+    ("rle_counts", lambda mask: rle_counts(mask.T), "two pixels one below the other", "goes column by column"),
     (
         "rle_counts",
         lambda mask: rle_counts(mask)[int(mask[0, 0]) :],
         "the first pixel is a one",
-        "first count is not 0",
+        "a mask that begins with a one needs a first count",
     ),
-    ("rle_counts", lambda mask: list(rle_counts(mask)), "two pixels below", "a list of length 3"),
-    ("polygon_area", lambda p: 2 * polygon_area(p), "four corners", "the half forgotten"),
+    ("rle_counts", lambda mask: list(rle_counts(mask)), "two pixels one below the other", "a list of length 3"),
+    ("polygon_area", lambda p: 2 * polygon_area(p), "four corners", "the factor 1/2 is missing"),
     ("polygon_area", lambda p: np.ptp(p[::2]) * np.ptp(p[1::2]), "four corners", "the box around it"),
     ("split_by_group", lambda g, every: np.arange(len(g)) % every == 0, "three photos", "on both sides"),
     ("split_by_group", lambda g, every: ~split_by_group(g, every), "three photos", "the photos for training marked"),

@@ -36,32 +36,65 @@ def paste_mask(mask, box, height, width, whole_pixels, border=1, weights=stretch
 
 
 RIGHT = dict(cell_positions=cell_positions, stretch_weights=stretch_weights, grow_box=grow_box, paste_mask=paste_mask)
-PIXEL_12, EXACT = "pixel 12 of a box from 10.9 to 26.9", "the notebook's: 10.9 to 26.9, exactly"
-FULL, RANDOM = "a full mask over 4 x 4 pixels, exactly", "a box from 10.9 to 26.9 in a picture"
+PIXEL_12, EXACT = "pixel 12 of a box from 10.9 to 26.9", "the notebook's example: 10.9 to 26.9, exactly"
+FULL, RANDOM = "a full mask over 4 x 4 pixels, exactly", "a box from 10.9 to 26.9 in an image"
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("cell_positions", lambda *a: cell_positions(*a, pixel=0), PIXEL_12, "a pixel at its left edge"),
-    ("cell_positions", lambda *a: cell_positions(*a, cell=0), PIXEL_12, "a cell at its left edge"),
-    ("cell_positions", lambda *a: cell_positions(*a, pixel=0, cell=0), PIXEL_12, "pixels and cells at their left"),
-    ("cell_positions", lambda p, start, end, cells: (p - start) * (cells - 1) / (end - start - 1), PIXEL_12,
-     "the first pixel on the first cell and the last on the last"),
-    ("stretch_weights", lambda *a: stretch_weights(*a, pixel=0), "as many cells as pixels", "a pixel at its left edge"),
-    ("stretch_weights", nearest_weights, "two cells over four pixels", "the nearest cell alone"),
-    ("stretch_weights", lambda *a: stretch_weights(*a, clip=False), "two cells over four pixels",
-     "not moved to the outermost cell"),
+    ("cell_positions", lambda *a: cell_positions(*a, pixel=0), PIXEL_12, "the position of a pixel's left edge"),
+    ("cell_positions", lambda *a: cell_positions(*a, cell=0), PIXEL_12, "the position of a cell's left edge"),
+    ("cell_positions", lambda *a: cell_positions(*a, pixel=0, cell=0), PIXEL_12, "the left edges of pixels and cells"),
+    (
+        "cell_positions",
+        lambda p, start, end, cells: (p - start) * (cells - 1) / (end - start - 1),
+        PIXEL_12,
+        "the first pixel aligned with the first cell and the",
+    ),
+    (
+        "stretch_weights",
+        lambda *a: stretch_weights(*a, pixel=0),
+        "as many cells as pixels",
+        "the position of a pixel's left edge",
+    ),
+    ("stretch_weights", nearest_weights, "two cells over four pixels", "only the nearest cell"),
+    (
+        "stretch_weights",
+        lambda *a: stretch_weights(*a, clip=False),
+        "two cells over four pixels",
+        "not moved to the outermost cell",
+    ),
     ("stretch_weights", lambda *a: stretch_weights(*a).T, "two cells over four pixels", "It looks transposed."),
-    ("grow_box", lambda *a: grow_box(*a, border=0), EXACT, "a box that was not grown"),
-    ("grow_box", lambda *a: grow_box(*a, border=1), EXACT, "a border on one side of two only"),
-    ("grow_box", lambda *a: grow_box(*a, last=0), "the same in whole pixels", "without the pixel after the last"),
-    ("grow_box", lambda *a: grow_box(*a, cut=np.round), "across the picture's edge", "rounded to the nearest"),
-    ("grow_box", lambda *a: grow_box(*a, cut=np.floor), "cut towards 0", "cut downwards below 0 too"),
+    ("grow_box", lambda *a: grow_box(*a, border=0), EXACT, "the box is not enlarged"),
+    ("grow_box", lambda *a: grow_box(*a, border=1), EXACT, "half a cell on each side instead of one"),
+    ("grow_box", lambda *a: grow_box(*a, last=0), "the same in integer pixels", "without the pixel after the last"),
+    ("grow_box", lambda *a: grow_box(*a, cut=np.round), "across the image's border", "rounded to the nearest"),
+    (
+        "grow_box",
+        lambda *a: grow_box(*a, cut=np.floor),
+        "truncated toward 0",
+        "negative numbers rounded down instead of truncated",
+    ),
     ("paste_mask", lambda *a: paste_mask(*a, border=0), FULL, "no border of zeros"),
-    ("paste_mask", lambda m, box, *rest: paste_mask(m, box[[1, 0, 3, 2]], *rest), FULL, "x and y exchanged"),
-    ("paste_mask", lambda m, *rest: paste_mask(m.T, *rest), RANDOM, "the mask transposed"),
-    ("paste_mask", lambda *a: (paste_mask(*a) >= 0.5).astype(float), RANDOM, "the mask drawn at 0.5"),
+    ("paste_mask", lambda m, box, *rest: paste_mask(m, box[[1, 0, 3, 2]], *rest), FULL, "x and y swapped"),
+    (
+        "paste_mask",
+        lambda m, *rest: paste_mask(m.T, *rest),
+        RANDOM,
+        "the mask is transposed: its first index is the row",
+    ),
+    (
+        "paste_mask",
+        lambda *a: (paste_mask(*a) >= 0.5).astype(float),
+        RANDOM,
+        "the mask after the threshold of 0.5, which is the",
+    ),
     ("paste_mask", lambda *a: paste_mask(*a) >= 0.5, FULL, "booleans"),
     ("paste_mask", lambda *a: paste_mask(*a, weights=nearest_weights), RANDOM, "the nearest cell of each pixel"),
-    ("paste_mask", lambda m, box, h, w, whole: paste_mask(m, box, h, w, True), FULL, "whatever whole_pixels says"),
-]  # fmt: skip
+    (
+        "paste_mask",
+        lambda m, box, h, w, whole: paste_mask(m, box, h, w, True),
+        FULL,
+        "always integer pixels, regardless of whole_pixels",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -46,9 +46,11 @@ def roi_align_backward(gy, shape, box, scale, size, samples, aligned):
 
 
 RIGHT = dict(
-    bilinear_weights=bilinear_weights, bin_weights=bin_weights, roi_align=roi_align,
+    bilinear_weights=bilinear_weights,
+    bin_weights=bin_weights,
+    roi_align=roi_align,
     roi_align_backward=roi_align_backward,
-)  # fmt: skip
+)
 
 
 def unclamped(x, y, height, width):
@@ -71,35 +73,77 @@ def assigned(gy, shape, box, *rest):
 SWAP = [1, 0, 3, 2]
 A_RAMP = '"a ramp, f(y, x) = x: each bin is the x of its center"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("bilinear_weights", lambda x, y, h, w: bilinear_weights(y, x, h, w), "a quarter of the way", "x and y exchanged"),
-    ("bilinear_weights", rounded, "a quarter of the way", "that is rounding, not interpolation"),
-    ("bilinear_weights", unclamped, "half a cell outside on the left", "a point outside that is not moved to the"),
-    ("bilinear_weights", lambda x, y, h, w: bilinear_weights(np.clip(x, 0, w - 1), np.clip(y, 0, h - 1), h, w),
-     "more than one cell outside: nothing counts", "however far outside it is"),
-    ("bilinear_weights", lambda x, y, h, w: bilinear_weights(x, y, h, w).T, "a quarter of the way",
-     "has shape (4, 3), expected (3, 4). It looks transposed."),
-    ("bin_weights", lambda *a: a[4] ** 2 * bin_weights(*a), '"2 x 2 samples"', "the sum over a bin's samples"),
-    ("bin_weights", lambda x, y, w, h, s, *map_size: bin_weights(x - w / s / 2, y - h / s / 2, w, h, s, *map_size),
-     "one sample, in the middle", "on the corners of the s x s cells"),
-    ("roi_align", lambda f, b, *rest: roi_align(f, b, *rest, offset=0), A_RAMP,
-     "a box that is not moved by half a cell where aligned is True"),
-    ("roi_align", lambda f, b, scale, *rest: roi_align(f, b, scale, *rest, offset=0.5 * scale), A_RAMP,
-     "half a pixel subtracted before the scale"),
-    ("roi_align", lambda f, b, *rest: roi_align(f, b[SWAP], *rest), A_RAMP, "x and y exchanged in the box"),
-    ("roi_align", lambda *a: roi_align(*a).transpose(1, 0, 2), A_RAMP, "rows and columns of the result exchanged"),
-    ("roi_align", lambda *a: roi_align(*a, point=unclamped),
-     "a box that begins outside of the map, which takes the border's value, aligned=False",
-     "samples outside of the map that do not take the border's value"),
-    ("roi_align", lambda *a: a[4] ** 2 * roi_align(*a), A_RAMP, "the sum over a bin's samples"),
+    (
+        "bilinear_weights",
+        lambda x, y, h, w: bilinear_weights(y, x, h, w),
+        "a quarter of a cell to the right, three quarters",
+        "x and y swapped",
+    ),
+    (
+        "bilinear_weights",
+        rounded,
+        "a quarter of a cell to the right, three quarters",
+        "that is rounding, not interpolation",
+    ),
+    ("bilinear_weights", unclamped, "half a cell outside on the left", "a point outside is not moved to the border"),
+    (
+        "bilinear_weights",
+        lambda x, y, h, w: bilinear_weights(np.clip(x, 0, w - 1), np.clip(y, 0, h - 1), h, w),
+        "more than one cell outside: nothing counts",
+        "a point is moved to the border no matter how far",
+    ),
+    (
+        "bilinear_weights",
+        lambda x, y, h, w: bilinear_weights(x, y, h, w).T,
+        "a quarter of a cell to the right, three quarters",
+        "has shape (4, 3), expected (3, 4). It looks transposed.",
+    ),
+    (
+        "bin_weights",
+        lambda *a: a[4] ** 2 * bin_weights(*a),
+        '"2 x 2 samples"',
+        "the sum over the samples of a bin instead of their",
+    ),
+    (
+        "bin_weights",
+        lambda x, y, w, h, s, *map_size: bin_weights(x - w / s / 2, y - h / s / 2, w, h, s, *map_size),
+        "one sample, at the center",
+        "samples at the corners of a bin's s x s parts",
+    ),
+    (
+        "roi_align",
+        lambda f, b, *rest: roi_align(f, b, *rest, offset=0),
+        A_RAMP,
+        "the box is not moved by half a cell where aligned",
+    ),
+    (
+        "roi_align",
+        lambda f, b, scale, *rest: roi_align(f, b, scale, *rest, offset=0.5 * scale),
+        A_RAMP,
+        "half a pixel subtracted before scaling instead of",
+    ),
+    ("roi_align", lambda f, b, *rest: roi_align(f, b[SWAP], *rest), A_RAMP, "x and y swapped in the box"),
+    ("roi_align", lambda *a: roi_align(*a).transpose(1, 0, 2), A_RAMP, "rows and columns of the result swapped"),
+    (
+        "roi_align",
+        lambda *a: roi_align(*a, point=unclamped),
+        "a box that begins outside the map, where samples take the value at the border, aligned=False",
+        "samples outside the map do not take the value at the border",
+    ),
+    ("roi_align", lambda *a: a[4] ** 2 * roi_align(*a), A_RAMP, "the sum over the samples of a bin instead of their"),
     ("roi_align", lambda f, b, scale, *rest: roi_align(f, b, 1.0, *rest), A_RAMP, "not multiplied by the scale"),
     ("roi_align", lambda f, b, scale, *rest: roi_align(f, b, 1 / scale, *rest), A_RAMP, "16 the stride"),
     ("roi_align", lambda *a: roi_align(*a, least=0.0), "a flat box, aligned=False", "not enlarged to one cell"),
     ("roi_align", lambda *a: roi_align(*a, point=rounded), A_RAMP, "The result at [0, 0, 0] is 1.5, expected 1.3."),
-    ("roi_align_backward", assigned, "only the first bin", "`=` in place of `+=`"),
+    ("roi_align_backward", assigned, "only the first bin", "`=` instead of `+=`"),
     ("roi_align_backward", lambda *a: a[5] ** 2 * roi_align_backward(*a), "only the first bin", "not divided by the"),
-    ("roi_align_backward", lambda gy, *a: roi_align_backward(gy.transpose(1, 0, 2), *a), "a box inside, aligned=False",
-     "rows and columns of gy exchanged"),
-]  # fmt: skip
+    (
+        "roi_align_backward",
+        lambda gy, *a: roi_align_backward(gy.transpose(1, 0, 2), *a),
+        "a box inside, aligned=False",
+        "rows and columns of gy swapped",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

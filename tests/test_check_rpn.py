@@ -51,9 +51,12 @@ def proposal_recall(proposals, truth, threshold):
 
 
 RIGHT = dict(
-    rpn_outputs=rpn_outputs, best_anchors=best_anchors, suppressed=suppressed, level_proposals=level_proposals,
+    rpn_outputs=rpn_outputs,
+    best_anchors=best_anchors,
+    suppressed=suppressed,
+    level_proposals=level_proposals,
     proposal_recall=proposal_recall,
-)  # fmt: skip
+)
 
 
 def covered(box, others, threshold):
@@ -62,35 +65,96 @@ def covered(box, others, threshold):
 
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("rpn_outputs", lambda l, d: (l.transpose(2, 0, 1).reshape(-1), d.reshape(-1, 4)), "2 x 2 places",
-     "Result 1 (logits) at [1] is 16, expected 2."),
-    ("rpn_outputs", lambda l, d: (l.reshape(-1), d.reshape(-1, 4, l.shape[2]).swapaxes(1, 2).reshape(-1, 4)),
-     "2 x 2 places", "the four numbers of an anchor stand together"),
-    ("rpn_outputs", lambda l, d: l.reshape(-1), "2 x 2 places", "expected 2 results (logits, deltas)"),
-    ("best_anchors", lambda s, n: np.argsort(s)[:n], "the best three of five", "sorts by rising score"),
+    (
+        "rpn_outputs",
+        lambda l, d: (l.transpose(2, 0, 1).reshape(-1), d.reshape(-1, 4)),
+        "2 x 2 locations, 3 anchors each",
+        "Result 1 (logits) at [1] is 16, expected 2.",
+    ),
+    (
+        "rpn_outputs",
+        lambda l, d: (l.reshape(-1), d.reshape(-1, 4, l.shape[2]).swapaxes(1, 2).reshape(-1, 4)),
+        "2 x 2 locations, 3 anchors each",
+        "all dx of a location come first",
+    ),
+    (
+        "rpn_outputs",
+        lambda l, d: l.reshape(-1),
+        "2 x 2 locations, 3 anchors each",
+        "expected 2 results (logits, deltas)",
+    ),
+    (
+        "best_anchors",
+        lambda s, n: np.argsort(s)[:n],
+        "the best three of five",
+        "the worst: np.argsort sorts in ascending order",
+    ),
     ("best_anchors", lambda s, n: np.sort(s)[::-1][:n], "the best three of five", "holds floating-point numbers"),
-    ("best_anchors", lambda s, n: np.argsort(s, kind="stable")[::-1][:n], "equal scores: the lower index first",
-     "of equal scores the higher index first"),
-    ("best_anchors", lambda s, n: np.argpartition(-s, n - 1)[:n], "more wanted than there are", "ValueError"),
-    ("suppressed", lambda b, o, t: iou(b[None], o)[0] >= t, "IoU of exactly the threshold stays", "`>=` for `>`"),
-    ("suppressed", lambda b, o, t: ~suppressed(b, o, t), "one near, one far", "asked for are those that go"),
-    ("suppressed", covered, "a small box inside a large one", "the part of the other box that is covered"),
+    (
+        "best_anchors",
+        lambda s, n: np.argsort(s, kind="stable")[::-1][:n],
+        "equal scores: the lower index first",
+        "of equal scores, the higher index comes first",
+    ),
+    ("best_anchors", lambda s, n: np.argpartition(-s, n - 1)[:n], "more requested than there are", "ValueError"),
+    (
+        "suppressed",
+        lambda b, o, t: iou(b[None], o)[0] >= t,
+        "a box whose IoU equals the threshold stays",
+        "`>=` instead of `>`",
+    ),
+    (
+        "suppressed",
+        lambda b, o, t: ~suppressed(b, o, t),
+        "one near, one far",
+        "the boxes that stay instead of those that are",
+    ),
+    ("suppressed", covered, "a small box inside a large one", "the covered part of the other box instead of IoU"),
     ("level_proposals", lambda *a: level_proposals(*a, score=lambda x: x), "five anchors", "the sigmoid is missing"),
-    ("level_proposals", lambda *a: level_proposals(*a, clip=False), "five anchors", "not cut at the picture's border"),
-    ("level_proposals", lambda a, l, d, size, *rest: level_proposals(a, l, d, size[::-1], *rest), "five anchors",
-     "image_size is (height, width)"),
+    (
+        "level_proposals",
+        lambda *a: level_proposals(*a, clip=False),
+        "five anchors",
+        "boxes are not clipped at the image's border",
+    ),
+    (
+        "level_proposals",
+        lambda a, l, d, size, *rest: level_proposals(a, l, d, size[::-1], *rest),
+        "five anchors",
+        "image_size is (height, width)",
+    ),
     ("level_proposals", lambda *a: level_proposals(*a[:5], 1.0, a[6]), "five anchors", "no suppression"),
-    ("level_proposals", lambda *a: level_proposals(*a, smallest=0.0), "a box outside of the picture",
-     "boxes without size that are not dropped"),
-    ("level_proposals", lambda *a: level_proposals(*a[:4], min(a[4], a[6]), *a[5:]), "two that share more",
-     "those are counted after it"),
-    ("proposal_recall", lambda p, t, threshold: float(np.mean([(iou(b[None], t) >= threshold).any() for b in p])),
-     "one of three objects", "precision"),
-    ("proposal_recall", lambda p, t, threshold: float((iou(t, p) > threshold).any(axis=1).mean()),
-     "an IoU of exactly the threshold counts", "`>` for `>=`"),
-    ("proposal_recall", lambda p, t, threshold: float((iou(t, p) >= threshold).any(axis=1).sum()),
-     "one of three objects", "the number of objects found"),
-]  # fmt: skip
+    (
+        "level_proposals",
+        lambda *a: level_proposals(*a, smallest=0.0),
+        "a box outside the image has no size once it is",
+        "boxes without size are not dropped",
+    ),
+    (
+        "level_proposals",
+        lambda *a: level_proposals(*a[:4], min(a[4], a[6]), *a[5:]),
+        "two boxes with an IoU above 0.5, one of which is",
+        "only the best `after` take part in the suppression",
+    ),
+    (
+        "proposal_recall",
+        lambda p, t, threshold: float(np.mean([(iou(b[None], t) >= threshold).any() for b in p])),
+        "one of three objects",
+        "precision",
+    ),
+    (
+        "proposal_recall",
+        lambda p, t, threshold: float((iou(t, p) > threshold).any(axis=1).mean()),
+        "an IoU equal to the threshold counts",
+        "`>` instead of `>=`",
+    ),
+    (
+        "proposal_recall",
+        lambda p, t, threshold: float((iou(t, p) >= threshold).any(axis=1).sum()),
+        "one of three objects",
+        "the number of objects found",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -54,9 +54,12 @@ def label_rois(proposals, boxes, classes, threshold):
 
 
 RIGHT = dict(
-    label_by_iou=label_by_iou, best_for_an_object=best_for_an_object, match_anchors=match_anchors,
-    sample_anchors=sample_anchors, label_rois=label_rois,
-)  # fmt: skip
+    label_by_iou=label_by_iou,
+    best_for_an_object=best_for_an_object,
+    match_anchors=match_anchors,
+    sample_anchors=sample_anchors,
+    label_rois=label_rois,
+)
 
 
 def strict(iou, low, high):
@@ -88,34 +91,78 @@ def without_truth(proposals, boxes, classes, threshold):
 
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("label_by_iou", strict, "seven anchors", "an IoU equal to `high` not counted as positive: it takes >="),
-    ("label_by_iou", lambda iou, low, high: (np.where(iou.max(1) >= high, 1, 0), iou.argmax(1)), "seven anchors",
-     "anchors between the thresholds as background: they are ignored, -1"),
+    ("label_by_iou", strict, "seven anchors", "an IoU equal to `high` is not counted as positive: use >="),
+    (
+        "label_by_iou",
+        lambda iou, low, high: (np.where(iou.max(1) >= high, 1, 0), iou.argmax(1)),
+        "seven anchors",
+        "anchors between the thresholds labeled as background: they are ignored, -1",
+    ),
     ("label_by_iou", in_place, "seven anchors", "changes its argument 'iou' in place"),
-    ("label_by_iou", lambda iou, low, high: label_by_iou(iou, low, high)[0], "seven anchors",
-     "an array of shape (7,), expected 2 results (label, object)"),
-    ("best_for_an_object", one_each, "two anchors are equally good", "one anchor an object (argmax)"),
-    ("best_for_an_object", lambda iou: (iou == iou.max(axis=0)).any(axis=1), "an object that no anchor touches",
-     "every anchor is `best` of an object that none of them touches"),
-    ("best_for_an_object", lambda iou: (iou == iou.max(axis=0)) & (iou > 0), "each object has one best anchor",
-     "has shape (3, 2), expected (3,)"),
+    (
+        "label_by_iou",
+        lambda iou, low, high: label_by_iou(iou, low, high)[0],
+        "seven anchors",
+        "an array of shape (7,), expected 2 results (label, object)",
+    ),
+    ("best_for_an_object", one_each, "two anchors are equally good", "one anchor per object (argmax)"),
+    (
+        "best_for_an_object",
+        lambda iou: (iou == iou.max(axis=0)).any(axis=1),
+        "an object that no anchor touches",
+        "every anchor is the best one for an object",
+    ),
+    (
+        "best_for_an_object",
+        lambda iou: (iou == iou.max(axis=0)) & (iou > 0),
+        "each object has one best anchor",
+        "has shape (3, 2), expected (3,)",
+    ),
     ("match_anchors", lambda *a: match_anchors(*a, allow_low_quality=False), "two objects", "no low-quality matches"),
-    ("match_anchors", lambda a, b, crowd, *t: match_anchors(a, b, crowd & False, *t), "the first box is a crowd",
-     "a crowd taken for an object"),
-    ("match_anchors", lambda *a: match_anchors(*a, cover=2), "the first box is a crowd",
-     "anchors in a crowd as background"),
-    ("match_anchors", lambda *a: match_anchors(
-        *a, over=lambda a, b: box_ops.area(a)[:, None] + box_ops.area(b)
-    ), "the first box is a crowd", "Result 1 (label) at"),
-    ("sample_anchors", no_fill, "one positive: background fills up", "background that does not fill the places"),
-    ("sample_anchors", lambda labels, p, count, fraction: sample_anchors(labels, p, count, 1.0), "six positives",
-     "no limit on the positives"),
-    ("sample_anchors", lambda *a: sample_anchors(*a, allowed=lambda labels: labels <= 0), "six positives",
-     "ignored boxes sampled as background"),
+    (
+        "match_anchors",
+        lambda a, b, crowd, *t: match_anchors(a, b, crowd & False, *t),
+        "the first box is a crowd",
+        "a crowd treated as an object",
+    ),
+    (
+        "match_anchors",
+        lambda *a: match_anchors(*a, cover=2),
+        "the first box is a crowd",
+        "anchors in a crowd labeled as background",
+    ),
+    (
+        "match_anchors",
+        lambda *a: match_anchors(*a, over=lambda a, b: box_ops.area(a)[:, None] + box_ops.area(b)),
+        "the first box is a crowd",
+        "Result 1 (label) at",
+    ),
+    (
+        "sample_anchors",
+        no_fill,
+        "one positive: background fills the rest",
+        "background does not fill the places that positives",
+    ),
+    (
+        "sample_anchors",
+        lambda labels, p, count, fraction: sample_anchors(labels, p, count, 1.0),
+        "six positives",
+        "there is no limit on the positives",
+    ),
+    (
+        "sample_anchors",
+        lambda *a: sample_anchors(*a, allowed=lambda labels: labels <= 0),
+        "six positives",
+        "ignored boxes sampled as background",
+    ),
     ("label_rois", without_truth, "a cat and a duck", "without the ground truth boxes at their end"),
-    ("label_rois", lambda p, b, c, t: label_rois(p, b, np.ones_like(c), t), "a cat and a duck",
-     "its label is the class of its object"),
-]  # fmt: skip
+    (
+        "label_rois",
+        lambda p, b, c, t: label_rois(p, b, np.ones_like(c), t),
+        "a cat and a duck",
+        "every positive gets label 1 instead of the class of",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

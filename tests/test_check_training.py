@@ -36,9 +36,7 @@ def batch_places(step, batch_size, count):
     return np.stack([row // count, row % count], axis=1)
 
 
-RIGHT = dict(
-    fit=fit, rate_at=rate_at, clip_gradients=clip_gradients, adamw_step=adamw_step, batch_places=batch_places
-)  # fmt: skip
+RIGHT = dict(fit=fit, rate_at=rate_at, clip_gradients=clip_gradients, adamw_step=adamw_step, batch_places=batch_places)
 
 
 def adding_up(x, t, w, rate, steps):
@@ -60,25 +58,40 @@ def uncorrected(p, g, m, v, t, rate, beta1, beta2, eps, decay):
 
 
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("fit", adding_up, "three steps", "each step begins with none (zero_grad)"),
+    ("fit", adding_up, "three steps", "gradients add up from step to step"),
     ("fit", in_place, "three steps", "It changes its argument 'w' in place"),
     ("fit", lambda x, t, w, rate, n: fit(x, t, w, -rate, n), "three steps", "go against the gradient"),
     ("fit", lambda x, t, w, rate, n: fit(x, t, w, rate * len(x), n), "three steps", "the loss is the mean"),
-    ("rate_at", lambda s, n, r, w, m: rate_at(s, n, r, 0, m), "the first step", "without a warm-up"),
-    ("rate_at", lambda s, n, r, w, m: rate_at(s, 1, r, w, m), "half-way through", "they are parts of the run"),
+    ("rate_at", lambda s, n, r, w, m: rate_at(s, n, r, 0, m), "the first step", "the warm-up is missing"),
+    (
+        "rate_at",
+        lambda s, n, r, w, m: rate_at(s, 1, r, w, m),
+        "halfway through the warm-up",
+        "milestones treated as step numbers",
+    ),
     ("rate_at", lambda s, n, r, w, m: rate_at(s, n, r, w, m[:1]), "after both", "only the first milestone"),
     ("rate_at", lambda s, n, r, w, m: r * s / w if s < w else rate_at(s, n, r, 0, m), "the first step", "begins at 0"),
-    ("clip_gradients", lambda g, most: [clip_gradients([a], most)[0] for a in g], "two arrays", "clipped by itself"),
+    (
+        "clip_gradients",
+        lambda g, most: [clip_gradients([a], most)[0] for a in g],
+        "two arrays",
+        "each array clipped on its own, which changes the",
+    ),
     ("clip_gradients", lambda g, most: [np.clip(a, -most, most) for a in g], "two arrays", "each number clipped"),
     ("clip_gradients", lambda g, most: [a * most / 13 for a in g], "short enough", "short ones stay as they are"),
     ("clip_gradients", lambda g, most: g[0] * most, "two arrays", "expected 2 results"),
-    ("adamw_step", uncorrected, "the tenth step", "averages without their correction"),
+    ("adamw_step", uncorrected, "the tenth step", "averages without bias correction, m / (1 - beta1^t)"),
     ("adamw_step", lambda p, g, *a: adamw_step(p, g + a[-1] * p, *a[:-1], 0.0), "the tenth step", "Adam with L2"),
     ("adamw_step", lambda *a: adamw_step(*a[:-1], 0.0), "the tenth step", "no weight decay"),
     ("adamw_step", lambda *a: adamw_step(*a)[0], "the tenth step", "expected 3 results (p, m, v)"),
-    ("batch_places", lambda s, n, count: batch_places(s, n, count)[:, ::-1].copy(), "10 samples", "epoch stands first"),
+    (
+        "batch_places",
+        lambda s, n, count: batch_places(s, n, count)[:, ::-1].copy(),
+        "10 samples",
+        "place and epoch swapped: the epoch comes first",
+    ),
     ("batch_places", lambda s, n, count: batch_places(s, n, count).astype(float), "10 samples", "holds floating-point"),
-]  # fmt: skip
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

@@ -28,25 +28,33 @@ RIGHT = dict(
     what_fits=what_fits,
 )
 
-OBLONG = '"5 outputs of 4 channels, 2 x 3"'
+OBLONG = '"5 outputs from 4 channels, 2 x 3"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
     ("convolution_weights", lambda w: w.reshape(*w.shape[:1:-1], w.shape[1], w.shape[0]), OBLONG, "has shape"),
     ("convolution_weights", lambda w: w.reshape(*w.shape[2:], w.shape[1], w.shape[0]), OBLONG, "the axes must move"),
     ("convolution_weights", lambda w: w.transpose(2, 3, 0, 1), OBLONG, "expected (2, 3, 4, 5)"),
-    ("fc6_weights", lambda w, channels, side: w.T, "one output", "still channel by channel"),
-    ("fc6_weights", lambda w, c, s: w.reshape(-1, c, s, s).transpose(3, 2, 1, 0).reshape(-1, len(w)), "one output",
-     "rows and columns of the cells exchanged"),
+    ("fc6_weights", lambda w, channels, side: w.T, "one output", "just a transpose"),
+    (
+        "fc6_weights",
+        lambda w, c, s: w.reshape(-1, c, s, s).transpose(3, 2, 1, 0).reshape(-1, len(w)),
+        "one output",
+        "rows and columns of the cells swapped",
+    ),
     ("fc6_weights", lambda w, c, s: w, "one output", "It looks transposed"),
     ("background_first", lambda w: w[::-1], "cat, dog, duck", "the objects must keep their order"),
-    ("background_first", lambda w: np.roll(w, 1), "cat, dog, duck", "give np.roll the axis"),
-    ("background_first", lambda w: np.roll(w, -1, 0), "cat, dog, duck", "that is the way back"),
-    ("first_layer", lambda w: w[:, :, ::-1], "a 1 x 1 kernel", "still expect 0 to 255"),
+    ("background_first", lambda w: np.roll(w, 1), "cat, dog, duck", "all numbers rolled as one row"),
+    ("background_first", lambda w: np.roll(w, -1, 0), "cat, dog, duck", "the first class moved to the end"),
+    ("first_layer", lambda w: w[:, :, ::-1], "a 1 x 1 kernel", "the weights still expect colors from 0 to 255"),
     ("first_layer", lambda w: w[:, :, ::-1] / 255, "a 1 x 1 kernel", "the weights must grow"),
-    ("first_layer", lambda w: w * 255, "a 1 x 1 kernel", "colors that are not turned"),
+    ("first_layer", lambda w: w * 255, "a 1 x 1 kernel", "the order of the colors is not reversed"),
     ("what_fits", lambda m, f: what_fits(m, f)[[0, 1, 3, 2]], '"an empty file"', "missing is what the file lacks"),
-    ("what_fits", lambda m, f: what_fits(dict.fromkeys(m), dict.fromkeys(f)), "one of each kind",
-     "the shapes must be equal too"),
-]  # fmt: skip
+    (
+        "what_fits",
+        lambda m, f: what_fits(dict.fromkeys(m), dict.fromkeys(f)),
+        "one of each kind",
+        "misfits counted as loaded",
+    ),
+]
 
 
 test_right_answers_pass, test_wrong_answers_are_named = answers.tests_of(RIGHT, WRONG)

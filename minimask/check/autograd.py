@@ -1,6 +1,6 @@
 """Checks of notebook 01: gradients by hand, on a graph, through broadcasting, by finite differences; a step of SGD.
 
-`gy` is always the gradient that comes back to the result, `gx` (ga, gb) the one that is handed on to an input.
+`gy` is always the gradient that arrives at a result, `gx` (or ga, gb) the one that is passed on to an input.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def _row_sums_of_squares(x):
 
 
 def _graph_gradients(inputs, slopes, add=True):
-    """add: False for the wrong answer that keeps what the last path sent."""
+    """add: False for the wrong answer that keeps only what the last path sent."""
     gradients = np.zeros(len(inputs))
     gradients[-1] = 1
     for node in reversed(range(len(inputs))):
@@ -59,7 +59,7 @@ def _random_broadcast(rng):
 
 
 def _differences(f, x, cotangent, step, below=1.0, divide=2.0):
-    """below: how many steps to go down; divide: by how many steps the difference is divided."""
+    """below: how many steps to go down. divide: by how many steps the difference is divided."""
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         change = np.zeros_like(x)
@@ -108,15 +108,15 @@ multiply_backward = Check(
     reference=lambda gy, a, b: (gy * b, gy * a),
     cases={
         "one product, 2 times 3": dict(gy=np.array([1.0]), a=np.array([2.0]), b=np.array([3.0])),
-        "the gradient that comes back is not 1": dict(gy=np.array([10.0]), a=np.array([2.0]), b=np.array([3.0])),
+        "the gradient that arrives is not 1": dict(gy=np.array([10.0]), a=np.array([2.0]), b=np.array([3.0])),
         "arrays, element by element": dict(gy=_normal(2, 3), a=_normal(2, 3), b=_normal(2, 3)),
     },
     random=lambda rng: dict(gy=rng.standard_normal(4), a=rng.standard_normal(4), b=rng.standard_normal(4)),
     covers="single numbers and arrays",
     results=("ga", "gb"),
     mistakes={
-        "ga and gb exchanged: the gradient of a is b times gy": lambda gy, a, b: (gy * a, gy * b),
-        "the local derivatives alone, not multiplied by gy": lambda gy, a, b: (1 * b, 1 * a),
+        "ga and gb swapped: the gradient of a is b times gy": lambda gy, a, b: (gy * a, gy * b),
+        "the local derivatives, not multiplied by gy": lambda gy, a, b: (1 * b, 1 * a),
         "both gradients are a b gy": lambda gy, a, b: (gy * a * b, gy * a * b),
     },
 )
@@ -126,24 +126,22 @@ graph_gradients = Check(
     cases={
         "a chain of three": dict(inputs=[(), (0,), (1,)], slopes=[(), (2.0,), (5.0,)]),
         "two leaves meet": dict(inputs=[(), (), (0, 1)], slopes=[(), (), (3.0, -2.0)]),
-        "x times x: one node twice the input of another": dict(inputs=[(), (0, 0)], slopes=[(), (3.0, 3.0)]),
-        "a diamond: two ways lead to node 0": dict(
+        "x times x: one node is the input of another twice": dict(inputs=[(), (0, 0)], slopes=[(), (3.0, 3.0)]),
+        "a diamond: two paths lead to node 0": dict(
             inputs=[(), (0,), (0,), (1, 2)], slopes=[(), (2.0,), (10.0,), (1.0, 1.0)]
         ),
-        "a short and a long way, with more below their meeting point": dict(
+        "a short and a long path, with more nodes below the point where they meet": dict(
             inputs=[(), (0,), (1,), (2,), (1, 3)], slopes=[(), (2.0,), (3.0,), (4.0,), (5.0, 1.0)]
         ),
-        "a node that the last one does not depend on": dict(
-            inputs=[(), (0,), (0,)], slopes=[(), (7.0,), (2.0,)]
-        ),
+        "a node that the last one does not depend on": dict(inputs=[(), (0,), (0,)], slopes=[(), (7.0,), (2.0,)]),
     },
     random=_random_graph,
-    covers="chains, leaves that meet, several ways between two nodes, unused nodes",
+    covers="chains, leaves that meet, several paths between two nodes, unused nodes",
     mistakes={
-        "a node that keeps what the last way sent: `=` in place of `+=`": lambda i, s: _graph_gradients(i, s, False),
-        "the oldest node first: then a node hands on what it has not got yet": _graph_gradients_oldest_first,
+        "a node keeps only what the last path sent: `=` instead of `+=`": lambda i, s: _graph_gradients(i, s, False),
+        "the oldest node first: its gradient is passed on before it is complete": _graph_gradients_oldest_first,
     },
-)  # fmt: skip
+)
 
 unbroadcast = Check(
     reference=tensor.unbroadcast,
@@ -151,17 +149,17 @@ unbroadcast = Check(
         "nothing was broadcast": dict(gradient=_normal(2, 3), shape=(2, 3)),
         "a bias (3,) added to each of four rows": dict(gradient=np.arange(12.0).reshape(4, 3), shape=(3,)),
         "a column (4, 1) added to three columns": dict(gradient=np.arange(12.0).reshape(4, 3), shape=(4, 1)),
-        "one number added to all": dict(gradient=_normal(4, 3), shape=()),
+        "one number added to every element": dict(gradient=_normal(4, 3), shape=()),
         "a bias on feature maps": dict(gradient=_normal(2, 3, 4, 5), shape=(5,)),
-        "an axis in front and one of length 1": dict(gradient=_normal(2, 3, 4), shape=(3, 1)),
+        "an extra axis in front and one of length 1": dict(gradient=_normal(2, 3, 4), shape=(3, 1)),
         "an axis of length 1 that stays 1": dict(gradient=_normal(2, 1, 4), shape=(1, 4)),
     },
     random=_random_broadcast,
     covers="rows, columns, single numbers, several axes at once",
     view_allowed=True,
     mistakes={
-        "the average over the copies in place of their sum": lambda g, shape: _unbroadcast(g, shape, np.mean),
-        "one copy's gradient: each copy had its effect, so all of them count": lambda g, shape: _unbroadcast(
+        "the average over the copies instead of their sum": lambda g, shape: _unbroadcast(g, shape, np.mean),
+        "the gradient of one copy: every copy had an effect, so all of them count": lambda g, shape: _unbroadcast(
             g, shape, lambda a, axis, keepdims: a[tuple(slice(1) if i in axis else slice(None) for i in range(a.ndim))]
         ),
     },
@@ -183,10 +181,10 @@ matmul_backward = Check(
     covers="square and other matrices, rows and columns",
     results=("ga", "gb"),
     mistakes={
-        "matrices that are not transposed": lambda gy, a, b: (gy @ b, a @ gy),
-        "the factors in the wrong order": lambda gy, a, b: (b.T @ gy, gy @ a.T),
-        "ga and gb exchanged": lambda gy, a, b: (a.T @ gy, gy @ b.T),
-        "products element by element (*) in place of matrix products (@)": lambda gy, a, b: (gy * b, gy * a),
+        "the matrices are not transposed": lambda gy, a, b: (gy @ b, a @ gy),
+        "the factors are in the wrong order": lambda gy, a, b: (b.T @ gy, gy @ a.T),
+        "ga and gb swapped": lambda gy, a, b: (a.T @ gy, gy @ b.T),
+        "products element by element (*) instead of matrix products (@)": lambda gy, a, b: (gy * b, gy * a),
     },
 )
 
@@ -199,13 +197,15 @@ numeric_gradient = Check(
         "a matrix": dict(f=_row_sums_of_squares, x=_normal(2, 3), cotangent=_normal(2), step=0.01),
         "softmax": dict(f=functional.softmax_array, x=_normal(2, 3), cotangent=_normal(2, 3), step=0.01),
     },
-    covers="vectors and matrices, results of other shapes, random cotangents",
+    covers="vectors and matrices, results of a different shape, random cotangents",
     mistakes={
-        "the change upwards alone; half the sum of up and down is more exact": lambda f, x, c, h: _differences(
-            f, x, c, h, below=0.0, divide=1.0
+        "only the step up: the difference of a step up and a step down is more accurate": lambda f, x, c, h: (
+            _differences(f, x, c, h, below=0.0, divide=1.0)
         ),
-        "the change divided by one step, where x moved by two": lambda f, x, c, h: _differences(f, x, c, h, divide=1.0),
-        "the plain sum: the cotangent was left out": lambda f, x, c, h: _differences(f, x, np.ones_like(c), h),
+        "the difference divided by one step, although x moved by two": lambda f, x, c, h: _differences(
+            f, x, c, h, divide=1.0
+        ),
+        "a plain sum: the cotangent is missing": lambda f, x, c, h: _differences(f, x, np.ones_like(c), h),
     },
 )
 
@@ -213,19 +213,19 @@ softmax_backward = Check(
     reference=_softmax_backward,
     cases={
         "two numbers": dict(gy=np.array([1.0, 0.0]), y=np.array([0.25, 0.75])),
-        "rows, each by itself": dict(gy=_normal(2, 3), y=_probabilities(2, 3)),
-        "the same gradient everywhere: nothing changes": dict(gy=np.ones((2, 3)), y=_probabilities(2, 3)),
+        "rows, each on its own": dict(gy=_normal(2, 3), y=_probabilities(2, 3)),
+        "the same gradient everywhere: the result is 0": dict(gy=np.ones((2, 3)), y=_probabilities(2, 3)),
         "three axes": dict(gy=_normal(2, 3, 4), y=_probabilities(2, 3, 4)),
     },
     random=lambda rng: dict(gy=rng.standard_normal((3, 4)), y=functional.softmax_array(rng.standard_normal((3, 4)))),
     covers="vectors, rows, more axes",
     mistakes={
-        "zeros: that passes a check with a plain sum, and nothing learns": lambda gy, y: np.zeros_like(gy),
-        "each number by itself, as for the sigmoid: but each result depends on all numbers of its row": (
+        "zeros, which would pass a check with a plain sum, but learn nothing": lambda gy, y: np.zeros_like(gy),
+        "each number on its own, as for the sigmoid: here each result depends on all numbers of its row": (
             lambda gy, y: gy * y * (1 - y)
         ),
-        "the sum over all rows together: each row is a softmax of its own": lambda gy, y: y * (gy - (gy * y).sum()),
-        "the last factor y left out": lambda gy, y: gy - (gy * y).sum(-1, keepdims=True),
+        "one sum over all rows: each row has its own softmax": lambda gy, y: y * (gy - (gy * y).sum()),
+        "the last factor y is missing": lambda gy, y: gy - (gy * y).sum(-1, keepdims=True),
     },
 )
 
@@ -241,41 +241,50 @@ swish = Check(
     covers="around 0 and far from it",
     results=("y", "gx"),
     mistakes={
-        "the gradient of the factor x alone: the sigmoid depends on x too": lambda x, gy: (
-            _swish(x, gy)[0], gy * functional.sigmoid_array(x)
+        "only the gradient of the factor x: the sigmoid depends on x, too": lambda x, gy: (
+            _swish(x, gy)[0],
+            gy * functional.sigmoid_array(x),
         ),
-        "the gradient of the sigmoid alone: the factor x depends on x too": lambda x, gy: (
-            _swish(x, gy)[0], gy * x * functional.sigmoid_array(x) * (1 - functional.sigmoid_array(x))
+        "only the gradient of the sigmoid: there is the factor x, too": lambda x, gy: (
+            _swish(x, gy)[0],
+            gy * x * functional.sigmoid_array(x) * (1 - functional.sigmoid_array(x)),
         ),
         "a gradient that is not multiplied by gy": lambda x, gy: (_swish(x, gy)[0], _swish(x, np.ones_like(gy))[1]),
     },
-)  # fmt: skip
+)
 
 momentum_step = Check(
     reference=_momentum_step,
     cases={
-        "the first step, at rest": dict(
+        "the first step, starting at rest": dict(
             p=np.array([1.0]), g=np.array([2.0]), velocity=np.array([0.0]), lr=0.1, momentum=0.9
         ),
         "moving": dict(p=np.array([1.0]), g=np.array([2.0]), velocity=np.array([10.0]), lr=0.1, momentum=0.9),
         "no momentum": dict(p=_normal(3), g=_normal(3), velocity=_normal(3), lr=0.5, momentum=0.0),
-        "no gradient: it rolls on": dict(p=_normal(2), g=np.zeros(2), velocity=_normal(2), lr=0.1, momentum=0.5),
+        "no gradient: the parameter keeps rolling": dict(
+            p=_normal(2), g=np.zeros(2), velocity=_normal(2), lr=0.1, momentum=0.5
+        ),
     },
     random=lambda rng: dict(
-        p=rng.standard_normal(3), g=rng.standard_normal(3), velocity=rng.standard_normal(3), lr=float(rng.uniform()),
+        p=rng.standard_normal(3),
+        g=rng.standard_normal(3),
+        velocity=rng.standard_normal(3),
+        lr=float(rng.uniform()),
         momentum=float(rng.uniform()),
     ),
-    covers="from rest and moving, with and without momentum",
+    covers="starting at rest and moving, with and without momentum",
     results=("p", "velocity"),
     mistakes={
-        "a step up the hill: the gradient points to where the loss grows": lambda p, g, v, lr, m: (
-            p + lr * (m * v + g), m * v + g
+        "a step uphill: the gradient points to where the loss grows": lambda p, g, v, lr, m: (
+            p + lr * (m * v + g),
+            m * v + g,
         ),
         "a step without the momentum": lambda p, g, v, lr, m: (p - lr * g, m * v + g),
         "a step with the old velocity": lambda p, g, v, lr, m: (p - lr * v, m * v + g),
-        "an average, momentum v + (1 - momentum) g: then the steps are smaller": lambda p, g, v, lr, m: (
-            p - lr * (m * v + (1 - m) * g), m * v + (1 - m) * g
+        "an average, momentum v + (1 - momentum) g, which makes the steps smaller": lambda p, g, v, lr, m: (
+            p - lr * (m * v + (1 - m) * g),
+            m * v + (1 - m) * g,
         ),
-        "the learning rate inside of the velocity": lambda p, g, v, lr, m: (p - (m * v + lr * g), m * v + lr * g),
+        "the learning rate inside the velocity": lambda p, g, v, lr, m: (p - (m * v + lr * g), m * v + lr * g),
     },
-)  # fmt: skip
+)

@@ -1,4 +1,4 @@
-"""Checks of notebook 03: the residual block, what a convolution costs, groups, batch norm inside a convolution.
+"""Checks of notebook 03: the residual block, the cost of a convolution, groups, batch norm folded into a convolution.
 
 One map: x (H, W, C); weights (kh, kw, Cin / groups, Cout). Convolutions have padding (kernel - 1) / 2 and no bias.
 """
@@ -54,7 +54,7 @@ def _normal(*shape):
 
 
 def _center(value):
-    """A 3 x 3 kernel for one channel that is 0 but in its middle."""
+    """A 3 x 3 kernel for one channel that is 0 except at its center."""
     w = np.zeros((3, 3, 1, 1))
     w[1, 1] = value
     return w
@@ -71,17 +71,26 @@ def _random_block(rng):
 
 def _layer(height, width, kernel, channels_in, channels_out, stride=1, groups=1):
     return dict(
-        height=height, width=width, kernel=kernel, channels_in=channels_in, channels_out=channels_out, stride=stride,
+        height=height,
+        width=width,
+        kernel=kernel,
+        channels_in=channels_in,
+        channels_out=channels_out,
+        stride=stride,
         groups=groups,
-    )  # fmt: skip
+    )
 
 
 def _random_layer(rng):
     groups = int(rng.choice([1, 2, 4]))
     return _layer(
-        *map(int, 2 * rng.integers(2, 20, 2)), int(rng.choice([1, 3, 5, 7])), groups * int(rng.integers(1, 9)),
-        groups * int(rng.integers(1, 9)), int(rng.integers(1, 3)), groups,
-    )  # fmt: skip
+        *map(int, 2 * rng.integers(2, 20, 2)),
+        int(rng.choice([1, 3, 5, 7])),
+        groups * int(rng.integers(1, 9)),
+        groups * int(rng.integers(1, 9)),
+        int(rng.integers(1, 3)),
+        groups,
+    )
 
 
 def _random_groups(rng):
@@ -92,10 +101,13 @@ def _random_groups(rng):
 def _random_norm(rng):
     channels = int(rng.integers(1, 5))
     return dict(
-        w=rng.standard_normal((3, 3, 2, channels)), gamma=rng.standard_normal(channels),
-        beta=rng.standard_normal(channels), mean=rng.standard_normal(channels), var=rng.uniform(0.1, 4, channels),
+        w=rng.standard_normal((3, 3, 2, channels)),
+        gamma=rng.standard_normal(channels),
+        beta=rng.standard_normal(channels),
+        mean=rng.standard_normal(channels),
+        var=rng.uniform(0.1, 4, channels),
         eps=1e-5,
-    )  # fmt: skip
+    )
 
 
 def _fold(w, gamma, beta, mean, var, eps):
@@ -114,10 +126,10 @@ residual_block = Check(
     cases={
         "the number by hand: 2 becomes 2.2": dict(x=np.full((1, 1, 1), 2.0), w1=_center(0.5), w2=_center(0.2)),
         "a map of one channel": dict(x=_normal(4, 5, 1), w1=_normal(3, 3, 1, 1), w2=_normal(3, 3, 1, 1)),
-        "a branch that subtracts more than is there": dict(
+        "a branch that subtracts more than there is": dict(
             x=np.full((1, 1, 1), 2.0), w1=_center(0.5), w2=_center(-3.0)
         ),
-        "weights of 0: nothing is added, and the last ReLU cuts off what is negative": dict(
+        "weights of 0: nothing is added, and the last ReLU sets negative numbers to 0": dict(
             x=np.array([[[-1.0], [2.0]]]), w1=_center(0.0), w2=_center(0.0)
         ),
         "a map of three channels": dict(x=_normal(4, 5, 3), w1=_normal(3, 3, 3, 3), w2=_normal(3, 3, 3, 3)),
@@ -127,20 +139,20 @@ residual_block = Check(
     grid=(0, 1),
     mistakes={
         "no shortcut: x is not added": lambda x, w1, w2: _relu(_conv(_relu(_conv(x, w1)), w2)),
-        "the ReLU before the addition: then a block could only ever add, never subtract": lambda x, w1, w2: (
+        "the ReLU comes before the addition, so that a block can add but never subtract": lambda x, w1, w2: (
             x + _relu(_conv(_relu(_conv(x, w1)), w2))
         ),
-        "both ReLUs before the addition and one after it": lambda x, w1, w2: _relu(
+        "a ReLU before the addition and another one after it": lambda x, w1, w2: _relu(
             x + _relu(_conv(_relu(_conv(x, w1)), w2))
         ),
         "no ReLU after the addition": lambda x, w1, w2: x + _conv(_relu(_conv(x, w1)), w2),
-        "no ReLU between the convolutions: two of them in a row are one": lambda x, w1, w2: _relu(
+        "no ReLU between the convolutions: two convolutions in a row are just one": lambda x, w1, w2: _relu(
             x + _conv(_conv(x, w1), w2)
         ),
-        "the shortcut from behind the first convolution": lambda x, w1, w2: _relu(
+        "the shortcut starts after the first convolution": lambda x, w1, w2: _relu(
             _relu(_conv(x, w1)) + _conv(_relu(_conv(x, w1)), w2)
         ),
-        "the weights exchanged: w1 comes first": lambda x, w1, w2: _block(x, w2, w1),
+        "the weights swapped: w1 comes first": lambda x, w1, w2: _block(x, w2, w1),
     },
 )
 
@@ -153,25 +165,23 @@ convolution_cost = Check(
         "32 groups": _layer(56, 56, 3, 128, 128, groups=32),
         "the first layer: 7 x 7, stride 2": _layer(224, 224, 7, 3, 64, stride=2),
         "a map that is not square": _layer(10, 20, 3, 4, 6),
-        "stride 2 on an odd number of rows: the last one counts": _layer(7, 8, 3, 4, 6, stride=2),
+        "stride 2 on an odd number of rows: the last row counts": _layer(7, 8, 3, 4, 6, stride=2),
     },
     random=_random_layer,
     results=("parameters", "multiply-adds"),
-    covers="kernels, strides, groups, maps that are not square or odd",
+    covers="kernels, strides, groups, maps that are not square, odd sizes",
     mistakes={
-        "groups that are ignored: an output sees the inputs of its own group alone": lambda *a: _cost(*a[:6], 1),
-        "groups counted twice: only the inputs of a group are fewer, each output stays": lambda *a: tuple(
+        "the groups are ignored: an output sees only the inputs of its own group": lambda *a: _cost(*a[:6], 1),
+        "divided by the groups twice: each output sees fewer inputs, but there are as many outputs": lambda *a: tuple(
             n // a[6] for n in _cost(*a)
         ),
-        "one side of the kernel: it has kernel x kernel places": lambda h, w, k, *a: tuple(
-            n // k for n in _cost(h, w, k, *a)
-        ),
-        "a stride that is ignored": lambda h, w, k, i, o, s, g: _cost(h, w, k, i, o, 1, g),
-        "a bias for each output: these convolutions have none, a normalization follows": lambda h, w, k, i, o, *a: (
+        "kernel instead of kernel x kernel": lambda h, w, k, *a: tuple(n // k for n in _cost(h, w, k, *a)),
+        "the stride is ignored": lambda h, w, k, i, o, s, g: _cost(h, w, k, i, o, 1, g),
+        "a bias per output: these convolutions have none, because a normalization follows": lambda h, w, k, i, o, *a: (
             _cost(h, w, k, i, o, *a)[0] + o,
             _cost(h, w, k, i, o, *a)[1],
         ),
-        "the stride counted along one side alone": lambda h, w, k, i, o, s, g: (
+        "the stride applied along one side only": lambda h, w, k, i, o, s, g: (
             _cost(h, w, k, i, o, s, g)[0],
             _cost(h, w, k, i, o, s, g)[0] * -(-h // s) * w,
         ),
@@ -187,14 +197,14 @@ dense_weights = Check(
         "as many groups as channels": dict(w=_normal(3, 3, 1, 4), groups=4),
     },
     random=_random_groups,
-    covers="one and several groups, other numbers of inputs and outputs",
+    covers="one and several groups, different numbers of inputs and outputs",
     mistakes={
-        "groups that take every so many channels; they take neighboring ones": _dense_interleaved,
-        "the weights in every group: what a group does not see has the weight 0": lambda w, groups: np.tile(
-            w, (1, 1, groups, 1)
+        "groups of interleaved channels: a group consists of neighboring channels": _dense_interleaved,
+        "the same weights for every group: inputs that a group does not see have the weight 0": lambda w, groups: (
+            np.tile(w, (1, 1, groups, 1))
         ),
-        "the groups in reverse order": lambda w, groups: _dense(w, groups)[:, :, ::-1],
-        "only the first group's weights": lambda w, groups: np.concatenate(
+        "the groups are in reverse order": lambda w, groups: _dense(w, groups)[:, :, ::-1],
+        "only the weights of the first group": lambda w, groups: np.concatenate(
             [w, np.zeros((*w.shape[:2], w.shape[2] * (groups - 1), w.shape[3]))], axis=2
         ),
     },
@@ -204,19 +214,35 @@ fold_batch_norm = Check(
     reference=_fold,
     cases={
         "the numbers by hand": dict(
-            w=np.full((1, 1, 1, 1), 0.5), gamma=np.array([4.0]), beta=np.array([1.0]), mean=np.array([3.0]),
-            var=np.array([4.0]), eps=0.0,
+            w=np.full((1, 1, 1, 1), 0.5),
+            gamma=np.array([4.0]),
+            beta=np.array([1.0]),
+            mean=np.array([3.0]),
+            var=np.array([4.0]),
+            eps=0.0,
         ),
-        "two channels, each has its own numbers": dict(
-            w=_normal(1, 1, 2, 2), gamma=np.array([2.0, -1.0]), beta=np.array([1.0, 0.5]), mean=np.array([3.0, -2.0]),
-            var=np.array([4.0, 0.25]), eps=1e-5,
+        "two channels, each with its own numbers": dict(
+            w=_normal(1, 1, 2, 2),
+            gamma=np.array([2.0, -1.0]),
+            beta=np.array([1.0, 0.5]),
+            mean=np.array([3.0, -2.0]),
+            var=np.array([4.0, 0.25]),
+            eps=1e-5,
         ),
-        "a channel that hardly ever changes: eps counts": dict(
-            w=_normal(3, 3, 1, 2), gamma=np.ones(2), beta=np.zeros(2), mean=np.ones(2), var=np.array([1e-5, 1.0]),
+        "a channel that hardly varies, where eps matters": dict(
+            w=_normal(3, 3, 1, 2),
+            gamma=np.ones(2),
+            beta=np.zeros(2),
+            mean=np.ones(2),
+            var=np.array([1e-5, 1.0]),
             eps=1e-5,
         ),
         "as many outputs as inputs": dict(
-            w=_normal(3, 3, 3, 3), gamma=_normal(3), beta=_normal(3), mean=_normal(3), var=_rng.uniform(0.1, 4, 3),
+            w=_normal(3, 3, 3, 3),
+            gamma=_normal(3),
+            beta=_normal(3),
+            mean=_normal(3),
+            var=_rng.uniform(0.1, 4, 3),
             eps=1e-5,
         ),
     },
@@ -224,22 +250,22 @@ fold_batch_norm = Check(
     results=("weights", "bias"),
     covers="several channels, negative scales, variances near 0",
     mistakes={
-        "divided by the variance; the standard deviation is its square root": lambda w, g, b, m, v, eps: _folded(
-            w, g / (v + eps), b - m * g / (v + eps)
+        "divided by the variance instead of its square root, the standard deviation": lambda w, g, b, m, v, eps: (
+            _folded(w, g / (v + eps), b - m * g / (v + eps))
         ),
-        "the mean not scaled: it is subtracted before the scale": lambda w, g, b, m, v, eps: _folded(
+        "the mean is not scaled: it is subtracted before scaling": lambda w, g, b, m, v, eps: _folded(
             w, g / np.sqrt(v + eps), b - m
         ),
-        "a mean that is added": lambda w, g, b, m, v, eps: _folded(
+        "the mean is added instead of subtracted": lambda w, g, b, m, v, eps: _folded(
             w, g / np.sqrt(v + eps), b + m * g / np.sqrt(v + eps)
         ),
         "beta without the mean": lambda w, g, b, m, v, eps: _folded(w, g / np.sqrt(v + eps), b),
-        "eps outside of the root: sqrt(var) + eps": lambda w, g, b, m, v, eps: _folded(
+        "eps outside the root: sqrt(var) + eps": lambda w, g, b, m, v, eps: _folded(
             w, g / (np.sqrt(v) + eps), b - m * g / (np.sqrt(v) + eps)
         ),
-        "eps left out": lambda w, g, b, m, v, eps: _folded(w, g / np.sqrt(v), b - m * g / np.sqrt(v)),
-        "the scale along the input channels; a norm has one number for each output": lambda w, g, b, m, v, eps: _folded(
-            w, (g / np.sqrt(v + eps))[:, None], b - m * g / np.sqrt(v + eps)
+        "eps is missing": lambda w, g, b, m, v, eps: _folded(w, g / np.sqrt(v), b - m * g / np.sqrt(v)),
+        "the scale applied along the input channels: a norm has one number per output": lambda w, g, b, m, v, eps: (
+            _folded(w, (g / np.sqrt(v + eps))[:, None], b - m * g / np.sqrt(v + eps))
         ),
     },
-)  # fmt: skip
+)

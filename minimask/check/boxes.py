@@ -1,6 +1,6 @@
 """Checks of notebook 05: area and overlap of boxes, anchors of a cell and of a grid, boxes to deltas and back.
 
-A box is x1, y1, x2, y2 in pixels, corners as real numbers; arrays are NumPy's, (R, 4), without leading axes.
+A box is x1, y1, x2, y2 in pixels, and corners are real numbers. Arrays are NumPy arrays (R, 4), without leading axes.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from minimask.check.engine import Check
 from minimask.draw import COLORS
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-PLUS_ONE = "one pixel too many a side: the width is x2 - x1, without + 1"
-AS_SIZES = "the last two numbers taken for width and height; they are x2 and y2"
-NO_CLAMP = "sides below 0 that are not set to 0: boxes that lie apart share nothing"
+PLUS_ONE = "one pixel too many per side: the width is x2 - x1, without + 1"
+AS_SIZES = "the last two numbers treated as width and height: they are x2 and y2"
+NO_CLAMP = "negative sides are not set to 0: boxes that are apart share nothing"
 
 
 def _iou(a, b, plus=0.0, least=0.0, subtract=1.0, side=lambda s: s):
-    """IoU with a mistake of one kind; without any, IoU (two boxes of no area: 0)."""
+    """IoU with a mistake of one kind. Without a mistake it is IoU, and 0 for two boxes without area."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = side(np.maximum(high - low + plus, least))  # (A, B, 2)
     overlap = sides[..., 0] * sides[..., 1]
@@ -55,7 +55,7 @@ def _center_and_size(boxes):
 
 
 def _encode(boxes, anchors, weights, origin=None, unit=None, log=np.log):
-    """Deltas with a mistake of one kind. origin: what is measured from; unit: what is divided by."""
+    """Deltas with a mistake of one kind. origin: where the way starts. unit: what it is divided by."""
     (center, size), (center_a, size_a) = _center_and_size(boxes), _center_and_size(anchors)
     start, stop = origin(boxes, anchors) if origin else (center_a, center)
     unit = size_a if unit is None else unit(boxes, anchors)
@@ -63,7 +63,7 @@ def _encode(boxes, anchors, weights, origin=None, unit=None, log=np.log):
 
 
 def _decode(deltas, anchors, weights, grow=np.exp, limit=library.LARGEST_LOG_SCALE, divide=True, half=0.5, unit=None):
-    """Boxes with a mistake of one kind. grow: of the log scales; half: the part of the size on the left."""
+    """Boxes with a mistake of one kind. grow: applied to the log scales. half: the part of the size on the left."""
     center, size = _center_and_size(anchors)
     deltas = deltas / weights if divide else deltas * weights
     center = center + deltas[:, :2] * (size if unit is None else unit)
@@ -89,21 +89,21 @@ def _grid(cell, shape, stride, offset=0.0, axes=(0, 1, 2), swap=False):
 
 
 def draw_pair(found, expected, index, arguments):
-    """A Matplotlib figure of the two boxes whose overlap is wrong, with what they share filled."""
+    """A Matplotlib figure of the two boxes whose overlap is wrong, with their intersection filled."""
     a, b = (boxes[i] for boxes, i in zip(arguments.values(), index))
     shared = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
     title = f"pair {list(index)}: found {found[index]:.4g}, expected {expected[index]:.4g}"
-    filled = {"what they share": shared} if (shared[2:] > shared[:2]).all() else {}
+    filled = {"intersection": shared} if (shared[2:] > shared[:2]).all() else {}
     return _figure(title, {f"a[{index[0]}]": a, f"b[{index[1]}]": b}, filled)
 
 
 def draw_row(found, expected, index, arguments):
-    """A Matplotlib figure of the first box that is wrong, found and expected."""
+    """A Matplotlib figure of the first wrong box, found and expected."""
     return _figure(f"box {index[0]}", {"expected": expected[index[0]], "found": found[index[0]]})
 
 
 def _figure(title, outlines, filled=()):
-    """Boxes by their names: the first solid and blue, the second dashed and vermillion."""
+    """A figure of boxes with their names: the first solid and blue, the second dashed and vermillion."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -147,18 +147,18 @@ box_area = Check(
     cases={
         "pixels 3 to 7 and rows 0 to 1": dict(boxes=_boxes((3, 0, 8, 2))),
         "real numbers, a negative corner": dict(boxes=_boxes((-1.5, 2.0, 2.5, 2.5), (0.2, 0.1, 0.7, 10.1))),
-        "a line and a point have none": dict(boxes=_boxes((4, 4, 9, 4), (4, 4, 4, 4))),
+        "a line and a point have no area": dict(boxes=_boxes((4, 4, 9, 4), (4, 4, 4, 4))),
         "no boxes: an empty result": dict(boxes=_boxes()),
     },
     random=lambda rng: dict(boxes=_random_boxes(rng, 5)),
-    covers="real corners, boxes of no area, no boxes",
+    covers="non-integer corners, boxes without area, no boxes",
     mistakes={
         PLUS_ONE: lambda b: library.area(b + [0, 0, 1, 1]),
         AS_SIZES: lambda b: b[:, 2] * b[:, 3],
-        "x and y mixed: each side is a difference of two x or of two y": lambda b: (
+        "x and y mixed up: each side is a difference of two x or of two y": lambda b: (
             (b[:, 2] - b[:, 1]) * (b[:, 3] - b[:, 0])
         ),
-        "half of the way around the box, the sides added": lambda b: (b[:, 2:] - b[:, :2]).sum(axis=1),
+        "the sides added instead of multiplied": lambda b: (b[:, 2:] - b[:, :2]).sum(axis=1),
     },
 )
 
@@ -168,10 +168,10 @@ iou = Check(
         "2 of 20 square pixels are shared": dict(a=_boxes((2, 0, 6, 4)), b=_boxes((0, 0, 3, 2))),
         "the same box": dict(a=_boxes((1, 2, 5, 9)), b=_boxes((1, 2, 5, 9))),
         "one inside the other": dict(a=_boxes((0, 0, 10, 10)), b=_boxes((2, 3, 6, 8))),
-        "apart, one right of the other": dict(a=_boxes((0, 0, 2, 2)), b=_boxes((5, 0, 9, 2))),
+        "apart, one to the right of the other": dict(a=_boxes((0, 0, 2, 2)), b=_boxes((5, 0, 9, 2))),
         "apart in x and in y": dict(a=_boxes((0, 0, 2, 2)), b=_boxes((5, 6, 9, 8))),
         "they touch along an edge": dict(a=_boxes((0, 0, 2, 2)), b=_boxes((2, 0, 4, 2))),
-        "two boxes of no area: 0, not 0/0": dict(a=_boxes((3, 3, 3, 3)), b=_boxes((3, 3, 3, 3))),
+        "two boxes without area: 0, not 0/0": dict(a=_boxes((3, 3, 3, 3)), b=_boxes((3, 3, 3, 3))),
         "each of two with each of three": dict(
             a=_boxes((0, 0, 4, 4), (10, 10, 30, 20)), b=_boxes((0, 0, 4, 4), (2, 2, 6, 6), (12, 8, 25, 19))
         ),
@@ -183,14 +183,14 @@ iou = Check(
         "0 divided by 0 where neither box has an area": _iou_nan,
         PLUS_ONE: lambda a, b: _iou(a, b, plus=1.0),
         NO_CLAMP: lambda a, b: _iou(a, b, least=-np.inf),
-        "absolute values in place of max(..., 0): the gap between two boxes counts as overlap": lambda a, b: _iou(
+        "absolute values instead of max(..., 0): the gap between two boxes counts as overlap": lambda a, b: _iou(
             a, b, least=-np.inf, side=np.abs
         ),
-        "what is shared counted twice in the union: subtract it once": lambda a, b: _iou(a, b, subtract=0.0),
-        "what is shared subtracted twice from the union": lambda a, b: _iou(a, b, subtract=2.0),
-        "the overlap divided by the first box's area alone": _iou_of_one,
-        "the overlap divided by the smaller box's area": lambda a, b: _iou_of_one(a, b, smaller=True),
-        "min and max exchanged: the box around both in place of what they share": _iou_around,
+        "the intersection counted twice in the union: subtract it once": lambda a, b: _iou(a, b, subtract=0.0),
+        "the intersection subtracted from the union twice": lambda a, b: _iou(a, b, subtract=2.0),
+        "the intersection divided by the area of the first box": _iou_of_one,
+        "the intersection divided by the area of the smaller box": lambda a, b: _iou_of_one(a, b, smaller=True),
+        "min and max swapped: the box around both instead of the intersection": _iou_around,
         AS_SIZES: lambda a, b: _iou(_from_sizes(a), _from_sizes(b)),
     },
 )
@@ -199,25 +199,27 @@ cell_anchors = Check(
     reference=lambda size, ratios: anchors_module.cell_anchors(size, ratios, "none").astype(np.float64),
     cases={
         "size 32, ratio 0.5": dict(size=32.0, ratios=np.array([0.5])),
-        "three ratios, three anchors of one area": dict(size=32.0, ratios=_RATIOS),
+        "three ratios, three anchors of the same area": dict(size=32.0, ratios=_RATIOS),
         "a square": dict(size=10.0, ratios=np.array([1.0])),
-        "long ones": dict(size=64.0, ratios=np.array([0.1, 4.0])),
+        "long anchors": dict(size=64.0, ratios=np.array([0.1, 4.0])),
     },
     random=lambda rng: dict(size=float(rng.uniform(8, 512)), ratios=rng.uniform(0.2, 5.0, 3)),
     rtol=1e-5,
-    covers="one and several ratios, squares, long ones",
+    covers="one and several ratios, squares, long anchors",
     draw=draw_row,
     mistakes={
-        "the ratio taken for width / height; it is height / width": lambda s, r: _cell(s, 1 / r),
-        "no square root: with height = size * ratio the areas differ": lambda s, r: _cell(
+        "the ratio taken as width / height: it is height / width": lambda s, r: _cell(s, 1 / r),
+        "no square root: with height = size * ratio, the areas differ": lambda s, r: _cell(
             s, r, width=np.ones_like, height=lambda r: r
         ),
-        "no square root: width = size / ratio and height = size * ratio make the ratio its own square": (
+        "no square root: width = size / ratio and height = size * ratio square the ratio": (
             lambda s, r: _cell(s, r, width=lambda r: 1 / r, height=lambda r: r)
         ),
-        "sides twice as long: half of a side lies on each side of the center": lambda s, r: _cell(2 * s, r),
-        "the upper left corner in the origin, where the center must be": lambda s, r: _cell(s, r, left=0.0),
-        "sides rounded to whole pixels: that is torchvision's convention, later": lambda s, r: np.round(_cell(s, r)),
+        "sides twice as long: half of each side lies on either side of the center": lambda s, r: _cell(2 * s, r),
+        "the upper left corner at the origin instead of the center": lambda s, r: _cell(s, r, left=0.0),
+        "sides rounded to integers: that is torchvision's convention, which comes later": lambda s, r: np.round(
+            _cell(s, r)
+        ),
     },
 )
 
@@ -225,31 +227,34 @@ grid_anchors = Check(
     reference=lambda cell, shape, stride: anchors_module.grid_anchors(cell, shape, (stride, stride)),
     cases={
         "one anchor, a map of 2 x 3 cells": dict(cell=_boxes((-4, -2, 4, 2)), shape=(2, 3), stride=16),
-        "two anchors a place": dict(cell=_boxes((-4, -2, 4, 2), (-1, -8, 1, 8)), shape=(3, 2), stride=8),
+        "two anchors per location": dict(cell=_boxes((-4, -2, 4, 2), (-1, -8, 1, 8)), shape=(3, 2), stride=8),
         "one cell": dict(cell=_boxes((-4, -4, 4, 4), (-2, -2, 2, 2)), shape=(1, 1), stride=32),
     },
     random=lambda rng: dict(
         cell=np.concatenate([-rng.uniform(1, 9, (2, 2)), rng.uniform(1, 9, (2, 2))], axis=1),
-        shape=(int(rng.integers(2, 5)), int(rng.integers(2, 5))), stride=int(rng.choice([4, 8, 16])),
+        shape=(int(rng.integers(2, 5)), int(rng.integers(2, 5))),
+        stride=int(rng.choice([4, 8, 16])),
     ),
-    covers="wide and high maps, one and several anchors a place",
+    covers="wide and tall maps, one and several anchors per location",
     draw=draw_row,
     mistakes={
-        "x and y exchanged: the column counts along x": lambda *a: _grid(*a, swap=True),
-        "all places of the first anchor first; the order is row, column, anchor": lambda *a: _grid(*a, axes=(2, 0, 1)),
-        "columns first; the order is row, column, anchor": lambda *a: _grid(*a, axes=(1, 0, 2)),
-        "places half a stride further: here they begin at the picture's corner, (0, 0)": lambda c, s, stride: _grid(
+        "x and y swapped: columns are counted along x": lambda *a: _grid(*a, swap=True),
+        "all locations of the first anchor come first: the order is row, column, anchor": lambda *a: _grid(
+            *a, axes=(2, 0, 1)
+        ),
+        "columns come first: the order is row, column, anchor": lambda *a: _grid(*a, axes=(1, 0, 2)),
+        "locations shifted by half a stride: here they begin at the image's corner, (0, 0)": lambda c, s, stride: _grid(
             c, s, stride, offset=stride / 2
         ),
-        "places one pixel apart: multiply by the stride": lambda c, shape, stride: _grid(c, shape, 1),
-        "height and width of the map exchanged": lambda c, shape, stride: _grid(c, shape[::-1], stride),
+        "locations one pixel apart: multiply by the stride": lambda c, shape, stride: _grid(c, shape, 1),
+        "height and width of the map swapped": lambda c, shape, stride: _grid(c, shape[::-1], stride),
     },
-)  # fmt: skip
+)
 
 encode = Check(
     reference=lambda boxes, anchors, weights: library.encode(boxes, anchors, weights),
     cases={
-        "13 pixels right, twice as wide": dict(
+        "13 pixels to the right, twice as wide": dict(
             boxes=_boxes((8, 0, 28, 10)), anchors=_boxes((0, 0, 10, 10)), weights=(1.0, 1.0, 1.0, 1.0)
         ),
         "all four change": dict(
@@ -260,30 +265,30 @@ encode = Check(
         "the anchor itself": dict(boxes=_P4, anchors=_P4.copy(), weights=WEIGHTS),
     },
     random=lambda rng: dict(boxes=_random_boxes(rng, 4), anchors=_random_boxes(rng, 4), weights=WEIGHTS),
-    covers="moved, stretched and equal boxes, with weights and without",
+    covers="moved, stretched and equal boxes, with and without weights",
     mistakes={
-        "pixels: the way from center to center must be divided by the anchor's sides": lambda b, a, w: _encode(
+        "a distance in pixels: divide the distance between the centers by the anchor's sides": lambda b, a, w: _encode(
             b, a, w, unit=lambda b, a: 1.0
         ),
-        "the way divided by the box's sides; divide by the anchor's": lambda b, a, w: _encode(
+        "the distance divided by the sides of the box instead of the anchor": lambda b, a, w: _encode(
             b, a, w, unit=lambda b, a: _center_and_size(b)[1]
         ),
-        "the way from corner to corner; it goes from center to center": lambda b, a, w: _encode(
+        "the distance between the corners instead of the centers": lambda b, a, w: _encode(
             b, a, w, origin=lambda b, a: (a[:, :2], b[:, :2])
         ),
-        "the quotient of the sides without its logarithm": lambda b, a, w: _encode(b, a, w, log=lambda r: r),
-        "another logarithm (base 2); np.log is the natural one": lambda b, a, w: _encode(b, a, w, log=np.log2),
-        "box and anchor exchanged": lambda b, a, w: library.encode(a, b, w),
-        "the weights left out": lambda b, a, w: library.encode(b, a),
-        "divided by the weights; encoding multiplies": lambda b, a, w: library.encode(b, a, 1 / np.array(w)),
-        "x and y exchanged": lambda b, a, w: _swapped(library.encode(b, a, w)),
+        "the ratio of the sides without the logarithm": lambda b, a, w: _encode(b, a, w, log=lambda r: r),
+        "the logarithm to base 2 instead of the natural one, np.log": lambda b, a, w: _encode(b, a, w, log=np.log2),
+        "box and anchor swapped": lambda b, a, w: library.encode(a, b, w),
+        "the weights are missing": lambda b, a, w: library.encode(b, a),
+        "divided by the weights: encoding multiplies": lambda b, a, w: library.encode(b, a, 1 / np.array(w)),
+        "x and y swapped": lambda b, a, w: _swapped(library.encode(b, a, w)),
     },
 )
 
 decode = Check(
     reference=lambda deltas, anchors, weights: library.decode(deltas, anchors, weights),
     cases={
-        "one width right, twice as wide": dict(
+        "one width to the right, twice as wide": dict(
             deltas=_boxes((1, 0, np.log(2), 0)), anchors=_boxes((0, 0, 10, 10)), weights=(1.0, 1.0, 1.0, 1.0)
         ),
         "all four change": dict(
@@ -293,10 +298,10 @@ decode = Check(
             deltas=_boxes((1, -2, 1.5, -2)), anchors=_boxes((4, 8, 14, 28)), weights=WEIGHTS
         ),
         "nothing changes": dict(deltas=_boxes((0, 0, 0, 0)), anchors=_P4, weights=WEIGHTS),
-        "a delta of 100: it grows 62.5 times, not exp(100) times": dict(
+        "a delta of 100: the box grows by 62.5, not by exp(100)": dict(
             deltas=_boxes((0, 0, 100, 5)), anchors=_boxes((0, 0, 10, 10)), weights=(1.0, 1.0, 1.0, 1.0)
         ),
-        "large only before the division by the weight": dict(
+        "a delta that is large only before the division by the weight": dict(
             deltas=_boxes((0, 0, 10, 0)), anchors=_boxes((0, 0, 10, 10)), weights=WEIGHTS
         ),
     },
@@ -306,20 +311,20 @@ decode = Check(
     covers="moved and stretched anchors, weights, deltas that are too large",
     draw=draw_row,
     mistakes={
-        "the move in pixels: it counts in sides of the anchor": lambda d, a, w: _decode(d, a, w, unit=1.0),
-        "sides multiplied by the delta itself, not by its exponential": lambda d, a, w: _decode(
+        "the move in pixels: its unit is the side of the anchor": lambda d, a, w: _decode(d, a, w, unit=1.0),
+        "sides multiplied by the delta itself instead of its exponential": lambda d, a, w: _decode(
             d, a, w, grow=lambda d: d
         ),
-        "1 + delta in place of exp(delta)": lambda d, a, w: _decode(d, a, w, grow=lambda d: 1 + d),
-        "no limit for the logarithm: exp(100) is more than the world is wide": lambda d, a, w: _decode(
+        "1 + delta instead of exp(delta)": lambda d, a, w: _decode(d, a, w, grow=lambda d: 1 + d),
+        "no limit for the logarithm: exp(100) pixels is wider than the universe": lambda d, a, w: _decode(
             d, a, w, limit=np.inf
         ),
-        "the limit taken before the division by the weights": lambda d, a, w: library.decode(
+        "the limit applied before the division by the weights": lambda d, a, w: library.decode(
             np.minimum(d, [np.inf, np.inf, library.LARGEST_LOG_SCALE, library.LARGEST_LOG_SCALE]), a, w
         ),
-        "the center taken for the upper left corner": lambda d, a, w: _decode(d, a, w, half=0.0),
-        "multiplied by the weights; decoding divides": lambda d, a, w: _decode(d, a, w, divide=False),
-        "the weights left out": lambda d, a, w: library.decode(d, a),
-        "x and y exchanged": lambda d, a, w: library.decode(_swapped(d), a, w),
+        "the center treated as the upper left corner": lambda d, a, w: _decode(d, a, w, half=0.0),
+        "multiplied by the weights: decoding divides": lambda d, a, w: _decode(d, a, w, divide=False),
+        "the weights are missing": lambda d, a, w: library.decode(d, a),
+        "x and y swapped": lambda d, a, w: library.decode(_swapped(d), a, w),
     },
 )

@@ -1,4 +1,4 @@
-"""Checks of notebook 02: the size of a result, convolution forward and backward, transposed, the receptive field.
+"""Checks of notebook 02: the size of a result, convolution forward, backward and transposed, the receptive field.
 
 One image: x (H, W, Cin), weights (kh, kw, Cin, Cout), results (OH, OW, Cout); stride and padding are the same for
 rows and columns. At output pixel (oy, ox) place (i, j) of the kernel meets pixel
@@ -47,11 +47,11 @@ def _receptive_field(kernels, strides):
 
 # ------------------------------------------------------------------------------------------------ what goes wrong often
 
-FLIPPED = "a flipped kernel: place (i, j) of the kernel meets the pixel i rows down and j columns right"
-SWAPPED = "x and y exchanged in the kernel: its first axis is y, down"
-NO_STRIDE = "a window that moves by one pixel, whatever the stride is"
-NO_PADDING = "no padding: the window begins at the map's first pixel, whatever the padding is"
-ASSIGNED = "a pixel that keeps what the last window sent: `=` in place of `+=`"
+FLIPPED = "a flipped kernel: place (i, j) of the kernel meets the pixel i rows down and j columns to the right"
+SWAPPED = "x and y swapped in the kernel: its first axis is y, down"
+NO_STRIDE = "the window always moves by one pixel, regardless of the stride"
+NO_PADDING = "no padding: the window always begins at the map's first pixel, regardless of the padding"
+ASSIGNED = "a pixel keeps only what the last window sent: `=` instead of `+=`"
 
 
 def _forward_without_stride(x, w, stride, padding):
@@ -60,7 +60,7 @@ def _forward_without_stride(x, w, stride, padding):
 
 
 def _edge_padded(x, w, stride, padding):
-    """The border's pixels repeated, where there should be zeros."""
+    """The pixels at the border repeated, where there should be zeros."""
     return _forward(np.pad(x, ((padding, padding), (padding, padding), (0, 0)), mode="edge"), w, stride, 0)
 
 
@@ -77,7 +77,7 @@ def _weights_without_padding(gy, x, kernel, stride, padding):
 
 
 def _stamped(gy, w, height, width, stride, add=True):
-    """A map of height x width on which each pixel of gy stamps its kernel; what reaches beyond is cut off."""
+    """A map of height x width on which each pixel of gy stamps its kernel, cropped at the map's border."""
     kh, kw, channels = w.shape[:3]
     gx = np.zeros(((gy.shape[0] - 1) * stride + kh + height, (gy.shape[1] - 1) * stride + kw + width, channels))
     for oy, ox in np.ndindex(gy.shape[:2]):
@@ -91,7 +91,7 @@ def _cut(padded, padding):
 
 
 def _data(gy, w, shape, stride, padding, add=True):
-    """The gradient of the data by stamping: exact with add, and with the last stamp only without."""
+    """The gradient of the data by stamping. Without `add`, only the last stamp is left at each pixel."""
     return _cut(_stamped(gy, w, shape[0] + 2 * padding, shape[1] + 2 * padding, stride, add), padding)
 
 
@@ -104,7 +104,7 @@ def _transposed_assigned(x, w, stride, padding):
 
 _rng = np.random.default_rng(2)
 RAMP = np.arange(16.0).reshape(4, 4, 1)
-_KERNEL = np.array([[1.0, 2, 0], [0, 0, 3], [0, 4, 0]])[:, :, None, None]  # no two of its turns are equal
+_KERNEL = np.array([[1.0, 2, 0], [0, 0, 3], [0, 4, 0]])[:, :, None, None]  # no two of its rotations are equal
 ONLY_FIRST = "the ramp, only the first window has a gradient"
 _ONE = np.array([[1.0, 0], [0, 0]])[:, :, None]  # only the first window has a gradient
 
@@ -117,7 +117,7 @@ _FORWARD = {
     "the ramp 0 to 15, 4 x 4": dict(x=RAMP, w=_KERNEL, stride=1, padding=0),
     "the ramp with padding 1": dict(x=RAMP, w=_KERNEL, stride=1, padding=1),
     "stride 2": dict(x=_normal(7, 7, 1), w=_normal(3, 3, 1, 1), stride=2, padding=0),
-    "stride 2 and padding 1, the window does not end at the border": dict(
+    "stride 2 and padding 1: the last window does not end at the border": dict(
         x=_normal(6, 8, 1), w=_normal(3, 3, 1, 1), stride=2, padding=1
     ),
     "several channels in and out": dict(x=_normal(5, 6, 3), w=_normal(3, 3, 3, 2), stride=1, padding=1),
@@ -137,23 +137,23 @@ def _result_shape(x, w, stride, padding):
 
 
 def _weights_case(case, rng, gy=None):
-    """Arguments of the gradient of the weights for a case of the convolution."""
+    """The arguments of the gradient of the weights, for a case of the convolution."""
     gy = rng.standard_normal(_result_shape(**case)) if gy is None else gy
     settings = dict(kernel=case["w"].shape[:2], stride=case["stride"], padding=case["padding"])
     return dict(gy=gy, x=case["x"], **settings)
 
 
 def _data_case(case, rng, gy=None):
-    """Arguments of the gradient of the map for a case of the convolution."""
+    """The arguments of the gradient of the map, for a case of the convolution."""
     gy = rng.standard_normal(_result_shape(**case)) if gy is None else gy
     return dict(gy=gy, w=case["w"], shape=case["x"].shape, stride=case["stride"], padding=case["padding"])
 
 
 _TRANSPOSED = {
     "one pixel is one stamp": dict(x=np.array([[[2.0]]]), w=_KERNEL, stride=2, padding=0),
-    "2 x 2 stamps with stride 2: side by side": dict(x=_normal(3, 4, 1), w=_normal(2, 2, 1, 1), stride=2, padding=0),
-    "3 x 3 stamps with stride 2: they overlap": dict(x=_normal(3, 4, 1), w=_normal(3, 3, 1, 1), stride=2, padding=0),
-    "padding 1 cuts off one pixel all around": dict(x=_normal(3, 4, 1), w=_normal(3, 3, 1, 1), stride=2, padding=1),
+    "2 x 2 stamps with stride 2 lie side by side": dict(x=_normal(3, 4, 1), w=_normal(2, 2, 1, 1), stride=2, padding=0),
+    "3 x 3 stamps with stride 2 overlap": dict(x=_normal(3, 4, 1), w=_normal(3, 3, 1, 1), stride=2, padding=0),
+    "padding 1 crops one pixel on each side": dict(x=_normal(3, 4, 1), w=_normal(3, 3, 1, 1), stride=2, padding=1),
     "as many channels out as in": dict(x=_normal(3, 4, 2), w=_normal(2, 2, 2, 2), stride=2, padding=0),
     "several channels": dict(x=_normal(3, 4, 3), w=_normal(2, 2, 3, 2), stride=2, padding=0),
     "stamps with gaps between them": dict(x=_normal(2, 3, 2), w=_normal(2, 2, 2, 2), stride=3, padding=0),
@@ -172,7 +172,7 @@ conv_output_size = Check(
     reference=_output_size,
     cases={
         "4 pixels, a window of 3": dict(size=4, kernel=3, stride=1, padding=0, dilation=1),
-        "padding 2 keeps the size with a window of 5": dict(size=14, kernel=5, stride=1, padding=2, dilation=1),
+        "padding 2 keeps the size for a window of 5": dict(size=14, kernel=5, stride=1, padding=2, dilation=1),
         "stride 2": dict(size=7, kernel=3, stride=2, padding=0, dilation=1),
         "stride 2 with something left over": dict(size=224, kernel=7, stride=2, padding=3, dilation=1),
         "dilation 2: a window of 3 spans 5": dict(size=9, kernel=3, stride=1, padding=0, dilation=2),
@@ -180,20 +180,23 @@ conv_output_size = Check(
         "all at once": dict(size=20, kernel=3, stride=2, padding=2, dilation=2),
     },
     random=lambda rng: dict(
-        size=int(rng.integers(12, 40)), kernel=int(rng.integers(1, 6)), stride=int(rng.integers(1, 4)),
-        padding=int(rng.integers(0, 3)), dilation=int(rng.integers(1, 3)),
+        size=int(rng.integers(12, 40)),
+        kernel=int(rng.integers(1, 6)),
+        stride=int(rng.integers(1, 4)),
+        padding=int(rng.integers(0, 3)),
+        dilation=int(rng.integers(1, 3)),
     ),
-    covers="stride, padding, dilation, and what is left over",
+    covers="stride, padding, dilation, and pixels left over",
     mistakes={
-        "the last place is missing: + 1": lambda n, k, s, p, d: _output_size(n, k, s, p, d) - 1,
+        "the last position is missing: + 1": lambda n, k, s, p, d: _output_size(n, k, s, p, d) - 1,
         "padding on one side only": lambda n, k, s, p, d: (n + p - d * (k - 1) - 1) // s + 1,
-        "a stride that is ignored": lambda n, k, s, p, d: _output_size(n, k, 1, p, d),
-        "rounded up: a window that reaches over the end does not count": lambda n, k, s, p, d: (
+        "the stride is ignored": lambda n, k, s, p, d: _output_size(n, k, 1, p, d),
+        "rounded up: a window that reaches beyond the end does not count": lambda n, k, s, p, d: (
             -(-(n + 2 * p - d * (k - 1) - 1) // s) + 1
         ),
-        "a dilation that is ignored": lambda n, k, s, p, d: _output_size(n, k, s, p, 1),
+        "the dilation is ignored": lambda n, k, s, p, d: _output_size(n, k, s, p, 1),
     },
-)  # fmt: skip
+)
 
 conv2d = Check(
     reference=_forward,
@@ -204,23 +207,23 @@ conv2d = Check(
     mistakes={
         FLIPPED: lambda x, w, *rest: _forward(x, w[::-1, ::-1], *rest),
         SWAPPED: lambda x, w, *rest: _forward(x, w.transpose(1, 0, 2, 3), *rest),
-        "the average over the window in place of the sum": lambda x, w, *rest: _forward(x, w / w[..., 0].size, *rest),
-        "the border's pixels repeated; padding is zeros": _edge_padded,
+        "the average over the window instead of the sum": lambda x, w, *rest: _forward(x, w / w[..., 0].size, *rest),
+        "the border pixels repeated: padding consists of zeros": _edge_padded,
         NO_STRIDE: _forward_without_stride,
-        "padding on the right and below alone": lambda x, w, s, p: _forward(
+        "padding only on the right and at the bottom": lambda x, w, s, p: _forward(
             np.pad(x, ((0, 2 * p), (0, 2 * p), (0, 0))), w, s, 0
         ),
     },
-)  # fmt: skip
+)
 
 receptive_field = Check(
     reference=_receptive_field,
     cases={
         "one 3 x 3 layer": dict(kernels=[3], strides=[1]),
         "two 3 x 3 layers": dict(kernels=[3, 3], strides=[1, 1]),
-        "the first of two moves by 2": dict(kernels=[3, 3], strides=[2, 1]),
+        "the first of two has stride 2": dict(kernels=[3, 3], strides=[2, 1]),
         "a stride in the last layer changes nothing": dict(kernels=[3, 3], strides=[1, 2]),
-        "a window of 1 sees no further": dict(kernels=[3, 1, 3], strides=[1, 1, 1]),
+        "a window of 1 adds nothing": dict(kernels=[3, 1, 3], strides=[1, 1, 1]),
         "the first layers of a ResNet": dict(kernels=[7, 3, 3, 3], strides=[2, 2, 1, 1]),
         "no layer: a pixel sees itself": dict(kernels=[], strides=[]),
     },
@@ -229,15 +232,15 @@ receptive_field = Check(
     ),
     covers="stacks with and without strides",
     mistakes={
-        "the sum of the kernels: windows overlap, so each adds kernel - 1": lambda k, s: sum(k),
-        "strides that are ignored: after a stride of 2 a step is two pixels": lambda k, s: _receptive_field(
+        "the sum of the kernel sizes: windows overlap, so each layer adds kernel - 1": lambda k, s: sum(k),
+        "the strides are ignored: after a stride of 2, one step is two pixels": lambda k, s: _receptive_field(
             k, [1] * len(k)
         ),
-        "a layer's stride counted in its own window; it counts from the next layer on": lambda k, s: 1 + sum(
-            (a - 1) * int(b) for a, b in zip(k, np.cumprod(s))
+        "a layer's stride applied to its own window: it takes effect in the next layer": lambda k, s: (
+            1 + sum((a - 1) * int(b) for a, b in zip(k, np.cumprod(s)))
         ),
     },
-)  # fmt: skip
+)
 
 conv2d_backward_weights = Check(
     reference=_backward_weights,
@@ -251,12 +254,12 @@ conv2d_backward_weights = Check(
     mistakes={
         FLIPPED: lambda *a: _backward_weights(*a)[::-1, ::-1],
         SWAPPED: lambda *a: _backward_weights(*a).transpose(1, 0, 2, 3),
-        "the average over the windows in place of the sum": lambda gy, *a: _backward_weights(gy / gy[..., 0].size, *a),
+        "the average over the windows instead of the sum": lambda gy, *a: _backward_weights(gy / gy[..., 0].size, *a),
         NO_STRIDE: _weights_without_stride,
         NO_PADDING: _weights_without_padding,
-        "rows and columns of gy exchanged": lambda gy, *a: _backward_weights(gy.transpose(1, 0, 2), *a),
+        "rows and columns of gy swapped": lambda gy, *a: _backward_weights(gy.transpose(1, 0, 2), *a),
     },
-)  # fmt: skip
+)
 
 conv2d_backward_data = Check(
     reference=_backward_data,
@@ -270,31 +273,31 @@ conv2d_backward_data = Check(
     mistakes={
         FLIPPED: lambda gy, w, *a: _backward_data(gy, w[::-1, ::-1], *a),
         SWAPPED: lambda gy, w, *a: _backward_data(gy, w.transpose(1, 0, 2, 3), *a),
-        "the average over the windows in place of the sum": lambda gy, *a: _backward_data(gy / gy[..., 0].size, *a),
+        "the average over the windows instead of the sum": lambda gy, *a: _backward_data(gy / gy[..., 0].size, *a),
         NO_STRIDE: lambda gy, w, shape, s, p: _data(gy, w, shape, 1, p),
-        "a padding that is not cut off again": lambda gy, w, shape, s, p: _stamped(gy, w, *shape[:2], s),
+        "the padding is not cropped again": lambda gy, w, shape, s, p: _stamped(gy, w, *shape[:2], s),
         ASSIGNED: lambda *a: _data(*a, add=False),
-        "rows and columns of gy exchanged": lambda gy, *a: _backward_data(gy.transpose(1, 0, 2), *a),
+        "rows and columns of gy swapped": lambda gy, *a: _backward_data(gy.transpose(1, 0, 2), *a),
     },
-)  # fmt: skip
+)
 
 conv_transpose2d = Check(
     reference=_transposed,
     cases=_TRANSPOSED,
     random=_random_transposed,
-    covers="stamps side by side, overlapping, with gaps; padding; channels",
+    covers="stamps side by side, overlapping and with gaps; padding; channels",
     grid=(0, 1),
     mistakes={
-        "a flipped kernel: a stamp is the kernel as it is": lambda x, w, *rest: _transposed(x, w[::-1, ::-1], *rest),
-        "x and y exchanged in the stamp: its first axis is y, down": lambda x, w, *rest: _transposed(
+        "a flipped kernel: the stamp is the kernel as it is": lambda x, w, *rest: _transposed(x, w[::-1, ::-1], *rest),
+        "x and y swapped in the stamp: its first axis is y, down": lambda x, w, *rest: _transposed(
             x, w.transpose(1, 0, 2, 3), *rest
         ),
-        "a pixel that keeps the last stamp: `=` in place of `+=`": _transposed_assigned,
-        "channels in and out exchanged: w is (kh, kw, Cin, Cout)": lambda x, w, *rest: _transposed(
+        "a pixel keeps only the last stamp: `=` instead of `+=`": _transposed_assigned,
+        "input and output channels swapped: w is (kh, kw, Cin, Cout)": lambda x, w, *rest: _transposed(
             x, w.transpose(0, 1, 3, 2), *rest
         ),
-        "nearest pixels: each stamp is a copy, not weighted": lambda x, w, *rest: _transposed(
+        "each stamp is a copy of the pixel, not weighted by the kernel": lambda x, w, *rest: _transposed(
             x, np.ones_like(w), *rest
         ),
     },
-)  # fmt: skip
+)

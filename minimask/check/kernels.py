@@ -25,18 +25,18 @@ def _winograd(d, u):
 thread_share = Check(
     reference=_share,
     cases={
-        "10 rows, thread 2 of 4: a size that does not divide": dict(size=10, t=2, parts=4),
-        "the last thread goes to the end": dict(size=10, t=3, parts=4),
-        "fewer rows than threads: some have nothing": dict(size=2, t=0, parts=4),
-        "one thread does it all": dict(size=7, t=0, parts=1),
+        "10 rows, thread 2 of 4: a size that 4 does not divide": dict(size=10, t=2, parts=4),
+        "the last thread goes up to the end": dict(size=10, t=3, parts=4),
+        "fewer rows than threads: some get nothing": dict(size=2, t=0, parts=4),
+        "one thread does everything": dict(size=7, t=0, parts=1),
     },
     random=lambda rng: dict(size=int(rng.integers(0, 50)), t=int(rng.integers(0, 4)), parts=4),
-    covers="sizes that divide and that do not, more threads than rows",
+    covers="sizes that can and cannot be divided, more threads than rows",
     mistakes={
-        "the same size for each thread, rounded down: the last rows are nobody's": lambda size, t, parts: np.array(
+        "the same size for each thread, rounded down: nobody gets the last rows": lambda size, t, parts: np.array(
             [t * (size // parts), (t + 1) * (size // parts)]
         ),
-        "the last row and not the one behind it": lambda size, t, parts: _share(size, t, parts) - [0, 1],
+        "the last row instead of the one after it": lambda size, t, parts: _share(size, t, parts) - [0, 1],
     },
 )
 
@@ -45,14 +45,20 @@ bytes_moved = Check(
     cases={
         "a million numbers, 3 passes, not fused": dict(size=10**6, passes=3, fused=False),
         "the same, fused": dict(size=10**6, passes=3, fused=True),
-        "one pass is fused already": dict(size=100, passes=1, fused=False),
+        "one pass, which has nothing to fuse": dict(size=100, passes=1, fused=False),
     },
     random=lambda rng: dict(size=int(rng.integers(1, 99)), passes=int(rng.integers(1, 6)), fused=bool(rng.integers(2))),
     covers="fused and not, one pass and several",
     mistakes={
-        "only what is read; each pass writes as much": lambda n, passes, fused: _bytes_moved(n, passes, fused) // 2,
-        "numbers, not bytes: a float32 has four": lambda n, passes, fused: _bytes_moved(n, passes, fused) // 4,
-        "all passes, though fused ones keep the numbers in registers": lambda n, p, fused: _bytes_moved(n, p, False),
+        "only the bytes that are read: each pass writes as many": lambda n, passes, fused: (
+            _bytes_moved(n, passes, fused) // 2
+        ),
+        "numbers instead of bytes: a float32 has four bytes": lambda n, passes, fused: (
+            _bytes_moved(n, passes, fused) // 4
+        ),
+        "all passes counted, although fused ones keep the numbers in registers": lambda n, p, fused: _bytes_moved(
+            n, p, False
+        ),
     },
 )
 
@@ -66,7 +72,7 @@ block_rows = Check(
     random=lambda rng: dict(registers=int(rng.choice([16, 32, 64])), vectors=int(rng.integers(1, 5))),
     covers="three kinds of processor",
     mistakes={
-        "all registers given to results: none is left for a and b": lambda registers, vectors: registers // vectors,
+        "all registers used for results: none is left for a and b": lambda registers, vectors: registers // vectors,
         "no register left for the number of a": lambda registers, vectors: (registers - vectors) // vectors,
     },
 )
@@ -74,32 +80,32 @@ block_rows = Check(
 winograd_1d = Check(
     reference=_winograd,
     cases={
-        "d = 1, 2, 3, 4, and u of the kernel 1, 1, 1": dict(
+        "d = 1, 2, 3, 4, and u for the kernel 1, 1, 1": dict(
             d=np.array([1.0, 2, 3, 4]), u=np.array([1.0, 1.5, 0.5, 1.0])
         ),
         "only the first product": dict(d=np.array([1.0, 0, 0, 0]), u=np.array([2.0, 0, 0, 0])),
     },
     random=lambda rng: dict(d=rng.standard_normal(4), u=rng.standard_normal(4)),
-    covers="whole and random numbers",
+    covers="integers and random numbers",
     mistakes={
         "y1 with a plus before m4": lambda d, u: _winograd(d, u * [1, 1, 1, -1]),
-        "m3 of d1 - d2; it is d2 - d1": lambda d, u: _winograd(d, u * [1, 1, -1, 1]),
-        "y0 and y1 exchanged": lambda d, u: _winograd(d, u)[::-1],
+        "m3 computed from d1 - d2 instead of d2 - d1": lambda d, u: _winograd(d, u * [1, 1, -1, 1]),
+        "y0 and y1 swapped": lambda d, u: _winograd(d, u)[::-1],
     },
 )
 
 roofline = Check(
     reference=lambda intensity, peak, bandwidth: min(peak, intensity * bandwidth),
     cases={
-        "0.25 operations a byte, 100 GFLOP/s, 10 GB/s": dict(intensity=0.25, peak=100.0, bandwidth=10.0),
-        "50 operations a byte": dict(intensity=50.0, peak=100.0, bandwidth=10.0),
+        "0.25 operations per byte, 100 GFLOP/s, 10 GB/s": dict(intensity=0.25, peak=100.0, bandwidth=10.0),
+        "50 operations per byte": dict(intensity=50.0, peak=100.0, bandwidth=10.0),
         "at the corner": dict(intensity=10.0, peak=100.0, bandwidth=10.0),
     },
     random=lambda rng: dict(zip(("intensity", "peak", "bandwidth"), map(float, rng.uniform(1, 99, 3)))),
-    covers="left, right and at the corner",
+    covers="to the left, to the right and at the corner",
     mistakes={
-        "the slope alone: no machine is faster than its peak": lambda i, peak, bandwidth: i * bandwidth,
-        "the larger of the two limits: the smaller one holds": lambda i, peak, bandwidth: max(peak, i * bandwidth),
-        "a division by the operations a byte": lambda i, peak, bandwidth: min(peak, bandwidth / i),
+        "only the slope: no machine is faster than its peak": lambda i, peak, bandwidth: i * bandwidth,
+        "the larger of the two limits instead of the smaller one": lambda i, peak, bandwidth: max(peak, i * bandwidth),
+        "the bandwidth divided by the operations per byte": lambda i, peak, bandwidth: min(peak, bandwidth / i),
     },
 )

@@ -11,7 +11,7 @@ from minimask.datasets.augmentation import flip_order
 
 
 def _target(keypoint, box, size):
-    """The cell that the library finds, painted: (size, size)."""
+    """The target (size, size) with the cell that the library finds."""
     zero = np.zeros((1, 1), np.int64)
     place, visible = keypoint_head.keypoint_targets(keypoint[None, None, None], box[None, None], zero, size)
     result = np.zeros((size, size))
@@ -21,7 +21,7 @@ def _target(keypoint, box, size):
 
 
 def _painted(keypoint, box, size, rounding=np.floor, start=1.0, clip=False):
-    """A target with mistakes: another rounding, a box that begins at 0, what is outside moved inside."""
+    """A target with mistakes: another rounding, a box that begins at 0, outside points moved inside."""
     result = np.zeros((size, size))
     x, y = rounding((keypoint[:2] - start * box[:2]) * size / (box[2:] - box[:2])).astype(int)
     if clip:
@@ -32,7 +32,7 @@ def _painted(keypoint, box, size, rounding=np.floor, start=1.0, clip=False):
 
 
 def _losses(logits):
-    """-log p of every place (H, W, K)."""
+    """-log p for every place (H, W, K)."""
     z = logits - logits.max(axis=(0, 1))
     return np.log(np.exp(z).sum(axis=(0, 1))) - z
 
@@ -138,7 +138,7 @@ def _random_animal(rng):
 
 
 def _logits(*tall):
-    """Maps 3 x 4 of zeros, one a keypoint, with a value at a place."""
+    """Maps (3, 4) of zeros, one per keypoint, with a value at one place."""
     logits = np.zeros((3, 4, len(tall)))
     for k, (place, value) in enumerate(tall):
         logits[:, :, k].flat[place] = value
@@ -153,31 +153,31 @@ one_hot_keypoint = Check(
         "17.2 in a box from 10 to 38: cell floor(7.2 * 2) = 14": dict(
             keypoint=np.array([17.2, 40.9, 2.0]), box=_BOX, size=56
         ),
-        "hidden (visibility 1): learned like one that is seen": dict(
+        "hidden (visibility 1): learned like a visible one": dict(
             keypoint=np.array([30.3, 21.1, 1.0]), box=_BOX, size=14
         ),
-        "not labeled (visibility 0): no one anywhere": dict(keypoint=np.array([17.2, 40.9, 0.0]), box=_BOX, size=14),
-        "outside of the box: no one anywhere": dict(keypoint=np.array([4.0, 30.0, 2.0]), box=_BOX, size=14),
+        "not labeled (visibility 0): only zeros": dict(keypoint=np.array([17.2, 40.9, 0.0]), box=_BOX, size=14),
+        "outside the box: only zeros": dict(keypoint=np.array([4.0, 30.0, 2.0]), box=_BOX, size=14),
         "below the box": dict(keypoint=np.array([20.0, 53.0, 2.0]), box=_BOX, size=14),
         "exactly on the right border: the last cell": dict(keypoint=np.array([38.0, 30.0, 2.0]), box=_BOX, size=14),
         "exactly on the left border: the first cell": dict(keypoint=np.array([10.0, 20.0, 2.0]), box=_BOX, size=14),
-        "a box that is wider than high": dict(
+        "a box that is wider than tall": dict(
             keypoint=np.array([40.0, 12.0, 2.0]), box=np.array([5.0, 3.0, 61.0, 17.0]), size=14
         ),
     },
     random=_random_target,
     covers="inside, on the border, outside, hidden, not labeled",
     mistakes={
-        "hidden keypoints left out: visibility 1 is labeled, and learned": (
+        "hidden keypoints are left out: visibility 1 means labeled, and is learned": (
             lambda keypoint, *rest: _target(np.array([*keypoint[:2], keypoint[2] == 2]), *rest)
         ),
-        "rows and columns exchanged: y counts rows, and comes first": lambda *a: _target(*a).T,
-        "a point outside that is moved to the nearest cell": lambda *a: _painted(*a, clip=True),
-        "a keypoint on the right border that is lost: it belongs to the last cell": _painted,
-        "rounding to the nearest cell, where the cell that holds the point is the floor": (
+        "rows and columns swapped: y counts rows and comes first": lambda *a: _target(*a).T,
+        "a point outside is moved to the nearest cell": lambda *a: _painted(*a, clip=True),
+        "a keypoint on the right border is lost: it belongs to the last cell": _painted,
+        "rounded to the nearest integer: the cell that contains the point is the floor": (
             lambda *a: _painted(*a, rounding=np.round)
         ),
-        "the box's corner not subtracted": lambda *a: _painted(*a, start=0.0),
+        "the box's corner is not subtracted": lambda *a: _painted(*a, start=0.0),
         "a one for a keypoint that is not labeled": (
             lambda keypoint, *rest: _target(np.array([*keypoint[:2], 2.0]), *rest)
         ),
@@ -190,11 +190,12 @@ softmax_place_loss = Check(
         "equal logits on 3 x 4 places: ln 12": dict(
             logits=np.zeros((3, 4, 1)), places=np.array([5]), visible=np.array([True])
         ),
-        "a sure and right keypoint, and a sure and wrong one": dict(
+        "a confident right keypoint and a confident wrong one": dict(
             logits=_logits((5, 8.0), (2, 8.0)), places=np.array([5, 7]), visible=np.array([True, True])
         ),
-        "the second is not labeled: the mean is over the others": dict(
-            logits=_logits((5, 3.0), (2, 8.0), (0, 1.0)), places=np.array([5, 0, 3]),
+        "the second one is not labeled: the mean is over the others": dict(
+            logits=_logits((5, 3.0), (2, 8.0), (0, 1.0)),
+            places=np.array([5, 0, 3]),
             visible=np.array([True, False, True]),
         ),
         "none is labeled: 0": dict(
@@ -207,21 +208,21 @@ softmax_place_loss = Check(
     random=_random_loss,
     covers="right and wrong places, keypoints that do not count, large logits",
     mistakes={
-        "no maximum subtracted before exp": _loss_without_maximum,
-        "keypoints that are not labeled counted too": (
+        "the maximum is not subtracted before exp": _loss_without_maximum,
+        "keypoints that are not labeled are included": (
             lambda logits, places, visible: _loss(logits, places, np.ones_like(visible))
         ),
-        "the mean over all keypoints, where it is over those that count": (
+        "the mean over all keypoints instead of those that count": (
             lambda logits, places, visible: _loss(logits, places, visible) * visible.mean()
         ),
-        "the sum, where it is the mean over the keypoints that count": (
+        "the sum over the keypoints that count instead of their mean": (
             lambda logits, places, visible: _loss(logits, places, visible) * visible.sum()
         ),
-        "a softmax over the keypoints of a place, where it is over the places of a keypoint": _loss_over_keypoints,
-        "the loss of masks: a sigmoid at each place": _sigmoid_loss,
-        "a missing minus: log p, not -log p": lambda *a: -_loss(*a),
+        "a softmax over the keypoints of a place instead of the places of a keypoint": _loss_over_keypoints,
+        "the loss of masks, a sigmoid at each place": _sigmoid_loss,
+        "a missing minus: log p instead of -log p": lambda *a: -_loss(*a),
     },
-)  # fmt: skip
+)
 
 keypoint_peak = Check(
     reference=_peak,
@@ -233,16 +234,16 @@ keypoint_peak = Check(
             logits=np.where(np.arange(56 * 56).reshape(56, 56) == 41 * 56 + 14, 1.0, -1.0), box=_BOX
         ),
         "all logits below 0": dict(logits=_logits((6, 5.0))[:, :, 0] - 9, box=np.array([10.0, 20.0, 18.0, 26.0])),
-        "two equal peaks: the first in reading order": dict(
+        "two equal peaks: the first one in reading order": dict(
             logits=_logits((3, 5.0))[:, :, 0] + _logits((9, 5.0))[:, :, 0], box=np.array([1.0, 2.0, 9.0, 11.0])
         ),
     },
     random=_random_peak,
     covers="boxes of any shape, negative logits, equal peaks",
     mistakes={
-        "the corner of the cell, where it is its middle: half a cell is missing": lambda *a: _peak(*a, half=0.0),
-        "x and y exchanged: unravel_index gives the row first": lambda *a: _peak(*a, swap=True),
-        "a place in the box, where it is a place in the picture: add the box's corner": lambda *a: _peak(*a, start=0.0),
+        "the corner of the cell instead of its center: half a cell is missing": lambda *a: _peak(*a, half=0.0),
+        "x and y swapped: unravel_index returns the row first": lambda *a: _peak(*a, swap=True),
+        "the position in the box instead of the image: add the box's corner": lambda *a: _peak(*a, start=0.0),
     },
 )
 
@@ -253,27 +254,27 @@ oks = Check(
         "an eye 2.5 pixels off in an animal of 50 x 50: exp(-1/2)": dict(
             found=np.array([[22.5, 30, 9]]), truth=np.array([[20.0, 30, 2]]), area=2500.0, sigmas=np.array([0.025])
         ),
-        "off across and down": dict(
-            found=_ANIMAL + [1.0, -2.0, 0.0], truth=_ANIMAL, area=2500.0, sigmas=_SIGMAS
-        ),
-        "the one that is not labeled is far off: it does not count": dict(
-            found=_ANIMAL + np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0], [50, 50, 5.0]]), truth=_ANIMAL, area=900.0,
+        "off in x and y": dict(found=_ANIMAL + [1.0, -2.0, 0.0], truth=_ANIMAL, area=2500.0, sigmas=_SIGMAS),
+        "a keypoint that is not labeled is far off: it does not count": dict(
+            found=_ANIMAL + np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0], [50, 50, 5.0]]),
+            truth=_ANIMAL,
+            area=900.0,
             sigmas=_SIGMAS,
         ),
     },
     random=_random_pair,
     covers="exact, near and far keypoints, some not labeled",
     mistakes={
-        "sigma, where COCO has 2 sigma": lambda *a: _oks(*a, factor=1.0),
-        "keypoints counted that are not labeled": lambda *a: _oks(*a, labeled=False),
-        "the distance, where it is its square": lambda *a: _oks(*a, square=1),
-        "the square of the area: the area is a square already": lambda f, t, area, s: _oks(f, t, area**2, s),
-        "the sum over the keypoints, where it is their mean": lambda *a: _oks(*a, mean=False),
-        "hidden keypoints left out: visibility 1 counts too": (
+        "sigma instead of COCO's 2 sigma": lambda *a: _oks(*a, factor=1.0),
+        "keypoints that are not labeled are counted": lambda *a: _oks(*a, labeled=False),
+        "the distance instead of its square": lambda *a: _oks(*a, square=1),
+        "the square of the area: the area is already a square": lambda f, t, area, s: _oks(f, t, area**2, s),
+        "the sum over the keypoints instead of their mean": lambda *a: _oks(*a, mean=False),
+        "hidden keypoints are left out: visibility 1 counts, too": (
             lambda f, t, *rest: _oks(f, np.where(np.arange(3) == 2, t == 2, t), *rest)
         ),
     },
-)  # fmt: skip
+)
 
 mirror_keypoints = Check(
     reference=_mirrored,
@@ -284,11 +285,11 @@ mirror_keypoints = Check(
         ),
     },
     random=_random_animal,
-    covers="pairs, single ones, keypoints that are not labeled",
+    covers="pairs, single keypoints, keypoints that are not labeled",
     mistakes={
-        "left and right not exchanged": _not_exchanged,
-        "keypoints exchanged, but not moved": lambda keypoints, width, order: keypoints[order],
-        "a keypoint that is not labeled moved to the right border: it stays 0, 0, 0": _all_moved,
-        "width - 1 - x, which is right for numbers of pixels; these are places, and x = 0 is the border": _last_pixel,
+        "left and right are not swapped": _not_exchanged,
+        "keypoints are swapped, but not moved": lambda keypoints, width, order: keypoints[order],
+        "a keypoint that is not labeled is moved to the right border: it stays 0, 0, 0": _all_moved,
+        "width - 1 - x, which is right for pixel indices: these are positions, and x = 0 is the border": _last_pixel,
     },
 )

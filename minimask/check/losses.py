@@ -1,6 +1,6 @@
-"""Checks of notebook 11: binary cross-entropy from probabilities and from logits, its gradient, and the three losses.
+"""Checks of notebook 11: binary cross-entropy of probabilities and of logits, its gradient, and the three losses.
 
-z is a logit, p = sigmoid(z) the probability, t the target, all of one shape; a loss is one number.
+z is a logit, p = sigmoid(z) the probability, t the target, all of the same shape. A loss is one number.
 """
 
 import numpy as np
@@ -27,13 +27,13 @@ def _map(rng, height, width):
 
 
 def _no_picture(*shown):
-    """A loss is one number: there is no grid on which a wrong cell could be shown."""
+    """A loss is one number, so there are no cells to show."""
 
 
 _rng = np.random.default_rng(11)
-SUM = "the sum over all points in place of their average"
-SIGN = "the wrong sign: a logarithm of a probability is negative, so there must be a minus"
-SWAPPED = "target and prediction exchanged: the logarithms are those of the prediction"
+SUM = "the sum over all points instead of their average"
+SIGN = "the wrong sign: the logarithm of a probability is negative, so there must be a minus"
+SWAPPED = "target and prediction swapped: the logarithm is taken of the prediction"
 
 bce = Check(
     reference=_bce,
@@ -42,23 +42,23 @@ bce = Check(
         "the lecture's four points": dict(p=np.array([0.1, 0.7, 0.5, 0.8]), t=np.array([0.0, 1.0, 1.0, 1.0])),
         "one point of background": dict(p=np.array([[0.1]]), t=np.array([[0.0]])),
         "28 x 28 points": _map(_rng, 28, 28),
-        "a soft target: a cell at the edge that is half inside": dict(
+        "a soft target: a cell at the object's edge is half inside": dict(
             p=np.array([0.2, 0.5, 0.9]), t=np.array([0.5, 0.5, 0.25])
         ),
-        "sure and right: the loss is 0": dict(p=np.array([0.0, 1.0]), t=np.array([0.0, 1.0])),
-        "sure and wrong: ln 0 counts as -100": dict(p=np.array([1.0, 0.5]), t=np.array([0.0, 1.0])),
+        "confident and right: the loss is 0": dict(p=np.array([0.0, 1.0]), t=np.array([0.0, 1.0])),
+        "confident and wrong: ln 0 counts as -100": dict(p=np.array([1.0, 0.5]), t=np.array([0.0, 1.0])),
     },
     random=lambda rng: _map(rng, *rng.integers(1, 6, 2)),
-    covers="0 and 1, soft targets, sure and wrong predictions",
+    covers="0 and 1, soft targets, confident and wrong predictions",
     mistakes={
         SUM: lambda p, t: _bce(p, t, average=np.sum),
         SIGN: lambda p, t: -_bce(p, t),
         SWAPPED: lambda p, t: _bce(t, p),
-        "a logarithm to the base 2 in place of the natural one": lambda p, t: _bce(p, t) / np.log(2),
-        "a logarithm to the base 10 in place of the natural one": lambda p, t: _bce(p, t) / np.log(10),
-        "half of the formula: background (t = 0) counts too, with ln(1 - p)": lambda p, t: -np.mean(t * _log(p)),
-        "ln 0, which is minus infinity, and 0 times infinity, which is not a number": lambda p, t: _bce(p, t, np.log),
-        "p moved away from 0 and 1, where it is the logarithm that ends at -100": lambda p, t: _bce(
+        "a logarithm to base 2 instead of the natural one": lambda p, t: _bce(p, t) / np.log(2),
+        "a logarithm to base 10 instead of the natural one": lambda p, t: _bce(p, t) / np.log(10),
+        "half of the formula: background (t = 0) counts, too, with ln(1 - p)": lambda p, t: -np.mean(t * _log(p)),
+        "ln 0 is minus infinity, and 0 times infinity is not a number": lambda p, t: _bce(p, t, np.log),
+        "p limited to between 0 and 1, instead of the logarithm to at least -100": lambda p, t: _bce(
             np.clip(p, 1e-7, 1 - 1e-7), t, np.log
         ),
     },
@@ -87,7 +87,7 @@ bce_with_logits = Check(
     draw=_no_picture,
     cases={
         "the lecture's four points": _FOUR,
-        "a logit of 0: ln 2, whatever the target": dict(z=np.zeros(2), t=np.array([0.0, 1.0])),
+        "a logit of 0: ln 2 for any target": dict(z=np.zeros(2), t=np.array([0.0, 1.0])),
         "28 x 28 points": _logits(_rng, 28, 28),
         "soft targets": dict(z=np.array([-1.0, 0.5, 2.0]), t=np.array([0.5, 0.25, 0.5])),
         "a logit of 40, for which 1 - p is rounded to 0": dict(z=np.array([40.0, -2.0]), t=np.array([0.0, 1.0])),
@@ -99,12 +99,14 @@ bce_with_logits = Check(
         SUM: lambda z, t: _bce_with_logits(z, t, np.sum),
         SIGN: lambda z, t: -_bce_with_logits(z, t),
         SWAPPED: lambda z, t: _bce_with_logits(t, z),
-        "z taken for a probability": lambda z, t: _bce(np.clip(z, 0, 1), t),
-        "e^z of a large z: that is infinite. Take max(z, 0) out first, then e^-|z| is at most 1": lambda z, t: np.mean(
+        "z treated as a probability": lambda z, t: _bce(np.clip(z, 0, 1), t),
+        "e^z of a large z is infinite: take out max(z, 0) first, so that e^-|z| is at most 1": lambda z, t: np.mean(
             np.log1p(np.exp(z)) - z * t
         ),
-        "the logarithm of a rounded probability: ln(1 - p) of p = 1": lambda z, t: _bce(sigmoid_array(z), t, np.log),
-        "the same, ended at -100: the loss of a logit of 1000 must be 1000": lambda z, t: _bce(sigmoid_array(z), t),
+        "the logarithm of a rounded probability: ln(1 - p) for p = 1": lambda z, t: _bce(sigmoid_array(z), t, np.log),
+        "the logarithm limited to -100: the loss of a logit of 1000 must be 1000": lambda z, t: _bce(
+            sigmoid_array(z), t
+        ),
     },
 )
 
@@ -119,16 +121,18 @@ bce_gradient = Check(
     random=lambda rng: _logits(rng, *rng.integers(1, 6, 2)),
     covers="logits from -1000 to 1000, soft targets",
     mistakes={
-        "t - p: the gradient points to where the loss grows, so it is p - t": lambda z, t: -_gradient(z, t),
+        "t - p instead of p - t: the gradient points to where the loss grows": lambda z, t: -_gradient(z, t),
         "not divided by N: the loss is an average": lambda z, t: _gradient(z, t, 1),
         "z - t: the sigmoid is missing": lambda z, t: (z - t) / z.size,
-        "the gradient of (p - t)^2 / 2, which has the slope p (1 - p) of the sigmoid in it": lambda z, t: (
+        "the gradient of (p - t)^2 / 2, which contains the sigmoid's slope p (1 - p)": lambda z, t: (
             _gradient(z, t) * sigmoid_array(z) * (1 - sigmoid_array(z))
         ),
-        "the gradient by p, not by z: the slope of the sigmoid is missing": lambda z, t: (
+        "the gradient with respect to p instead of z: the sigmoid's slope is missing": lambda z, t: (
             (sigmoid_array(z) - t) / (sigmoid_array(z) * (1 - sigmoid_array(z))) / z.size
         ),
-        "e^z / (1 + e^z) of a large z, infinity by infinity": lambda z, t: (np.exp(z) / (1 + np.exp(z)) - t) / z.size,
+        "e^z / (1 + e^z) of a large z is infinity divided by infinity": lambda z, t: (
+            (np.exp(z) / (1 + np.exp(z)) - t) / z.size
+        ),
     },
 )
 
@@ -141,53 +145,57 @@ def _mask_loss(logits, labels, targets, valid):
 
 def _masks(rng, boxes, size, classes):
     return dict(
-        logits=2 * rng.standard_normal((boxes, size, size, classes)), labels=rng.integers(1, classes, boxes),
-        targets=rng.integers(0, 2, (boxes, size, size)).astype(float), valid=np.arange(boxes) < max(1, boxes - 1),
-    )  # fmt: skip
+        logits=2 * rng.standard_normal((boxes, size, size, classes)),
+        labels=rng.integers(1, classes, boxes),
+        targets=rng.integers(0, 2, (boxes, size, size)).astype(float),
+        valid=np.arange(boxes) < max(1, boxes - 1),
+    )
 
 
 def _of_all_channels(logits, labels, targets, valid):
-    """Every class is to predict the mask."""
+    """Every class should predict the mask."""
     each = [_mask_loss(logits, 0 * labels + c, targets, valid) for c in range(logits.shape[3])]
     return float(np.mean(each))
 
 
 def _others_empty(logits, labels, targets, valid):
-    """The other classes are to predict an empty mask."""
+    """The other classes should predict an empty mask."""
     own = (labels[:, None] == np.arange(logits.shape[3]))[:, None, None]  # (R, 1, 1, C)
     return _bce_with_logits(logits[valid], (targets[..., None] * own)[valid]) if valid.any() else 0.0
 
 
 _ONE = dict(
-    logits=np.array([[[[9.0, 0.0, -2.0, 1.0]]]]), labels=np.array([1]), targets=np.array([[[1.0]]]),
+    logits=np.array([[[[9.0, 0.0, -2.0, 1.0]]]]),
+    labels=np.array([1]),
+    targets=np.array([[[1.0]]]),
     valid=np.array([True]),
-)  # fmt: skip
+)
 
 mask_loss = Check(
     reference=_mask_loss,
     draw=_no_picture,
     cases={
-        "three boxes of which two count": _masks(_rng, 3, 4, 4),
+        "three boxes, two of which count": _masks(_rng, 3, 4, 4),
         "one cell with a logit of 0: ln 2": _ONE,
         "28 x 28 points": _masks(_rng, 4, 28, 4),
         "soft targets": {**_masks(_rng, 2, 3, 4), "targets": _rng.uniform(0, 1, (2, 3, 3))},
         "no box counts: the loss is 0": {**_masks(_rng, 2, 3, 4), "valid": np.zeros(2, bool)},
     },
     random=lambda rng: _masks(rng, int(rng.integers(2, 6)), int(rng.integers(1, 5)), int(rng.integers(3, 6))),
-    covers="several boxes, some that do not count, none that counts",
+    covers="several boxes, boxes that do not count, no box that counts",
     mistakes={
-        "all classes compared with the mask: only the channel of the box's own class is": _of_all_channels,
-        "the other classes pushed to an empty mask: they are left alone": _others_empty,
+        "all classes compared with the mask, instead of only the channel of the box's class": _of_all_channels,
+        "the other classes are trained to predict an empty mask: they do not count": _others_empty,
         "classes that compete (softmax)": lambda z, c, t, v: losses.mask_loss(Tensor(z), c, t, v, "softmax").item(),
-        "the class before the right one: channel 0 is the background": lambda z, c, t, v: _mask_loss(z, c - 1, t, v),
-        "boxes that do not count are counted": lambda z, c, t, v: _mask_loss(z, c, t, v | True),
-        "divided by the number of all boxes: only those that count have a share": lambda z, c, t, v: (
+        "the channel before the right one: channel 0 is the background": lambda z, c, t, v: _mask_loss(z, c - 1, t, v),
+        "boxes that do not count are included": lambda z, c, t, v: _mask_loss(z, c, t, v | True),
+        "divided by the number of all boxes instead of those that count": lambda z, c, t, v: (
             _mask_loss(z, c, t, v) * v.mean()
         ),
-        "the sum over a mask's points in place of their average": lambda z, c, t, v: (
+        "the sum over a mask's points instead of their average": lambda z, c, t, v: (
             _mask_loss(z, c, t, v) * z.shape[1] ** 2
         ),
-        "0 divided by 0: where nothing counts the loss is 0, so divide by at least 1": lambda z, c, t, v: (
+        "0 divided by 0: if nothing counts, the loss is 0, so divide by at least 1": lambda z, c, t, v: (
             _mask_loss(z, c, t, v) * v.sum() / v.sum()
         ),
     },
@@ -202,9 +210,10 @@ def _class_loss(logits, labels, sampled):
 
 def _classes(rng, rois, classes):
     return dict(
-        logits=2 * rng.standard_normal((rois, classes)), labels=rng.integers(0, classes, rois),
+        logits=2 * rng.standard_normal((rois, classes)),
+        labels=rng.integers(0, classes, rois),
         sampled=np.arange(rois) < max(1, rois - 1),
-    )  # fmt: skip
+    )
 
 
 def _chosen(x, labels):
@@ -220,10 +229,8 @@ class_loss = Check(
     reference=_class_loss,
     draw=_no_picture,
     cases={
-        "four RoIs of which three are sampled": _classes(_rng, 4, 4),
-        "equal logits: ln 4": dict(
-            logits=np.ones((1, 4)), labels=np.array([2]), sampled=np.array([True])
-        ),
+        "four RoIs, three of which are sampled": _classes(_rng, 4, 4),
+        "equal logits: ln 4": dict(logits=np.ones((1, 4)), labels=np.array([2]), sampled=np.array([True])),
         "background is a class": dict(
             logits=np.array([[3.0, 0, 0, 1]]), labels=np.array([0]), sampled=np.array([True])
         ),
@@ -233,26 +240,26 @@ class_loss = Check(
         "nothing is sampled: the loss is 0": {**_classes(_rng, 3, 4), "sampled": np.zeros(3, bool)},
     },
     random=lambda rng: _classes(rng, int(rng.integers(2, 7)), int(rng.integers(2, 6))),
-    covers="background, large logits, RoIs that are not sampled, none that is",
+    covers="background, large logits, RoIs that are not sampled, no sampled RoI",
     mistakes={
-        "the sum over the RoIs in place of their average": lambda z, c, s: _class_loss(z, c, s) * max(s.sum(), 1),
-        "divided by the number of all RoIs, of those too that were not sampled": lambda z, c, s: (
+        "the sum over the RoIs instead of their average": lambda z, c, s: _class_loss(z, c, s) * max(s.sum(), 1),
+        "divided by the number of all RoIs instead of the sampled ones": lambda z, c, s: (
             _class_loss(z, c, s) * s.mean()
         ),
-        "RoIs that were not sampled are counted": lambda z, c, s: _class_loss(z, c, s | True),
+        "RoIs that were not sampled are included": lambda z, c, s: _class_loss(z, c, s | True),
         SIGN: lambda z, c, s: -_class_loss(z, c, s),
-        "the logarithm left out: one minus the probability": lambda z, c, s: (
-            1 - _chosen(softmax_array(z), c)[s]
-        ).sum() / max(s.sum(), 1),
-        "each class by itself, with a sigmoid: the classes share one probability": lambda z, c, s: (
+        "one minus the probability: the logarithm is missing": lambda z, c, s: (
+            (1 - _chosen(softmax_array(z), c)[s]).sum() / max(s.sum(), 1)
+        ),
+        "each class on its own, with a sigmoid: the classes share one probability": lambda z, c, s: (
             np.log1p(np.exp(-_chosen(z, c)))[s].sum() / max(s.sum(), 1)
         ),
-        "e^z of a large z: subtract the largest logit of the row first": _unshifted,
-        "0 divided by 0: where nothing is sampled the loss is 0, so divide by at least 1": lambda z, c, s: (
+        "e^z of a large z is infinite: subtract the largest logit of the row first": _unshifted,
+        "0 divided by 0: if nothing is sampled, the loss is 0, so divide by at least 1": lambda z, c, s: (
             _class_loss(z, c, s) * s.sum() / s.sum()
         ),
     },
-)  # fmt: skip
+)
 
 
 def _box_loss(deltas, targets, positive, sampled, beta):
@@ -263,9 +270,12 @@ def _box_loss(deltas, targets, positive, sampled, beta):
 def _deltas(rng, rois, beta=1 / 9):
     sampled = np.arange(rois) < max(1, rois - 1)
     return dict(
-        deltas=rng.standard_normal((rois, 4)) / 3, targets=rng.standard_normal((rois, 4)) / 3,
-        positive=sampled & (np.arange(rois) < max(1, rois // 2)), sampled=sampled, beta=beta,
-    )  # fmt: skip
+        deltas=rng.standard_normal((rois, 4)) / 3,
+        targets=rng.standard_normal((rois, 4)) / 3,
+        positive=sampled & (np.arange(rois) < max(1, rois // 2)),
+        sampled=sampled,
+        beta=beta,
+    )
 
 
 def _piecewise(d, x, positive, sampled, beta, square, line):
@@ -274,49 +284,55 @@ def _piecewise(d, x, positive, sampled, beta, square, line):
 
 
 _TWO = dict(
-    deltas=np.array([[0.1, 1.0, 0, 0], [5.0, 5, 5, 5]]), targets=np.zeros((2, 4)), positive=np.array([True, False]),
-    sampled=np.array([True, True]), beta=1 / 9,
-)  # fmt: skip
+    deltas=np.array([[0.1, 1.0, 0, 0], [5.0, 5, 5, 5]]),
+    targets=np.zeros((2, 4)),
+    positive=np.array([True, False]),
+    sampled=np.array([True, True]),
+    beta=1 / 9,
+)
 
 box_loss = Check(
     reference=_box_loss,
     draw=_no_picture,
     cases={
         "one object and one background: d = 0.1 and d = 1": _TWO,
-        "six RoIs of which five are sampled and three are objects": _deltas(_rng, 6),
+        "six RoIs, five of which are sampled and three are objects": _deltas(_rng, 6),
         "another beta": _deltas(_rng, 4, beta=1.0),
         "an error of exactly beta": dict(
-            deltas=np.full((1, 4), 0.5), targets=np.zeros((1, 4)), positive=np.array([True]),
-            sampled=np.array([True]), beta=0.5,
+            deltas=np.full((1, 4), 0.5),
+            targets=np.zeros((1, 4)),
+            positive=np.array([True]),
+            sampled=np.array([True]),
+            beta=0.5,
         ),
         "no object: the loss is 0": {**_deltas(_rng, 3), "positive": np.zeros(3, bool)},
         "nothing sampled: the loss is 0": {
-            **_deltas(_rng, 3), "positive": np.zeros(3, bool), "sampled": np.zeros(3, bool),
+            **_deltas(_rng, 3),
+            "positive": np.zeros(3, bool),
+            "sampled": np.zeros(3, bool),
         },
     },
     random=lambda rng: _deltas(rng, int(rng.integers(2, 8)), float(rng.choice([1 / 9, 0.5, 1.0]))),
     covers="small and large errors, several betas, background, nothing sampled",
     mistakes={
-        "divided by the number of positives: it is divided by the number of sampled RoIs": lambda d, x, p, s, b: (
-            _box_loss(d, x, p, p, b)
+        "divided by the number of positives instead of sampled RoIs": lambda d, x, p, s, b: _box_loss(d, x, p, p, b),
+        "divided by 4 as well: the four numbers of a box are added up": lambda d, x, p, s, b: (
+            _box_loss(d, x, p, s, b) / 4
         ),
-        "divided by 4 too: the four numbers of a box are added up": lambda d, x, p, s, b: _box_loss(d, x, p, s, b) / 4,
-        "background is counted: it has no box to learn": lambda d, x, p, s, b: _box_loss(d, x, s, s, b),
-        "the square alone (L2)": lambda d, x, p, s, b: _piecewise(
+        "background is included: it has no box to learn": lambda d, x, p, s, b: _box_loss(d, x, s, s, b),
+        "only the square (L2)": lambda d, x, p, s, b: _piecewise(
             d, x, p, s, b, lambda e: e**2 / 2 / b, lambda e: e**2 / 2 / b
         ),
-        "the absolute value alone (L1)": lambda d, x, p, s, b: _piecewise(
-            d, x, p, s, b, lambda e: e, lambda e: e
-        ),
-        "the line without - beta / 2: it must meet the square at beta": lambda d, x, p, s, b: _piecewise(
+        "only the absolute value (L1)": lambda d, x, p, s, b: _piecewise(d, x, p, s, b, lambda e: e, lambda e: e),
+        "the line without - beta / 2: it must meet the parabola at beta": lambda d, x, p, s, b: _piecewise(
             d, x, p, s, b, lambda e: e**2 / 2 / b, lambda e: e
         ),
-        "the square not divided by beta: it must meet the line at beta": lambda d, x, p, s, b: _piecewise(
+        "the square is not divided by beta: it must meet the line at beta": lambda d, x, p, s, b: _piecewise(
             d, x, p, s, b, lambda e: e**2 / 2, lambda e: e - b / 2
         ),
-        "beta = 1, whatever beta is": lambda d, x, p, s, b: _box_loss(d, x, p, s, 1.0),
-        "0 divided by 0: where nothing is sampled the loss is 0, so divide by at least 1": lambda d, x, p, s, b: (
+        "beta is always 1, regardless of the argument": lambda d, x, p, s, b: _box_loss(d, x, p, s, 1.0),
+        "0 divided by 0: if nothing is sampled, the loss is 0, so divide by at least 1": lambda d, x, p, s, b: (
             _box_loss(d, x, p, s, b) * s.sum() / s.sum()
         ),
     },
-)  # fmt: skip
+)

@@ -1,6 +1,6 @@
-"""Checks of notebook 10: the mask head's size, its deconvolution, the mask of the right class, and what to learn from.
+"""Checks of notebook 10: the size of the mask head, its deconvolution, the mask of the right class, the mask's target.
 
-One box at a time where there is a box: x (H, W, C), mask (H, W) of 0 and 1, box (4,) in pixels.
+At most one box at a time: x (H, W, C), mask (H, W) of 0 and 1, box (4,) in pixels.
 """
 
 import numpy as np
@@ -26,24 +26,26 @@ mask_head_size = Check(
     cases={
         "one convolution": dict(in_channels=2, channels=(3,), width=5, num_classes=4),
         "no convolution": dict(in_channels=3, channels=(), width=2, num_classes=4),
-        "the toy model's": dict(in_channels=64, channels=(64, 64, 64, 64), width=64, num_classes=4),
-        "the paper's": dict(in_channels=256, channels=(256, 256, 256, 256), width=256, num_classes=81),
+        "the toy model": dict(in_channels=64, channels=(64, 64, 64, 64), width=64, num_classes=4),
+        "the paper": dict(in_channels=256, channels=(256, 256, 256, 256), width=256, num_classes=81),
     },
     random=lambda rng: dict(
-        in_channels=int(rng.integers(1, 9)), channels=tuple(rng.integers(1, 9, rng.integers(0, 5)).tolist()),
-        width=int(rng.integers(1, 9)), num_classes=int(rng.integers(2, 9)),
+        in_channels=int(rng.integers(1, 9)),
+        channels=tuple(rng.integers(1, 9, rng.integers(0, 5)).tolist()),
+        width=int(rng.integers(1, 9)),
+        num_classes=int(rng.integers(2, 9)),
     ),
-    covers="none to four convolutions, different widths",
+    covers="zero to four convolutions, different widths",
     mistakes={
-        "the biases forgotten: each layer has one for each channel that it makes": lambda *a: _size(*a, bias=0),
+        "the biases are missing: each layer has one per output channel": lambda *a: _size(*a, bias=0),
         "a 3x3 deconvolution: its kernel is 2x2": lambda *a: _size(*a, deconvolution=3),
-        "the 1x1 convolution at the end forgotten": lambda *a: _size(*a, last=0),
-        "one class too few: num_classes counts the background": lambda i, c, w, n: _size(i, c, w, n - 1),
-        "every convolution with in_channels: from the second on it reads what the one before made": (
+        "the 1x1 convolution at the end is missing": lambda *a: _size(*a, last=0),
+        "one class too few: num_classes includes the background": lambda i, c, w, n: _size(i, c, w, n - 1),
+        "in_channels used for every convolution: from the second on, the input is the previous output": (
             lambda i, c, w, n: sum(9 * i * out + out for out in c) + _size(c[-1] if c else i, (), w, n)
         ),
     },
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------------------------------------------- the deconvolution
 
@@ -54,21 +56,22 @@ def _double(x, w, b):
 
 
 def _side_by_side(x, w, b):
-    """Four maps beside one another, in place of woven into one another."""
+    """Four maps side by side instead of interleaved."""
     parts = [[x @ w[i, j] + b for j in range(2)] for i in range(2)]
     return np.concatenate([np.concatenate(row, axis=1) for row in parts])
 
 
 def _repeated(x, w, b):
-    """Enlarged first, then the kernel's four places summed."""
+    """Enlarges first, and adds up the kernel's four places."""
     return x.repeat(2, 0).repeat(2, 1) @ w.sum((0, 1)) + b
 
 
 def _layer(rng, height, width, inner, outer):
     return dict(
-        x=rng.standard_normal((height, width, inner)), w=rng.standard_normal((2, 2, inner, outer)),
+        x=rng.standard_normal((height, width, inner)),
+        w=rng.standard_normal((2, 2, inner, outer)),
         b=rng.standard_normal(outer),
-    )  # fmt: skip
+    )
 
 
 _rng = np.random.default_rng(10)
@@ -80,25 +83,26 @@ deconvolution = Check(
             x=np.array([[[2.0]]]), w=np.array([[1.0, -1], [2, 0]])[:, :, None, None], b=np.zeros(1)
         ),
         "the notebook's 2 x 2 cells": dict(
-            x=np.array([[1.0, 2], [0, 3]])[:, :, None], w=np.array([[1.0, -1], [2, 0]])[:, :, None, None],
+            x=np.array([[1.0, 2], [0, 3]])[:, :, None],
+            w=np.array([[1.0, -1], [2, 0]])[:, :, None, None],
             b=np.zeros(1),
         ),
         "a bias": dict(x=np.zeros((1, 2, 1)), w=np.ones((2, 2, 1, 2)), b=np.array([0.5, -1.0])),
-        "two channels in, three out": _layer(_rng, 2, 3, 2, 3),
+        "two input channels, three output channels": _layer(_rng, 2, 3, 2, 3),
         "14 x 14 cells": _layer(_rng, 14, 14, 3, 2),
     },
     random=lambda rng: _layer(rng, *rng.integers(1, 5, 4)),
     covers="one cell, several channels, bias, maps that are not square",
     grid=(0, 1),
     mistakes={
-        "four maps side by side: the four numbers of a cell must lie beside one another": _side_by_side,
+        "four maps side by side: the four numbers of a cell must be neighbors": _side_by_side,
         "each cell repeated, and the kernel's four places added up": _repeated,
-        "the kernel turned by 180 degrees": lambda x, w, b: _double(x, w[::-1, ::-1], b),
-        "rows and columns of the kernel exchanged": lambda x, w, b: _double(x, w.transpose(1, 0, 2, 3), b),
-        "the bias forgotten": lambda x, w, b: _double(x, w, 0 * b),
-        "a ReLU at the end, which is a step of its own": lambda x, w, b: np.maximum(_double(x, w, b), 0),
+        "the kernel rotated by 180 degrees": lambda x, w, b: _double(x, w[::-1, ::-1], b),
+        "rows and columns of the kernel swapped": lambda x, w, b: _double(x, w.transpose(1, 0, 2, 3), b),
+        "the bias is missing": lambda x, w, b: _double(x, w, 0 * b),
+        "a ReLU at the end, which is a separate step": lambda x, w, b: np.maximum(_double(x, w, b), 0),
     },
-)  # fmt: skip
+)
 
 # ----------------------------------------------------------------------------------------- the mask of the right class
 
@@ -115,27 +119,25 @@ class_masks = Check(
     reference=mask_head.mask_probabilities,
     cases={
         "one cell, a dog: its logit is 0": dict(logits=np.array([[[[5.0, 3, 0, -3]]]]), labels=np.array([2])),
-        "a cat and a duck": dict(
-            logits=np.log(np.arange(1, 25).reshape(2, 1, 3, 4) / 25.0), labels=np.array([1, 3])
-        ),
+        "a cat and a duck": dict(logits=np.log(np.arange(1, 25).reshape(2, 1, 3, 4) / 25.0), labels=np.array([1, 3])),
         "one label for several boxes": dict(logits=_logits(_rng, 3, 2, 4)["logits"], labels=np.array([2, 2, 1])),
-        "28 x 28 for each class": _logits(_rng, 4, 28, 4),
-        "no box": dict(logits=np.zeros((0, 28, 28, 4)), labels=np.zeros(0, np.int64)),
+        "28 x 28 per class": _logits(_rng, 4, 28, 4),
+        "no boxes": dict(logits=np.zeros((0, 28, 28, 4)), labels=np.zeros(0, np.int64)),
     },
     random=lambda rng: _logits(rng, int(rng.integers(1, 5)), int(rng.integers(1, 5)), int(rng.integers(2, 6))),
-    covers="several boxes, equal labels, no box",
+    covers="several boxes, equal labels, no boxes",
     mistakes={
-        "softmax over the classes, where each class has a sigmoid of its own": _softmax,
-        "the class before the right one: channel 0 is the background, so label 1 is channel 1": (
+        "a softmax over the classes: each class has its own sigmoid": _softmax,
+        "the channel before the right one: channel 0 is the background, so label 1 is channel 1": (
             lambda logits, labels: mask_head.mask_probabilities(logits, labels - 1)
         ),
         "logits: the sigmoid is missing": lambda logits, labels: np.take_along_axis(
             logits, labels[:, None, None, None], axis=3
         )[..., 0],
-        "the class with the largest logit at each cell: the class branch chooses, once for each box": (
+        "the class with the largest logit in each cell: the class branch chooses once per box": (
             lambda logits, labels: 1 / (1 + np.exp(-logits.max(-1)))
         ),
-        "the first box's label for all boxes": lambda logits, labels: mask_head.mask_probabilities(
+        "the label of the first box used for all boxes": lambda logits, labels: mask_head.mask_probabilities(
             logits, 0 * labels + labels[:1]
         ),
     },
@@ -156,7 +158,7 @@ def _yes(cells):
 
 
 def _points_first(mask, box, size, samples, aligned, binary):
-    """Every sample rounded before the average."""
+    """Rounds every sample before averaging."""
     points = library.sampling_points(box, 1.0, size, samples, aligned)
     cells = _yes(library.bilinear(mask[:, :, None].astype(float), points)[..., 0]).mean((2, 3))
     return _yes(cells) if binary else cells
@@ -172,7 +174,7 @@ _BLOB = (np.hypot(*np.meshgrid(np.linspace(-1.3, 1.1, 20), np.linspace(-1.2, 1.4
 _BOXES = {
     "a box around the object": (1.5, 2.2, 18.3, 14.6),
     "a box that cuts the object": (8.2, 3.1, 19.4, 9.7),
-    "a box across the picture's edge": (-3.4, -2.0, 9.0, 11.5),
+    "a box across the image's border": (-3.4, -2.0, 9.0, 11.5),
 }
 
 mask_target = Check(
@@ -184,7 +186,7 @@ mask_target = Check(
         "the same, not aligned": dict(
             mask=_HALF, box=np.array([0.0, 0, 8, 8]), size=4, samples=2, aligned=False, binary=False
         ),
-        "in 3 x 3 cells, binary: the middle ones are exactly 0.5, which is 1": dict(
+        "in 3 x 3 cells, binary: the middle ones are exactly 0.5, which counts as 1": dict(
             mask=_HALF, box=np.array([0.5, 0.5, 6.5, 6.5]), size=3, samples=2, aligned=False, binary=True
         ),
         **{
@@ -197,27 +199,31 @@ mask_target = Check(
         },
     },
     random=lambda rng: dict(
-        mask=_BLOB, box=np.concatenate([rng.uniform(0, 8, 2), rng.uniform(9, 18, 2)]), size=int(rng.integers(1, 6)),
-        samples=int(rng.integers(1, 4)), aligned=bool(rng.integers(2)), binary=False,
+        mask=_BLOB,
+        box=np.concatenate([rng.uniform(0, 8, 2), rng.uniform(9, 18, 2)]),
+        size=int(rng.integers(1, 6)),
+        samples=int(rng.integers(1, 4)),
+        aligned=bool(rng.integers(2)),
+        binary=False,
     ),
-    covers="boxes around, across and at the edge, soft and binary, aligned and not",
+    covers="boxes around and across the object and the border, soft and binary, aligned and not",
     mistakes={
         "half a pixel is not subtracted where aligned is True": lambda m, box, size, s, aligned, binary: _target(
             m, box + 0.5 * aligned, size, s, aligned, binary
         ),
-        "x and y exchanged in the box": lambda m, box, *rest: _target(m, box[[1, 0, 3, 2]], *rest),
-        "the sum over a cell's samples in place of their average": lambda m, box, size, s, aligned, binary: (
+        "x and y swapped in the box": lambda m, box, *rest: _target(m, box[[1, 0, 3, 2]], *rest),
+        "the sum over a cell's samples instead of their average": lambda m, box, size, s, aligned, binary: (
             s**2 * _target(m, box, size, s, aligned, False)
         ),
         "samples rounded to 0 and 1 before the average": _points_first,
-        "a box that is rounded to whole pixels: that is RoIPool's way": _whole_pixels,
-        "a soft target where a binary one is wanted": lambda m, box, size, s, aligned, binary: _target(
+        "the box is rounded to integer pixels: that is what RoIPool does": _whole_pixels,
+        "a soft target instead of a binary one": lambda m, box, size, s, aligned, binary: _target(
             m, box, size, s, aligned, False
         ),
-        "1 above 0.5 in place of from 0.5 on": lambda m, box, size, s, aligned, binary: (
+        "`> 0.5` instead of `>= 0.5`": lambda m, box, size, s, aligned, binary: (
             (_target(m, box, size, s, aligned, False) > 0.5 + 1e-9).astype(float)
             if binary
             else _target(m, box, size, s, aligned, False)
         ),
     },
-)  # fmt: skip
+)

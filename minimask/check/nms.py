@@ -1,6 +1,6 @@
-"""Checks of notebook 09: the box head, the boxes of each class, NMS of one class and of several, the detections.
+"""Checks of notebook 09: the box head, the boxes of each class, NMS for one class and for several, the detections.
 
-One image: R RoIs, C classes with the background as class 0.
+There is one image with R RoIs, and C classes with the background as class 0.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def _detections(logits, deltas, rois, height, width, score_threshold, nms_thresh
 
 
 def _swept(boxes, scores, threshold, drops=np.greater, overlap=box_ops.iou, only_kept=True, order=None):
-    """NMS that may go wrong: other comparisons, other overlaps, boxes that are gone but still suppress."""
+    """NMS with mistakes: other comparisons, other overlaps, suppressed boxes that still suppress others."""
     order = np.argsort(-scores, kind="stable") if order is None else order
     table = overlap(boxes, boxes) if len(boxes) else np.zeros((0, 0))
     kept = []
@@ -61,7 +61,7 @@ def _iou_plus_one(a, b):
 
 
 def _shared(a, b, least=0):
-    """The area that each box of `a` shares with each of `b`; least: what a side is at least."""
+    """The area that each box of `a` shares with each of `b`. least: lower limit of a side."""
     sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
     return np.maximum(sides, least).prod(axis=2)
 
@@ -81,13 +81,13 @@ def _by_class(boxes, scores, labels, threshold):
 
 
 def _one_class_a_roi(logits):
-    """The probabilities, those of all but the RoI's best class (or background) set to 0."""
+    """The probabilities, set to 0 for all classes except the best one of each RoI (or background)."""
     scores = softmax_array(logits)
     return scores * (scores == scores.max(axis=1, keepdims=True))
 
 
 def _wrongly(weights=WEIGHTS, scores=softmax_array, background=False, clip=True, across=False):
-    """The steps of `detect` with one of them left out or changed."""
+    """The steps of `detect`, with one of them left out or changed."""
 
     def detections(logits, deltas, rois, height, width, score_threshold, nms_threshold, max_detections):
         first = 0 if background else 1
@@ -109,9 +109,12 @@ _rng = np.random.default_rng(9)
 
 def _random_head(rng, rois=2, side=2, channels=3, width=5):
     return dict(
-        x=rng.standard_normal((rois, side, side, channels)), w6=rng.standard_normal((side**2 * channels, width)),
-        b6=rng.standard_normal(width), w7=rng.standard_normal((width, width)), b7=rng.standard_normal(width),
-    )  # fmt: skip
+        x=rng.standard_normal((rois, side, side, channels)),
+        w6=rng.standard_normal((side**2 * channels, width)),
+        b6=rng.standard_normal(width),
+        w7=rng.standard_normal((width, width)),
+        b7=rng.standard_normal(width),
+    )
 
 
 def _random_rois(rng, count):
@@ -124,7 +127,7 @@ def _boxes(*boxes):
 
 
 def _crowded(rng, count=14):
-    """Boxes around three places, with distinct scores that are no tie."""
+    """Boxes around three places, with distinct scores."""
     center = rng.uniform(20, 60, (3, 2))[rng.integers(0, 3, count)] + rng.normal(0, 3, (count, 2))
     half = rng.uniform(6, 12, (count, 2))
     return dict(
@@ -136,13 +139,17 @@ def _random_detections(rng, count=8, classes=4):
     return dict(
         logits=(3 * rng.standard_normal((count, classes))).astype(np.float32),
         deltas=rng.standard_normal((count, 4 * classes)).astype(np.float32),
-        rois=_random_rois(rng, count).astype(np.float32), height=60, width=64, score_threshold=0.05,
-        nms_threshold=0.5, max_detections=int(rng.integers(4, 20)),
-    )  # fmt: skip
+        rois=_random_rois(rng, count).astype(np.float32),
+        height=60,
+        width=64,
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        max_detections=int(rng.integers(4, 20)),
+    )
 
 
-# Five boxes in a row, each 10 x 10: neighbors 3 pixels apart share 7 x 10 of 13 x 10, an IoU of 0.54; those 6 pixels
-# apart 4 x 10 of 16 x 10, 0.25. The best is in the middle of the list.
+# Five boxes in a row, each 10 x 10. Neighbors 3 pixels apart share 7 x 10 of 13 x 10, an IoU of 0.54; boxes 6 pixels
+# apart share 4 x 10 of 16 x 10, an IoU of 0.25. The best one is in the middle of the list.
 _ROW = _boxes([0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10], [9, 0, 19, 10], [40, 0, 50, 10])
 _ROW_SCORES = np.array([0.6, 0.5, 0.7, 0.9, 0.8])
 
@@ -157,8 +164,8 @@ box_head = Check(
     random=_random_head,
     covers="several RoIs, one RoI, 2 x 2 and 7 x 7 bins",
     mistakes={
-        "channels before bins: flatten (k, k, C) as it is, the channels of a bin side by side": lambda x, *w: _box_head(
-            x.transpose(0, 3, 1, 2), *w
+        "channels before bins: flatten (k, k, C) as it is, so that the channels of a bin stay together": lambda x, *w: (
+            _box_head(x.transpose(0, 3, 1, 2), *w)
         ),
         "columns before rows": lambda x, *w: _box_head(x.transpose(0, 2, 1, 3), *w),
         "the average over the bins, which forgets where things are": lambda x, *w: _box_head(
@@ -168,7 +175,7 @@ box_head = Check(
         "no ReLU between the layers": lambda x, w6, b6, w7, b7: np.maximum(
             (x.reshape(len(x), -1) @ w6 + b6) @ w7 + b7, 0
         ),
-        "no ReLU at all: two such layers are one": lambda x, w6, b6, w7, b7: (
+        "no ReLU at all: two linear layers are just one": lambda x, w6, b6, w7, b7: (
             (x.reshape(len(x), -1) @ w6 + b6) @ w7 + b7
         ),
         "no biases": lambda x, w6, b6, w7, b7: _box_head(x, w6, 0, w7, 0),
@@ -178,10 +185,10 @@ box_head = Check(
 class_boxes = Check(
     reference=_class_boxes,
     cases={
-        "no deltas: every class has the RoI itself": dict(
+        "deltas of 0: every class gets the RoI itself": dict(
             deltas=np.zeros((2, 12)), rois=_boxes([10, 20, 30, 60], [0, 0, 8, 8])
         ),
-        "class 1 moves right, class 2 grows": dict(
+        "class 1 moves to the right, class 2 grows": dict(
             deltas=np.array([[0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 5 * np.log(2), 0]]), rois=_boxes([10, 20, 30, 60])
         ),
         "a predicted width that is far too large": dict(
@@ -192,19 +199,19 @@ class_boxes = Check(
     covers="deltas of 0, moves, growth, and growth beyond the limit",
     grid=(0, 1),
     mistakes={
-        "deltas that were not divided by the weights 10, 10, 5, 5": lambda deltas, rois: _class_boxes(
+        "the deltas are not divided by the weights 10, 10, 5, 5": lambda deltas, rois: _class_boxes(
             deltas, rois, (1.0, 1.0, 1.0, 1.0)
         ),
-        "deltas multiplied by the weights, where they are divided": lambda deltas, rois: _class_boxes(
+        "the deltas are multiplied by the weights instead of divided": lambda deltas, rois: _class_boxes(
             deltas, rois, (0.1, 0.1, 0.2, 0.2)
         ),
-        "deltas read as all dx, all dy, ...: the four numbers of a class stand together": lambda deltas, rois: (
+        "deltas read as all dx, then all dy, ...: the four numbers of a class belong together": lambda deltas, rois: (
             box_ops.decode(deltas.reshape(len(rois), 4, -1).transpose(0, 2, 1), rois[:, None], WEIGHTS)
         ),
-        "a growth without its limit log(1000 / 16)": lambda deltas, rois: _unlimited(
+        "no limit log(1000 / 16) on the growth": lambda deltas, rois: _unlimited(
             deltas.reshape(len(rois), -1, 4) / WEIGHTS, rois[:, None]
         ),
-        "widths counted with + 1": lambda deltas, rois: _class_boxes(deltas, rois + [0, 0, 1, 1]),
+        "widths computed with + 1": lambda deltas, rois: _class_boxes(deltas, rois + [0, 0, 1, 1]),
     },
 )
 
@@ -219,14 +226,14 @@ def _unlimited(deltas, rois):
 nms = Check(
     reference=_nms,
     cases={
-        "five boxes in a row, the best is the fourth": dict(boxes=_ROW, scores=_ROW_SCORES, threshold=0.5),
-        "a chain: the best drops the second, which no longer drops the third": dict(
+        "five boxes in a row, of which the fourth is the best": dict(boxes=_ROW, scores=_ROW_SCORES, threshold=0.5),
+        "a chain: the best box suppresses the second, which then no longer suppresses the third": dict(
             boxes=_ROW[:3], scores=np.array([0.9, 0.8, 0.7]), threshold=0.5
         ),
-        "small boxes, where + 1 would change much": dict(
+        "small boxes, where + 1 would make a large difference": dict(
             boxes=_boxes([0, 0, 2, 2], [1, 1, 3, 3], [20, 20, 40, 40]), scores=np.array([0.7, 0.6, 0.9]), threshold=0.27
         ),
-        "boxes that lie apart in x and in y": dict(
+        "boxes that are apart in x and in y": dict(
             boxes=_boxes([0, 0, 4, 4], [30, 30, 34, 34], [70, 50, 74, 54]),
             scores=np.array([0.2, 0.9, 0.5]),
             threshold=0.3,
@@ -236,7 +243,7 @@ nms = Check(
             scores=np.array([0.6, 0.7, 0.9, 0.5]),
             threshold=0.5,
         ),
-        "an IoU of exactly the threshold is not greater": dict(
+        "an IoU equal to the threshold is not greater than it": dict(
             boxes=_boxes([0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 6]), scores=np.array([0.9, 0.8, 0.7]), threshold=0.5
         ),
         "equal scores: the lower index is better": dict(
@@ -248,91 +255,102 @@ nms = Check(
         "no boxes": dict(boxes=_boxes(), scores=np.zeros(0), threshold=0.5),
     },
     random=lambda rng: dict(**_crowded(rng), threshold=float(rng.choice([0.2, 0.5, 0.7]))),
-    covers="chains, IoU equal to the threshold, small, nested and disjoint boxes, equal scores, one box, none",
+    covers="chains, IoUs equal to the threshold, small, nested and disjoint boxes, equal scores, one box, no boxes",
     mistakes={
-        "boxes gone through as they come: they must be sorted by score": lambda b, s, t: _swept(
+        "boxes visited in their given order: they must be sorted by score": lambda b, s, t: _swept(
             b, s, t, order=np.arange(len(b))
         ),
-        "boxes gone through by rising score: the worst is kept": lambda b, s, t: _swept(
+        "boxes visited in ascending order of score: the worst one is kept": lambda b, s, t: _swept(
             b, s, t, order=np.argsort(s, kind="stable")
         ),
-        "the right boxes, by index: they must come by falling score": lambda b, s, t: np.sort(_nms(b, s, t)),
-        "boxes that are suppressed but still suppress others": lambda b, s, t: _swept(b, s, t, only_kept=False),
-        "`>=` for `>`: an IoU of exactly the threshold stays": lambda b, s, t: _swept(b, s, t, np.greater_equal),
-        "widths and heights with + 1: x2 - x1 is the width": lambda b, s, t: _swept(b, s, t, overlap=_iou_plus_one),
-        "sides of the intersection that are negative and multiplied: no overlap is 0": lambda b, s, t: _swept(
-            b, s, t, overlap=_iou_without_clamp
+        "the right boxes in order of their indices: they must be in descending order of score": lambda b, s, t: np.sort(
+            _nms(b, s, t)
         ),
-        "the intersection divided by the smaller box, not by the union": lambda b, s, t: _swept(
+        "suppressed boxes still suppress others": lambda b, s, t: _swept(b, s, t, only_kept=False),
+        "`>=` instead of `>`: a box whose IoU equals the threshold stays": lambda b, s, t: _swept(
+            b, s, t, np.greater_equal
+        ),
+        "widths and heights with + 1: the width is x2 - x1": lambda b, s, t: _swept(b, s, t, overlap=_iou_plus_one),
+        "negative sides of the intersection are multiplied: without overlap, the intersection is 0": lambda b, s, t: (
+            _swept(b, s, t, overlap=_iou_without_clamp)
+        ),
+        "the intersection divided by the smaller box instead of the union": lambda b, s, t: _swept(
             b, s, t, overlap=_part_of_the_smaller
         ),
-        "the intersection divided by the better box, not by the union": lambda b, s, t: _swept(
+        "the intersection divided by the better box instead of the union": lambda b, s, t: _swept(
             b, s, t, overlap=lambda one, others: _shared(one, others) / box_ops.area(others)
         ),
-        "of equal scores the higher index first: sort -scores, stable": lambda b, s, t: _swept(
+        "of equal scores, the higher index comes first: use a stable sort of -scores": lambda b, s, t: _swept(
             b, s, t, order=np.argsort(s, kind="stable")[::-1]
         ),
-        "the best box alone": lambda b, s, t: _nms(b, s, t)[:1],
-        "boxes that overlap kept, those that do not dropped": lambda b, s, t: _swept(b, s, t, np.less_equal),
+        "only the best box": lambda b, s, t: _nms(b, s, t)[:1],
+        "boxes that overlap are kept, and those that do not are dropped": lambda b, s, t: _swept(
+            b, s, t, np.less_equal
+        ),
     },
 )
 
 nms_of_classes = Check(
     reference=_nms_of_classes,
     cases={
-        "classes 1 and 9 in one place, and another of class 1 there": dict(
+        "classes 1 and 9 at the same place, and another box of class 1": dict(
             boxes=_boxes([0, 0, 10, 10], [1, 0, 11, 10], [0, 1, 10, 11], [40, 0, 50, 10]),
-            scores=np.array([0.6, 0.8, 0.7, 0.9]), labels=np.array([1, 9, 1, 1]), threshold=0.5,
+            scores=np.array([0.6, 0.8, 0.7, 0.9]),
+            labels=np.array([1, 9, 1, 1]),
+            threshold=0.5,
         ),
         "large boxes, high labels": dict(
             boxes=_boxes([0, 0, 300, 300], [3, 3, 303, 303], [2, 2, 302, 302], [92, 2, 392, 302]),
             scores=np.array([0.7, 0.8, 0.9, 0.6]),
-            labels=np.array([40, 3, 40, 70]), threshold=0.5,
+            labels=np.array([40, 3, 40, 70]),
+            threshold=0.5,
         ),
         "one class": dict(boxes=_ROW, scores=_ROW_SCORES, labels=np.ones(5, int), threshold=0.5),
         "no boxes": dict(boxes=_boxes(), scores=np.zeros(0), labels=np.zeros(0, int), threshold=0.5),
     },
     random=lambda rng: dict(**_crowded(rng), labels=rng.integers(1, 4, 14), threshold=0.5),
-    covers="classes in one place, large boxes and labels, one class, none",
+    covers="classes at the same place, large boxes and labels, one class, no boxes",
     mistakes={
-        "NMS across the classes: a dog does not suppress a cat": lambda boxes, scores, labels, t: _nms(
-            boxes, scores, t
-        ),
-        "class after class: the result must come by falling score over all": _by_class,
-        "boxes moved by their label alone: that is too little to part the classes": lambda boxes, scores, labels, t: (
+        "NMS across classes: a dog does not suppress a cat": lambda boxes, scores, labels, t: _nms(boxes, scores, t),
+        "one class after the other: the result must be in descending order of score over all classes": _by_class,
+        "boxes shifted by their label, which is too little to separate the classes": lambda boxes, scores, labels, t: (
             _nms(boxes + labels[:, None], scores, t)
         ),
     },
-)  # fmt: skip
+)
 
 detections = Check(
     reference=_detections,
     cases={
-        "two RoIs in one place say cat, one of them dog too; the third is background": dict(
+        "two RoIs at the same place are cats, one of them is a dog as well; the third is background": dict(
             logits=np.log(np.array([[0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.9, 0.06, 0.04]], np.float32)),
             deltas=np.zeros((3, 12), np.float32),
             rois=_boxes([10, 10, 30, 30], [10, 11, 30, 31], [50, 10, 70, 40]).astype(np.float32),
-            height=60, width=90, score_threshold=0.05, nms_threshold=0.5, max_detections=5,
+            height=60,
+            width=90,
+            score_threshold=0.05,
+            nms_threshold=0.5,
+            max_detections=5,
         ),
-        "boxes that reach beyond the picture": {**_random_detections(_rng, count=6), "height": 40, "width": 36},
+        "boxes that reach beyond the image": {**_random_detections(_rng, count=6), "height": 40, "width": 36},
     },
     random=_random_detections,
     rtol=1e-5,
     atol=1e-5,
     results=("boxes", "labels", "scores"),
-    covers="several classes at one RoI, low scores, boxes beyond the border, more found than are wanted",
+    covers="several classes per RoI, low scores, boxes beyond the border, more detections than requested",
     mistakes={
-        "the background as a class that is found": _wrongly(background=True),
-        "only the best class of a RoI: each class with a score above the threshold is a candidate": _wrongly(
+        "the background treated as a class": _wrongly(background=True),
+        "only the best class of a RoI: every class with a score above the threshold is a candidate": _wrongly(
             scores=_one_class_a_roi
         ),
-        "NMS across the classes": _wrongly(across=True),
-        "a sigmoid for each class in place of the softmax": _wrongly(scores=sigmoid_array),
+        "NMS across classes": _wrongly(across=True),
+        "a sigmoid for each class instead of the softmax": _wrongly(scores=sigmoid_array),
         "the softmax without the background": _wrongly(
             scores=lambda logits: np.pad(softmax_array(logits[:, 1:]), ((0, 0), (1, 0)))
         ),
-        "boxes not cut at the picture's border": _wrongly(clip=False),
-        "deltas that were not divided by the weights 10, 10, 5, 5": _wrongly(weights=(1.0, 1.0, 1.0, 1.0)),
-        "all that is left, not the best `max_detections`": lambda *a: _detections(*a[:-1], 10**6),
+        "boxes are not clipped at the image's border": _wrongly(clip=False),
+        "the deltas are not divided by the weights 10, 10, 5, 5": _wrongly(weights=(1.0, 1.0, 1.0, 1.0)),
+        "everything that is left instead of the best `max_detections`": lambda *a: _detections(*a[:-1], 10**6),
     },
-)  # fmt: skip
+)

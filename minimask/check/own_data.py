@@ -1,6 +1,6 @@
-"""Checks of notebook 17: COCO's boxes, run lengths and polygons, and a split that keeps what is alike together.
+"""Checks of notebook 17: COCO's boxes, run lengths and polygons, and a split that keeps similar photos together.
 
-Masks are (H, W) bool; a pixel in column 3 covers x from 3 to 4.
+Masks are (H, W) bool. A pixel in column 3 covers x from 3 to 4.
 """
 
 import numpy as np
@@ -9,14 +9,14 @@ from minimask.check.engine import Check
 
 
 def _counts(mask, order="F", first=0):
-    """Lengths of the runs, column by column, beginning with the zeros."""
+    """The lengths of the runs, column by column, beginning with the zeros."""
     flat = np.concatenate([[first], mask.ravel(order).astype(int)])
     changes = np.flatnonzero(np.diff(flat))
     return np.diff(np.concatenate([[0], changes, [mask.size]])).astype(np.int64)
 
 
 def _starts(mask):
-    """Where each run begins, in place of how long it is."""
+    """Where each run begins, instead of how long it is."""
     return np.concatenate([[0], np.cumsum(_counts(mask))[:-1]])
 
 
@@ -74,14 +74,14 @@ coco_boxes = Check(
     random=_random_boxes,
     covers="several boxes, one, none",
     mistakes={
-        "the boxes as they are: COCO has x, y, width, height": lambda boxes: boxes.copy(),
-        "the middle of each box, where COCO has its upper left corner": lambda boxes: np.concatenate(
+        "the boxes unchanged: COCO has x, y, width, height": lambda boxes: boxes.copy(),
+        "the center of each box instead of its upper left corner": lambda boxes: np.concatenate(
             [(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1
         ),
-        "one added to width and height: x2 - x1 is the width": lambda boxes: np.concatenate(
+        "one added to width and height: the width is x2 - x1": lambda boxes: np.concatenate(
             [boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1
         ),
-        "height and width exchanged": lambda boxes: np.concatenate(
+        "height and width swapped": lambda boxes: np.concatenate(
             [boxes[:, :2], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1
         ),
     },
@@ -90,39 +90,37 @@ coco_boxes = Check(
 rle_counts = Check(
     reference=_counts,
     cases={
-        "two pixels below each other: 4 zeros, 2 ones, 6 zeros": dict(mask=_BLOCK),
+        "two pixels one below the other: 4 zeros, 2 ones, 6 zeros": dict(mask=_BLOCK),
         "the first pixel is a one: 0 zeros come first": dict(mask=_CORNER),
         "an empty mask": dict(mask=np.zeros((3, 4), bool)),
         "a full mask": dict(mask=np.ones((2, 3), bool)),
     },
     random=lambda rng: dict(mask=rng.random((5, 4)) < 0.4),
-    covers="masks that begin with zeros and with ones, empty and full",
+    covers="masks that begin with zeros and with ones, empty and full masks",
     mistakes={
-        "row by row, where COCO goes column by column": lambda mask: _counts(mask, order="C"),
-        "a mask that begins with a one, whose first count is not 0": lambda mask: _counts(
-            mask, first=int(mask[0, 0])
-        ),
-        "where the runs begin, in place of how long they are": _starts,
+        "row by row: COCO goes column by column": lambda mask: _counts(mask, order="C"),
+        "a mask that begins with a one needs a first count of 0": lambda mask: _counts(mask, first=int(mask[0, 0])),
+        "where the runs begin instead of how long they are": _starts,
         "ones counted first: the first count is that of zeros": lambda mask: _counts(~mask),
     },
-)  # fmt: skip
+)
 
 polygon_area = Check(
     reference=_area,
     cases={
-        "four corners, of 4 x 3 without a triangle of 2 x 3: 9": dict(polygon=_FOUR),
+        "four corners: 4 x 3 without a triangle of 2 x 3, which is 9": dict(polygon=_FOUR),
         "a triangle of 4 x 3: 6": dict(polygon=_TRIANGLE),
-        "the same, the other way round": dict(polygon=np.array([0.0, 3, 4, 0, 0, 0])),
+        "the same in the opposite direction": dict(polygon=np.array([0.0, 3, 4, 0, 0, 0])),
         "a rectangle away from the corner": dict(polygon=np.array([10.0, 20, 38, 20, 38, 48, 10, 48])),
-        "an arrow, which has a dent": dict(polygon=_ARROW),
+        "an arrow, which is not convex": dict(polygon=_ARROW),
     },
     random=lambda rng: dict(polygon=rng.uniform(0, 20, 6)),
-    covers="both directions, a dent, a triangle anywhere",
+    covers="both directions, a non-convex polygon, triangles anywhere",
     mistakes={
         "the area of the box around it": _box_area,
-        "a sign that depends on the direction: take the absolute value": _signed,
-        "the half forgotten": lambda polygon: _area(polygon, half=1.0),
-        "the edge from the last point back to the first forgotten": lambda polygon: _area(polygon, closed=False),
+        "the sign depends on the direction: take the absolute value": _signed,
+        "the factor 1/2 is missing": lambda polygon: _area(polygon, half=1.0),
+        "the edge from the last point back to the first is missing": lambda polygon: _area(polygon, closed=False),
     },
 )
 
@@ -136,10 +134,8 @@ split_by_group = Check(
     random=lambda rng: dict(groups=rng.integers(0, 8, 12), every=int(rng.integers(2, 5))),
     covers="groups of any size and order",
     mistakes={
-        "every so manieth photo: photos of one place are on both sides": _each_photo,
-        "the photos for training marked, where it is those for validation": lambda *a: ~_chosen(*a),
-        "the number of the group divided, where it is its place among the groups": (
-            lambda groups, every: groups % every == 0
-        ),
+        "every nth photo: photos of the same place end up on both sides": _each_photo,
+        "the photos for training marked instead of those for validation": lambda *a: ~_chosen(*a),
+        "every nth group number instead of every nth group": (lambda groups, every: groups % every == 0),
     },
 )

@@ -1,7 +1,7 @@
-"""Checks of notebook 08: the weights of a point, of a bin, then RoIAlign of one box forward and backward.
+"""Checks of notebook 08: the weights of a point and of a bin, then RoIAlign of one box, forward and backward.
 
 One image, one level, one box, average pooling: features (H, W, C), box (4,) in pixels, `size` x `size` bins with
-`samples` x `samples` points in each. Cell (y, x) sits at position (y, x).
+`samples` x `samples` points in each. The center of cell (y, x) is at (y, x).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from minimask.check.engine import Check
 
 
 def _weights(points, height, width):
-    """The weight of each cell, (height, width), in the average of the map's values at points (..., 2) x, y."""
+    """The weight of each cell, (height, width), in the average of the map's values at some points (..., 2) x, y."""
     weights = np.zeros((height, width))
     points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     for y, x, weight, _ in library.neighbors(points, height, width):
@@ -64,7 +64,7 @@ def _box_without_clamp(feature, box, scale, size, samples, aligned):
 
 
 def _box_at_least_one_cell(feature, box, scale, size, samples, aligned):
-    """Not aligned with a box of any size: what `aligned` does, half a cell later."""
+    """Not aligned, but without the minimum size of a box: what `aligned` does, half a cell further."""
     return _forward(feature, box + (0.0 if aligned else 0.5 / scale), scale, size, samples, True)
 
 
@@ -92,11 +92,11 @@ def _assigned_by_bin(gy, shape, box, scale, size, samples, aligned):
     return gfeature
 
 
-HALF = "a box that is not moved by half a cell where aligned is True"
-SUM = "the sum over a bin's samples in place of their average"
-CORNERS = "samples on the corners of the s x s cells of a bin, in place of their centers"
-IN_PIXELS = "a box that is still in pixels: it was not multiplied by the scale"
-SWAPPED = "x and y exchanged in the box"
+HALF = "the box is not moved by half a cell where aligned is True"
+SUM = "the sum over the samples of a bin instead of their average"
+CORNERS = "samples at the corners of a bin's s x s parts instead of their centers"
+IN_PIXELS = "the box is still in pixels: it was not multiplied by the scale"
+SWAPPED = "x and y swapped in the box"
 
 
 def _swapped(box):
@@ -114,15 +114,15 @@ _SHAPE = (7, 9, 2)
 _BOXES = {
     "a box inside": (6.3, 5.1, 30.2, 22.7),
     "a flat box": (4.0, 9.0, 29.0, 12.0),
-    "a box that begins outside of the map, which takes the border's value": (-3.0, -2.5, 17.3, 14.0),
-    "a box that ends outside of the map": (20.0, 12.0, 37.9, 29.9),
-    "a box so far outside that some samples are more than one cell away: those are 0": (-22.0, 3.0, 20.0, 20.0),
+    "a box that begins outside the map, where samples take the value at the border": (-3.0, -2.5, 17.3, 14.0),
+    "a box that ends outside the map": (20.0, 12.0, 37.9, 29.9),
+    "a box so far outside that some samples are more than one cell away and are 0": (-22.0, 3.0, 20.0, 20.0),
     "a box smaller than a cell": (12.2, 12.3, 13.4, 13.7),
 }
 
 
 def _box_cases(first):
-    """first: arguments that go before the box; every box not aligned and aligned."""
+    """Every box, not aligned and aligned. first: function that returns the arguments before the box."""
     return {
         f"{name}, aligned={aligned}": dict(**first(), box=np.array(box), scale=0.25, size=2, samples=2, aligned=aligned)
         for name, box in _BOXES.items()
@@ -133,9 +133,12 @@ def _box_cases(first):
 def _random_box(rng):
     corner = rng.uniform(-6, 24, 2)
     return dict(
-        box=np.concatenate([corner, corner + rng.uniform(0.5, 20, 2)]), scale=float(rng.choice([0.25, 0.5])),
-        size=int(rng.integers(1, 4)), samples=int(rng.integers(1, 4)), aligned=bool(rng.integers(2)),
-    )  # fmt: skip
+        box=np.concatenate([corner, corner + rng.uniform(0.5, 20, 2)]),
+        scale=float(rng.choice([0.25, 0.5])),
+        size=int(rng.integers(1, 4)),
+        samples=int(rng.integers(1, 4)),
+        aligned=bool(rng.integers(2)),
+    )
 
 
 def _random_gradient(rng):
@@ -148,10 +151,10 @@ def _random_gradient(rng):
 bilinear_weights = Check(
     reference=lambda x, y, height, width: _weights([x, y], height, width),
     cases={
-        "a quarter of the way right, three quarters of the way down": dict(x=1.25, y=0.75, height=3, width=4),
+        "a quarter of a cell to the right, three quarters down": dict(x=1.25, y=0.75, height=3, width=4),
         "exactly on a cell": dict(x=2.0, y=1.0, height=3, width=4),
         "on the last cell": dict(x=3.0, y=2.0, height=3, width=4),
-        "half a cell outside on the left: the border's cell counts": dict(x=-0.5, y=1.5, height=3, width=4),
+        "half a cell outside on the left: the cell at the border counts": dict(x=-0.5, y=1.5, height=3, width=4),
         "half a cell outside below": dict(x=1.5, y=2.5, height=3, width=4),
         "more than one cell outside: nothing counts": dict(x=1.5, y=-1.01, height=3, width=4),
         "more than one cell outside on the right": dict(x=4.1, y=1.0, height=3, width=4),
@@ -160,13 +163,13 @@ bilinear_weights = Check(
     random=lambda rng: dict(x=float(rng.uniform(-2, 7)), y=float(rng.uniform(-2, 6)), height=5, width=6),
     covers="inside, on a cell, at the border, outside",
     mistakes={
-        "x and y exchanged: x counts columns, y counts rows": lambda x, y, h, w: _weights([y, x], h, w),
-        "the nearest cell alone: that is rounding, not interpolation": _nearest,
-        "the weights exchanged: the nearer cell has the greater weight": lambda x, y, h, w: _weights(
+        "x and y swapped: x counts columns, y counts rows": lambda x, y, h, w: _weights([y, x], h, w),
+        "only the nearest cell: that is rounding, not interpolation": _nearest,
+        "the weights swapped: the nearer cell has the greater weight": lambda x, y, h, w: _weights(
             [2 * np.floor(x) + 1 - x, 2 * np.floor(y) + 1 - y], h, w
         ),
-        "a point outside that is not moved to the border": _weights_unclamped,
-        "a point that is moved to the border however far outside it is": _weights_clamped_everywhere,
+        "a point outside is not moved to the border": _weights_unclamped,
+        "a point is moved to the border no matter how far outside it is": _weights_clamped_everywhere,
     },
 )
 
@@ -175,7 +178,7 @@ bin_weights = Check(
         _bin_points(left, top, bin_width, bin_height, samples), height, width
     ),
     cases={
-        "one sample, in the middle": dict(
+        "one sample, at the center": dict(
             left=1.0, top=0.5, bin_width=2.0, bin_height=3.0, samples=1, height=5, width=6
         ),
         "2 x 2 samples": dict(left=0.6, top=1.1, bin_width=2.2, bin_height=1.5, samples=2, height=5, width=6),
@@ -190,23 +193,26 @@ bin_weights = Check(
         ),
     },
     random=lambda rng: dict(
-        left=float(rng.uniform(-1, 4)), top=float(rng.uniform(-1, 3)), bin_width=float(rng.uniform(0.2, 3)),
-        bin_height=float(rng.uniform(0.2, 3)), samples=int(rng.integers(1, 4)), height=5, width=6,
+        left=float(rng.uniform(-1, 4)),
+        top=float(rng.uniform(-1, 3)),
+        bin_width=float(rng.uniform(0.2, 3)),
+        bin_height=float(rng.uniform(0.2, 3)),
+        samples=int(rng.integers(1, 4)),
+        height=5,
+        width=6,
     ),
     covers="one and several samples, small bins, bins across the border",
     mistakes={
         SUM: lambda x, y, bw, bh, s, h, w: s**2 * _weights(_bin_points(x, y, bw, bh, s), h, w),
-        CORNERS: lambda x, y, bw, bh, s, h, w: _weights(
-            _bin_points(x - bw / s / 2, y - bh / s / 2, bw, bh, s), h, w
-        ),
-        "the width of the bin used for its height, and the other way round": lambda x, y, bw, bh, s, h, w: _weights(
+        CORNERS: lambda x, y, bw, bh, s, h, w: _weights(_bin_points(x - bw / s / 2, y - bh / s / 2, bw, bh, s), h, w),
+        "width and height of the bin swapped": lambda x, y, bw, bh, s, h, w: _weights(
             _bin_points(x, y, bh, bw, s), h, w
         ),
-        "one sample in the middle of the bin, whatever `samples` says": lambda x, y, bw, bh, s, h, w: _weights(
+        "always one sample at the center of the bin, regardless of `samples`": lambda x, y, bw, bh, s, h, w: _weights(
             _bin_points(x, y, bw, bh, 1), h, w
         ),
     },
-)  # fmt: skip
+)
 
 roi_align = Check(
     reference=_forward,
@@ -227,32 +233,35 @@ roi_align = Check(
     grid=(0, 1),
     mistakes={
         SWAPPED: lambda f, box, *rest: _forward(f, _swapped(box), *rest),
-        "rows and columns of the result exchanged: the first index is the row, y": lambda *a: _forward(
-            *a
-        ).transpose(1, 0, 2),
+        "rows and columns of the result swapped: the first index is the row, y": lambda *a: _forward(*a).transpose(
+            1, 0, 2
+        ),
         IN_PIXELS: lambda f, box, scale, *rest: _forward(f, box, 1.0, *rest),
-        "a box that is divided by the scale; 1/16 is the scale, 16 the stride": lambda f, box, scale, *rest: _forward(
+        "the box divided by the scale: 1/16 is the scale, 16 the stride": lambda f, box, scale, *rest: _forward(
             f, box, 1 / scale, *rest
         ),
         HALF: lambda f, box, scale, k, s, aligned: _forward(f, box + 0.5 / scale * aligned, scale, k, s, aligned),
-        "half a pixel subtracted before the scale, where it must be half a cell after it": (
-            lambda f, box, scale, k, s, aligned: _forward(
-                f, box + (0.5 / scale - 0.5) * aligned, scale, k, s, aligned
-            )
+        "half a pixel subtracted before scaling instead of half a cell after it": (
+            lambda f, box, scale, k, s, aligned: _forward(f, box + (0.5 / scale - 0.5) * aligned, scale, k, s, aligned)
         ),
         SUM: lambda f, box, scale, k, s, aligned: s**2 * _forward(f, box, scale, k, s, aligned),
-        "the largest sample of a bin in place of their average": _maximum,
-        "samples outside of the map that do not take the border's value": _box_without_clamp,
-        "a box smaller than a cell that is not enlarged to one cell where aligned is False": _box_at_least_one_cell,
+        "the largest sample of a bin instead of the average": _maximum,
+        "samples outside the map do not take the value at the border": _box_without_clamp,
+        "a box smaller than a cell is not enlarged to one cell where aligned is False": _box_at_least_one_cell,
     },
-)  # fmt: skip
+)
 
 roi_align_backward = Check(
     reference=_backward,
     cases={
         "only the first bin has a gradient": dict(
-            gy=np.array([[[1.0, 0], [0, 0]], [[0, 0], [0, 0]]]), shape=_SHAPE, box=np.array([6.3, 5.1, 30.2, 22.7]),
-            scale=0.25, size=2, samples=2, aligned=True,
+            gy=np.array([[[1.0, 0], [0, 0]], [[0, 0], [0, 0]]]),
+            shape=_SHAPE,
+            box=np.array([6.3, 5.1, 30.2, 22.7]),
+            scale=0.25,
+            size=2,
+            samples=2,
+            aligned=True,
         ),
         **_box_cases(lambda: dict(gy=_rng.standard_normal((2, 2, 2)), shape=_SHAPE)),
     },
@@ -260,17 +269,17 @@ roi_align_backward = Check(
     covers="bins that share cells, the border, boxes smaller than a cell, aligned and not",
     grid=(0, 1),
     mistakes={
-        "a cell that keeps only what the last sample sent: `=` in place of `+=`": _assigned,
-        "a cell that keeps only what the last bin sent: `=` in place of `+=`": _assigned_by_bin,
-        "the gradient not divided by the number of samples": (
+        "a cell keeps only what the last sample sent: `=` instead of `+=`": _assigned,
+        "a cell keeps only what the last bin sent: `=` instead of `+=`": _assigned_by_bin,
+        "the gradient is not divided by the number of samples": (
             lambda gy, shape, box, scale, k, s, aligned: s**2 * _backward(gy, shape, box, scale, k, s, aligned)
         ),
         SWAPPED: lambda gy, shape, box, *rest: _backward(gy, shape, _swapped(box), *rest),
-        "rows and columns of gy exchanged: its first index is the row, y": lambda gy, *rest: _backward(
+        "rows and columns of gy swapped: its first index is the row, y": lambda gy, *rest: _backward(
             gy.transpose(1, 0, 2), *rest
         ),
         HALF: lambda gy, shape, box, scale, k, s, aligned: _backward(
             gy, shape, box + 0.5 / scale * aligned, scale, k, s, aligned
         ),
     },
-)  # fmt: skip
+)

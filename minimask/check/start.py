@@ -1,6 +1,6 @@
-"""Checks of notebook 00: areas of masks, the box of a mask, one map of classes from the masks of several objects.
+"""Checks of notebook 00: areas of masks, the box around a mask, a class map made from the masks of several objects.
 
-Masks are NumPy's, (H, W) or (k, H, W) bool; a pixel in column 3 covers x from 3 to 4.
+Masks are NumPy arrays, (H, W) or (k, H, W) bool. A pixel in column 3 covers x from 3 to 4.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ def _areas(masks):
 
 
 def _box(mask, end=1, half=0.0):
-    """Box around a mask. end: added to the last column and row; half: added to all."""
+    """The box around a mask. end: added to the last column and row. half: added to all four numbers."""
     y, x = np.nonzero(mask)
     return np.array([x.min(), y.min(), x.max() + end, y.max() + end], dtype=np.float64) + half
 
@@ -30,7 +30,7 @@ def _box_of_first_row(mask):
 
 
 def _map(masks, labels, order=-1):
-    """Class of each pixel; painted from the last object to the first, or with order=1 the other way round."""
+    """The class of each pixel, painted from the last object to the first, or the other way with order=1."""
     classes = np.zeros(masks.shape[1:], dtype=np.int64)
     for mask, label in list(zip(masks, labels))[::order]:
         classes[mask] = label
@@ -49,7 +49,7 @@ def _rectangles(*places, height=5, width=7):
 
 
 def _random_masks(rng):
-    """One to four masks of points, none of them empty."""
+    """One to four random masks, none of them empty."""
     masks = rng.random((int(rng.integers(1, 5)), 5, 7)) < 0.3
     masks[:, 2, 3] = True
     return masks
@@ -65,7 +65,7 @@ mask_areas = Check(
     cases={
         "3 x 2 and 1 x 4 pixels": dict(masks=_rectangles((1, 1, 4, 3), (5, 0, 6, 4))),
         "a ring: its hole does not count": dict(masks=_RING[None]),
-        "two pieces, and the whole picture": dict(masks=np.stack([_PIECES, np.ones((5, 7), bool)])),
+        "two pieces, and the whole image": dict(masks=np.stack([_PIECES, np.ones((5, 7), bool)])),
         "an empty mask": dict(masks=np.zeros((1, 5, 7), bool)),
         "no objects: an empty result": dict(masks=np.zeros((0, 5, 7), bool)),
     },
@@ -73,8 +73,8 @@ mask_areas = Check(
     covers="rings, pieces, an empty mask, no objects",
     mistakes={
         "the area of the box around each mask": lambda masks: np.array([_area_of_box(mask) for mask in masks]),
-        "the pixels of all objects together": lambda masks: np.full(len(masks), masks.sum()),
-        "all pixels of the picture, in the mask or not": lambda masks: np.full(len(masks), masks[0].size),
+        "the pixels of all objects added up": lambda masks: np.full(len(masks), masks.sum()),
+        "all pixels of the image, whether in the mask or not": lambda masks: np.full(len(masks), masks[0].size),
     },
 )
 
@@ -85,20 +85,20 @@ box_of_mask = Check(
         "a single pixel is 1 wide and 1 high": dict(mask=_rectangles((5, 2, 6, 3))[0]),
         "a ring": dict(mask=_RING),
         "two pieces have one box": dict(mask=_PIECES),
-        "the whole picture": dict(mask=np.ones((5, 7), dtype=bool)),
+        "the whole image": dict(mask=np.ones((5, 7), dtype=bool)),
     },
     random=lambda rng: dict(mask=_random_masks(rng)[0]),
-    covers="a pixel, a ring, two pieces, the whole picture",
+    covers="a pixel, a ring, two pieces, the whole image",
     mistakes={
-        "the last pixel's start taken for its end: pixel 3 ends at 4": lambda mask: _box(mask, end=0),
-        "x and y exchanged: the first index of a mask is the row, y": lambda mask: _box(mask.T),
-        "the last two numbers are width and height; they must be x2 and y2": lambda mask: np.concatenate(
+        "the box ends where the last pixel starts: pixel 3 ends at 4": lambda mask: _box(mask, end=0),
+        "x and y swapped: the first index of a mask is the row, y": lambda mask: _box(mask.T),
+        "the last two numbers are width and height instead of x2 and y2": lambda mask: np.concatenate(
             [_box(mask)[:2], _box(mask)[2:] - _box(mask)[:2]]
         ),
-        "from center to center of the outer pixels: half a pixel is missing on each side": lambda mask: _box(
+        "from center to center of the outermost pixels: half a pixel is missing on each side": lambda mask: _box(
             mask, end=0, half=0.5
         ),
-        "only the first row looked at for x": _box_of_first_row,
+        "x taken from the first row only": _box_of_first_row,
     },
 )
 
@@ -106,10 +106,10 @@ semantic_map = Check(
     reference=_map,
     cases={
         "a cat (1) and a duck (3) apart": dict(masks=_rectangles((0, 0, 3, 2), (4, 2, 6, 5)), labels=np.array([1, 3])),
-        "two cats that touch have one color": dict(
+        "two cats that touch get the same number": dict(
             masks=_rectangles((0, 1, 3, 4), (3, 1, 6, 4)), labels=np.array([1, 1])
         ),
-        "both claim a pixel: the first counts": dict(
+        "a pixel in both masks belongs to the first object": dict(
             masks=_rectangles((0, 0, 4, 3), (2, 1, 7, 5)), labels=np.array([2, 1])
         ),
         "no objects: background, 0, everywhere": dict(
@@ -117,13 +117,13 @@ semantic_map = Check(
         ),
     },
     random=lambda rng: (lambda masks: dict(masks=masks, labels=rng.integers(1, 4, len(masks))))(_random_masks(rng)),
-    covers="objects apart, touching, one over the other, none",
+    covers="objects that are apart, touch or overlap; no objects",
     mistakes={
-        "the last object painted over the first": lambda masks, labels: _map(masks, labels, order=1),
-        "the numbers of the objects in place of their classes": lambda masks, labels: _map(
+        "the last object wins where objects overlap": lambda masks, labels: _map(masks, labels, order=1),
+        "the indices of the objects instead of their classes": lambda masks, labels: _map(
             masks, np.arange(1, len(masks) + 1)
         ),
-        "object or not (0 or 1), whatever the class": lambda masks, labels: _map(masks, np.ones_like(labels)),
-        "labels added up where objects overlap": lambda masks, labels: (masks * labels[:, None, None]).sum(axis=0),
+        "0 or 1 for object or not, regardless of the class": lambda masks, labels: _map(masks, np.ones_like(labels)),
+        "labels are added up where objects overlap": lambda masks, labels: (masks * labels[:, None, None]).sum(axis=0),
     },
 )

@@ -1,6 +1,6 @@
-"""Checks of notebook 07: labels of boxes by their overlaps, matching with its exceptions, sampling, RoIs with classes.
+"""Checks of notebook 07: labeling boxes by their overlaps, matching with its exceptions, sampling, RoIs with classes.
 
-One image. An overlap is an IoU. A label is 1 for a positive, 0 for background, -1 for an ignored box.
+There is one image. An overlap is an IoU. A label is 1 for a positive, 0 for background, -1 for an ignored box.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def _match(anchors, boxes, crowd, low, high, allow_low_quality=True):
 
 
 class _Given:
-    """A random generator that gives the numbers it is told to."""
+    """A random generator that returns given numbers."""
 
     def __init__(self, numbers):
         self.numbers = numbers
@@ -144,7 +144,9 @@ def _random_labels(rng):
 label_by_iou = Check(
     reference=_label,
     cases={
-        "seven anchors, two objects; 0.70 is enough, 0.30 is not background": dict(iou=_TABLE, low=0.3, high=0.7),
+        "seven anchors, two objects; an IoU of 0.70 is positive, 0.30 is not background": dict(
+            iou=_TABLE, low=0.3, high=0.7
+        ),
         "low = high = 0.5: nothing is ignored": dict(iou=_TABLE, low=0.5, high=0.5),
         "one object": dict(iou=_TABLE[:, :1], low=0.3, high=0.7),
         "an anchor that overlaps two objects equally belongs to the first": dict(
@@ -155,103 +157,120 @@ label_by_iou = Check(
     results=("label", "object"),
     covers="both thresholds and IoUs equal to them, anchors that overlap nothing, ties",
     mistakes={
-        "an IoU equal to `high` not counted as positive: it takes >=": lambda iou, low, high: (
-            np.where(iou.max(1) > high, 1, np.where(iou.max(1) < low, 0, -1)), iou.argmax(1)
+        "an IoU equal to `high` is not counted as positive: use >=": lambda iou, low, high: (
+            np.where(iou.max(1) > high, 1, np.where(iou.max(1) < low, 0, -1)),
+            iou.argmax(1),
         ),
-        "an IoU equal to `low` counted as background: it takes <": lambda iou, low, high: (
-            np.where(iou.max(1) >= high, 1, np.where(iou.max(1) <= low, 0, -1)), iou.argmax(1)
+        "an IoU equal to `low` is counted as background: use <": lambda iou, low, high: (
+            np.where(iou.max(1) >= high, 1, np.where(iou.max(1) <= low, 0, -1)),
+            iou.argmax(1),
         ),
-        "an IoU equal to `high` not counted as positive, one equal to `low` as background": lambda iou, low, high: (
-            np.where(iou.max(1) > high, 1, np.where(iou.max(1) <= low, 0, -1)), iou.argmax(1)
+        "IoUs equal to a threshold: `high` is positive, `low` is not background": lambda iou, low, high: (
+            np.where(iou.max(1) > high, 1, np.where(iou.max(1) <= low, 0, -1)),
+            iou.argmax(1),
         ),
-        "anchors between the thresholds as background: they are ignored, -1": lambda iou, low, high: (
-            np.where(iou.max(1) >= high, 1, 0), iou.argmax(1)
+        "anchors between the thresholds labeled as background: they are ignored, -1": lambda iou, low, high: (
+            np.where(iou.max(1) >= high, 1, 0),
+            iou.argmax(1),
         ),
-        "labels by the first object's IoU alone, not by the best": lambda iou, low, high: (
-            np.where(iou[:, 0] >= high, 1, np.where(iou[:, 0] < low, 0, -1)), iou.argmax(1)
+        "labels by the IoU with the first object instead of the best IoU": lambda iou, low, high: (
+            np.where(iou[:, 0] >= high, 1, np.where(iou[:, 0] < low, 0, -1)),
+            iou.argmax(1),
         ),
-        "0 and -1 exchanged: background is 0, ignored is -1": lambda iou, low, high: (
-            np.where(iou.max(1) >= high, 1, np.where(iou.max(1) < low, -1, 0)), iou.argmax(1)
+        "0 and -1 swapped: background is 0, ignored is -1": lambda iou, low, high: (
+            np.where(iou.max(1) >= high, 1, np.where(iou.max(1) < low, -1, 0)),
+            iou.argmax(1),
         ),
     },
-)  # fmt: skip
+)
 
 best_for_an_object = Check(
     reference=_best,
     cases={
         "each object has one best anchor": dict(iou=np.array([[0.5, 0.1], [0.2, 0.3], [0.4, 0.0]])),
-        "two anchors are equally good: both": dict(iou=np.array([[0.25, 0.1], [0.25, 0.2], [0.2, 0.6]])),
-        "an object that no anchor touches has none": dict(iou=np.array([[0.5, 0.0], [0.2, 0.0], [0.4, 0.0]])),
-        "one anchor is the best of two objects": dict(iou=np.array([[0.5, 0.4], [0.2, 0.3], [0.4, 0.1]])),
+        "two anchors are equally good: both count": dict(iou=np.array([[0.25, 0.1], [0.25, 0.2], [0.2, 0.6]])),
+        "an object that no anchor touches has no best anchor": dict(iou=np.array([[0.5, 0.0], [0.2, 0.0], [0.4, 0.0]])),
+        "one anchor is the best one for two objects": dict(iou=np.array([[0.5, 0.4], [0.2, 0.3], [0.4, 0.1]])),
         "nothing overlaps anything": dict(iou=np.zeros((4, 2))),
     },
     random=lambda rng: dict(iou=_random_table(rng)),
-    covers="ties, objects without any anchor, anchors that are the best of several objects",
+    covers="ties, objects without any anchor, anchors that are the best one for several objects",
     mistakes={
-        "one anchor an object (argmax), where equally good ones must all count": _best_first_only,
-        "every anchor is `best` of an object that none of them touches: its best IoU is 0": _best_with_zero,
-        "anchors whose own best is above 0, where the question is which anchor is best for an object": lambda iou: (
-            iou.max(axis=1) > 0
-        ),
-        "the single best anchor of all, where each object has its own": lambda iou: (iou == iou.max()).any(axis=1),
+        "one anchor per object (argmax): equally good ones must all count": _best_first_only,
+        "every anchor is the best one for an object that none of them touches": _best_with_zero,
+        "anchors that overlap any object, instead of the best anchor for each object": lambda iou: iou.max(axis=1) > 0,
+        "one best anchor for all objects: each object has its own": lambda iou: (iou == iou.max()).any(axis=1),
     },
 )
 
 match_anchors = Check(
     reference=_match,
     cases={
-        "two objects; the second has only anchors of IoU 0.25, a tie": dict(
+        "two objects; the best anchors of the second one have an IoU of only 0.25, a tie": dict(
             anchors=_ANCHORS, boxes=_OBJECTS, crowd=_NONE, low=0.3, high=0.7
         ),
-        "the best anchor of one object overlaps another one more": dict(
-            anchors=_boxes([0, 0, 10, 10], [30, 30, 40, 40]), boxes=_boxes([0, 0, 10, 12], [0, 0, 4, 10]), crowd=_NONE,
-            low=0.3, high=0.7,
+        "the best anchor of one object overlaps another object more": dict(
+            anchors=_boxes([0, 0, 10, 10], [30, 30, 40, 40]),
+            boxes=_boxes([0, 0, 10, 12], [0, 0, 4, 10]),
+            crowd=_NONE,
+            low=0.3,
+            high=0.7,
         ),
         "an object that no anchor touches": dict(
             anchors=_ANCHORS, boxes=_boxes([0, 0, 10, 10], [50, 50, 60, 60]), crowd=_NONE, low=0.3, high=0.7
         ),
-        "the first box is a crowd: what lies in it is ignored": dict(
+        "the first box is a crowd: anchors inside it are ignored": dict(
             anchors=_boxes(
                 [2, 2, 8, 8], [1, 1, 10, 10], [5, 0, 15, 8], [6, 0, 16, 8], [20, 20, 40, 38], [90, 90, 99, 99]
             ),
-            boxes=_boxes([0, 0, 10, 10], [20, 20, 40, 40]), crowd=np.array([True, False]), low=0.3, high=0.7,
+            boxes=_boxes([0, 0, 10, 10], [20, 20, 40, 40]),
+            crowd=np.array([True, False]),
+            low=0.3,
+            high=0.7,
         ),
         "an object inside a crowd still has its positives": dict(
             anchors=_boxes([10, 10, 20, 20], [30, 30, 40, 40], [90, 90, 99, 99]),
-            boxes=_boxes([10, 10, 20, 20], [0, 0, 60, 60]), crowd=np.array([False, True]), low=0.3, high=0.7,
+            boxes=_boxes([10, 10, 20, 20], [0, 0, 60, 60]),
+            crowd=np.array([False, True]),
+            low=0.3,
+            high=0.7,
         ),
     },
     random=_random_match,
     results=("label", "object"),
     covers="low-quality matches and ties, objects without anchors, crowds",
     mistakes={
-        "no low-quality matches: the best anchors of each object are positives too": (
+        "no low-quality matches: the best anchors of each object are positives, too": (
             lambda *a: _match(*a, allow_low_quality=False)
         ),
-        "a low-quality positive given to the object that it is best for: it belongs to ITS best object": (
+        "a low-quality positive assigned to the object that it is the best anchor for: it belongs to ITS best object": (
             _match_to_the_object_it_is_best_for
         ),
-        "a crowd taken for an object": lambda anchors, boxes, crowd, low, high: _match(
+        "a crowd treated as an object": lambda anchors, boxes, crowd, low, high: _match(
             anchors, boxes, crowd & False, low, high
         ),
-        "anchors in a crowd as background: they are ignored": lambda anchors, boxes, crowd, low, high: (
-            _match(anchors, boxes * ~crowd[:, None], crowd & False, low, high)
+        "anchors in a crowd labeled as background: they are ignored": lambda anchors, boxes, crowd, low, high: _match(
+            anchors, boxes * ~crowd[:, None], crowd & False, low, high
         ),
-        "the IoU with a crowd: what counts is the part of the ANCHOR that lies in it": _match_crowd_by_iou,
-        "positives in a crowd made ignored: only background is": _match_crowd_wins,
-        "objects numbered without the crowds, so that `boxes[object]` is another one": _match_numbers_without_crowds,
+        "the IoU with a crowd, instead of the part of the ANCHOR that lies in it": _match_crowd_by_iou,
+        "positives in a crowd are ignored: only background in a crowd is": _match_crowd_wins,
+        "objects counted without the crowds, so that `boxes[object]` is another box": _match_numbers_without_crowds,
     },
-)  # fmt: skip
+)
 
 sample_anchors = Check(
     reference=_sample,
     cases={
-        "six positives, four places for them": dict(
+        "six positives, but room for four": dict(
             labels=np.array([1] * 6 + [0] * 8 + [-1] * 2),
-            priority=np.array([9, 4, 7, 1, 5, 3, 8, 2, 6, 15, 10, 12, 14, 11, 0, 13]) / 16, count=8, fraction=0.5,
+            priority=np.array([9, 4, 7, 1, 5, 3, 8, 2, 6, 15, 10, 12, 14, 11, 0, 13]) / 16,
+            count=8,
+            fraction=0.5,
         ),
-        "one positive: background fills up": dict(
-            labels=np.array([0, 0, 0, 1, 0, 0, -1, 0]), priority=np.array([5, 1, 7, 2, 0, 4, 3, 6]) / 8, count=6,
+        "one positive: background fills the rest": dict(
+            labels=np.array([0, 0, 0, 1, 0, 0, -1, 0]),
+            priority=np.array([5, 1, 7, 2, 0, 4, 3, 6]) / 8,
+            count=6,
             fraction=0.5,
         ),
         "too few of both: the last places are not valid": dict(
@@ -259,10 +278,12 @@ sample_anchors = Check(
         ),
         "all ignored": dict(labels=np.full(4, -1), priority=np.arange(4) / 4, count=2, fraction=0.5),
         "a quarter positives": dict(
-            labels=np.array([1, 1, 1, 0, 0, 0, 0, 0]), priority=np.array([3, 1, 2, 0, 7, 6, 5, 4]) / 8, count=4,
+            labels=np.array([1, 1, 1, 0, 0, 0, 0, 0]),
+            priority=np.array([3, 1, 2, 0, 7, 6, 5, 4]) / 8,
+            count=4,
             fraction=0.25,
         ),
-        "count is more than there are boxes": dict(
+        "count exceeds the number of boxes": dict(
             labels=np.array([1, 0, 1]), priority=np.array([2, 0, 1]) / 3, count=256, fraction=0.5
         ),
     },
@@ -270,25 +291,27 @@ sample_anchors = Check(
     results=("indices", "positive", "valid"),
     covers="too many positives, too few, nothing at all, other fractions",
     mistakes={
-        "the largest priorities: the smallest are taken": lambda labels, priority, *rest: _sample(
+        "the largest priorities are taken instead of the smallest": lambda labels, priority, *rest: _sample(
             labels, 1 - 1e-3 - priority, *rest
         ),
-        "background that does not fill the places that positives leave free": _sample_half_background,
+        "background does not fill the places that positives leave free": _sample_half_background,
         "ignored boxes sampled as background": lambda labels, *rest: _sample(np.maximum(labels, 0), *rest),
-        "no limit on the positives": lambda labels, priority, count, fraction: _sample(labels, priority, count, 1.0),
-        "the first boxes in place of random ones: the priority decides": lambda labels, priority, *rest: _sample(
+        "there is no limit on the positives": lambda labels, priority, count, fraction: _sample(
+            labels, priority, count, 1.0
+        ),
+        "the first boxes are taken: the priority decides": lambda labels, priority, *rest: _sample(
             labels, np.arange(len(labels)) / len(labels), *rest
         ),
     },
-)  # fmt: skip
+)
 
 label_rois = Check(
     reference=_label_rois,
     cases={
-        "a cat and a duck; IoU 0.5 is enough": dict(
+        "a cat and a duck; an IoU of 0.5 is enough": dict(
             proposals=_ANCHORS, boxes=_OBJECTS, classes=np.array([1, 3]), threshold=0.5
         ),
-        "poor proposals: the truth alone is positive": dict(
+        "poor proposals: only the ground truth is positive": dict(
             proposals=_boxes([0, 0, 4, 4], [60, 60, 90, 90]), boxes=_OBJECTS, classes=np.array([2, 2]), threshold=0.5
         ),
         "no proposals at all": dict(
@@ -304,17 +327,17 @@ label_rois = Check(
         "proposals without the ground truth boxes at their end": lambda proposals, boxes, classes, threshold: tuple(
             array[: len(proposals)] for array in _label_rois(proposals, boxes, classes, threshold)
         ),
-        "the ground truth first: it stands after the proposals": lambda proposals, boxes, *rest: tuple(
+        "the ground truth comes first: it belongs after the proposals": lambda proposals, boxes, *rest: tuple(
             np.roll(array, len(boxes), axis=0) for array in _label_rois(proposals, boxes, *rest)
         ),
-        "an IoU equal to the threshold not counted": lambda proposals, boxes, classes, threshold: _label_rois(
+        "an IoU equal to the threshold is not counted": lambda proposals, boxes, classes, threshold: _label_rois(
             proposals, boxes, classes, threshold + 1e-6
         ),
-        "the class of the nearest object for background too: its label is 0": (
+        "background gets the class of the nearest object: its label is 0": (
             lambda proposals, boxes, classes, threshold: _label_rois(proposals, boxes, classes, 0.0)
         ),
-        "1 for every positive: its label is the class of its object": (
+        "every positive gets label 1 instead of the class of its object": (
             lambda proposals, boxes, classes, threshold: _label_rois(proposals, boxes, classes * 0 + 1, threshold)
         ),
     },
-)  # fmt: skip
+)

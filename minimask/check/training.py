@@ -1,6 +1,6 @@
-"""Checks of notebook 12: the loop, a step's learning rate, clipping, a step of AdamW, and which samples a step sees.
+"""Checks of notebook 12: the training loop, the learning rate, clipping, a step of AdamW, the samples of a step.
 
-p is a parameter, g its gradient; a step counts from 0, AdamW's t from 1.
+p is a parameter, g its gradient. Steps count from 0, AdamW's t from 1.
 """
 
 import numpy as np
@@ -37,21 +37,19 @@ fit = Check(
             x=np.array([[2.0]]), t=np.array([0.0]), w=np.array([1.0]), rate=0.1, steps=1
         ),
         "no step": _line(_rng, 0),
-        "it has arrived: the gradient is 0": dict(
+        "already at the minimum: the gradient is 0": dict(
             x=np.array([[1.0], [2.0]]), t=np.array([3.0, 6.0]), w=np.array([3.0]), rate=0.1, steps=5
         ),
     },
     random=lambda rng: _line(rng, int(rng.integers(1, 20))),
-    covers="no, one and many steps",
+    covers="zero, one and many steps",
     mistakes={
-        "gradients that add up from step to step: each step begins with none (zero_grad)": lambda *a: _fit(
-            *a, forget=False
-        ),
+        "gradients add up from step to step: each step starts from zero (zero_grad)": lambda *a: _fit(*a, forget=False),
         "the gradient of the sum: the loss is the mean over the samples": lambda *a: _fit(*a, average=False),
         "a step uphill: go against the gradient": lambda x, t, w, rate, steps: _fit(x, t, w, -rate, steps),
         "one step too many": lambda x, t, w, rate, steps: _fit(x, t, w, rate, steps + 1),
-        "one step, whatever `steps` says": lambda x, t, w, rate, steps: _fit(x, t, w, rate, 1),
-        "the slope of e^2: of half the square it is e, without a 2": lambda x, t, w, rate, steps: _fit(
+        "always one step, regardless of `steps`": lambda x, t, w, rate, steps: _fit(x, t, w, rate, 1),
+        "the derivative of e^2: the derivative of half the square is e, without a 2": lambda x, t, w, rate, steps: _fit(
             x, t, w, 2 * rate, steps
         ),
     },
@@ -72,7 +70,7 @@ rate_at = Check(
     reference=_rate,
     cases={
         "the first step: a thousandth": _of(0),
-        "half-way through the warm-up": _of(10),
+        "halfway through the warm-up": _of(10),
         "the warm-up is over": _of(20),
         "just before the first milestone": _of(66),
         "at the first milestone": _of(67),
@@ -82,21 +80,21 @@ rate_at = Check(
         "a milestone within the warm-up: both count": _of(16, steps=30, milestones=(0.5,)),
     },
     random=lambda rng: _of(int(rng.integers(200)), 200, 0.02, int(rng.integers(0, 60)), (0.3, 0.6, 0.9)),
-    covers="before, at and after each change, no warm-up, no milestones",
+    covers="before, at and after each change; no warm-up; no milestones",
     mistakes={
-        "a warm-up that begins at 0: then the first step is wasted": lambda *a: _rate(*a, start=0.0),
-        "a rate without a warm-up": lambda step, steps, rate, warm_up, m: _rate(step, steps, rate, 0, m),
-        "a warm-up that is one step behind: step 0 has a thousandth, step `warm_up` the whole": lambda s, n, r, w, m: (
+        "a warm-up that begins at 0, which wastes the first step": lambda *a: _rate(*a, start=0.0),
+        "the warm-up is missing": lambda step, steps, rate, warm_up, m: _rate(step, steps, rate, 0, m),
+        "the warm-up is one step late: step `warm_up` has the whole rate": lambda s, n, r, w, m: (
             _rate(max(s - 1, 0), n, r, w, ()) * _rate(s, n, 1.0, 0, m)
         ),
-        "milestones taken for step numbers: they are parts of the run": lambda s, n, r, w, m: (
+        "milestones treated as step numbers: they are fractions of the run": lambda s, n, r, w, m: (
             _rate(s, n, r, w, ()) * 0.1 ** sum(s >= x for x in m)
         ),
         "only the first milestone": lambda s, n, r, w, m: _rate(s, n, r, w, m[:1]),
-        "a milestone that takes effect a step late: from step = part * steps on": lambda s, n, r, w, m: (
+        "a milestone takes effect one step late: it counts from step = fraction * steps on": lambda s, n, r, w, m: (
             _rate(s, n, r, w, ()) * 0.1 ** sum(s / n > x for x in m)
         ),
-        "a warm-up in the place of the milestones, where both count": lambda s, n, r, w, m: (
+        "the warm-up replaces the milestones: both count": lambda s, n, r, w, m: (
             _rate(s, n, r, w, ()) if s < w else _rate(s, n, r, w, m)
         ),
     },
@@ -121,7 +119,7 @@ def _each(gradients, most):
 clip_gradients = Check(
     reference=_clip,
     cases={
-        "two arrays, together of length 13, to 2.6": dict(
+        "two arrays with a total length of 13, to 2.6": dict(
             gradients=[np.array([3.0, 4.0]), np.array([[12.0]])], most=2.6
         ),
         "short enough: nothing changes": dict(gradients=[np.array([3.0, 4.0]), np.array([[12.0]])], most=20.0),
@@ -136,12 +134,12 @@ clip_gradients = Check(
     results=("the first array", "the second array"),
     view_allowed=True,
     mistakes={
-        "each array clipped by itself, which changes the direction": _each,
+        "each array clipped on its own, which changes the direction": _each,
         "each number clipped, which changes the direction": lambda g, most: [np.clip(a, -most, most) for a in g],
-        "every gradient brought to that length: short ones stay as they are": lambda g, most: [
+        "every gradient scaled to that length: short ones stay as they are": lambda g, most: [
             a * most / max(_length(g), 1e-12) for a in g
         ],
-        "the square of the length in place of the length": lambda g, most: [
+        "the square of the length instead of the length": lambda g, most: [
             a * min(1.0, most / max(_length(g) ** 2, 1e-12)) for a in g
         ],
     },
@@ -163,7 +161,7 @@ def _adam_l2(p, g, m, v, t, rate, beta1, beta2, eps, decay):
 
 
 def _with(step, **changed):
-    """AdamW with p computed in another way: step(p, g, m, v, t, ...) from the new m and v."""
+    """AdamW with p computed differently, by step(...) from the new m and v."""
 
     def wrong(p, g, m, v, t, rate, beta1, beta2, eps, decay):
         _, m, v = _adamw(p, g, m, v, t, rate, beta1, beta2, eps, decay)
@@ -174,22 +172,38 @@ def _with(step, **changed):
 
 def _state(rng, t, decay=0.01, n=3):
     return dict(
-        p=rng.standard_normal(n), g=rng.standard_normal(n), m=0.5 * rng.standard_normal(n),
-        v=rng.uniform(0.1, 1, n), t=t, rate=0.01, beta1=0.9, beta2=0.999, eps=1e-8, decay=decay,
-    )  # fmt: skip
+        p=rng.standard_normal(n),
+        g=rng.standard_normal(n),
+        m=0.5 * rng.standard_normal(n),
+        v=rng.uniform(0.1, 1, n),
+        t=t,
+        rate=0.01,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        decay=decay,
+    )
 
 
 _FIRST = dict(
-    p=np.array([1.0, 2.0]), g=np.array([0.001, -50.0]), m=np.zeros(2), v=np.zeros(2), t=1, rate=0.01, beta1=0.9,
-    beta2=0.999, eps=1e-8, decay=0.0,
-)  # fmt: skip
+    p=np.array([1.0, 2.0]),
+    g=np.array([0.001, -50.0]),
+    m=np.zeros(2),
+    v=np.zeros(2),
+    t=1,
+    rate=0.01,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    decay=0.0,
+)
 
 adamw_step = Check(
     reference=_adamw,
     cases={
         "the tenth step": _state(_rng, 10),
-        "the first step: every number moves by the rate": _FIRST,
-        "no gradient: the averages fade": {**_state(_rng, 3), "g": np.zeros(3)},
+        "the first step: every number moves by the learning rate": _FIRST,
+        "no gradient: the averages decay": {**_state(_rng, 3), "g": np.zeros(3)},
         "weight decay alone": {**_FIRST, "g": np.zeros(2), "decay": 0.1},
         "a large eps": {**_state(_rng, 2), "eps": 0.5},
     },
@@ -197,24 +211,24 @@ adamw_step = Check(
     covers="the first and later steps, weight decay, eps",
     results=("p", "m", "v"),
     mistakes={
-        "averages without their correction, m / (1 - beta1^t) and v / (1 - beta2^t)": _with(
+        "averages without bias correction, m / (1 - beta1^t) and v / (1 - beta2^t)": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: p - rate * decay * p - rate * m / (np.sqrt(v) + eps)
         ),
-        "v without its root: it is an average of squares": _with(
+        "v without the square root: it is an average of squares": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: p - rate * decay * p - rate * fair_m / (fair_v + eps)
         ),
-        "eps under the root": _with(
+        "eps inside the square root": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: (
                 p - rate * decay * p - rate * fair_m / np.sqrt(fair_v + eps)
             )
         ),
-        "weight decay that is not multiplied by the learning rate": _with(
+        "weight decay is not multiplied by the learning rate": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: p - decay * p - rate * fair_m / (np.sqrt(fair_v) + eps)
         ),
         "no weight decay": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: p - rate * fair_m / (np.sqrt(fair_v) + eps)
         ),
-        "weight decay added to the gradient: that is Adam with L2; the W in AdamW keeps it out of m and v": _adam_l2,
+        "weight decay added to the gradient: that is Adam with L2; AdamW keeps it out of m and v": _adam_l2,
         "a step uphill": _with(
             lambda p, m, v, fair_m, fair_v, rate, eps, decay: (
                 p - rate * decay * p + rate * fair_m / (np.sqrt(fair_v) + eps)
@@ -231,7 +245,7 @@ def _places(step, batch_size, count):
 
 
 def _every_epoch_from_its_start(step, batch_size, count):
-    """Each epoch's last batch is dropped if it is not full."""
+    """Drops the last batch of each epoch if it is not full."""
     epoch, batch = divmod(step, max(count // batch_size, 1))
     return np.array([(epoch, (batch * batch_size + i) % count) for i in range(batch_size)])
 
@@ -243,24 +257,24 @@ batch_places = Check(
         "the first step": dict(step=0, batch_size=4, count=10),
         "step 7": dict(step=7, batch_size=4, count=10),
         "batches that fit": dict(step=5, batch_size=5, count=10),
-        "a batch larger than the data set": dict(step=1, batch_size=7, count=3),
+        "a batch larger than the dataset": dict(step=1, batch_size=7, count=3),
         "a batch of one": dict(step=12, batch_size=1, count=5),
     },
     random=lambda rng: dict(
         step=int(rng.integers(100)), batch_size=int(rng.integers(1, 9)), count=int(rng.integers(1, 20))
     ),
-    covers="batches that fit and that reach into the next epoch",
+    covers="batches that fit, and batches that reach into the next epoch",
     grid=(0, 1),
     mistakes={
-        "the epoch of the batch's first sample for all of it": lambda step, n, count: np.array(
+        "the epoch of the first sample used for the whole batch": lambda step, n, count: np.array(
             [(step * n // count, (step * n + i) % count) for i in range(n)]
         ),
-        "an epoch's last batch thrown away: it is filled up with the next epoch's first samples": (
+        "the last batch of an epoch is dropped, instead of filled up with samples of the next epoch": (
             _every_epoch_from_its_start
         ),
-        "place and epoch exchanged: the epoch stands first": lambda step, n, count: _places(step, n, count)[:, ::-1],
+        "place and epoch swapped: the epoch comes first": lambda step, n, count: _places(step, n, count)[:, ::-1],
         "steps counted from 1": lambda step, n, count: _places(step - 1, n, count) if step else _places(1, n, count),
-        "places that do not start again in the next epoch": lambda step, n, count: np.array(
+        "places do not start again in the next epoch": lambda step, n, count: np.array(
             [((step * n + i) // count, step * n + i) for i in range(n)]
         ),
     },

@@ -106,7 +106,7 @@ def relation(found, expected):
 
     found, expected = found.astype(float), expected.astype(float)
     if found.ndim > 1 and same(found, np.swapaxes(expected, -1, -2)):
-        return "Rows and columns are exchanged (the last two axes)."
+        return "Rows and columns are swapped (the last two axes)."
     for axis in range(found.ndim):
         if same(found, np.flip(expected, axis)):
             return f"The order is reversed along axis {axis}."
