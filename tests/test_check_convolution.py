@@ -111,7 +111,7 @@ def data_without_padding(gy, w, shape, stride, padding):
 
 FIRST = '"the ramp, only the first window has a gradient"'
 WRONG = [  # check, wrong answer, case that shows it, what the message says
-    ("conv_output_size", lambda n, k, s, p, d: (n - k + 2 * p) // s, "4 pixels", "The last place is missing".lower()),
+    ("conv_output_size", lambda n, k, s, p, d: (n - k + 2 * p) // s, "4 pixels", "the last position is missing"),
     ("conv_output_size", lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "4 pixels", "expected integers"),
     ("conv_output_size", lambda n, k, s, p, d: (n + 2 * p - k) // s + 1, "dilation 2", "the dilation is ignored"),
     ("conv2d", lambda x, w, *a: conv2d(x, flip(w), *a), "the ramp 0 to 15", "a flipped kernel"),
