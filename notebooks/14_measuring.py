@@ -19,8 +19,10 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from minimask import boxes as box_ops
-from minimask import check, course, draw, evaluate
+from minimask import check, course, draw
 from minimask.datasets.toy import ToyScenes
+from minimask.evaluate import coco_average_precision, evaluate, predict_samples
+from minimask.run.report import format_table, xywh
 
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
@@ -375,10 +377,10 @@ ap_at = np.array(
 page = dict(
     images=[dict(id=1, height=100, width=100)],
     categories=[dict(id=1)],
-    annotations=[dict(image_id=1, category_id=1, bbox=evaluate.xywh(box)) for box in TRUTH],
+    annotations=[dict(image_id=1, category_id=1, bbox=xywh(box)) for box in TRUTH],
 )
-results = [dict(image_id=1, category_id=1, bbox=evaluate.xywh(b), score=s) for b, s in zip(FOUND, SCORES.tolist())]
-theirs = evaluate.coco_average_precision(page, results, "bbox")
+results = [dict(image_id=1, category_id=1, bbox=xywh(b), score=s) for b, s in zip(FOUND, SCORES.tolist())]
+theirs = coco_average_precision(page, results, "bbox")
 np.testing.assert_allclose([ap_at.mean(), ap_at[0], ap_at[5]], [theirs["AP"], theirs["AP50"], theirs["AP75"]])
 print({name: round(theirs[name], 3) for name in ("AP", "AP50", "AP75")})
 
@@ -414,7 +416,7 @@ plt.show()
 model, class_names = course.toy_model()
 scenes = ToyScenes("test", seed=8, count=20)
 pairs = [
-    pair for group in evaluate.predict_samples(model, scenes, range(20), batch_size=4) for pair in zip(*group)
+    pair for group in predict_samples(model, scenes, range(20), batch_size=4) for pair in zip(*group)
 ]  # (sample, prediction) of each scene
 SIZES = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2)}  # in these scenes nothing is larger
 
@@ -466,14 +468,14 @@ def coco_numbers(pairs, kind, most=100):
 # And the library, through pycocotools:
 
 # %%
-theirs = evaluate.evaluate(model, scenes, batch_size=4, progress=False)
+theirs = evaluate(model, scenes, batch_size=4, progress=False)
 for kind in ("bbox", "segm"):
     mine = {**coco_numbers(pairs, kind, 1), **coco_numbers(pairs, kind, 10), **coco_numbers(pairs, kind)}
     for name, number in mine.items():
         assert abs(number - theirs[kind][name]) < 1e-6, (kind, name)
     print(kind, {name: round(float(number), 4) for name, number in mine.items()})
 print()
-print(evaluate.format_table(theirs))
+print(format_table(theirs))
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.5), sharey=True)
@@ -551,8 +553,8 @@ plt.show()
 # %%
 with_crowd = copy.deepcopy(page)
 with_crowd["annotations"].append(dict(image_id=1, category_id=1, bbox=[75, 60, 25, 35], iscrowd=1))
-without = evaluate.coco_average_precision(page, results, "bbox")["AP50"]
-ignored = evaluate.coco_average_precision(with_crowd, results, "bbox")["AP50"]
+without = coco_average_precision(page, results, "bbox")["AP50"]
+ignored = coco_average_precision(with_crowd, results, "bbox")["AP50"]
 np.testing.assert_allclose([without, ignored], [(67 + 34 * 3 / 5) / 101, (67 + 34 * 3 / 4) / 101])
 print(f"AP50 {without:.3f}, with the crowd {ignored:.3f}")
 
@@ -598,7 +600,7 @@ def perfect_but(shift):
         | dict(bbox=[a["bbox"][0] + shift, a["bbox"][1] + shift, *a["bbox"][2:]])
         for a in small_truth["annotations"]
     ]
-    return evaluate.coco_average_precision(small_truth, found, "bbox")
+    return coco_average_precision(small_truth, found, "bbox")
 
 
 shifts = np.array([0, 0.25, 0.5, 1.0])

@@ -1,4 +1,4 @@
-"""What several test files share: small samples."""
+"""What several test files share: small samples, the step in a checkpoint's name."""
 
 import numpy as np
 
@@ -28,3 +28,8 @@ def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
         name=f"sample {seed}",
         keypoints=points,
     )
+
+
+def step_of(path):
+    """The step in the name of a checkpoint, e.g. 500 for checkpoint-00000500.npz."""
+    return int(path.stem.removeprefix("checkpoint-"))

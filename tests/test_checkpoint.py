@@ -11,6 +11,8 @@ import pytest
 from minimask import checkpoint
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
+from minimask.run.folder import load_newest
+from tests.helpers import step_of
 
 
 class Model:
@@ -68,7 +70,7 @@ def test_numpy_reads_it_without_pickle(tmp_path):
 def test_the_last_two_are_kept(tmp_path):
     for step in (10, 20, 30, 40):
         save(tmp_path, step)
-    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [30, 40]
+    assert [step_of(path) for path in checkpoint.checkpoints(tmp_path)] == [30, 40]
     assert checkpoint.find(tmp_path).name == "checkpoint-00000040.npz"
     assert not list(tmp_path.glob("*.partial"))
 
@@ -155,11 +157,11 @@ def test_the_one_before_is_used_if_the_newest_is_damaged(tmp_path):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     newest.write_bytes(newest.read_bytes()[:500])
-    path, _, settings = checkpoint.load_newest(tmp_path)
-    assert checkpoint.step_of(path) == settings["step"] == 1
+    path, _, settings = load_newest(tmp_path)
+    assert step_of(path) == settings["step"] == 1
     path.write_bytes(b"")
     with pytest.raises(InputError, match="cut off.*is empty"):
-        checkpoint.load_newest(tmp_path)
+        load_newest(tmp_path)
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -172,7 +174,7 @@ def test_full_disk(tmp_path, monkeypatch):
     for function in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, full)
-            with pytest.raises(InputError, match="could not be saved .No space left on device.*earlier.*unchanged"):
+            with pytest.raises(InputError, match="could not be written .No space left on device.*earlier.*unchanged"):
                 save(tmp_path, 2)
         assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001.npz"]
     assert (tmp_path / "checkpoint-00000001.npz").read_bytes() == before
@@ -187,7 +189,7 @@ def test_a_file_that_may_not_grow(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
-        with pytest.raises(InputError, match="could not be saved"):
+        with pytest.raises(InputError, match="could not be written"):
             save(tmp_path, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -226,7 +228,7 @@ def test_weights_of_another_model_name_the_file(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="could not be saved"):
+    with pytest.raises(InputError, match="could not be written"):
         save(tmp_path / "file" / "run", 1)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from minimask import checkpoint, weights
 from minimask.__main__ import main
+from minimask.run.folder import load_newest, newest_settings
 from tests.references import tiny
 from tests.test_weights import old_names, plain, small_model, write
 
@@ -150,7 +151,7 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [1, 1, 2, 2]  # 4 images in batches of 2, each step validated
     assert records[1]["validation_loss"] > 0 and {"validation_box_AP", "validation_mask_AP50"} < records[1].keys()
-    assert checkpoint.newest_settings(output)["model"]["preset"] == "small"
+    assert newest_settings(output)["model"]["preset"] == "small"
     capsys.readouterr()
     truth = ["--images", photos, "--annotations", str(tmp_path / "all_val.json")]
     assert main(["evaluate", "--weights", output, *truth]) == 0
@@ -241,7 +242,7 @@ PEOPLE = dict(mask=None, keypoints=17, keypoint_channels=(8, 8))
 def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
     file = published_file(tmp_path / "people.npz", 2, heads=PEOPLE)
     assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--set", "transform.min_size=96"]) == 0
-    settings = checkpoint.newest_settings(tmp_path / "run")
+    settings = newest_settings(tmp_path / "run")
     assert settings["class_names"] == ["person"] and settings["keypoint_names"][0] == "nose"
     assert settings["model"]["transform"]["min_size"] == 96 and settings["model"]["heads"]["keypoints"] == 17
     before = snapshot(tmp_path / "run")
@@ -269,12 +270,12 @@ def test_training_from_published_weights(tmp_path, capsys):
     options = [*data, *run, "--weights", str(file), "--new-heads", "--learning-rate", "1e-6"]
     assert main(["train", *options, "--steps", "2", "--save-every", "1"]) == 0
     assert "new 6 (not from the file, to be trained): roi_heads.box_predictor" in capsys.readouterr().err
-    settings = checkpoint.newest_settings(tmp_path / "run")
+    settings = newest_settings(tmp_path / "run")
     model = settings["model"]
     assert model["preset"] == "resnet50_fpn" and model["num_classes"] == 2 and model["transform"] == {"min_size": 64}
     backbone = {"name": "resnet18", "channels": [8, 8, 16, 16], "fpn_channels": 16, "norm_eps": 0.0}
     assert model["backbone"] == backbone
-    arrays = checkpoint.part(checkpoint.load_newest(tmp_path / "run")[1], "model")
+    arrays = checkpoint.part(load_newest(tmp_path / "run")[1], "model")
     with np.load(file) as theirs:
         np.testing.assert_array_equal(arrays["backbone.body.bn1.weight"], theirs["backbone.body.bn1.weight"])
         weight = theirs["rpn.head.conv.weight"].transpose(2, 3, 1, 0)
@@ -284,7 +285,7 @@ def test_training_from_published_weights(tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-00000002.npz").unlink()
     file.rename(tmp_path / "elsewhere.npz")
     assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
-    again = checkpoint.part(checkpoint.load_newest(tmp_path / "run")[1], "model")
+    again = checkpoint.part(load_newest(tmp_path / "run")[1], "model")
     assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
 
 
@@ -295,7 +296,7 @@ def test_keypoints_of_the_weights_are_left_out_where_nobody_asks_for_them(tmp_pa
     run = ["--output", str(tmp_path / "run"), "--batch-size", "2", "--threads", "1", "--min-size", "64"]
     assert main(["train", *data, *run, "--weights", str(file), "--new-heads", "--steps", "1"]) == 0
     assert "skipped" in capsys.readouterr().err
-    assert checkpoint.newest_settings(tmp_path / "run")["model"]["heads"]["keypoints"] == 0
+    assert newest_settings(tmp_path / "run")["model"]["heads"]["keypoints"] == 0
 
 
 def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
@@ -306,7 +307,7 @@ def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
     small = ["--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32", "--set", "heads.mask_channels=[16]"]
     assert main(["train", *data, *run, *small, "--output", str(tmp_path / "run")]) == 0
     assert "skipped 2 (in the file, not in the model): fc.weight, fc.bias" in capsys.readouterr().err
-    model = checkpoint.newest_settings(tmp_path / "run")["model"]
+    model = newest_settings(tmp_path / "run")["model"]
     assert model["backbone"] == {"name": "resnet18", "channels": [8, 8, 16, 16], "fpn_channels": 16}
     message = fails(capsys, "train", *data, *run, "--preset", "small", "--output", tmp_path / "other")
     assert "conv1.weight is (8, 3, 7, 7) in the file, (32, 3, 3, 3) in the model" in message
@@ -453,7 +454,7 @@ def test_a_full_disk_while_training(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(os, "replace", replace)
     message = fails(capsys, "train", *options)
-    assert "checkpoint-00000003.npz: the checkpoint could not be saved (No space left on device)" in message
+    assert "checkpoint-00000003.npz: could not be written (No space left on device)" in message
     names = [p.name for p in checkpoint.checkpoints(tmp_path / "run")]
     assert names == ["checkpoint-00000001.npz", "checkpoint-00000002.npz"]
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from minimask.image import ImageTransform
 from minimask.machine import distributed
 from minimask.structures import Batch
 from tests import workers
+from tests.helpers import step_of
 from tests.test_resume import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +148,7 @@ def test_ctrl_c_stops_all_and_the_run_goes_on(tmp_path):
     _, complaints = process.communicate(timeout=60)
     assert process.returncode != 0
     assert complaints.count("stopped after step") == 1 and "could not go on" not in complaints
-    step = checkpoint.step_of(checkpoint.find(tmp_path))
+    step = step_of(checkpoint.find(tmp_path))
     assert step == lines_of(tmp_path)[-1]["step"] >= 3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint, nn
+from minimask import nn
 from minimask.__main__ import main
 from minimask.keypoint_head import (
     KeypointHead,
@@ -18,6 +18,7 @@ from minimask.keypoint_head import (
     keypoint_targets,
 )
 from minimask.losses import keypoint_loss
+from minimask.run.folder import newest_settings
 from minimask.tensor import Tensor, no_grad
 from tests.gradcheck import check_gradients
 
@@ -337,7 +338,7 @@ def log_of(folder):
 def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
     run("train", "--keypoints", "--output", tmp_path / "run", "--toy-size", 64, "--steps", 2, *TINY)
     assert all(4 < record["loss_keypoint"] < 12 for record in log_of(tmp_path / "run"))
-    saved = checkpoint.newest_settings(tmp_path / "run")
+    saved = newest_settings(tmp_path / "run")
     assert saved["keypoint_names"][0] == "nose" and saved["skeleton"][0] == [0, 1]
     assert saved["model"]["keypoints"] == 8
     run("train", "--output", tmp_path / "run", "--resume")  # no step is left to do, but the model is built again

@@ -11,6 +11,7 @@ import pytest
 
 from minimask import checkpoint
 from minimask.__main__ import main
+from tests.helpers import step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
@@ -43,7 +44,7 @@ MOMENTS = {
     "in the middle of a step": ("minimask.train", "training_step", 4),
     "while the second checkpoint is written": ("numpy.lib.format", "write_array", 100),
     "before a checkpoint gets its name": ("os", "replace", 3),
-    "before old checkpoints are deleted": ("minimask.checkpoint", "_flush_folder", 3),
+    "before old checkpoints are deleted": ("minimask.checkpoint", "remove_old", 3),
     "between the log and the checkpoint": ("minimask.run.log", "Log.flush", 3),
 }
 
@@ -54,7 +55,7 @@ def train(folder, *more, code=0):
 
 def arrays_of(folder):
     path = checkpoint.find(folder)
-    assert checkpoint.step_of(path) == STEPS
+    assert step_of(path) == STEPS
     return checkpoint.read(path)[0]
 
 
@@ -88,7 +89,7 @@ def test_killed(whole, tmp_path, moment):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == -signal.SIGKILL, process.stderr
     left = checkpoint.checkpoints(folder)
-    assert not left or checkpoint.step_of(left[-1]) < STEPS
+    assert not left or step_of(left[-1]) < STEPS
     for path in left:
         checkpoint.read(path)  # what has a checkpoint's name is whole
     train(folder, "--resume")

@@ -18,6 +18,7 @@ from minimask.run.log import Log
 from minimask.structures import Batch
 from minimask.tensor import Parameter, Tensor
 from minimask.train import TrainSettings, fit, rate_factor, validation_loss
+from tests.helpers import step_of
 
 
 class Line:
@@ -96,7 +97,7 @@ def without_times(records):
 
 def test_a_run_leaves_a_log_and_the_last_two_checkpoints(tmp_path):
     model, path = run(tmp_path)
-    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [9, 10]
+    assert [step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [9, 10]
     assert path == tmp_path / "checkpoint-00000010.npz"
     records = log_of(tmp_path)
     assert [r["step"] for r in records] == list(range(1, 11))
@@ -180,7 +181,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path):
     assert path.read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
     run(tmp_path, steps=2, overwrite=True)
-    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [0, 2]
+    assert [step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [0, 2]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert len(log_of(tmp_path)) == 2
 
@@ -192,7 +193,7 @@ def test_nan_in_the_loss_names_step_images_and_part(tmp_path):
     assert message.startswith("step 8: loss_box is not finite (loss_box nan, loss_mask ")
     assert "photo_28.png, photo_29.png, photo_30.png, photo_31.png" in message
     assert message.endswith(f"the last good checkpoint is {tmp_path / 'checkpoint-00000006.npz'}")
-    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 6]
+    assert [step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 6]
     assert [r["step"] for r in log_of(tmp_path)] == list(range(1, 8))
     checkpoint.read(tmp_path / "checkpoint-00000006.npz")
 
@@ -247,7 +248,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, loader=Loader(hook=press))
     assert signal.getsignal(signal.SIGINT) is handler
-    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 5]
+    assert [step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [3, 5]
     assert f"--output {tmp_path} --resume" in capsys.readouterr().err
     resumed, _ = run(tmp_path, resume=True)
     assert resumed.w.data.tobytes() == run(tmp_path / "whole")[0].w.data.tobytes()
@@ -257,13 +258,13 @@ def test_it_trains_in_another_thread_too(tmp_path):
     thread = threading.Thread(target=run, args=(tmp_path,))
     thread.start()
     thread.join()
-    assert checkpoint.step_of(checkpoint.find(tmp_path)) == 10
+    assert step_of(checkpoint.find(tmp_path)) == 10
 
 
 def test_a_run_by_minutes_ends_on_time_and_says_how_long_it_took(tmp_path):
     _, path = run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0)
     records = log_of(tmp_path)
-    assert 0.5 <= checkpoint.read_settings(path)["seconds"] < 2
+    assert 0.5 <= checkpoint.read(path)[1]["seconds"] < 2
     assert records[0]["lr"] == 1e-3 and records[-1]["lr"] == pytest.approx(1e-5)  # the schedule has followed the clock
     run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0, resume=True)  # the time is up: nothing more
     assert len(log_of(tmp_path)) == len(records)

@@ -9,6 +9,7 @@ convolution, the gradient of frozen batch norm) is in no `warm_up`: it is compil
 """
 
 import collections
+import contextlib
 import hashlib
 import importlib
 import json
@@ -18,6 +19,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from minimask.errors import InputError
+from minimask.run.files import json_bytes, write_files
 
 _IMPORT = re.compile(r"\bminimask\.kernels(?:\.(\w+)|\s+import\s+\(?([\w,\s]+))")
 
@@ -187,9 +191,5 @@ def _read_stamp(path):
 
 
 def _write_stamp(path, hashes):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(hashes))
-        os.replace(temporary, path)
-    except OSError:  # a full disk: the next start compiles again
-        pass
+    with contextlib.suppress(InputError):  # a full disk: the next start compiles again
+        write_files({path: json_bytes(hashes)})

@@ -1,4 +1,4 @@
-"""Writing results so that a file is either the old one or the new one, never half of one."""
+"""Writing files so that each is either the old one or the new one, never half of one; every file is written here."""
 
 import contextlib
 import errno
@@ -8,31 +8,49 @@ from pathlib import Path
 
 from minimask.errors import InputError
 
+PARTIAL = ".partial"  # ending of a temporary name
 
-def write_files(contents):
+
+def write_files(contents, otherwise="what was there before is unchanged"):
     """Write several files, all or none: each goes to a temporary name beside its place, then all are renamed.
 
-    contents: dict path -> bytes. Missing folders are made. Raises InputError naming the file that could not be
-    written (a full disk, a folder without permission, ...); then every file of those names is as it was before.
+    contents: dict from path to bytes, or to a function that writes into the binary file that it is given. Missing
+        folders are made.
+    otherwise: what is said to be left if a file cannot be written.
+
+    Raises InputError naming the file that could not be written (a full disk, a folder without permission, ...). Every
+    file of these names is then as it was before.
     """
     temporary = {}
     try:
-        for path, data in contents.items():
-            with _naming(path):
-                path = Path(path)
+        for path, content in contents.items():
+            path = Path(path)
+            with _naming(path, otherwise):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "a folder has this name")
-                temporary[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                _write_through(temporary[path], data)
+                temporary[path] = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+                _write_through(temporary[path], content)
         for path in list(temporary):
-            with _naming(path):
-                os.replace(temporary[path], path)
+            with _naming(path, otherwise):
+                put_in_place(temporary[path], path)
             del temporary[path]
     finally:
         for leftover in temporary.values():
             with contextlib.suppress(OSError):
-                os.unlink(leftover)
+                leftover.unlink()
+
+
+def put_in_place(temporary, path):
+    """Give a finished file its name, in one step that survives a power cut. Raises OSError."""
+    os.replace(temporary, path)
+    _flush_folder(Path(path).parent)
+
+
+def remove_leftovers(folder):
+    """Delete what `write_files` left in a folder when its process was killed."""
+    for path in Path(folder).glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def json_bytes(value):
@@ -40,19 +58,32 @@ def json_bytes(value):
     return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
-def _write_through(path, data):
-    """Write `data` to the file, down to the disk: a full disk shows here, not after the rename."""
+def _write_through(path, content):
+    """Write the file down to the disk, so that a full disk shows here and not after the rename."""
     with open(path, "wb") as file:
-        file.write(data)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
+def _flush_folder(folder):
+    """Make a rename in `folder` survive a power cut. (Windows neither offers nor needs this.)"""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextlib.contextmanager
-def _naming(path):
-    """Turn an operating system's error into one that names the file."""
+def _naming(path, otherwise):
+    """Turn an error of the operating system into one that names the file."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{path}: could not be written ({reason}); what was there before is as it was") from error
+        raise InputError(f"{path}: could not be written ({reason}); {otherwise}") from error

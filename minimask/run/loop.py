@@ -17,7 +17,9 @@ from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.card import enough_memory
 from minimask.run.best import BEST, Best
+from minimask.run.files import remove_leftovers
 from minimask.run.finite import NotFiniteError
+from minimask.run.folder import checkpoints, load_newest
 from minimask.run.log import LOG, Log, NoLog
 from minimask.run.messages import say
 from minimask.run.progress import Bar, Clock
@@ -81,7 +83,7 @@ class Run:
         """Save the first checkpoint, unless the run goes on from one."""
         self.checkpoint = None
         if self.resumed and self.first:
-            self.checkpoint = checkpoint.checkpoints(self.folder)[-1]
+            self.checkpoint = checkpoints(self.folder)[-1]
             self._saved(self.checkpoint)
         else:
             self._save()
@@ -180,7 +182,7 @@ class Run:
 
         Returns (step, seconds): how many steps were taken before, and how long they took.
         """
-        earlier = checkpoint.checkpoints(self.folder)
+        earlier = checkpoints(self.folder)
         if earlier and not (resume or overwrite):
             raise InputError(
                 f"{self.folder}: holds a run already (its last checkpoint is {earlier[-1].name}); resume it "
@@ -193,7 +195,7 @@ class Run:
             for path in [*earlier, self.folder / LOG, self.folder / BEST]:
                 path.unlink(missing_ok=True)
 
-        checkpoint.remove_partial(self.folder)
+        remove_leftovers(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -201,7 +203,7 @@ class Run:
         return state
 
     def _load_newest(self, earlier):
-        path, arrays, saved = checkpoint.load_newest(self.folder)
+        path, arrays, saved = load_newest(self.folder)
         if path != earlier[-1]:
             say(f"{earlier[-1]} cannot be read; resuming from {path}")
             for damaged in earlier[earlier.index(path) + 1 :]:

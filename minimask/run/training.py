@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minimask import checkpoint
 from minimask.errors import InputError
 from minimask.machine import distributed
+from minimask.run.folder import checkpoints, newest_settings
 from minimask.run.log import LOG
 from minimask.run.messages import say
 from minimask.run.options import TrainOptions, may_change
@@ -107,8 +107,8 @@ def _check_given(model, dataset, options):
 
 def _saved(output, quiet):
     """The settings of the newest checkpoint in the folder of a run, None if there is none."""
-    if checkpoint.checkpoints(output):
-        return checkpoint.newest_settings(output)
+    if checkpoints(output):
+        return newest_settings(output)
     if not quiet:
         say(f"{output} holds no checkpoint yet; starting at step 0")
     return None
@@ -156,7 +156,7 @@ def _resumed(folder, saved, given, dataset):
 
 def refuse_earlier_run(folder):
     """Raises InputError if the folder holds a run."""
-    earlier = checkpoint.checkpoints(folder)
+    earlier = checkpoints(folder)
     if earlier:
         raise InputError(
             f"{folder}: holds a run already (its last checkpoint is {earlier[-1].name}); go on with it (resume), "

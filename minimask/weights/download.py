@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from minimask import __version__
 from minimask.errors import InputError
+from minimask.run.files import put_in_place
 
 try:
     import fcntl
@@ -189,7 +190,7 @@ def _complete(weights, partial, path, progress):
         if problem:
             partial.unlink()
             raise InputError(f"{weights.url}: what came is not the published file: {problem}; deleted, try again")
-        os.replace(partial, path)
+        put_in_place(partial, path)
     finally:
         if partial.exists() and partial.stat().st_size == 0:
             partial.unlink()
