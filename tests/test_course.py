@@ -1,4 +1,4 @@
-"""The course's tools, tried on a course of one notebook: sources, notebooks, exercises, slides, book, coverage."""
+"""The course's tools, tested on a course of one notebook: sources, notebooks, hand-out, slides, book, coverage."""
 
 import argparse
 import json
@@ -85,7 +85,7 @@ HALF(lambda x: x + 1)
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """A folder with the source of one notebook, built."""
+    """A folder with the source of one notebook, and the notebook built from it."""
     folder = tmp_path_factory.mktemp("course") / "notebooks"
     folder.mkdir()
     (folder / "03_halves.py").write_text(SOURCE)
@@ -95,7 +95,7 @@ def course(tmp_path_factory):
 
 
 def run(name, *arguments):
-    """Run one of the course's commands; returns its exit status."""
+    """Run one of the course's commands. Returns its exit status."""
     parser = argparse.ArgumentParser(prog=f"minimask {name}")
     _, _, add_arguments, main = commands.COMMANDS[name]
     add_arguments(parser)
@@ -103,7 +103,7 @@ def run(name, *arguments):
 
 
 def changed(course, tmp_path, old, new):
-    """A copy of the course in which the source reads differently, but is not built again."""
+    """Copy the course, change the source of its notebook without building it again, and return the source's path."""
     for path in course.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     source = tmp_path / "03_halves.py"
@@ -120,7 +120,7 @@ def test_notebook_has_outputs(course):
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     assert "half: correct in 1 case (three numbers).\n" in [o.get("text") for o in outputs]
     assert [o["data"]["text/plain"] for o in outputs if o.output_type == "execute_result"] == ["<Axes: xlabel='x'>"]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2  # the plot, and the check's first wrong cell
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2  # the plot, and the picture of the failing check
     (error,) = [o for o in outputs if o.output_type == "error"]
     assert error.traceback[0].startswith('CheckFailed: half, "three":') and "engine.py" not in str(error.traceback)
 
@@ -137,7 +137,7 @@ def test_building_again_changes_nothing(course):
     assert (course / "03_halves.ipynb").read_bytes() == before
 
 
-def test_check_is_silent_where_all_is_well(course, capsys):
+def test_check_prints_nothing_if_nothing_differs(course, capsys):
     assert run("notebooks", "--check", "--notebooks", course) == 0
     assert capsys.readouterr().out == ""
 
@@ -175,7 +175,7 @@ def test_check_finds_what_was_not_run(course, tmp_path):
         ("    ### END SOLUTION\n", "", "needs ### BEGIN SOLUTION and ### END SOLUTION"),
     ],
 )
-def test_exercise_that_is_not_whole(course, tmp_path, old, new, said):
+def test_incomplete_exercise(course, tmp_path, old, new, said):
     with pytest.raises(InputError, match=re.escape(said)):
         notebooks.read_source(changed(course, tmp_path, old, new))
 
@@ -249,7 +249,7 @@ def test_students_copies_have_no_outputs(course, tmp_path):
 
 def test_students_work_is_not_overwritten(course, tmp_path):
     run("exercises", tmp_path, "--notebooks", course)
-    run("exercises", tmp_path, "--notebooks", course)  # nothing was done in them yet
+    run("exercises", tmp_path, "--notebooks", course)  # nobody has worked in them yet
     path = tmp_path / "03_halves.ipynb"
     work = path.read_text().replace("raise NotImplementedError()", "return x / 2")
     path.write_text(work)
@@ -265,7 +265,7 @@ def test_students_work_is_not_overwritten(course, tmp_path):
 
 @pytest.fixture
 def one_check(monkeypatch):
-    """The checks are one, of a function that halves."""
+    """There are two checks: of a function that halves, and of one that divides by three."""
     from minimask import check
 
     half = check.Check(lambda x: x / 2, {"three": dict(x=np.array([1.0, 2.0, 3.0]))}, covers="numbers", name="half")
@@ -355,7 +355,7 @@ def test_coverage(course, capsys):
         ("(L14-L15)", "(L14)", "03_halves: no heading with L15 in it: 'Halving twice (L14)'"),
     ],
 )
-def test_coverage_that_lacks_something(course, tmp_path, capsys, old, new, said):
+def test_coverage_with_problems(course, tmp_path, capsys, old, new, said):
     changed(course, tmp_path, old, new)
     assert run("coverage", "--notebooks", tmp_path) == 1
     assert said in capsys.readouterr().out
@@ -470,3 +470,41 @@ def test_nothing_in_the_pages_is_loaded_from_the_network(lectures, pages):
 def test_commands_need_no_jupyter_to_show_their_help():
     code = "import sys, minimask.course.commands; sys.exit(any(m in sys.modules for m in ('jupytext', 'nbformat')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1]).returncode == 0
+
+
+DOCSTRING = """Crop features inside *each* box.
+
+The worked number, in `cells`:
+
+    (112, 45) / 16 = (7, 2.8)
+
+features: list of (N, H, W, C) arrays,
+    finest level first.
+boxes, index: (R, 4) and (R,) arrays.
+Returns (R, size_, C).
+Raises ValueError if |boxes| differ.
+"""
+
+
+def test_plain_docstring_becomes_restructured_text():
+    pytest.importorskip("myst_nb", reason=NO_TOOLS)
+    from minimask.course import reference
+
+    assert reference.tidy(DOCSTRING).splitlines() == [
+        r"Crop features inside \*each\* box.",
+        "",
+        "The worked number, in ``cells``:",
+        "",
+        "::",
+        "",
+        "        (112, 45) / 16 = (7, 2.8)",
+        "",
+        "",
+        "- ``features``: list of (N, H, W, C) arrays,",
+        "  finest level first.",
+        "- ``boxes, index``: (R, 4) and (R,) arrays.",
+        "",
+        r"**Returns** (R, size\_, C).",
+        "",
+        r"**Raises** ValueError if \|boxes\| differ.",
+    ]
