@@ -340,7 +340,7 @@ def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
     assert all(4 < record["loss_keypoint"] < 12 for record in log_of(tmp_path / "run"))
     saved = newest_settings(tmp_path / "run")
     assert saved["keypoint_names"][0] == "nose" and saved["skeleton"][0] == [0, 1]
-    assert saved["model"]["keypoints"] == 8
+    assert saved["model"]["heads"]["keypoints"] == 8
     run("train", "--output", tmp_path / "run", "--resume")  # no step is left to do, but the model is built again
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     run("predict", tmp_path / "photo.png", "--weights", tmp_path / "run", "--output", tmp_path / "out", "--score", 0)
