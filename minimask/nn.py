@@ -1,5 +1,6 @@
-"""Modules: parameters with names, layers, initializers. Names and behavior follow torch.nn, layouts are NHWC
-and HWIO.
+"""Modules: named parameters, initializers, layers.
+
+Names and behavior are those of torch.nn. Feature maps are (N, H, W, C), convolution weights (kh, kw, in, out).
 """
 
 import contextlib
@@ -15,8 +16,11 @@ from minimask.tensor import Parameter, no_grad
 
 
 class Module:
-    """Holds parameters, buffers (arrays that are saved but not trained) and other modules, under their
-    attribute names.
+    """Holds parameters, buffers and other modules, under the names of its attributes.
+
+    training: whether the module trains (batch statistics) or infers (running statistics).
+    buffer_names: the attributes that are arrays which are saved but not trained.
+    `print(module)` shows a tree of its parts with the shapes of their arrays and their numbers of parameters.
     """
 
     training = True
@@ -25,8 +29,26 @@ class Module:
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
 
+    def __repr__(self):
+        rows = self._rows("", indent="")
+        names, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
+        lines = [f"{name:<{names}}  {shape:<{shapes}}  {count:>11,}" for name, shape, count in rows]
+        return "\n".join([lines[0] + " parameters", *lines[1:]])
+
+    def _rows(self, name, indent):
+        """(name and class, shapes of its own arrays, number of parameters) of this module and all below it."""
+        own = [(key, value) for key, value in vars(self).items() if isinstance(value, Parameter)]
+        own += [(key, getattr(self, key)) for key in self.buffer_names]
+        shapes = ", ".join(f"{key} {value.shape}" for key, value in own)
+        count = sum(parameter.size for _, parameter in self.named_parameters())
+
+        rows = [(f"{indent}{name + ': ' if name else ''}{type(self).__name__}", shapes, count)]
+        for child_name, child in self.children():
+            rows += child._rows(child_name, indent + "  ")
+        return rows
+
     def children(self):
-        """(name, module) of each direct part, in the order they were assigned."""
+        """(name, module) of each direct part, in the order of assignment."""
         return [(name, value) for name, value in vars(self).items() if isinstance(value, Module)]
 
     def modules(self):
@@ -36,7 +58,7 @@ class Module:
             yield from child.modules()
 
     def named_parameters(self, prefix=""):
-        """(name, Parameter) of this module and all below it: `layer1.0.conv1.weight`."""
+        """(name, Parameter) of this module and all below it, with names such as `layer1.0.conv1.weight`."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield prefix + name, value
@@ -48,21 +70,22 @@ class Module:
         return [p for _, p in self.named_parameters() if p.requires_grad]
 
     def named_buffers(self, prefix=""):
-        """(name, module, attribute) of each array that is saved but not trained."""
+        """(name, module, attribute) of each buffer of this module and all below it."""
         for name in self.buffer_names:
             yield prefix + name, self, name
         for name, child in self.children():
             yield from child.named_buffers(f"{prefix}{name}.")
 
     def state_dict(self):
-        """name -> array of every parameter and buffer (the arrays themselves, not copies)."""
+        """A dict from name to array of every parameter and buffer: the arrays themselves, not copies."""
         state = {name: p.data for name, p in self.named_parameters()}
         state.update({name: getattr(module, attribute) for name, module, attribute in self.named_buffers()})
         return state
 
     def load_state_dict(self, state):
-        """Copy the arrays of `state` in. Every name must be there with its shape, and no other; else
-        InputError, nothing changed.
+        """Copy in the arrays of `state`, a dict as from `state_dict`.
+
+        Raises InputError, with nothing changed, if a name is missing or unknown, or if a shape differs.
         """
         own = self.state_dict()
         missing = [name for name in own if name not in state]
@@ -81,13 +104,13 @@ class Module:
             array[...] = device_module.to(state[name], device_module.device_of(array))
 
     def train(self, mode=True):
-        """Training behavior (batch statistics) or not, for this module and all below it."""
+        """Switch this module and all below it to training (batch statistics) or, with False, to inference."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self):
-        """Inference behavior (running statistics)."""
+        """Switch this module and all below it to inference (running statistics)."""
         return self.train(False)
 
     @contextlib.contextmanager
@@ -108,10 +131,10 @@ class Module:
         return next((device_module.device_of(p.data) for _, p in self.named_parameters()), "cpu")
 
     def to(self, target):
-        """Every parameter and buffer on another device ("cpu" or "cuda"), or in another float dtype (float64 for
-        gradient checks). Gradients are forgotten; an optimizer must be made afterwards.
+        """Move every parameter and buffer to another device, or convert it to another float dtype.
 
-        Raises InputError where there is no card that could be used.
+        target: "cpu", "cuda", "cuda:1", or a dtype (float64 for gradient checks).
+        Gradients are forgotten; make the optimizer afterwards. Raises InputError if there is no usable GPU.
         """
         if isinstance(target, str) and target.startswith(("cpu", "cuda")):
             where = device_module.resolve(target)
@@ -137,7 +160,7 @@ class Module:
 
 
 class ModuleList(Module):
-    """Modules in a row, named 0, 1, 2, ..."""
+    """A list of modules, named 0, 1, 2, ..."""
 
     def __init__(self, modules=()):
         for module in modules:
@@ -157,7 +180,7 @@ class ModuleList(Module):
 
 
 class Sequential(ModuleList):
-    """Modules applied one after the other."""
+    """Modules that are applied one after the other."""
 
     def __init__(self, *modules):
         super().__init__(modules)
@@ -172,20 +195,21 @@ class Sequential(ModuleList):
 
 
 def kaiming_normal(rng, shape, fan, dtype=np.float32):
-    """N(0, 2 / fan): keeps the variance through a ReLU layer (He et al. 2015). `fan` is the inputs (or outputs)
-    summed over.
+    """Samples of N(0, 2 / fan), which keep the variance of features through ReLU layers (He et al. 2015).
+
+    fan: how many inputs an output sums over (or how many outputs an input reaches).
     """
     return (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(dtype)
 
 
 def kaiming_uniform(rng, shape, fan, gain=1.0, dtype=np.float32):
-    """U(-b, b) with b = gain sqrt(3 / fan); gain 1 is what detectors use for lateral and fully connected layers."""
+    """Samples of U(-b, b), b = gain sqrt(3 / fan); detectors use gain 1 for lateral and fully connected layers."""
     bound = gain * np.sqrt(3 / fan)
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(rng, shape, deviation, dtype=np.float32):
-    """N(0, deviation^2)."""
+    """Samples of N(0, deviation^2)."""
     return (rng.standard_normal(shape) * deviation).astype(dtype)
 
 
@@ -193,13 +217,13 @@ _init_rng = np.random.default_rng(0)
 
 
 def seed_initializers(seed):
-    """Make the weights of every module built from here on a function of `seed`."""
+    """Let the weights of every module that is built from now on depend on `seed` alone."""
     global _init_rng
     _init_rng = np.random.default_rng(seed)
 
 
 def init_rng():
-    """The generator that initializers draw from."""
+    """The random generator that initializers draw from."""
     return _init_rng
 
 
@@ -207,9 +231,10 @@ def init_rng():
 
 
 class Conv2d(Module):
-    """Convolution of (N, H, W, in_channels) with weight (kh, kw, in_channels / groups, out_channels), bias optional.
+    """Convolution of a map (N, H, W, in_channels): see `convolution.conv2d`.
 
-    `relu=True` and a `residual` in the call are computed in the same pass: max(conv(x) + bias + residual, 0).
+    The weight is (kh, kw, in_channels / groups, out_channels). With `relu`, and with a `residual` in the call, the
+    layer computes max(conv(x) + bias + residual, 0) in the same pass over the map.
     """
 
     def __init__(
@@ -229,7 +254,7 @@ class Conv2d(Module):
 
 
 class ConvTranspose2d(Module):
-    """Transposed convolution of (N, H, W, in_channels), weight (kh, kw, in_channels, out_channels): slide L23."""
+    """Transposed convolution of a map (N, H, W, in_channels), weight (kh, kw, in_channels, out_channels); slide L23."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, relu=False):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
@@ -245,7 +270,7 @@ class ConvTranspose2d(Module):
 
 
 class Linear(Module):
-    """(R, in_features) -> (R, out_features); weight (in_features, out_features)."""
+    """Fully connected layer: (R, in_features) -> (R, out_features), weight (in_features, out_features)."""
 
     def __init__(self, in_features, out_features, relu=False):
         self.weight = Parameter(kaiming_uniform(_init_rng, (in_features, out_features), fan=in_features))
@@ -257,7 +282,7 @@ class Linear(Module):
 
 
 class BatchNorm2d(Module):
-    """Each channel to mean 0 and variance 1 over the batch, then gamma x + beta (Ioffe & Szegedy 2015)."""
+    """Brings each channel to mean 0 and variance 1 over the batch, then to weight x + bias (Ioffe & Szegedy 2015)."""
 
     buffer_names = ("running_mean", "running_var")
 
@@ -269,21 +294,19 @@ class BatchNorm2d(Module):
         self.relu, self.momentum, self.eps = relu, momentum, eps
 
     def scale_and_shift(self):
-        """What inference amounts to: y = x scale + shift, two tensors (C,)."""
+        """What the layer amounts to in inference, y = x scale + shift: two Tensors (C,)."""
         scale = self.weight * (self.running_var + self.running_var.dtype.type(self.eps)) ** -0.5
         return scale, self.bias - scale * self.running_mean
 
     def forward(self, x, residual=None):
-        return batch_norm(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
-            self.momentum, self.eps, residual=residual, relu=self.relu,
-        )  # fmt: skip
+        arrays = self.weight, self.bias, self.running_mean, self.running_var
+        return batch_norm(x, *arrays, self.training, self.momentum, self.eps, residual=residual, relu=self.relu)
 
 
 class FrozenBatchNorm2d(Module):
-    """Batch norm whose four arrays are constants: y = x scale + shift, scale = weight / sqrt(running_var + eps).
+    """Batch norm whose four arrays are constants: y = x scale + shift with scale = weight / sqrt(running_var + eps).
 
-    Detectors freeze it, for with one or two images a batch its statistics would be noise.
+    Detectors freeze batch norm because the statistics of one or two images per batch would be noise.
     """
 
     buffer_names = ("weight", "bias", "running_mean", "running_var")
@@ -296,17 +319,18 @@ class FrozenBatchNorm2d(Module):
         self.relu, self.eps = relu, eps
 
     def scale_and_shift(self):
-        """The two arrays (C,) that the four amount to."""
+        """The two arrays (C,) that the four amount to, y = x scale + shift."""
         return constant_scale_and_shift(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
 
     def forward(self, x, residual=None):
-        constants = self.weight, self.bias, self.running_mean, self.running_var
-        return batch_norm(x, *constants, training=False, eps=self.eps, residual=residual, relu=self.relu)
+        arrays = self.weight, self.bias, self.running_mean, self.running_var
+        return batch_norm(x, *arrays, training=False, eps=self.eps, residual=residual, relu=self.relu)
 
 
 class GroupNorm(Module):
-    """Each group of channels of each image to mean 0 and variance 1, then gamma x + beta (Wu & He 2018): no
-    batch needed.
+    """Brings each group of channels of each image to mean 0 and variance 1, then to weight x + bias (Wu & He 2018).
+
+    The statistics come from one image, so batches may be small.
     """
 
     def __init__(self, channels, groups=8, relu=False, eps=1e-5):

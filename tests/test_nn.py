@@ -15,9 +15,8 @@ def net():
 
 
 def test_names():
-    assert [name for name, _ in net().named_parameters()] == [
-        "0.weight", "0.bias", "1.weight", "1.bias", "2.0.weight", "2.0.bias",
-    ]  # fmt: skip
+    expected = ["0.weight", "0.bias", "1.weight", "1.bias", "2.0.weight", "2.0.bias"]
+    assert [name for name, _ in net().named_parameters()] == expected
     assert [name for name, *_ in net().named_buffers()] == ["1.running_mean", "1.running_var"]
 
 
@@ -102,3 +101,11 @@ def test_messages():
         nn.Conv2d(4, 8, 1, groups=3)
     with pytest.raises(ValueError, match="groups 8 must divide the channels 12"):
         nn.GroupNorm(12)
+
+
+def test_repr_is_a_tree_with_shapes_and_numbers_of_parameters():
+    lines = [line.split(maxsplit=2) for line in repr(net()).splitlines()]
+    assert lines[0] == ["Sequential", "250", "parameters"]
+    assert lines[1] == ["0:", "Conv2d", lines[1][2]] and lines[1][2].split("  ")[0] == "weight (3, 3, 3, 8), bias (8,)"
+    assert repr(net()).splitlines()[-1].startswith("    0: Linear")
+    assert [int(line.split()[-1]) for line in repr(net()).splitlines()[1:]] == [224, 16, 10, 10]
