@@ -1,6 +1,6 @@
-"""Anchors: at each place of each pyramid level, a few boxes of that level's size from which proposals start.
+"""Anchors: at each place of each pyramid level, a few boxes of a size that suits the level. Proposals start from them.
 
-Ren et al. 2015, section 3.1.1; one size a level as in feature pyramid networks (Lin et al. 2017, section 4.1);
+Ren et al. 2015, section 3.1.1; one size per level as in feature pyramid networks (Lin et al. 2017, section 4.1);
 slides T04, L06.
 """
 
@@ -10,24 +10,27 @@ import numpy as np
 
 
 def cell_anchors(sizes, ratios, rounding="pixels", stride=None):
-    """Anchors around the origin: for each ratio, each size. -> (len(ratios) * len(sizes), 4) float32.
+    """Anchors around the origin, one for each ratio and size: (P, 4) float32, ordered by ratio, then by size.
 
-    sizes: one side or several, in pixels; ratios: height / width. All ratios of a size have the area size^2:
-    width = size / sqrt(ratio), height = size sqrt(ratio). Worked number: size 32, ratio 0.5 is 45.3 x 22.6 pixels,
-    half of which rounds to (-23, -11, 23, 11). rounding: "pixels", "none", or "cells" of `stride` pixels, see
-    conventions.py.
+    The anchors of a size have the same area, size^2: width = size / sqrt(ratio), height = size sqrt(ratio).
+    Worked number: size 32 with ratio 0.5 is 45.3 x 22.6 pixels, half of which rounds to (-23, -11, 23, 11).
+
+    sizes: one side or several, in pixels. ratios: height / width, one or several.
+    rounding: "pixels", "none", or "cells" of `stride` pixels; see conventions.py.
     """
     sizes = np.atleast_1d(np.asarray(sizes, np.float32))
     ratios = np.atleast_1d(np.asarray(ratios, np.float32))
-    heights = np.sqrt(ratios)  # of an anchor of size 1
+    heights = np.sqrt(ratios)  # for an anchor of size 1
     widths = 1 / heights
     if sizes.ndim != 1 or heights.ndim != 1 or (sizes <= 0).any() or not (heights > 0).all():
         raise ValueError(f"cell_anchors: sizes and ratios must be positive numbers, got {sizes} and {ratios}")
+
     if rounding == "cells":
         widths = np.round(stride * widths)
         heights = np.round(widths * ratios) / stride
         widths = widths / stride
-    width = (widths[:, None] * sizes).reshape(-1)  # (ratios * sizes,)
+
+    width = (widths[:, None] * sizes).reshape(-1)  # (ratios, sizes) -> (P,)
     height = (heights[:, None] * sizes).reshape(-1)
     anchors = np.stack([-width, -height, width, height], axis=1) / 2
     if rounding == "cells":
@@ -36,10 +39,10 @@ def cell_anchors(sizes, ratios, rounding="pixels", stride=None):
 
 
 def grid_anchors(cell, feature_shape, stride):
-    """`cell` (P, 4) moved to each place of a feature map (h, w): -> (h * w * P, 4) float32, by y, then x, then anchor.
+    """The anchors `cell` (P, 4) at each place of a feature map: (h * w * P, 4) float32, by y, then x, then anchor.
 
-    stride: (pixels down, pixels right) from one place to the next. Place (y, x) puts its anchors around the pixel
-    corner (x * stride, y * stride).
+    feature_shape: (h, w). stride: (pixels down, pixels right) from one place to the next. The anchors of place (y, x)
+    lie around the corner of a pixel, (x * stride, y * stride).
     """
     (h, w), (down, right) = feature_shape, stride
     y, x = np.meshgrid(np.arange(h) * down, np.arange(w) * right, indexing="ij")  # (h, w) each
@@ -48,10 +51,11 @@ def grid_anchors(cell, feature_shape, stride):
 
 
 class AnchorGenerator:
-    """Anchors of all levels of a pyramid, kept for each shape they were asked for.
+    """The anchors of all levels of a pyramid. They are computed once for each shape.
 
-    sizes: for each level its anchor sizes in pixels; ratios: for each level its heights / widths, or one tuple for
-    all levels. rounding: of cell_anchors. per_location: how many anchors each place of each level has.
+    sizes: for each level its anchor sizes in pixels. rounding: see cell_anchors.
+    ratios: height / width, one tuple for all levels or one for each level.
+    per_location: the number of anchors at a place of each level.
     """
 
     def __init__(self, sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0), rounding="pixels"):
@@ -64,12 +68,13 @@ class AnchorGenerator:
         self._kept = {}
 
     def __call__(self, feature_shapes, padded_size, xp=np):
-        """Anchors of each level: list of (h * w * P, 4) float32, x1, y1, x2, y2 in pixels of the padded image.
+        """The anchors of each level: a list of (h * w * P, 4) float32, x1, y1, x2, y2 in pixels of the padded image.
 
-        feature_shapes: (h, w) of each level's map; padded_size: (H, W) of the image; xp: numpy or cupy, whose arrays
-        are wanted. Rounded to pixels, the stride is padded_size // feature_shape, level by level: 800 // 13 = 61 where
-        one might expect 64; else the nearest power of two, 64. The arrays are shared between calls: do not write to
-        them.
+        With rounding "pixels" the stride of a level is padded_size // feature_shape: 800 // 13 = 61, where one might
+        expect 64. Otherwise it is the nearest power of two, 64.
+
+        feature_shapes: (h, w) of the map of each level. padded_size: (H, W) of the image.
+        xp: the module whose arrays to return, numpy or cupy. Calls share the arrays: do not write to them.
         """
         if len(feature_shapes) != len(self.sizes):
             raise ValueError(f"AnchorGenerator: made for {len(self.sizes)} levels, got {len(feature_shapes)} shapes")
@@ -85,6 +90,6 @@ class AnchorGenerator:
         if self.rounding == "pixels":
             stride = padded_size[0] // shape[0], padded_size[1] // shape[1]
         else:
-            cell = max(padded_size[0] / shape[0], padded_size[1] / shape[1])  # a single cell may be cut off
+            cell = max(padded_size[0] / shape[0], padded_size[1] / shape[1])  # the last cell may be cut off
             stride = (2 ** round(math.log2(cell)),) * 2
         return grid_anchors(cell_anchors(size, ratio, self.rounding, stride[0]), shape, stride)

@@ -1,4 +1,4 @@
-"""Box head: for each RoI a class and a better box; from them, the detections.
+"""Box head: a class and a better box for each RoI, and from these the detections.
 
 Girshick 2015 (Fast R-CNN), sections 2.1 and 2.3; Lin et al. 2017, section 4.2 (two hidden layers);
 slides T08, T09, L18.
@@ -23,11 +23,11 @@ class TwoLayerHead(nn.Module):
 
     def forward(self, x):
         r, h, w, c = x.shape
-        return self.fc7(self.fc6(x.reshape(r, h * w * c)))
+        return self.fc7(self.fc6(x.reshape(r, h * w * c)))  # (R, k k C) -> (R, width)
 
 
 class BoxPredictor(nn.Module):
-    """(R, width) -> class logits (R, num_classes) and deltas (R, 4 num_classes). Class 0 is the background."""
+    """(R, width) -> class logits (R, C) and deltas (R, 4 C) for C classes. Class 0 is the background."""
 
     def __init__(self, width, num_classes):
         self.cls_score = nn.Linear(width, num_classes)
@@ -40,22 +40,37 @@ class BoxPredictor(nn.Module):
 
 
 def detect(
-    logits, deltas, proposals, valid, sizes, weights=(10.0, 10.0, 5.0, 5.0), score_threshold=0.05, nms_threshold=0.5,
-    max_detections=100, smallest_side=1e-2,
-):  # fmt: skip
-    """The best boxes of all classes -> Detections with `max_detections` places an image. Raw arrays, no gradient.
+    logits,
+    deltas,
+    proposals,
+    valid,
+    sizes,
+    weights=(10.0, 10.0, 5.0, 5.0),
+    score_threshold=0.05,
+    nms_threshold=0.5,
+    max_detections=100,
+    smallest_side=1e-2,
+):
+    """The best boxes of all classes: raw arrays, through which no gradient flows.
 
-    logits (N, R, C) and deltas (N, R, 4 C) of proposals (N, R, 4) with valid (N, R); sizes (N, 2): height and width of
-    each image without its padding. Softmax; each class but the background has its own box; boxes are cut at the border;
-    those with a score of at most `score_threshold` or a side under `smallest_side` pixels go; suppression within
-    each class.
+    logits: (N, R, C) for C classes with the background. deltas: (N, R, 4 C), a box for each class.
+    proposals: (N, R, 4) pixels of the resized image. valid: (N, R) bool, the proposals that count.
+    sizes: (N, 2) height and width of each image without its padding, in pixels.
+    weights: the factors of boxes.encode.
+    score_threshold: boxes with at most this score (a softmax over the classes) are dropped.
+    nms_threshold: the IoU above which a box suppresses a weaker one of its class.
+    max_detections: D, how many boxes to keep per image.
+    smallest_side: pixels; boxes with a shorter side after clipping are dropped.
+
+    Returns Detections with D places per image.
     """
     xp = array_module(logits)
     n, r, c = logits.shape
-    scores = F.softmax_array(logits)[..., 1:]  # (N, R, C - 1)
+    scores = F.softmax_array(logits)[..., 1:]  # (N, R, C - 1), without the background
     deltas = deltas.reshape(n, r, c, 4)[:, :, 1:]
     boxes, large = box_ops.predicted(deltas, proposals, sizes, weights, smallest_side)  # (N, R, C - 1, 4)
     good = valid[..., None] & (scores > score_threshold) & large
+
     labels = xp.broadcast_to(xp.arange(1, c), scores.shape).reshape(n, -1)  # (N, R (C - 1))
     boxes, scores, good = boxes.reshape(n, -1, 4), scores.reshape(n, -1), good.reshape(n, -1)
     kept, valid = box_ops.nms(boxes, scores, good, nms_threshold, max_kept=max_detections, groups=labels)

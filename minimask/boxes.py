@@ -60,14 +60,11 @@ def _check_encode(boxes, anchors, weights=None):
 
 @accelerated("boxes", check=_check_encode)
 def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """The deltas that move `anchors` onto `boxes`: what the network should predict.
+    """The deltas that move `anchors` onto `boxes`, which is what the network should predict: (..., 4) each.
 
     dx = wx (x - xa) / width_a for the centers x and xa, and dw = ww log(width / width_a); dy and dh likewise.
-
-    boxes, anchors: (..., 4) float, pixels of the same image.
     weights: the factors wx, wy, ww, wh. The box head uses 10, 10, 5, 5, which give the deltas similar variances.
-
-    Returns deltas (..., 4): dx, dy, dw, dh. Sides count as at least 1e-6 pixels, so the deltas of padding are finite.
+    Sides count as at least 1e-6 pixels, so the deltas of padding are finite.
     """
     boxes, anchors = _box_array("encode", "boxes", boxes), _box_array("encode", "anchors", anchors)
     xp = array_module(boxes)
@@ -84,15 +81,10 @@ def encode(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 
 
 def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Move and stretch `anchors` by the predicted `deltas`: the inverse of `encode`.
+    """Move and stretch `anchors` by the predicted `deltas`, the inverse of `encode`: (..., 4) each.
 
     x = xa + width_a dx / wx and width = width_a exp(min(dw / ww, log(1000 / 16))); y and height likewise.
-
-    deltas: (..., 4) float: dx, dy, dw, dh.
-    anchors: (..., 4) float, pixels. The leading axes broadcast: deltas (R, C, 4) of C classes with anchors (R, 1, 4).
-    weights: the factors wx, wy, ww, wh of `encode`.
-
-    Returns boxes (..., 4) in the pixels of the anchors; they may reach beyond the image.
+    The leading axes broadcast: deltas (R, C, 4) of C classes with anchors (R, 1, 4).
     """
     deltas, anchors = _box_array("decode", "deltas", deltas, "dx, dy, dw, dh"), _box_array("decode", "anchors", anchors)
     xp = array_module(deltas)
@@ -110,13 +102,11 @@ def decode(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 def predicted(deltas, anchors, sizes, weights=(1.0, 1.0, 1.0, 1.0), side=0.0):
     """The boxes that the network predicts: decoded, clipped to their image, and whether anything is left of them.
 
-    deltas: (N, R, C, 4) float, of C classes for each anchor.
-    anchors: (N, R, 4) float, pixels.
+    deltas: (N, R, C, 4) float, one box per class for each of the anchors (N, R, 4).
     sizes: (N, 2) heights and widths of the images in pixels.
-    weights: the factors of `encode`.
-    side: pixels; the sides that a box must have to count as large enough.
+    side: a box is large enough if both sides have at least so many pixels.
 
-    Returns boxes (N, R, C, 4) with the dtype of the deltas, and large_enough (N, R, C) bool.
+    Returns boxes (N, R, C, 4) with the dtype of the deltas, and large (N, R, C) bool.
     """
     boxes = clip(decode(deltas, anchors[:, :, None], weights), sizes).astype(deltas.dtype)
     return boxes, large_enough(boxes, side)

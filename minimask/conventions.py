@@ -1,24 +1,26 @@
-"""Where implementations of Mask R-CNN differ by half a pixel or so. Weights want the conventions they learned with.
+"""Where implementations of Mask R-CNN differ by half a pixel or so. Weights need the conventions they learned with.
 
-aligned: whether half pixels count in RoIAlign and in mask targets. A box that begins at pixel 10, on a map of stride 4,
-begins 2.5 cells from the map's border, and there lies the center of cell 2. Aligned it is sampled at
-10 / 4 - 0.5 = 2.0, that is cell 2; not aligned at 2.5, halfway to cell 3, which stands for pixel 12: two pixels off.
+aligned: whether RoIAlign and the mask targets take half a pixel off. On a map of stride 4, a box that begins at pixel
+10 begins 2.5 cells from the border of the map, which is the center of cell 2. Aligned, it is sampled at
+10 / 4 - 0.5 = 2.0, which is cell 2. Not aligned, it is sampled at 2.5, halfway between the centers of cells 2 and 3,
+which is pixel 12: two pixels off.
 
-stride_in_1x1: which convolution of a bottleneck skips cells. A 1x1 of stride 2 on 56 x 56 cells reads 784 of the 3136
-and never sees the others; a 3x3 of stride 2 sees all.
+stride_in_1x1: which convolution of a bottleneck skips cells. A 1x1 convolution with stride 2 reads 784 of the 3136
+cells of a 56 x 56 map and never sees the others; a 3x3 convolution with stride 2 sees all of them.
 
-anchor_rounding: an anchor of size 32 and ratio 0.5 should be 45.25 x 22.63 pixels. "none": it is, and levels have the
-strides 4, 8, 16, ... "pixels": half its sides are rounded, -23, -11, 23, 11; and the stride of a level is the image's
-side divided by the map's, rounded down, so that 800 pixels and 13 cells make 61. "cells": the sides are rounded at the
-size of one cell (here 4 pixels: 5.66 x 3 becomes 6 x 3) and then enlarged: 48 x 24; and the anchor's center is the
-cell's, half a stride further right and down.
+anchor_rounding: an anchor of size 32 and ratio 0.5 should be 45.25 x 22.63 pixels. With "none" it is, and the strides
+of the levels are 4, 8, 16, ... With "pixels", half of each side is rounded, which gives (-23, -11, 23, 11), and the
+stride of a level is the side of the image divided by that of the map, rounded down: 800 pixels and 13 cells make 61.
+With "cells", the sides are rounded for an anchor of the size of one cell (4 pixels here: 5.66 x 2.83 becomes 6 x 3) and
+then enlarged to 48 x 24; the center of the anchor is the center of the cell, half a stride further right and down.
 
-binary_mask_targets: a cell of the 28 x 28 target that is covered to 40 % by the object is 0.4, or, binary, 0.
+binary_mask_targets: if the object covers 40 % of a cell of the 28 x 28 target, the target is 0 if binary, else 0.4.
 
-whole_pixels: a mask in a box from 10.9 to 26.9 is pasted from pixel 10, or exactly where the box lies.
+whole_pixels: whether a mask in a box from 10.9 to 26.9 is pasted from pixel 10 on, or exactly where the box lies.
 
-"torchvision" and "detectron2" are what these libraries compute; "paper" is the authors' first release (Detectron).
-They also resize photos differently (Detectron2 with Pillow's smoothing); `MaskRCNN` always does it torchvision's way.
+"torchvision" and "detectron2" compute what these libraries compute; "paper" is the authors' first release (Detectron).
+The libraries also resize photos differently (Detectron2 with Pillow's smoothing); `MaskRCNN` always resizes like
+torchvision.
 """
 
 from minimask.errors import InputError
@@ -37,9 +39,9 @@ CONVENTIONS = {
 
 
 def resolve(name, **switches):
-    """The conventions `name` as a dict, with those `switches` in their place that are not None.
+    """The conventions called `name` as a dict; each of the `switches` that is not None replaces one of them.
 
-    Raises InputError for an unknown name or a value that a switch does not have.
+    Raises InputError if the name is unknown or the value of a switch is not allowed.
     """
     if name not in CONVENTIONS:
         raise InputError(f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}")

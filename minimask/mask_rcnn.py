@@ -51,15 +51,14 @@ class MaskRCNN(nn.Module, Predictor):
                 f"num_classes must be an integer of at least 2 (the background and one class), got {num_classes!r}"
             )
         groups = presets.complete(groups)
-        backbone, rpn = groups["backbone"], dict(vars(groups["rpn"]))
+        backbone, rpn = groups["backbone"], groups["rpn"]
         self.num_classes, self.neck = num_classes, backbone.neck
         self.roi, self.heads, self.detection = groups["roi"], groups["heads"], groups["detection"]
         self.conventions = resolve(**vars(groups["conventions"]))
 
         channels = self._add_backbone(backbone)
-        first_level = rpn.pop("first_level")
-        self.rpn_first_level = first_level if self.neck == "fpn" else 0
-        self.rpn = RPN(channels, anchor_rounding=self.conventions["anchor_rounding"], **rpn)
+        self.rpn_first_level = rpn.first_level if self.neck == "fpn" else 0
+        self.rpn = RPN(channels, rpn, self.conventions["anchor_rounding"])
         self._add_heads(channels, backbone)
         self.transform = ImageTransform(**vars(groups["transform"]), divisor=32)
 

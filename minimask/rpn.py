@@ -34,35 +34,13 @@ class RPNHead(nn.Module):
 class RPN(nn.Module):
     """Proposals from features, and the two RPN losses.
 
-    anchor_sizes, anchor_ratios, anchor_rounding: the anchors of each level, see anchors.AnchorGenerator.
-    samples: how many anchors per image take part in the losses; positive_fraction: at most this share is positive.
-    low, high: an anchor is background below the IoU `low`, and an object from `high` on.
-    pre_nms: how many proposals per level go into non-maximum suppression, (in training, in inference).
-    post_nms: how many proposals per image come out of it, (in training, in inference).
-    nms_threshold: the IoU above which a proposal suppresses a weaker one of its level.
-    smallest_side: pixels; proposals with a shorter side are dropped.
+    channels: of the feature maps. settings: a presets.RPNSettings. anchor_rounding: see conventions.py.
     """
 
-    def __init__(
-        self,
-        channels,
-        anchor_sizes,
-        anchor_ratios=(0.5, 1.0, 2.0),
-        samples=256,
-        positive_fraction=0.5,
-        low=0.3,
-        high=0.7,
-        pre_nms=(2000, 1000),
-        post_nms=(2000, 1000),
-        nms_threshold=0.7,
-        smallest_side=1e-3,
-        anchor_rounding="pixels",
-    ):
-        self.anchor_generator = AnchorGenerator(anchor_sizes, anchor_ratios, anchor_rounding)
+    def __init__(self, channels, settings, anchor_rounding="pixels"):
+        self.settings = settings
+        self.anchor_generator = AnchorGenerator(settings.anchor_sizes, settings.anchor_ratios, anchor_rounding)
         self.head = RPNHead(channels, self.anchor_generator.per_location[0])
-        self.samples, self.positive_fraction, self.low, self.high = samples, positive_fraction, low, high
-        self.pre_nms, self.post_nms = pre_nms, post_nms
-        self.nms_threshold, self.smallest_side = nms_threshold, smallest_side
 
     def forward(self, features, padded_size):
         """The predictions for all anchors, in the order of the anchors: level, row, column, anchor.
@@ -91,21 +69,19 @@ class RPN(nn.Module):
 
         Returns boxes (N, R, 4), scores (N, R) and valid (N, R) bool.
         """
-        xp = array_module(logits)
-        training = 0 if self.training else 1
+        xp, settings = array_module(logits), self.settings
+        pre_nms, post_nms = (pair[0 if self.training else 1] for pair in (settings.pre_nms, settings.post_nms))
         sizes_of_levels = [len(level_anchors) for level_anchors in anchors]
-        counts = [min(self.pre_nms[training], size) for size in sizes_of_levels]
+        counts = [min(pre_nms, size) for size in sizes_of_levels]
         chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
         all_anchors = xp.concatenate(anchors)  # (A, 4)
         record(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
 
         deltas = take(deltas, chosen)[:, :, None]  # (N, K, 1, 4): there is one class, "object"
-        boxes, large = box_ops.predicted(deltas, all_anchors[chosen], sizes, side=self.smallest_side)
+        boxes, large = box_ops.predicted(deltas, all_anchors[chosen], sizes, side=settings.smallest_side)
         boxes, large = boxes[:, :, 0], large[:, :, 0]
         scores = F.sigmoid_array(take(logits, chosen))
-        kept, valid = box_ops.nms(
-            boxes, scores, large, self.nms_threshold, max_kept=self.post_nms[training], groups=level_of
-        )
+        kept, valid = box_ops.nms(boxes, scores, large, settings.nms_threshold, max_kept=post_nms, groups=level_of)
 
         boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
         record(proposals=boxes, proposal_scores=scores, proposal_valid=valid)
@@ -116,13 +92,12 @@ class RPN(nn.Module):
 
         logits, deltas: Tensors of `forward`; anchors: list of (A_level, 4); batch: a Batch with ground truth.
         """
-        xp = array_module(logits.data)
-        anchors = xp.concatenate(anchors)
-        real = batch.valid & ~batch.crowd
+        xp, settings = array_module(logits.data), self.settings
+        anchors, real = xp.concatenate(anchors), batch.valid & ~batch.crowd
         labels, matched = match(
-            anchors[None], batch.boxes, real, batch.crowd, self.low, self.high, allow_low_quality=True
+            anchors[None], batch.boxes, real, batch.crowd, settings.low, settings.high, allow_low_quality=True
         )
-        index, positive, valid = sample(labels, self.samples, self.positive_fraction, rng)  # (N, S) each
+        index, positive, valid = sample(labels, settings.samples, settings.positive_fraction, rng)  # (N, S) each
 
         images = xp.arange(len(index))[:, None]
         logits, deltas = logits[images, index], deltas[images, index]  # (N, S), (N, S, 4)

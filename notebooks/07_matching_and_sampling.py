@@ -100,12 +100,12 @@ plt.show()
 
 # %%
 published = mask_rcnn.build("resnet50_fpn")
-assert (published.rpn.low, published.rpn.high) == (0.3, 0.7)
-assert (published.rpn.samples, published.rpn.positive_fraction) == (256, 0.5)
+assert (published.rpn.settings.low, published.rpn.settings.high) == (0.3, 0.7)
+assert (published.rpn.settings.samples, published.rpn.settings.positive_fraction) == (256, 0.5)
 assert (published.roi.iou, published.roi.samples, published.roi.positive_fraction) == (0.5, 512, 0.25)
 
 model, class_names = course.toy_model()  # small, trained on drawn scenes
-print("toy model:", model.rpn.samples, "anchors and", model.roi.samples, "RoIs a picture")
+print("toy model:", model.rpn.settings.samples, "anchors and", model.roi.samples, "RoIs a picture")
 anchors = np.concatenate(model.rpn.anchor_generator([(32, 32), (16, 16), (8, 8)], (128, 128)))
 assert anchors.shape == (8064, 4)  # 6 a place, in a picture of 128 x 128 pixels
 

@@ -214,7 +214,7 @@ def test_unknown_presets():
 
 def test_groups_are_merged_into_the_presets():
     model = build("toy", 3, rpn={"samples": 64}, conventions="paper")
-    assert model.rpn.samples == 64 and model.rpn.pre_nms == (500, 500) and model.rpn_first_level == 1
+    assert model.rpn.settings.samples == 64 and model.rpn.settings.pre_nms == (500, 500) and model.rpn_first_level == 1
     assert model.conventions["aligned"] and model.conventions["binary_mask_targets"]  # of the preset, of "paper"
     assert model.settings["rpn"] == {"samples": 64} and model.settings["conventions"] == {"name": "paper"}
 

@@ -7,6 +7,7 @@ from minimask import nn
 from minimask.boxes import iou
 from minimask.device import generator
 from minimask.optim import SGD
+from minimask.presets import RPNSettings
 from minimask.rpn import RPN
 from minimask.structures import Batch
 from minimask.tensor import Tensor
@@ -18,7 +19,7 @@ PADDED = (64, 96)
 def make(seed=0):
     """An RPN with random weights, and random features of two images on two levels."""
     nn.seed_initializers(seed)
-    rpn = RPN(8, ((16,), (32,)), samples=32, pre_nms=(60, 50), post_nms=(40, 30))
+    rpn = RPN(8, RPNSettings(anchor_sizes=((16,), (32,)), samples=32, pre_nms=(60, 50), post_nms=(40, 30)))
     rng = np.random.default_rng(seed)
     for _, p in rpn.named_parameters():
         p.data[...] = rng.standard_normal(p.shape) * 0.2

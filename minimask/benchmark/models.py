@@ -57,9 +57,7 @@ def write_resnet50(folder, width):
 
 def torchvision_settings(model):
     """The arguments of `reference_models.small_mask_rcnn` that give the architecture of `model` (basic blocks, FPN)."""
-    body, rpn, heads = model.backbone.body, model.rpn, model.roi_heads
-    groups = {name: model.settings[name] for name in presets.GROUPS if name in model.settings}
-    anchors = presets.complete(groups, model.settings["preset"])["rpn"]
+    body, rpn, heads = model.backbone.body, model.rpn.settings, model.roi_heads
     return dict(
         widths=body.out_channels,
         blocks=[len(getattr(body, f"layer{i}")) for i in (1, 2, 3, 4)],
@@ -67,8 +65,8 @@ def torchvision_settings(model):
         width=model.backbone.fpn.layer_blocks[0][0].weight.shape[3],
         classes=model.num_classes,
         rpn_first_level=model.rpn_first_level,
-        anchor_sizes=anchors.anchor_sizes,
-        ratios=anchors.anchor_ratios,
+        anchor_sizes=rpn.anchor_sizes,
+        ratios=rpn.anchor_ratios,
         canonical=model.roi.canonical_size,
         box_width=heads.box_head.fc7.weight.shape[1],
         mask_layers=len(heads.mask_head),

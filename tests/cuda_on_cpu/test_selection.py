@@ -10,7 +10,7 @@ from minimask.anchors import AnchorGenerator
 from minimask.box_head import detect
 from minimask.device import generator
 from minimask.mask_rcnn import MaskRCNN
-from minimask.presets import RoISettings
+from minimask.presets import RoISettings, RPNSettings
 from minimask.rpn import RPN
 from minimask.structures import Batch
 from minimask.tensor import Tensor
@@ -29,7 +29,8 @@ OBJECTS = dict(
 
 def case(seed=0):
     """An RPN, and random logits (2, A) and deltas (2, A, 4) for it."""
-    rpn = RPN(8, ((16,), (32,), (64,)), samples=32, pre_nms=(200, 150), post_nms=(120, 100))
+    sizes = (16,), (32,), (64,)
+    rpn = RPN(8, RPNSettings(anchor_sizes=sizes, samples=32, pre_nms=(200, 150), post_nms=(120, 100)))
     rng, count = np.random.default_rng(seed), 3 * sum(h * w for h, w in SHAPES)
     logits = rng.normal(size=(2, count)).astype(np.float32)
     deltas = (0.3 * rng.normal(size=(2, count, 4))).astype(np.float32)
