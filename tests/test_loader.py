@@ -1,4 +1,4 @@
-"""The loader: a batch is a function of (seed, step); threads change nothing but the waiting."""
+"""The loader: a batch is a function of (seed, step), and threads only make it faster."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from minimask.structures import Sample
 
 
 class Numbered:
-    """Picture i is of the color i, with one object at its left and a left and a right keypoint."""
+    """Image i has the color i, one object on the left, and a left and a right keypoint."""
 
     class_names, category_ids, keypoint_order = ("thing",), (1,), np.array([1, 0])
 
@@ -59,7 +59,7 @@ def loader_threads():
     return [t for t in threading.enumerate() if t.name.startswith("loader")]
 
 
-def test_an_epoch_shows_every_picture_once_then_another_order():
+def test_an_epoch_shows_every_image_once_and_the_next_has_another_order():
     loader = Loader(Numbered(10), TRANSFORM, 4, seed=5)
     row = [i for step in range(5) for i in loader.batch(step).image_ids]
     assert sorted(row[:10]) == sorted(row[10:]) == list(range(10))
@@ -98,7 +98,7 @@ def test_seeds_differ():
     assert first != second
 
 
-def test_half_of_the_pictures_are_mirrored_with_all_that_belongs_to_them():
+def test_half_of_the_images_are_mirrored_with_their_boxes_masks_and_keypoints():
     loader = Loader(Numbered(10), TRANSFORM, 10)
     mirrored = 0
     for step in range(20):
@@ -111,11 +111,11 @@ def test_half_of_the_pictures_are_mirrored_with_all_that_belongs_to_them():
                 mirrored += 1
                 assert batch.boxes[n, 0].tolist() == [24, 0, 32, 32] and batch.masks[n, 0, :, 24:].all()
                 assert batch.masks[n].sum() == 8 * 32
-                assert batch.keypoints[n, 0].tolist() == [[28, 5, 2], [30, 3, 2]]  # the two changed places
+                assert batch.keypoints[n, 0].tolist() == [[28, 5, 2], [30, 3, 2]]  # the two are swapped
     assert 70 < mirrored < 130
 
 
-def test_a_picture_is_not_mirrored_alike_in_each_epoch():
+def test_an_image_is_mirrored_in_some_epochs_only():
     loader = Loader(Numbered(1), TRANSFORM, 1)
     assert {float(loader.batch(step).boxes[0, 0, 0]) for step in range(20)} == {0.0, 24.0}
     assert {float(Loader(Numbered(1), TRANSFORM, 1, flip=False).batch(step).boxes[0, 0, 0]) for step in range(9)} == {0}
@@ -124,7 +124,7 @@ def test_a_picture_is_not_mirrored_alike_in_each_epoch():
 def test_scale_jitter_stays_within_its_bounds():
     loader = Loader(Numbered(4), ImageTransform(32, 64, divisor=1), 2, scale_jitter=(0.5, 1.5))
     sides = [loader.batch(step).sizes for step in range(60)]
-    assert all(len(set(side.ravel().tolist())) == 1 for side in sides)  # one factor a batch
+    assert all(len(set(side.ravel().tolist())) == 1 for side in sides)  # one factor per batch
     sides = [side[0, 0] for side in sides]
     assert min(sides) >= 16 and max(sides) <= 48 and max(sides) - min(sides) > 24
     batch = loader.batch(3)
@@ -137,7 +137,7 @@ def test_scale_jitter_never_reaches_size_zero():
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_errors_come_up_where_the_batch_is_asked_for(workers):
+def test_errors_are_raised_where_the_batch_is_asked_for(workers):
     loader = Loader(Numbered(8, broken=5), TRANSFORM, 2, workers=workers, shuffle=False)
     batches = loader.iterate()
     assert next(batches).image_ids == [0, 1] and next(batches).image_ids == [2, 3]
@@ -154,9 +154,9 @@ def test_closing_ends_the_threads_at_once():
     assert len(loader_threads()) == 2
     begin = time.perf_counter()
     batches.close()
-    assert time.perf_counter() - begin < 0.5  # a batch would need a second
+    assert time.perf_counter() - begin < 0.5  # a batch would take a second
     assert not loader_threads()
-    batches.close()  # a second time is no harm
+    batches.close()  # closing twice does no harm
     with pytest.raises(StopIteration):
         next(batches)
 
@@ -180,7 +180,7 @@ def test_a_forgotten_iterator_leaves_no_threads():
     assert not loader_threads()
 
 
-def test_threads_work_ahead_but_not_without_end():
+def test_threads_work_ahead_but_not_without_limit():
     dataset = Numbered(10)
     asked = []
     dataset_getitem = dataset.__getitem__

@@ -1,4 +1,4 @@
-"""The 80 categories of COCO, under the ids that its files give them (1 to 90, ten of which were never used)."""
+"""The 80 categories of COCO with the ids of its files (1 to 90, ten of which were never used)."""
 
 CATEGORIES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
@@ -14,25 +14,27 @@ CATEGORIES = {
     85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }  # fmt: skip
 
-UNUSED = "N/A"  # torchvision's word for the other ids
+UNUSED = "N/A"  # what torchvision calls the other ids
 
 PERSON_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
     "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
     "right_ankle",
 )  # fmt: skip
-PERSON_SKELETON = (  # which of them a line joins
+PERSON_SKELETON = (  # pairs that a line joins
     (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
     (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
 
 
 def meanings(num_classes, keypoints=0):
-    """What labels 1, 2, ... of a published model mean: {"class_names", "category_ids"}, and of a person's keypoints
-    {"keypoint_names", "skeleton"}. num_classes counts the background.
+    """The meaning of labels 1, 2, ... of a published model.
 
-    91: torchvision's, where the label is COCO's id. 81: Detectron2's, the 80 categories in the order of their ids.
-    2 with 17 keypoints: a person. Else nobody knows, and names are "class 1", "class 2", ...
+    With 91 classes, labels are COCO's ids (torchvision). With 81, they are the 80 categories in the order of their ids
+    (Detectron2). With 2 classes and 17 keypoints, the model finds people. Otherwise names are "class 1", "class 2", ...
+
+    num_classes: number of classes including the background. keypoints: number of keypoints per object.
+    Returns a dict with "class_names" and "category_ids" and, for people, "keypoint_names" and "skeleton".
     """
     ids = list(range(1, num_classes))
     if num_classes == 91:

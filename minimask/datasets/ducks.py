@@ -55,8 +55,16 @@ def draw_duck(rng):
 
 def _webbed_foot(drawing, hip, color):
     drawing.paint(band((hip, 0.8), (hip, 0.97), 0.05, 0.045), color, True)
-    foot = [(hip - 0.05, 0.96), (hip + 0.06, 0.94), (hip + 0.17, 0.985), (hip + 0.12, 0.995), (hip + 0.12, 1.02),
-            (hip + 0.06, 1.005), (hip + 0.02, 1.03), (hip - 0.02, 1.0)]  # fmt: skip
+    foot = [
+        (hip - 0.05, 0.96),
+        (hip + 0.06, 0.94),
+        (hip + 0.17, 0.985),
+        (hip + 0.12, 0.995),
+        (hip + 0.12, 1.02),
+        (hip + 0.06, 1.005),
+        (hip + 0.02, 1.03),
+        (hip - 0.02, 1.0),
+    ]
     drawing.paint(np.array(foot), color, True)
 
 

@@ -1,26 +1,28 @@
 """Batches for training: shuffled, mirrored, resized, and prepared in the background.
 
-Batch number `step` is a function of (seed, step) alone: the same for any number of workers, and a run that was stopped
-goes on at its step with nothing else to remember. The samples of all epochs form one endless row, epoch after epoch,
-each in its own order; batch `step` is the row's part from step * batch_size on. So an epoch's last batch is filled up
-with the first samples of the next one, and no sample is left out or shown twice within an epoch.
+The batch of a step is a function of (seed, step) alone. It is the same for any number of workers, and a run that was
+stopped continues at its step without any other state. The samples of all epochs form one endless sequence, epoch after
+epoch, each in its own order; the batch of a step begins at position step * batch_size of that sequence. The last batch
+of an epoch is therefore filled up with the first samples of the next one, and within an epoch no sample is left out or
+shown twice.
 """
 
-import queue
 import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from minimask.datasets.augmentation import flip, turn
 from minimask.device import generator
 from minimask.errors import InputError
 
-ORDER, AUGMENT, SCALE = range(3)  # what a generator is for: none of the three shares its numbers with another
+ORDER, AUGMENT, SCALE = range(3)  # what a generator is used for; each has its own random numbers
 
 
 class InMemory:
-    """A dataset whose samples are made once and kept, as many as fit into `gigabytes`.
+    """A dataset that keeps its samples, as many as fit into `gigabytes`, so that they are made only once.
 
-    Drawing scenes costs about a quarter of a training step of the toy preset (36 ms of 155 for 8 scenes, two cores).
-    What is kept is shared: nobody may write to it.
+    Drawing scenes takes about a quarter of a training step of the toy preset (36 ms of 155 ms for 8 scenes, two cores).
+    The samples are shared: do not change them.
     """
 
     def __init__(self, dataset, gigabytes=1.0):
@@ -45,20 +47,33 @@ class InMemory:
 class Loader:
     """Makes batches of a dataset.
 
-    dataset: dataset[i] -> Sample, len(dataset); dataset.keypoint_order, if there is one, for mirrored keypoints.
-    transform: image.ImageTransform. workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
-    shuffle: a new order in each epoch. flip: mirror every second picture or so (probability a half). turns: turn each
-    by 0 to 3 quarters, for pictures that have no top, as through a microscope.
-    scale_jitter: (low, high); the short side becomes transform.min_size times a factor between them. It is one factor
-    for a whole batch, so that pictures of one size still need no padding.
+    dataset: dataset[i] is a Sample; has a length and, to mirror keypoints, keypoint_order.
+    transform: an image.ImageTransform.
+    batch_size: samples per batch.
+    seed: of the order and of the random changes.
+    workers: threads that prepare batches ahead; with 0, each batch is prepared when it is asked for.
+    shuffle: whether each epoch has a new order.
+    flip: whether to mirror each image with a probability of one half.
+    turns: whether to rotate each image by 0 to 3 quarter turns, for images without a top, as from a microscope.
+    scale_jitter: (low, high). The short side becomes transform.min_size times a factor between them. All images of a
+        batch get the same factor, so that images of the same size still need no padding.
     share: (rank, K): make only part `rank` of the K equal parts of each batch (machine/distributed.py).
-    Raises InputError for a dataset without images and for settings that make no sense.
+    Raises InputError if the dataset has no images or a setting is out of its range.
     """
 
     def __init__(
-        self, dataset, transform, batch_size=8, seed=0, workers=0, shuffle=True, flip=True, turns=False,
-        scale_jitter=None, share=(0, 1),
-    ):  # fmt: skip
+        self,
+        dataset,
+        transform,
+        batch_size=8,
+        seed=0,
+        workers=0,
+        shuffle=True,
+        flip=True,
+        turns=False,
+        scale_jitter=None,
+        share=(0, 1),
+    ):
         if len(dataset) == 0:
             raise InputError("loader: the dataset has no images")
         if batch_size < 1:
@@ -80,22 +95,22 @@ class Loader:
         self._last_order = (None, None)  # epoch, its order
 
     def __len__(self):
-        """Batches an epoch, the last one filled up with samples of the next epoch."""
+        """The number of batches per epoch, the last one filled up with samples of the next epoch."""
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self):
         return self.iterate(0)
 
     def batch(self, step):
-        """The Batch of a step: the same whenever and wherever it is asked for."""
+        """The Batch of a step, which is always the same."""
         return self._batch(step, threading.Event())
 
     def iterate(self, start=0):
-        """Endless iterator over the batches from step `start` on; `close()` it, or use it in a `with` block."""
+        """An endless iterator over the batches from step `start` on. Close it, or use it in a `with` block."""
         return _Batches(self, start)
 
     def _batch(self, step, stop):
-        """The Batch of a step, or None if `stop` was set meanwhile."""
+        """The Batch of a step, or None if `stop` is set in the meantime."""
         rank, parts = self.share
         count = self.batch_size // parts
         first = step * self.batch_size + rank * count
@@ -107,7 +122,7 @@ class Loader:
         return self.transform(samples, self._short_sides(step, count))
 
     def _sample(self, position):
-        """The sample at a position of the endless row, mirrored or not."""
+        """The sample at a position of the endless sequence, mirrored or not."""
         epoch, place = divmod(position, len(self.dataset))
         sample = self.dataset[int(self._order(epoch)[place])]
         rng = generator(self.seed, AUGMENT, position)
@@ -135,23 +150,19 @@ class Loader:
 
 
 class _Batches:
-    """Iterator over batches. Worker w of W makes steps w, w + W, ... and keeps at most two of them ready."""
+    """Iterator over batches. Each worker prepares at most two of them ahead."""
 
     def __init__(self, loader, start):
-        self._loader, self._step, self._start = loader, start, start
+        self._loader, self._step = loader, start
         self._stop = threading.Event()
-        self._queues = [queue.Queue(maxsize=1) for _ in range(loader.workers)]
-        self._threads = [
-            threading.Thread(
-                target=_work,
-                args=(loader, start + w, loader.workers, ready, self._stop),
-                name=f"loader {w}",
-                daemon=True,
-            )
-            for w, ready in enumerate(self._queues)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._ahead = deque()  # the futures of the coming batches, in order
+        self._pool = ThreadPoolExecutor(loader.workers, "loader") if loader.workers else None
+        for _ in range(2 * loader.workers):
+            self._prepare()
+
+    def _prepare(self):
+        self._ahead.append(self._pool.submit(self._loader._batch, self._step, self._stop))
+        self._step += 1
 
     def __iter__(self):
         return self
@@ -159,20 +170,23 @@ class _Batches:
     def __next__(self):
         if self._stop.is_set():
             raise StopIteration
-        step, self._step = self._step, self._step + 1
-        if not self._queues:
-            return self._loader.batch(step)
-        result = _wait_for(self._queues[(step - self._start) % len(self._queues)])
-        if isinstance(result, BaseException):
+        if self._pool is None:
+            self._step += 1
+            return self._loader.batch(self._step - 1)
+        future = self._ahead.popleft()
+        while not wait([future], timeout=1).done:  # with a time limit, so that Ctrl-C is noticed on every system
+            pass
+        if future.exception() is not None:
             self.close()
-            raise result
-        return result
+            raise future.exception()
+        self._prepare()
+        return future.result()
 
     def close(self):
-        """End the threads: each finishes at most the picture it is at."""
+        """End the threads. Each finishes at most the image it is working on."""
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self):
         return self
@@ -182,29 +196,3 @@ class _Batches:
 
     def __del__(self):
         self._stop.set()
-
-
-def _wait_for(ready):
-    while True:
-        try:
-            return ready.get(timeout=1)  # with a limit, so that Ctrl-C is heard on every system
-        except queue.Empty:
-            continue
-
-
-def _work(loader, step, stride, ready, stop):
-    """A worker's life: make every `stride`-th batch and hand it over, or the error that came up."""
-    while not stop.is_set():
-        try:
-            result = loader._batch(step, stop)
-        except BaseException as error:  # raised again where the batch is asked for
-            result = error
-        while not stop.is_set():
-            try:
-                ready.put(result, timeout=0.05)
-                break
-            except queue.Full:
-                continue
-        if isinstance(result, BaseException):
-            return
-        step += stride

@@ -104,8 +104,9 @@ def band(start, end, width_from, width_to):
     length = np.hypot(x2 - x1, y2 - y1) + 1e-9
     nx, ny = -(y2 - y1) / length / 2, (x2 - x1) / length / 2
     a, b = width_from, width_to
-    return np.array([(x1 + nx * a, y1 + ny * a), (x2 + nx * b, y2 + ny * b),
-                     (x2 - nx * b, y2 - ny * b), (x1 - nx * a, y1 - ny * a)])  # fmt: skip
+    return np.array(
+        [(x1 + nx * a, y1 + ny * a), (x2 + nx * b, y2 + ny * b), (x2 - nx * b, y2 - ny * b), (x1 - nx * a, y1 - ny * a)]
+    )
 
 
 def shifted(points, x, y):
