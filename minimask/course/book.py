@@ -48,10 +48,12 @@ STYLE = """
 .bd-page-width { max-width: 100rem; }
 .bd-sidebar-primary { flex: 0 0 16rem; }
 @media (max-width: 1700px) { .bd-sidebar-secondary { display: none; } }
-div.highlight pre, div.cell_output pre { font-size: 0.8rem; }
+div.highlight pre, div.cell_output pre { font-size: 0.77rem; padding: 0.75rem; }
+div.cell_output pre { white-space: pre-wrap; }
 div.cell_output table, .bd-article table { font-size: 0.85rem; display: block; overflow-x: auto; }
 div.cell_output img { max-width: 100%; height: auto; }
 dl.py { margin-bottom: 1.5rem; }
+dl.py dt { overflow-wrap: anywhere; }
 """
 
 

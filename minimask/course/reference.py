@@ -25,6 +25,7 @@ PARTS = {
 SETTINGS = """
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["cupy", "cupyx", "cuda", "mpi4py"]
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"
 add_module_names = False
 default_role = "code"
@@ -76,7 +77,8 @@ def _wing(name):
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             full = f"{name}.{module.name}"
-            parts.append(_heading(full, "-") + _automodule(full))
+            shadowed = callable(getattr(package, module.name, None))  # datasets.toy is a function, too
+            parts.append(_heading(full, "-") + _automodule(full) + shadowed * "   :no-index:\n")
     return "\n".join(parts)
 
 
