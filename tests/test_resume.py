@@ -128,7 +128,7 @@ def test_another_seed_gives_others(whole, tmp_path):
 def test_resume_refuses_other_settings(whole, capsys):
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     assert main(["train", "--output", str(whole), "--resume", "--batch-size", "4"]) == 2
-    assert "this run was started with --batch-size 2, not 4" in capsys.readouterr().err
+    assert "this run was started with batch_size = 2, not 4" in capsys.readouterr().err
     assert before == {path.name: path.read_bytes() for path in whole.iterdir()}
 
 
