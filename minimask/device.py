@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from minimask.errors import InputError
-from minimask.machine.card import why_no_card
+from minimask.machine.card import use_card
 
 # ------------------------------------------------------------------------------------------------------------ settings
 
@@ -137,21 +137,6 @@ def _first_array(args):
     return None
 
 
-def kernels(name, array):
-    """The kernels of an operation: kernels/NAME.py for a NumPy array, kernels/NAME_cuda.py for a CuPy array."""
-    return _module(name if on_cpu(array) else f"{name}_cuda")
-
-
-@functools.cache
-def _module(name):
-    return importlib.import_module(f"minimask.kernels.{name}")
-
-
-def fits_gpu_kernel(*arrays):
-    """Whether CUDA kernels can take these arrays: float32, on a GPU."""
-    return all(not on_cpu(a) and a.dtype == np.float32 for a in arrays)
-
-
 def gpu_available():
     """Whether CuPy is installed and sees at least one card."""
     try:
@@ -194,27 +179,12 @@ def resolve(name):
 
     name: "cpu", None (the same), "cuda", or "cuda:1" for the second card.
 
-    A small calculation shows that the card works. Raises InputError that says what is missing if it does not: CuPy, a
-    driver, a card, or the wheel of CuPy for this driver.
+    Raises InputError that says what is missing if the card cannot be used (see `card.use_card`).
     """
     if name in (None, "cpu"):
         return "cpu"
     match = re.fullmatch(r"cuda(?::(\d+))?", str(name))
     if not match:
         raise InputError(f'device must be "cpu", "cuda" or "cuda:1" (the second card), got {name!r}')
-    try:
-        import cupy
-
-        cards, number = cupy.cuda.runtime.getDeviceCount(), int(match[1] or 0)
-        if number < cards:
-            if match[1]:
-                cupy.cuda.Device(number).use()
-            a = cupy.ones((2, 2), np.float32)
-            works = float((a @ a).sum()) == 8  # needs a compiler, the headers of CUDA, and cuBLAS
-    except Exception as error:  # whatever is missing raises its own kind of error
-        raise InputError(f"device {name}: {why_no_card(error)}") from error
-    if number >= cards:
-        raise InputError(f"device {name}: this machine has {cards} card{'s' * (cards != 1)}, counted from 0")
-    if not works:
-        raise InputError(f"device {name}: the card computes wrong results (2 x 2 ones, squared, do not sum to 8)")
+    use_card(name, None if match[1] is None else int(match[1]))
     return "cuda"

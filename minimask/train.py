@@ -111,7 +111,8 @@ def fit(
         steps. The model with the highest "mask_AP" (without masks: "box_AP") is kept as best.npz.
     resume: go on from the newest checkpoint in `folder`; start at step 0 if there is none.
     overwrite: delete an earlier run in `folder`: its checkpoints and its log, nothing else.
-    progress: show a bar with the parts of the loss, images per second and the time that remains.
+    progress: show a bar with the parts of the loss, images per second and the time that remains; at the end, say which
+        model was best in validation.
     cuda_graph: on a GPU, launch each step as one CUDA graph.
 
     Returns the path of the last checkpoint.

@@ -147,7 +147,7 @@ def test_ctrl_c_stops_all_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert complaints.count("stopped after step") == 1 and "could not go on" not in complaints
+    assert complaints.count("stopped after step") == 1 and "failed; all workers" not in complaints
     step = step_of(checkpoint.find(tmp_path))
     assert step == lines_of(tmp_path)[-1]["step"] >= 3
 
@@ -165,7 +165,7 @@ def test_ctrl_c_stops_all_and_the_run_goes_on(tmp_path):
 def test_one_worker_that_fails_ends_all_with_its_message(tmp_path, kind, message, code):
     _, complaints = run(2, "-m", "tests.workers", "fail", tmp_path / "none", kind, code=code)
     assert complaints.count(message) == 1
-    assert "minimask: worker 1 of 2 could not go on; all are ended" in complaints
+    assert "minimask: worker 1 of 2 failed; all workers are stopped" in complaints
 
 
 def test_what_all_do_wrong_is_told_once(tmp_path):
@@ -173,7 +173,7 @@ def test_what_all_do_wrong_is_told_once(tmp_path):
     _, complaints = run(2, "-m", "minimask", "train", "--distributed", "--output", tmp_path, *options, code=2)
     message = "loader: 2 workers share each batch equally, so the batch size must be a multiple of 2, got 3"
     assert complaints.count(message) == 1
-    assert "worker 0 of 2 could not go on" in complaints
+    assert "worker 0 of 2 failed" in complaints
 
 
 def test_a_loss_that_is_not_finite_names_the_images_of_all_workers(tmp_path):
@@ -217,8 +217,8 @@ def test_without_an_mpi_library(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("library", "variable", "message"),
     [
-        ("MPICH Version: 5.0", "OMPI_COMM_WORLD_SIZE", "mpiexec is that of Open MPI, but mpi4py uses MPICH"),
-        ("Open MPI v5.0", "PMI_SIZE", "mpiexec is that of MPICH, but mpi4py uses Open MPI"),
+        ("MPICH Version: 5.0", "OMPI_COMM_WORLD_SIZE", "mpiexec belongs to Open MPI, but mpi4py uses MPICH"),
+        ("Open MPI v5.0", "PMI_SIZE", "mpiexec belongs to MPICH, but mpi4py uses Open MPI"),
     ],
 )
 def test_mpiexec_of_another_mpi(monkeypatch, capsys, tmp_path, library, variable, message):

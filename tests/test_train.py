@@ -80,10 +80,21 @@ class Loader:
 INFO = {"class_names": ["cat", "dog"], "category_ids": [1, 2]}
 
 
-def run(folder, steps=10, model=None, loader=None, info=INFO, resume=False, overwrite=False, validate=None, **settings):
+def run(
+    folder,
+    steps=10,
+    model=None,
+    loader=None,
+    info=INFO,
+    resume=False,
+    overwrite=False,
+    validate=None,
+    progress=False,
+    **settings,
+):
     model = model or Line()
     settings = TrainSettings(**{"steps": steps, "schedule": "step", "save_every": 3, **settings})
-    path = fit(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress=False)
+    path = fit(model, loader or Loader(), settings, folder, info, validate, resume, overwrite, progress)
     return model, path
 
 
@@ -298,7 +309,7 @@ def test_the_model_that_scored_best_in_validation_is_kept(tmp_path, capsys):
         weights[step] = model.w.data.copy()
 
     model, validate = Line(), scores_in_turn(-1.0, 0.2, 0.7, 0.6, 0.7)
-    run(tmp_path, model=model, loader=Loader(hook=remember), validate=validate, validate_every=2)
+    run(tmp_path, model=model, loader=Loader(hook=remember), validate=validate, validate_every=2, progress=True)
     arrays, settings = checkpoint.read(tmp_path / "best.npz")
     assert settings["step"] == 6 and settings["best"] == ["mask_AP", 0.7] and settings["class_names"] == ["cat", "dog"]
     assert (arrays["model/w"] == weights[6]).all()  # the weights that step 6, the seventh, began with

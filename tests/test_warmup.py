@@ -1,4 +1,4 @@
-"""Compiling ahead: what counts as cold, that old code is never used, and helpers that may fail."""
+"""Compiling ahead: what counts as cold, that old code is never used, helpers that fail, and where code is kept."""
 
 import os
 import shutil
@@ -17,7 +17,10 @@ WARM_UP = "\n\ndef warm_up():\n    pass\n"
 
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
-    """A folder of three kernel files, of which two import from `shared`, and an empty cache; nothing is compiled."""
+    """Three kernel files, two of which import from `shared`, and an empty cache; nothing is really compiled.
+
+    Gives the source folder, the cache folder, and the list of the names that were compiled.
+    """
     source, cache = tmp_path / "kernels", tmp_path / "cache"
     source.mkdir()
     cache.mkdir()
@@ -113,7 +116,7 @@ def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
 
 
 def test_kernels_find_a_folder_where_nothing_can_be_written(tmp_path):
-    """Neither beside the package nor in a home: the compiled code then goes among the temporary files."""
+    """If neither the package nor the home can be written to, the compiled code goes among the temporary files."""
     for name in ("minimask", "kernels"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "kernels" / "__pycache__").write_text("a file, not a folder")

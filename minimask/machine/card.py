@@ -7,9 +7,37 @@ import os
 import re
 import sys
 
+import numpy as np
+
 from minimask.errors import InputError
 
 ON_THE_CPU = "everything runs on the CPU too: leave the device out"
+
+
+def use_card(name, number=None):
+    """Make a card the current one, and show by a small calculation that it works.
+
+    name: what the user called it, for messages.
+    number: which card, from 0; None: the current one.
+
+    Raises InputError that says what is missing: CuPy, a driver, a card, or the CuPy wheel for this driver.
+    """
+    try:
+        import cupy
+
+        cards = cupy.cuda.runtime.getDeviceCount()
+        found = (number or 0) < cards
+        if found:
+            if number is not None:
+                cupy.cuda.Device(number).use()
+            a = cupy.ones((2, 2), np.float32)
+            works = float((a @ a).sum()) == 8  # needs a compiler, the headers of CUDA, and cuBLAS
+    except Exception as error:  # whatever is missing raises its own kind of error
+        raise InputError(f"device {name}: {why_no_card(error)}") from error
+    if not found:
+        raise InputError(f"device {name}: this machine has {cards} card{'s' * (cards != 1)}, counted from 0")
+    if not works:
+        raise InputError(f"device {name}: the card computes wrong results (2 x 2 ones, squared, do not sum to 8)")
 
 
 def why_no_card(error):

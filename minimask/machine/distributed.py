@@ -1,20 +1,22 @@
-"""Data parallel training: K workers, each with its rows of every batch, that make the steps of one with all of it.
+"""Data-parallel training: K workers share every batch and take the steps that one worker with all of it would take.
 
     mpiexec -n K python -m minimask train --distributed
 
-Each worker is a process with the whole model. What makes K of them equal to one, up to rounding:
+Each worker is a process with a copy of the model. These make K of them equal to one, up to rounding:
 
-    batch            each makes its own rows, and all pad them to one size              Loader, `same_size`
-    random numbers   each draws those of the whole batch and takes its rows             `own_rows`
-    batch norm       mean and variance are those of the whole batch                     `moments_of_all`
-    losses           each sums over its rows and divides by what ALL workers count      `total`
-    gradient         the sum over the workers of one long array                         `sum_gradients`
-    update           each makes it for itself, from the same numbers
+    batch            each makes its own rows; all pad them to the same size                 Loader, `same_size`
+    random numbers   each draws those of the whole batch and takes its own rows             `own_rows`
+    batch norm       mean and variance are those of the whole batch                         `moments_of_all`
+    losses           each sums over its rows and divides by the count over ALL workers      `total`
+    gradient         the sum over all workers, as one long array                            `sum_gradients`
+    update           each computes it by itself, from the same numbers
 
-(Averaging losses that each worker divided by its own count, as is often done, is something else: a worker with few
-objects then counts as much as one with many.) NumPy arrays travel by MPI (mpi4py), CuPy arrays from card to card by
-NCCL, on the stream that computes, so that nobody waits for a card. A process that works alone calls the same
-functions: they then return what they were given.
+(A common shortcut divides each worker's loss by its own count and averages the results. That is a different loss: a
+worker with few objects then weighs as much as one with many.)
+
+NumPy arrays travel by MPI (mpi4py). CuPy arrays travel from card to card by NCCL, on the stream that computes, so the
+host does not wait for the card. A process that works alone calls the same functions, which then return what they were
+given.
 """
 
 import contextlib
@@ -32,7 +34,8 @@ from minimask.errors import InputError
 from minimask.machine.threads import set_threads, threads
 
 INSTALL = "pip install mpi4py mpich"
-LEAD, PASS_ON = 3, 1  # seconds: before others tell what the first may tell too; for mpiexec to pass on what was printed
+LEAD = 3  # seconds by which the first worker is ahead when several report an error
+PASS_ON = 1  # seconds that mpiexec gets to pass on what was printed
 _group = None  # the workers that this process belongs to; None: it works alone
 
 
@@ -40,14 +43,14 @@ _group = None  # the workers that this process belongs to; None: it works alone
 
 
 class Group:
-    """The workers, over an mpi4py communicator: sums and collections of arrays, wherever these lie."""
+    """The workers of an mpi4py communicator; sums and gathers arrays on the CPU or on cards."""
 
     def __init__(self, comm):
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
-        self.cards = None  # NCCL's communicator, made when the first array on a card comes
+        self.cards = None  # NCCL's communicator, made for the first array on a card
 
     def sum_in_place(self, array):
-        """Replace `array` (contiguous) by its sum over all workers: the same bits on each."""
+        """Replace `array` (contiguous) by its sum over all workers, with the same bits on each of them."""
         if on_cpu(array):
             from mpi4py import MPI
 
@@ -58,7 +61,7 @@ class Group:
             self.cards.allReduce(address, address, array.size, _nccl_type(nccl, array), nccl.NCCL_SUM, stream)
 
     def gather(self, array):
-        """The arrays of all workers, each of the shape of `array` (contiguous): (K, *shape)."""
+        """The arrays of all workers, which have the same shape and are contiguous, as one: (K, *shape)."""
         result = array_module(array).empty((self.size, *array.shape), array.dtype)
         if on_cpu(array):
             self.comm.Allgather(array, result)
@@ -84,23 +87,23 @@ def _nccl_type(nccl, array):
 
 
 def rank():
-    """This worker's number, from 0 on."""
+    """The number of this worker, from 0."""
     return 0 if _group is None else _group.rank
 
 
 def size():
-    """How many workers there are."""
+    """The number of workers."""
     return 1 if _group is None else _group.size
 
 
 def is_first():
-    """True for the one worker that writes the log and the checkpoints, and talks."""
+    """Whether this is the worker that writes the log and the checkpoints, validates and prints."""
     return rank() == 0
 
 
 @contextlib.contextmanager
 def alone():
-    """Inside, this worker calculates without the others (who meanwhile must not wait for it: validation)."""
+    """Inside, this worker computes by itself, without the sums over all workers: for validation."""
     global _group
     before, _group = _group, None
     try:
@@ -111,7 +114,7 @@ def alone():
 
 @contextlib.contextmanager
 def first_alone():
-    """The first worker does what is inside before the others do (compile kernels that all of them then find)."""
+    """The first worker runs the block before the others do: it compiles kernels, which the others then find."""
     if not is_first():
         _group.comm.barrier()
     yield
@@ -121,10 +124,11 @@ def first_alone():
 
 @contextlib.contextmanager
 def session(tell):
-    """Inside, this process is one of the workers that mpiexec started; one that fails ends all, with its message.
+    """Inside, this process is one of the workers that mpiexec started. If one of them fails, all of them end.
 
-    tell: function that prints an error's message and returns the exit status.
-    Raises InputError if mpi4py or an MPI is missing.
+    tell: function that prints the message of an error and returns the exit status.
+
+    Raises InputError if mpi4py or an MPI library is missing.
     """
     global _group
     _group = Group(_world())
@@ -139,62 +143,66 @@ def session(tell):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, once all workers know of it: each ends by itself."""
+    """Ctrl-C, after all workers have heard of it; each then ends by itself."""
 
 
 def _end_all(error, tell):
-    """Tell what went wrong here and end all workers: the others wait for this one, and would wait for ever.
+    """Say what went wrong here and end all workers, because the others would wait for this one forever.
 
-    The first worker has a lead: where all fail alike (a wrong option), one tells.
+    The first worker is ahead, so that a mistake that stops all of them (a wrong option) is reported once.
     """
     time.sleep(0 if is_first() else LEAD)
     status = 1
     try:
         status = tell(error)
-    except BaseException:  # not for users: a mistake in the program
+    except BaseException:  # a bug, not a user's mistake
         traceback.print_exc()
-    print(f"minimask: worker {rank()} of {size()} could not go on; all are ended", file=sys.stderr, flush=True)
+    print(f"minimask: worker {rank()} of {size()} failed; all workers are stopped", file=sys.stderr, flush=True)
     sys.stdout.flush()
     time.sleep(PASS_ON)
     _group.comm.Abort(status)
-    os._exit(status)  # some MPIs come back from Abort, and only then are ended
+    os._exit(status)  # some MPIs return from Abort
 
 
-# What an mpiexec tells the processes that it starts: how many there are. MPICH's relatives, and Open MPI.
+# The environment variable in which each kind of mpiexec tells its processes how many of them there are.
 _COUNTS = {"MPICH": "PMI_SIZE", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
 
 
 def _world():
-    """The communicator of all workers that mpiexec started."""
+    """The communicator of all workers that mpiexec started. Raises InputError if mpi4py or an MPI is missing."""
     try:
         import mpi4py
 
-        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # begin after the check below, end by itself
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # initialize after the check below; finalize at exit
         from mpi4py import MPI
     except ImportError as error:
         raise InputError(f"--distributed needs mpi4py and an MPI ({error}): {INSTALL}") from None
-    except RuntimeError as error:  # mpi4py is there, the library that it calls is not
+    except RuntimeError as error:  # mpi4py is installed, but no MPI library
         raise InputError(f"--distributed: mpi4py finds no MPI ({str(error).splitlines()[0]}): {INSTALL}") from None
     library = MPI.Get_library_version()
     ours = "Open MPI" if "Open MPI" in library else "MPICH"
     (other,) = _COUNTS.keys() - {ours}
     if _COUNTS[other] in os.environ and _COUNTS[ours] not in os.environ:
-        raise InputError(f"--distributed: this mpiexec is that of {other}, but mpi4py uses {ours}: take its mpiexec")
+        raise InputError(
+            f"--distributed: this mpiexec belongs to {other}, but mpi4py uses {ours}; use the mpiexec of {ours}"
+        )
     if not MPI.Is_initialized():
         MPI.Init_thread()
     return MPI.COMM_WORLD
 
 
 def started_by_mpiexec():
-    """How many processes mpiexec started, this one with them: 1 if there was no mpiexec."""
+    """How many processes mpiexec started, including this one; 1 without mpiexec."""
     return max(int(os.environ.get(name) or 1) for name in _COUNTS.values())
 
 
 def own_device(name):
-    """The device where this worker computes, if all were given `name` ("cpu", None or "cuda").
+    """The device where this worker computes.
 
-    Of the CPU it takes its share of the cores, as Numba threads; of the cards of its machine worker i takes card i.
-    Raises InputError if NCCL is missing, or if there are more workers than cards.
+    name: the device that the user gave to all workers: "cpu", None or "cuda".
+
+    On the CPU, the worker sets its Numba threads to its share of the machine's cores. With "cuda", the i-th worker of a
+    machine takes card i. Raises InputError if NCCL is missing or if a machine has more workers than cards.
     """
     if _group is None:
         return name
@@ -203,21 +211,21 @@ def own_device(name):
     near = _group.comm.Split_type(MPI.COMM_TYPE_SHARED)  # the workers on this machine
     if name in (None, "cpu"):
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-        cores = set().union(*near.allgather(mine))  # an mpiexec may have bound each worker to some of the cores
+        cores = set().union(*near.allgather(mine))  # mpiexec may have bound each worker to some of the cores
         set_threads(min(threads(), max(1, len(cores) // near.Get_size())))
         return name
     if name != "cuda":
-        raise InputError(f"--distributed: each worker takes a card by itself: --device cuda, not {name}")
+        raise InputError(f"--distributed: each worker chooses its card by itself: give --device cuda, not {name}")
     try:
         import cupy
     except ImportError:
-        return name  # `device.resolve` says what is missing
+        return name  # device.resolve will say what is missing
     try:
         from cupy.cuda import nccl
     except ImportError:
         nccl = None
     if not getattr(nccl, "available", False):
-        raise InputError("--distributed --device cuda needs NCCL, by which cards talk: pip install nvidia-nccl-cu12")
+        raise InputError("--distributed --device cuda needs NCCL, which links cards: pip install nvidia-nccl-cu12")
     cards = cupy.cuda.runtime.getDeviceCount()
     if near.Get_size() > cards:
         raise InputError(
@@ -231,10 +239,10 @@ def own_device(name):
 
 
 def total(array):
-    """The sum of `array` (or a number) over all workers, in its own dtype."""
+    """The sum of `array` (or of a number) over all workers, in its own dtype."""
     if _group is None:
         return array
-    result = array_module(array).array(array, order="C")  # a copy: the worker's own share stays as it is
+    result = array_module(array).array(array, order="C")  # a copy, because the worker's own array must not change
     _group.sum_in_place(result)
     return result
 
@@ -246,18 +254,18 @@ def loss_values(losses):
 
 
 def sum_in_place(array):
-    """Replace an array (contiguous) by its sum over all workers."""
+    """Replace `array` (contiguous) by its sum over all workers."""
     if _group is not None:
         _group.sum_in_place(array)
 
 
 def totals(*arrays):
-    """`total` of several arrays of one shape and dtype, in one message."""
+    """The `total` of each of several arrays of the same shape and dtype, sent as one message."""
     return arrays if _group is None else tuple(total(array_module(arrays[0]).stack(arrays)))
 
 
 def sum_gradients(params):
-    """Replace every parameter's gradient by its sum over the workers, in one message: parts of one long array."""
+    """Replace the gradient of every parameter by its sum over all workers, sent as one long array."""
     params = [p for p in params if p.grad is not None]
     if _group is None or not params:
         return
@@ -270,14 +278,19 @@ def sum_gradients(params):
 
 
 def moments_of_all(pixels, mean, var):
-    """Number of pixels, mean and variance over all workers, from this worker's own; mean, var: (S, C) arrays.
+    """Mean and variance over the pixels of all workers, for batch norm.
+
+    pixels: number of this worker's pixels.
+    mean, var: (S, C), mean and variance over them.
 
     The variance of the whole is the mean of the variances plus the variance of the means:
-    var = sum_k w_k (var_k + (mean_k - mean)^2), w_k the worker's share of the pixels.
+    var = sum_k w_k (var_k + (mean_k - mean)^2), where w_k is the worker's share of the pixels.
+
+    Returns (pixels, mean, var) over all workers.
     """
     if _group is None:
         return pixels, mean, var
-    counts = _group.gather(np.array(float(pixels)))  # on the host: sizes are known there
+    counts = _group.gather(np.array(float(pixels)))  # on the host, which knows the sizes
     parts = _group.gather(array_module(mean).stack([mean, var]).astype(np.float64))  # (K, 2, S, C)
     shares = (counts / counts.sum()).tolist()
     all_mean = sum(share * m for share, (m, _) in zip(shares, parts))
@@ -286,7 +299,7 @@ def moments_of_all(pixels, mean, var):
 
 
 def own_rows(rng):
-    """A random generator whose numbers are this worker's rows of those that `rng` draws for the whole batch."""
+    """A random generator that draws for the whole batch, as `rng` does, and returns the rows of this worker."""
     return rng if _group is None else _Rows(rng)
 
 
@@ -295,7 +308,7 @@ class _Rows:
         self.rng = rng
 
     def random(self, shape, dtype=np.float64):
-        """Numbers of `shape` (N, ...), N the images of this worker."""
+        """Numbers of `shape` (N, ...), where N is the number of this worker's images."""
         mine = slice(rank() * shape[0], (rank() + 1) * shape[0])
         return self.rng.random((size() * shape[0], *shape[1:]), dtype=dtype)[mine]
 
@@ -309,12 +322,12 @@ def any_worker(flag):
 
 
 def from_first(value):
-    """What the first worker gives here (anything that can be pickled)."""
+    """The `value` of the first worker: anything that can be pickled."""
     return value if _group is None else _group.comm.bcast(value)
 
 
 def same_state(model, optimizer):
-    """Give every worker the weights and the optimizer's state of the first."""
+    """Give every worker the weights and the optimizer state of the first."""
     if _group is not None:
         model.load_state_dict(from_first(_on_host(model.state_dict())))
         optimizer.load_state_dict(from_first(_on_host(optimizer.state_dict())))
@@ -325,12 +338,12 @@ def _on_host(state):
 
 
 def all_of(items):
-    """The lists of all workers as one."""
+    """The lists of all workers, joined."""
     return items if _group is None else [item for part in _group.comm.allgather(items) for item in part]
 
 
 def same_size(batch):
-    """`batch` (on the CPU, with ground truth), padded with zeros to the height, width and objects of the largest."""
+    """Pad `batch` (on the CPU, with ground truth) with zeros to the largest height, width and number of objects."""
     if _group is None:
         return batch
     own = (*batch.images.shape[1:3], batch.boxes.shape[1])
@@ -343,7 +356,12 @@ def same_size(batch):
         return {name: None if array is None else np.pad(array, paddings)}
 
     return dataclasses.replace(
-        batch, **grown("images", no, height, width, no), **grown("masks", no, objects, height, width),
-        **grown("boxes", no, objects, no), **grown("labels", no, objects), **grown("crowd", no, objects),
-        **grown("valid", no, objects), **grown("keypoints", no, objects, no, no),
-    )  # fmt: skip
+        batch,
+        **grown("images", no, height, width, no),
+        **grown("masks", no, objects, height, width),
+        **grown("boxes", no, objects, no),
+        **grown("labels", no, objects),
+        **grown("crowd", no, objects),
+        **grown("valid", no, objects),
+        **grown("keypoints", no, objects, no, no),
+    )

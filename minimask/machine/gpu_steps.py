@@ -1,16 +1,16 @@
-"""Training steps on a GPU: launched without waiting for the card, and looked at one step later.
+"""Training steps on a GPU: launched without waiting for the card, and read one step later.
 
-The host only asks the card to do things; what they give is there when the card has come so far. To look at a loss is to
-wait for it, and meanwhile the card runs out of work. So nothing in a step is looked at: its losses and the length of
-its gradient are copied to page-locked memory, and read when the next step has been launched.
+The host only queues work for the card; a result exists once the card has got that far. Reading a loss means waiting for
+it, and while the host waits, the card runs out of work. So a step reads nothing: its losses and the length of its
+gradient are copied to page-locked memory, and the host reads them after it has launched the next step.
 
     host     prepare 1, launch 1 | prepare 2, launch 2, read 1 | prepare 3, launch 3, read 2 | ...
     card               copy 1, step 1 | step 2 (and copy 3)         | step 3 (and copy 4)         | ...
 
-Whether a step's numbers are finite is found on the card (`GpuOptimizer.step`): after one that are not, nothing
-is changed any more, so that the weights are still those before it when the host learns of it.
+The card itself checks that the numbers of a step are finite (`GpuOptimizer.step`). From the first step where they are
+not, it no longer changes any weight, so when the host finds out, the weights are still those from before that step.
 
-With CUDA graphs, the launches of a step, hundreds of them, are recorded once, and then started with a single one.
+A CUDA graph records the hundreds of launches of a step once and then starts them all with a single launch.
 """
 
 import collections
@@ -27,29 +27,40 @@ from minimask.run.log import StepReport
 from minimask.train import sum_of
 
 MOST_GRAPHS = 4  # each keeps the memory of a whole step
-OBJECTS = 8  # a graph's ground truth has room for a multiple of so many objects an image
+OBJECTS = 8  # a graph has room for a multiple of this many ground truth objects per image
 
 
 @dataclass
 class _Launched:
-    """A step whose numbers may not be there yet."""
+    """A step that was launched, and whose results may not have arrived yet.
+
+    step: index of the step, from 0.
+    images: number of images in this worker's batch.
+    names: their names.
+    learning_rate: the learning rate of the step.
+    parts: names of the parts of the loss.
+    losses: their values, in page-locked memory.
+    report: what GpuOptimizer.step reports, in page-locked memory.
+    read: CUDA event after which both have arrived.
+    """
 
     step: int
     images: int
     names: list
     learning_rate: float
-    parts: list  # names of the parts of the loss
-    losses: np.ndarray  # their values, page-locked
-    report: np.ndarray  # of GpuOptimizer.step, page-locked
-    read: object  # event: both are there
+    parts: list
+    losses: np.ndarray
+    report: np.ndarray
+    read: object
 
 
 class StepsOnGpu:
-    """Trains a model that is on a card; use it in a `with` block, for it works on a stream of its own.
+    """Takes the training steps of a model that is on a card. Use it in a `with` block: it has a stream of its own.
 
-    graph: record each step's launches as a CUDA graph, one for each shape of a batch, and replay them; the results are
-    the same up to rounding. A batch whose shape came too late for the few graphs that are kept is computed without one:
-    give pictures one padded size.
+    model, optimizer, settings: as `train.training_step` takes them.
+    graph: record the launches of a step as a CUDA graph, one per shape of a batch, and replay it. The results are the
+        same up to rounding. Only MOST_GRAPHS graphs are kept; batches of further shapes are computed without one, so
+        give all images one padded size.
     """
 
     def __init__(self, model, optimizer, settings, graph=False):
@@ -77,7 +88,11 @@ class StepsOnGpu:
         return Feeder(batches)
 
     def run(self, batch, step):
-        """Launch a step; returns the list of StepReport of those before it. Raises NotFiniteError of such a one."""
+        """Launch step `step` on `batch`.
+
+        Returns the reports of the steps before it, a list of StepReport. Raises NotFiniteError if one of those steps
+        was not finite.
+        """
         self.gpu_optimizer.prepare_step()
         rng = distributed.own_rows(sampling_generator(self.settings.seed, step))
         graph = None if self.graphs is None else self._graph(batch)
@@ -91,11 +106,14 @@ class StepsOnGpu:
         return [self._finish() for _ in range(len(self.launched) - 1)]
 
     def rest(self):
-        """Wait for the steps that were launched; the list of those that no `run` returned."""
+        """Wait for the steps that were launched. Returns the reports that no `run` has returned yet."""
         return [self._finish() for _ in range(len(self.launched))]
 
     def compute(self, batch, rng):
-        """The launches of one step -> the parts' names, their values and the optimizer's report on the card."""
+        """Launch one step.
+
+        Returns the names of the parts of the loss (a list), and on the card their values and the optimizer's report.
+        """
         losses = self.model.losses(batch, rng)
         self.optimizer.zero_grad()
         sum_of(losses).backward()
@@ -105,7 +123,7 @@ class StepsOnGpu:
         return list(losses), values, self.gpu_optimizer.step(self.settings.clip, values)
 
     def _graph(self, batch):
-        """The graph for batches of this shape; None if there are too many already."""
+        """The graph for batches of this shape; None if there are too many graphs already."""
         objects = -(-batch.boxes.shape[1] // OBJECTS) * OBJECTS
         key = batch.images.shape, objects
         if key not in self.graphs and len(self.graphs) < MOST_GRAPHS:
@@ -124,13 +142,13 @@ class StepsOnGpu:
         return StepReport(launched.step, launched.images, launched.learning_rate, losses, norm)
 
     def _forget(self, steps):
-        """Take back the last steps, which changed nothing."""
+        """Take back the last `steps` steps, which changed no weight."""
         self.launched.clear()
         self.optimizer.steps -= steps
         self.gpu_optimizer.forget_failure()
 
     def _parameter_at(self, place):
-        """The name of the parameter that a place in the gradients belongs to; None for no place."""
+        """The name of the parameter to which index `place` of the gradients belongs; None if `place` is negative."""
         if place < 0:
             return None
         found = self.optimizer.params[self.gpu_optimizer.flat.parameter_at(place)]
@@ -138,10 +156,10 @@ class StepsOnGpu:
 
 
 class Feeder:
-    """Batches on the card: while it computes with one, the next is copied, on a stream of its own.
+    """An iterator over batches on the card: while the card computes with one, a second stream copies the next.
 
-    A batch lies in memory that an earlier one had. So each is kept until the one after the next is asked for, and
-    before that is copied, the copying stream waits until the card is done with it, which it mostly is by then.
+    Batches reuse each other's memory. So each batch is kept until the one after the next is asked for; before that one
+    is copied, the copying stream waits until the card has finished with the kept batch, which is usually long done.
     """
 
     def __init__(self, batches):
@@ -149,7 +167,7 @@ class Feeder:
 
         self.cuda, self.batches = cupy.cuda, batches
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.last, self.kept = None, collections.deque()  # (batch, event: the card is done with it)
+        self.last, self.kept = None, collections.deque()  # (batch, event after which the card has finished with it)
 
     def __iter__(self):
         return self
@@ -172,7 +190,7 @@ class Feeder:
 
 
 class Draws:
-    """What `targets.sample` draws from: a host's generator whose numbers come as arrays on the card."""
+    """A random generator for `targets.sample`: the host draws the numbers, and they come as arrays on the card."""
 
     def __init__(self, rng):
         self.rng = rng
@@ -184,12 +202,20 @@ class Draws:
 
 
 class StepGraph:
-    """One training step for batches of one shape, on arrays that stay where they are: inputs, random numbers, results.
+    """One training step for batches of one shape, as a CUDA graph.
 
-    The first step is an ordinary one, in which all kernels are compiled and all constants reach the card. At the second
-    the same launches are captured, which does none of them, and from then on replayed. Memory comes from a pool of the
-    graph's own: nobody else may write into what a replay uses. The first step fills it, so that capturing need not.
+    A graph replays the same launches on the same addresses. So inputs, random numbers and results are arrays that stay
+    where they are, and all memory comes from a pool of the graph's own, which nothing else writes to.
+
+    The first step is an ordinary one: it compiles the kernels, brings constants to the card and fills the pool. At the
+    second step the same launches are captured (which runs none of them), and from then on replayed.
+
+    steps: the StepsOnGpu that the graph belongs to.
+    objects: how many ground truth objects per image there is room for.
     """
+
+    # A step draws twice: for the anchors, and for the proposals together with the ground truth objects.
+    WITH_OBJECTS = (1,)
 
     def __init__(self, steps, objects):
         self.steps, self.objects = steps, objects
@@ -197,7 +223,7 @@ class StepGraph:
         self.pool = steps.cupy.cuda.MemoryPool()
 
     def run(self, batch, rng):
-        """Like StepsOnGpu.compute."""
+        """Take a step, with the arguments and the results of StepsOnGpu.compute."""
         missing = self.objects - batch.boxes.shape[1]
         if self.inputs is None:
             self.inputs = replace(batch, **{name: self._room(batch, name) for name in _arrays(batch)})
@@ -224,11 +250,8 @@ class StepGraph:
                 graph = stream.end_capture()
         self.graph = graph
 
-    # A step draws twice: for the anchors, and for the proposals with the objects behind them.
-    WITH_OBJECTS = (1,)
-
     def random(self, shape, dtype=np.float64):
-        """The step's next random numbers: always in the same array."""
+        """The next random numbers of the step, in an array that is the same in every step."""
         if self.steps.stream.is_capturing():
             return next(self.drawn)
         array = self.steps.cupy.empty(shape, dtype)
@@ -237,8 +260,9 @@ class StepGraph:
         return array
 
     def _draw(self, rng, array, missing):
-        """Fill `array` with the numbers that it would have without the last `missing` columns: those are of objects
-        that are not there, so nobody looks at their numbers.
+        """Fill `array` with the numbers that it would get without its last `missing` columns.
+
+        Those columns belong to objects that do not exist; nothing reads their numbers.
         """
         n, width = array.shape
         numbers = np.zeros((n, width), array.dtype)
@@ -246,7 +270,7 @@ class StepGraph:
         array[...] = self.steps.cupy.asarray(numbers)
 
     def _room(self, batch, name):
-        """An empty array for one of a batch's, with room for `objects`."""
+        """An uninitialized array for field `name` of a batch, with room for `objects` objects."""
         array = getattr(batch, name)
         shape = array.shape if name in ("images", "sizes") else (len(array), self.objects, *array.shape[2:])
         return self.steps.cupy.empty(shape, array.dtype)

@@ -1,11 +1,12 @@
-"""Compiling the kernels before they are needed: once on a machine, shared between processes, with a progress line.
+"""Compiling the kernels before they are needed: once per machine, by several processes, with a progress line.
 
-Numba keeps compiled code on disk (`cache=True`), in `kernels/__pycache__`, in the folder NUMBA_CACHE_DIR, or, where the
-package may not be written to, in the user's cache folder. Beside it lies our stamp: a hash of each kernel's source as
-it was compiled. A kernel whose hash is there is warm, and nothing is done; the check costs a few milliseconds.
-The hash covers the kernel files that a file imports from: Numba looks at the file alone, and would go on using old code
-of a function that was compiled into another file's kernel. What few models use (RoIPool, keypoints, depthwise
-convolution, the gradient of frozen batch norm) is in no `warm_up`: it is compiled when it is first called.
+Numba keeps compiled code on disk (`cache=True`; kernel_cache.py says where). Beside it we keep a stamp: a hash of each
+kernel file's source when it was compiled. If the hash has not changed there is nothing to do, and finding that out
+takes a few milliseconds.
+
+The hash also covers the kernel files that a file imports from. Numba looks at the file alone, and would go on using the
+old code of a function that was compiled into another file's kernel. Kernels that few models use (RoIPool, keypoints,
+depthwise convolution) are in no `warm_up`; they are compiled at their first call.
 """
 
 import collections
@@ -27,9 +28,11 @@ _IMPORT = re.compile(r"\bminimask\.kernels(?:\.(\w+)|\s+import\s+\(?([\w,\s]+))"
 
 
 def ensure(progress=True):
-    """Compile every kernel that is not in the cache on disk; returns the names of those that were compiled.
+    """Compile every kernel that is not in the cache on disk, on all cores.
 
-    With more than one core, helper processes take a share. progress: show one line while it compiles.
+    progress: show one line while it compiles.
+
+    Returns the names of the kernel files that were compiled.
     """
     hashes = source_hashes()
     stamp = _cache_folder() / _stamp_name()
@@ -38,7 +41,7 @@ def ensure(progress=True):
     if not cold:
         return []
     for name in cold:
-        if name in stored:  # compiled from another source: Numba may not notice, see above
+        if name in stored:  # compiled from an older source, which Numba may not notice
             for old in stamp.parent.glob(f"{name}.*.nb[ic]"):
                 old.unlink(missing_ok=True)
     compile_kernels(cold, progress)
@@ -47,19 +50,21 @@ def ensure(progress=True):
 
 
 def warm_up(name):
-    """Call every kernel of kernels/NAME.py once: compiles it, or loads it from the cache."""
+    """Call every kernel of kernels/NAME.py once, which compiles it or loads it from the cache."""
     importlib.import_module(f"minimask.kernels.{name}").warm_up()
 
 
 def compile_kernels(names, progress=True):
-    """`warm_up` for each of `names`, with helper processes that each take the next name when they are free."""
+    """Call `warm_up` for each of `names`. Helper processes take the next name whenever they are free."""
     from tqdm.auto import tqdm
 
     todo = collections.deque(names)
     bar = tqdm(
-        total=len(names), disable=not progress, desc="compiling kernels (once)",
+        total=len(names),
+        disable=not progress,
+        desc="compiling kernels (once)",
         bar_format="{desc} |{bar:20}| {n_fmt} of {total_fmt} [{elapsed}]",
-    )  # fmt: skip
+    )
     with bar:
         helpers = [threading.Thread(target=_helper, args=(todo, bar), daemon=True) for _ in range(_helper_count(names))]
         for helper in helpers:
@@ -68,7 +73,7 @@ def compile_kernels(names, progress=True):
             try:
                 name = todo.popleft()
             except IndexError:
-                for helper in helpers:  # one that fails gives its name back, so look again afterwards
+                for helper in helpers:  # one that dies gives its name back, so look again afterwards
                     helper.join()
                 continue
             warm_up(name)
@@ -82,7 +87,7 @@ def _helper_count(names):
 
 
 def _helper(todo, bar):
-    """Feed a helper process (`serve`) one name after the other; runs in a thread, which mostly waits."""
+    """Start a helper process (see `serve`) and send it one name after the other; runs in a thread of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "minimask", "compile", "--serve"],
         stdin=subprocess.PIPE,
@@ -103,7 +108,7 @@ def _helper(todo, bar):
                 answer = process.stdout.readline()
             except OSError:
                 answer = ""
-            if answer.strip() != name:  # the process died: the main process will do it, and show what is wrong
+            if answer.strip() != name:  # the helper died: the main process compiles it, and shows what is wrong
                 todo.append(name)
                 break
             bar.update()
@@ -124,7 +129,7 @@ def _helper_environment():
 
 
 def serve():
-    """What a helper process does: compile the kernels whose names come in, one a line, and answer with the name."""
+    """What a helper process does: read names, one per line, compile those kernels, answer with the name."""
     for line in sys.stdin:
         name = line.strip()
         warm_up(name)
@@ -142,9 +147,9 @@ def kernels_folder():
 
 
 def source_hashes():
-    """name -> hash of each kernel file that can be warmed up, with what it imports from other kernel files.
+    """Dict from the name of each kernel file that has a `warm_up` to its hash.
 
-    The largest files, which compile longest, come first.
+    The largest files come first, because they take longest to compile.
     """
     sources = {path.stem: path.read_text(encoding="utf-8") for path in kernels_folder().glob("*.py")}
     names = [name for name, text in sources.items() if "def warm_up(" in text]
@@ -172,7 +177,7 @@ def _cache_folder():
 
 
 def _stamp_name():
-    """One stamp for each Python, Numba, NumPy and processor."""
+    """The file name of the stamp, a different one per version of Python, Numba and NumPy and per processor."""
     import llvmlite.binding
     import numba
     import numpy

@@ -64,6 +64,7 @@ class Run:
         self.folder, self.validate = Path(folder), validate
         self.info = {"class_names": [], "category_ids": [], **(info or {}), "training": dataclasses.asdict(settings)}
         self.first = distributed.is_first()
+        self.talks = progress and self.first
 
         state = self._prepare_folder(resume, overwrite) if self.first else None
         self.step, seconds = distributed.from_first(state)
@@ -72,7 +73,7 @@ class Run:
         self.resumed = self.step > 0
         self.clock = Clock(settings, seconds)
         self.log = Log(self.folder / LOG, self.step) if self.first else NoLog()
-        self.bar = Bar(settings, self.clock, self.step, progress and self.first)
+        self.bar = Bar(settings, self.clock, self.step, self.talks)
         self.stop = StopRequest()
         self.best = Best(self.folder) if self.first else None
         self.data = None  # the iterator over batches
@@ -123,7 +124,7 @@ class Run:
 
     def say_how_it_ended(self):
         """Say which model was best and, after Ctrl-C, how to go on. Raises distributed.Stopped after Ctrl-C."""
-        if self.first and self.best.step is not None:
+        if self.talks and self.best.step is not None:
             say(f"best in validation: step {self.best.step}, {self.best.score_text()}, kept as {self.folder / BEST}")
         if distributed.any_worker(self.stop.requested) and not self._over():
             if self.first:

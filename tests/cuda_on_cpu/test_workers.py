@@ -149,7 +149,7 @@ def test_each_worker_takes_a_card_of_its_own(gpu, mirror, monkeypatch):
     assert distributed.own_device("cuda") == "cuda:0"
     monkeypatch.setattr(MirroredMPI, "Get_rank", lambda self: 1)
     assert distributed.own_device("cuda") == "cuda:1"
-    with pytest.raises(InputError, match="each worker takes a card by itself: --device cuda, not cuda:1"):
+    with pytest.raises(InputError, match="each worker chooses its card by itself: give --device cuda, not cuda:1"):
         distributed.own_device("cuda:1")
     monkeypatch.setattr(gpu.cuda.runtime, "getDeviceCount", lambda: 1)
     with pytest.raises(InputError, match="2 workers on this machine, but it has 1 card; .* mpiexec -n 1"):
