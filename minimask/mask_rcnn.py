@@ -4,9 +4,8 @@ image -> body -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals -> RoIAlign -> box 
                                                              -> RoIAlign -> mask head     -> one mask per class
                                                              -> RoIAlign -> keypoint head -> K points (optional)
 
-`MaskRCNN.forward` is this figure. Settings are in presets.py, one group per stage. Shapes: N images, R boxes or
-proposals, S sampled RoIs and D detections per image, C classes with the background, K keypoints.
-`record` notes what each stage computed while somebody looks (trace.py).
+`MaskRCNN.forward` is this figure; `record` notes what each stage computes while somebody looks (trace.py). Shapes:
+N images, R boxes, S sampled RoIs and D detections per image, C classes with the background, K keypoints.
 """
 
 import numpy as np
@@ -27,9 +26,9 @@ from minimask.mask_head import FCNMaskHead, MaskPredictor, MLPMaskHead, mask_pro
 from minimask.roi_align import assign_levels, roi_align
 from minimask.roi_pool import roi_pool, roi_warp
 from minimask.rpn import RPN
-from minimask.run.predictor import Predictor
-from minimask.structures import Batch, RoIs, in_use, spread
-from minimask.targets import match, sample, take
+from minimask.run.predictor import Predictor, check_batch
+from minimask.structures import in_use, spread
+from minimask.targets import sample_rois, take
 from minimask.trace import record
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -38,18 +37,15 @@ C4_SIZE = 14  # with neck "c4" RoIs are pooled to 14 x 14, and stage 5 halves th
 
 
 class MaskRCNN(nn.Module, Predictor):
-    """The model: `model(batch, rng)` returns a dict of losses, `model(batch)` Detections (in inference mode).
+    """The model: `model(batch, rng)` returns a dict of losses, `model.detect(batch)` Detections.
 
     num_classes: number of classes with the background, so at least 2.
-    backbone, rpn, roi, heads, detection, transform, conventions: groups of settings, each a dict or an object of its
-        class in presets.py, which documents every setting. The defaults are those of ResNet-50 with a pyramid.
+    groups: backbone, rpn, roi, heads, detection, transform, conventions; each a dict, or an object of its class in
+        run/model_settings.py, which documents every setting. By default a ResNet-50 with a pyramid.
     """
 
     def __init__(self, num_classes, **groups):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 2:
-            raise InputError(
-                f"num_classes must be an integer of at least 2 (the background and one class), got {num_classes!r}"
-            )
+        presets.check_num_classes(num_classes)
         groups = presets.complete(groups)
         backbone, rpn = groups["backbone"], groups["rpn"]
         self.num_classes, self.neck = num_classes, backbone.neck
@@ -66,20 +62,15 @@ class MaskRCNN(nn.Module, Predictor):
         """Add body and neck; returns the channels of the feature maps that the RPN and the heads read."""
         self.backbone = nn.Module()
         self.backbone.body = body = self._body(settings, stages=3 if self.neck == "c4" else 4)
+        self.roi_strides = body.strides if self.neck == "fpn" else body.strides[-1:]
         if self.neck != "fpn":
-            self.roi_strides = body.strides[-1:]
             return body.out_channels[-1]
         self.backbone.fpn = FPN(body.out_channels, settings.fpn_channels, settings.fpn_pool)
-        self.roi_strides = body.strides
         return settings.fpn_channels
 
     def _body(self, settings, stages):
-        own = {
-            key: getattr(settings, key) for key in ("channels", "stem", "norm_eps", "layers", "groups", "group_width")
-        }
-        own = {key: value for key, value in own.items() if value is not None}
-        own |= dict(stages=stages, dilate_c5=self.neck == "c5", stride_in_1x1=self.conventions["stride_in_1x1"])
-        return resnet(settings.name, settings.norm, **own)
+        stride_in_1x1 = self.conventions["stride_in_1x1"]
+        return resnet(stages=stages, dilate_c5=self.neck == "c5", stride_in_1x1=stride_in_1x1, **settings.body())
 
     def _add_heads(self, channels, backbone):
         """Add the heads, which read RoI features of `channels`."""
@@ -99,21 +90,24 @@ class MaskRCNN(nn.Module, Predictor):
         elif settings.mask == "fcn":
             convolutions = () if c4 else settings.mask_channels
             heads.mask_head = FCNMaskHead(inside, convolutions)
-            last = convolutions[-1] if convolutions else inside
-            heads.mask_predictor = MaskPredictor(last, settings.mask_width, masks)
+            heads.mask_predictor = MaskPredictor((inside, *convolutions)[-1], settings.mask_width, masks)
         if settings.keypoints:
             heads.keypoint_head = KeypointHead(channels, settings.keypoint_channels)
             heads.keypoint_predictor = KeypointPredictor(settings.keypoint_channels[-1], settings.keypoints)
 
     def forward(self, batch, rng=None):
-        """The figure: a dict of losses (scalar Tensors) if `rng` is given, else Detections.
+        """The figure. Returns losses if `rng` is given, else Detections.
 
         batch: a Batch of N images; for losses with ground truth.
         rng: the generator that samples anchors and RoIs (see sampling_generator).
-        Training minimizes the sum of the losses (slide L26).
+        The losses are scalar Tensors: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, loss_mask and
+        loss_keypoint, the last two if the model has these branches. Training minimizes their sum (slide L26).
         """
-        batch = self._checked(batch, rng)
-        features = self.features(self._images(batch))
+        check_batch(batch, rng, self.training)
+        batch = batch.to(self.device)
+        record(images=batch.images)
+        images = F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
+        features = self.features(images)  # P2 .. P6
         logits, deltas, anchors = self.rpn(features[self.rpn_first_level :], batch.images.shape[1:3])
         proposals, _, valid = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
 
@@ -124,7 +118,7 @@ class MaskRCNN(nn.Module, Predictor):
             return found
 
         losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
-        rois = self.sample_rois(proposals, valid, batch, rng)
+        rois = sample_rois(proposals, valid, batch, self.roi, rng)
         losses |= self.box_losses(features, batch, rois)
         positives = rois.first(int(self.roi.samples * self.roi.positive_fraction) or 1)
         losses |= self.mask_losses(features, batch, positives) if self.heads.mask else {}
@@ -133,20 +127,13 @@ class MaskRCNN(nn.Module, Predictor):
         return losses
 
     def losses(self, batch, rng):
-        """The losses of a Batch with ground truth, whatever mode the model is in (validation uses inference mode).
-
-        Returns {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask",
-        "loss_keypoint"}, the last two if the model has these branches.
-        """
+        """The losses of a Batch with ground truth, in training or (for validation) in inference mode."""
         if rng is None:
             raise ValueError("MaskRCNN.losses: needs rng=sampling_generator(seed, step)")
         return self.forward(batch, rng)
 
     def detect(self, batch):
-        """Batch -> Detections: boxes in pixels of the resized image, masks as probabilities inside their boxes.
-
-        It runs in inference mode, whatever mode the model is in.
-        """
+        """Batch -> Detections, in inference mode and without gradients, whatever mode the model is in."""
         with self.inference():
             return self.forward(batch)
 
@@ -180,6 +167,12 @@ class MaskRCNN(nn.Module, Predictor):
         record(**{f"{branch}_levels": levels, f"{branch}_features": x})
         return x
 
+    def _roi_features(self, features, boxes, valid, branch):
+        """RoI features of the boxes (N, S, 4) that are in use -> index among all N*S, boxes (R, 4), features."""
+        slots, boxes, image_index = in_use(boxes, valid)
+        size = {"box": self.roi.box_size, "mask": self.roi.mask_size, "keypoint": self.roi.keypoint_size}[branch]
+        return slots, boxes, self.pool(features, boxes, image_index, size, branch)
+
     def box_branch(self, x):
         """RoI features -> class logits (R, C) and box deltas (R, 4 C)."""
         heads = self.roi_heads
@@ -211,43 +204,25 @@ class MaskRCNN(nn.Module, Predictor):
 
     # Training
 
-    def sample_rois(self, proposals, valid, batch, rng):
-        """Proposals (N, R, 4) with valid (N, R) -> RoIs, the boxes on which the heads are trained.
-
-        The ground truth boxes are proposals too, so that the heads see positives from the first step.
-        """
-        xp = array_module(proposals)
-        real = batch.valid & ~batch.crowd
-        boxes = xp.concatenate([proposals, batch.boxes.astype(proposals.dtype)], axis=1)  # (N, R + G, 4)
-        valid = xp.concatenate([valid, real], axis=1)
-
-        matched, matches = match(boxes, batch.boxes, real, batch.crowd, self.roi.iou, self.roi.iou)
-        matched[~valid] = -1
-        index, positive, valid = sample(matched, self.roi.samples, self.roi.positive_fraction, rng)
-        matches = take(matches, index)
-        return RoIs(take(boxes, index), xp.where(positive, take(batch.labels, matches), 0), matches, positive, valid)
-
     def box_losses(self, features, batch, rois):
         """{"loss_classifier", "loss_box_reg"} on the sampled RoIs."""
-        _, boxes, image_index = in_use(rois.boxes)
-        class_logits, box_deltas = self.box_branch(self.pool(features, boxes, image_index, self.roi.box_size, "box"))
+        _, _, x = self._roi_features(features, rois.boxes, None, "box")
+        class_logits, box_deltas = self.box_branch(x)
         targets = box_ops.encode(take(batch.boxes, rois.matches), rois.boxes, BOX_WEIGHTS)
         targets = array_module(targets).where(rois.positive[..., None], targets, 0)
         record(rois=rois.boxes, roi_labels=rois.labels, roi_matches=rois.matches, roi_positive=rois.positive)
         record(roi_valid=rois.valid, box_targets=targets, class_logits=class_logits, box_deltas=box_deltas)
 
         labels, positive, valid = (a.reshape(-1) for a in (rois.labels, rois.positive, rois.valid))  # (N*S,) each
-        return {
-            "loss_classifier": class_loss(class_logits, labels, valid),
-            "loss_box_reg": box_loss(box_deltas, labels, targets.reshape(-1, 4), positive, valid),
-        }
+        box_reg = box_loss(box_deltas, labels, targets.reshape(-1, 4), positive, valid)
+        return {"loss_classifier": class_loss(class_logits, labels, valid), "loss_box_reg": box_reg}
 
     def mask_losses(self, features, batch, rois):
         """{"loss_mask"} on RoIs, of which only the positives count."""
         aligned, binary = self.conventions["aligned"], self.conventions["binary_mask_targets"]
         targets = mask_targets(batch.masks, rois.boxes, rois.matches, self.mask_size(), aligned, binary)
-        slots, boxes, image_index = in_use(rois.boxes, rois.positive)
-        logits = self.mask_branch(self.pool(features, boxes, image_index, self.roi.mask_size, "mask"))
+        slots, _, x = self._roi_features(features, rois.boxes, rois.positive, "mask")
+        logits = self.mask_branch(x)
         record(mask_logits=logits, mask_targets=targets)
 
         targets = targets.reshape(-1, *targets.shape[2:])[slots]  # (N*S, M, M), then those in use
@@ -261,8 +236,8 @@ class MaskRCNN(nn.Module, Predictor):
             raise InputError(f"the model learns {self.heads.keypoints} keypoints per object, the data has {count}")
         places, visible = keypoint_targets(batch.keypoints, rois.boxes, rois.matches, 4 * self.roi.keypoint_size)
         visible = visible & rois.positive[..., None]  # (N, S, K)
-        slots, boxes, image_index = in_use(rois.boxes, rois.positive)
-        logits = self.keypoint_branch(self.pool(features, boxes, image_index, self.roi.keypoint_size, "keypoint"))
+        slots, _, x = self._roi_features(features, rois.boxes, rois.positive, "keypoint")
+        logits = self.keypoint_branch(x)
         record(keypoint_logits=logits, keypoint_targets=places, keypoint_visible=visible)
 
         places, visible = places.reshape(-1, count)[slots], visible.reshape(-1, count)[slots]
@@ -272,56 +247,32 @@ class MaskRCNN(nn.Module, Predictor):
 
     def find_boxes(self, features, proposals, valid, sizes):
         """Detections, still without masks and keypoints: what the box head makes of the proposals."""
-        slots, boxes, image_index = in_use(proposals, valid)
-        class_logits, box_deltas = self.box_branch(self.pool(features, boxes, image_index, self.roi.box_size, "box"))
+        slots, _, x = self._roi_features(features, proposals, valid, "box")
+        class_logits, box_deltas = self.box_branch(x)
         record(class_logits=class_logits, box_deltas=box_deltas)
 
         class_logits, box_deltas = (spread(x.data, slots, valid.shape) for x in (class_logits, box_deltas))
         found = detect(class_logits, box_deltas, proposals, valid, sizes, BOX_WEIGHTS, **vars(self.detection))
         found.whole_pixels = self.conventions["whole_pixels"]
-        record(detected_boxes=found.boxes, detected_labels=found.labels)
-        record(detected_scores=found.scores, detected_valid=found.valid)
+        record(**{f"detected_{name}": getattr(found, name) for name in ("boxes", "labels", "scores", "valid")})
         return found
 
     def find_masks(self, features, found):
         """Probabilities (N, D, M, M) inside each detected box, those of its class."""
-        slots, boxes, image_index = in_use(found.boxes, found.valid)
+        slots, _, x = self._roi_features(features, found.boxes, found.valid, "mask")
         channel = self.mask_channel(found.labels.reshape(-1)[slots])
-        logits = self.mask_branch(self.pool(features, boxes, image_index, self.roi.mask_size, "mask"), channel)
+        logits = self.mask_branch(x, channel)
         masks = mask_probabilities(logits.data, channel, self.heads.mask_loss)
         record(mask_logits=logits, mask_probabilities=masks)
         return spread(masks, slots, found.valid.shape)
 
     def find_keypoints(self, features, found):
         """The keypoints (N, D, K, 3) of each detection: x, y, score."""
-        slots, boxes, image_index = in_use(found.boxes, found.valid)
-        logits = self.keypoint_branch(self.pool(features, boxes, image_index, self.roi.keypoint_size, "keypoint"))
+        slots, boxes, x = self._roi_features(features, found.boxes, found.valid, "keypoint")
+        logits = self.keypoint_branch(x)
         points = decode_keypoints(logits.data, boxes)
         record(keypoint_logits=logits, keypoints=points)
         return spread(points, slots, found.valid.shape)
-
-    def _checked(self, batch, rng):
-        """The batch on the model's device. Raises ValueError if the model cannot use it."""
-        if not isinstance(batch, Batch):
-            raise ValueError(
-                "MaskRCNN: takes a Batch (model.transform makes one of images; model.predict takes images themselves), "
-                f"got {type(batch).__name__}"
-            )
-        if batch.images.ndim != 4 or batch.images.shape[3] != 3:
-            raise ValueError(f"MaskRCNN: images must be (N, H, W, 3), got shape {batch.images.shape}")
-        if rng is None and self.training:
-            raise ValueError(
-                "MaskRCNN: in training mode it needs a Batch with ground truth and rng=sampling_generator(seed, step); "
-                "to find objects call model.eval() first, or model.detect(batch) or model.predict(images)"
-            )
-        if rng is not None and batch.boxes is None:
-            raise ValueError("MaskRCNN: losses need a Batch with ground truth and rng; this one has images alone")
-        return batch.to(self.device)
-
-    def _images(self, batch):
-        """The images as a Tensor of the model's dtype."""
-        record(images=batch.images)
-        return F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False))
 
 
 def build(preset="toy", num_classes=None, seed=0, classes=None, **groups):
@@ -329,7 +280,7 @@ def build(preset="toy", num_classes=None, seed=0, classes=None, **groups):
 
     preset: a name in presets.PRESETS.
     num_classes: number of classes with the background; by default that of `classes`, or 4.
-    seed: of the random weights.
+    seed: seed of the random weights.
     classes: names of the classes, without the background: ["cat", "dog", "duck"].
     groups: dicts of settings that are merged into the preset's: build("toy", rpn={"samples": 64}).
     `build(**model.settings)` makes the same architecture again. Raises InputError for an unknown name or a bad value.

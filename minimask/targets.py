@@ -9,6 +9,7 @@ import numpy as np
 
 from minimask import boxes as box_ops
 from minimask.device import accelerated, array_module
+from minimask.structures import RoIs
 
 CROWD_COVER = 0.5  # a box with at least this part of its area inside a crowd is not background
 
@@ -126,3 +127,23 @@ def top_k_of_levels(scores, sizes, counts):
 def take(array, indices):
     """Rows by index, image by image: array[n, indices[n, s]]. (N, A, ...) and (N, S) int -> (N, S, ...)."""
     return array[array_module(array).arange(len(array))[:, None], indices]
+
+
+def sample_rois(proposals, valid, batch, settings, rng):
+    """The boxes on which the heads are trained, as RoIs.
+
+    proposals (N, R, 4), valid (N, R): what the RPN proposes.
+    batch: Batch; its ground truth boxes are proposals too, so that the heads see positives from the first step.
+    settings: has samples, positive_fraction and iou (see `sample` and `match`). rng: the generator.
+    """
+    xp = array_module(proposals)
+    real = batch.valid & ~batch.crowd
+    boxes = xp.concatenate([proposals, batch.boxes.astype(proposals.dtype)], axis=1)  # (N, R + G, 4)
+    valid = xp.concatenate([valid, real], axis=1)
+
+    matched, matches = match(boxes, batch.boxes, real, batch.crowd, settings.iou, settings.iou)
+    matched[~valid] = -1
+    index, positive, valid = sample(matched, settings.samples, settings.positive_fraction, rng)
+    matches = take(matches, index)
+    labels = xp.where(positive, take(batch.labels, matches), 0)
+    return RoIs(take(boxes, index), labels, matches, positive, valid)

@@ -165,7 +165,7 @@ print(f"\n{learned:,} numbers here, {large:,} in the published model of 44 milli
 # %%
 with no_grad():
     batch = model.transform([scene.image])
-    levels = model.features(model._images(batch))[model.rpn_first_level :]
+    levels = model.features(Tensor(batch.images))[model.rpn_first_level :]
     maps = [head(level) for level in levels]
 for level, (logits, deltas) in zip(levels, maps):
     print("features", level.shape, "logits", logits.shape, "deltas", deltas.shape)
@@ -514,7 +514,7 @@ def rpn_of(model, sample):
     """What the RPN says about a scene: logits (8064,), deltas (8064, 4), proposals (R, 4)."""
     with no_grad():
         batch = model.transform([sample.image])
-        levels = model.features(model._images(batch))[model.rpn_first_level :]
+        levels = model.features(Tensor(batch.images))[model.rpn_first_level :]
         logits, deltas, anchors = model.rpn(levels, batch.images.shape[1:3])
         found, _, valid = model.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes)
     return logits.data[0], deltas.data[0], found[0][valid[0]]
@@ -656,7 +656,7 @@ losses = {}
 for who, network in (("untrained", untrained), ("trained", model)):
     with no_grad():
         batch = network.transform(samples)
-        levels = network.features(network._images(batch))[network.rpn_first_level :]
+        levels = network.features(Tensor(batch.images))[network.rpn_first_level :]
         logits, deltas, anchors = network.rpn(levels, batch.images.shape[1:3])
         found = network.rpn.losses(logits, deltas, anchors, batch, np.random.default_rng(0))
     losses[who] = {names[name]: float(value.data) for name, value in found.items()}

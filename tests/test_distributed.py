@@ -192,7 +192,7 @@ def train_distributed(capsys, tmp_path, *more):
 def test_one_worker_alone(capsys, tmp_path):
     pytest.importorskip("mpi4py", reason="workers need mpi4py (pip install mpi4py mpich)")
     assert main(["train", "--distributed", "--output", str(tmp_path), *OPTIONS, "--steps", "1"]) == 0
-    assert "this is one worker alone; several are started by: mpiexec -n 4" in capsys.readouterr().err
+    assert "this is a single worker; start several with: mpiexec -n 4" in capsys.readouterr().err
     assert distributed.size() == 1 and len(lines_of(tmp_path)) == 1
 
 

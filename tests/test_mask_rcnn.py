@@ -253,7 +253,7 @@ def test_messages():
         with pytest.raises(InputError, match=rf"num_classes must be an integer of at least 2 .* got {number!r}"):
             build("toy", number)
     model = build("toy", 3, **TINY)
-    with pytest.raises(ValueError, match="takes a Batch .* got list"):
+    with pytest.raises(ValueError, match="takes a Batch, .* got list"):
         model.detect([np.zeros((4, 4, 3))])
     with pytest.raises(ValueError, match=r"in training mode it needs .*; to find objects call model.eval\(\) first"):
         model.train()(two_squares())

@@ -12,6 +12,7 @@ from minimask.errors import InputError
 from minimask.machine.card import enough_memory
 from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
+from minimask.structures import Batch
 
 AT_ONCE = 16  # images in a batch
 
@@ -91,3 +92,21 @@ def as_array(image):
             "divide by 255, or pass uint8"
         )
     return image
+
+
+def check_batch(batch, rng, training):
+    """Raises ValueError if a MaskRCNN cannot use the batch: what is wrong, and what to call instead."""
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            f"MaskRCNN: takes a Batch, which model.transform(images) makes, got {type(batch).__name__}; "
+            "model.predict takes images themselves"
+        )
+    if batch.images.ndim != 4 or batch.images.shape[3] != 3:
+        raise ValueError(f"MaskRCNN: images must be (N, H, W, 3), got shape {batch.images.shape}")
+    if rng is None and training:
+        raise ValueError(
+            "MaskRCNN: in training mode it needs a Batch with ground truth and rng=sampling_generator(seed, step); "
+            "to find objects call model.eval() first, or model.detect(batch) or model.predict(images)"
+        )
+    if rng is not None and batch.boxes is None:
+        raise ValueError("MaskRCNN: losses need a Batch with ground truth; model.transform makes one of Samples")

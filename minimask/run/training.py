@@ -308,7 +308,8 @@ def _validation(options, dataset, drawn, model):
         dataset = open_dataset("val", options, list(model.class_names))
     names = list(getattr(dataset, "keypoint_names", None) or ())
     if model.keypoint_names and names != model.keypoint_names:
-        raise InputError(f"the validation data must have the keypoints {', '.join(model.keypoint_names)}")
+        where = options.val_annotations or "the validation data"
+        raise InputError(f"{where}: must have the keypoints {', '.join(model.keypoint_names)}")
     size = options.batch_size
 
     def validate(model):

@@ -1,7 +1,5 @@
 """From predictions to proposals, samples and detections: on the GPU as on the CPU, without waiting, also in a graph."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -9,9 +7,8 @@ from minimask import targets
 from minimask.anchors import AnchorGenerator
 from minimask.box_head import detect
 from minimask.device import generator
-from minimask.mask_rcnn import MaskRCNN
-from minimask.presets import RoISettings, RPNSettings
 from minimask.rpn import RPN
+from minimask.run.model_settings import RoISettings, RPNSettings
 from minimask.structures import Batch
 from minimask.tensor import Tensor
 from minimask.trace import Trace
@@ -76,12 +73,11 @@ def test_what_the_rpn_samples(gpu):
 
 
 def sampled_rois(module, rng):
-    """A call of `MaskRCNN.sample_rois` on the proposals of `case`, with arrays of `module`."""
+    """A call of `sample_rois` on the proposals of `case`, with arrays of `module`."""
     rpn, *predictions = case()
-    model = SimpleNamespace(roi=RoISettings(samples=48))
     batch = batch_of(module)
     boxes, _, valid = rpn.proposals(*map(module.asarray, predictions), anchors_of(module), batch.sizes)
-    return lambda: MaskRCNN.sample_rois(model, boxes, valid, batch, rng)
+    return lambda: targets.sample_rois(boxes, valid, batch, RoISettings(samples=48), rng)
 
 
 def test_what_the_heads_sample(gpu):
