@@ -34,7 +34,7 @@ class RPNHead(nn.Module):
 class RPN(nn.Module):
     """Proposals from features, and the two RPN losses.
 
-    channels: of the feature maps. settings: a presets.RPNSettings. anchor_rounding: see conventions.py.
+    channels: of the feature maps. settings: RPNSettings (run/model_settings.py). anchor_rounding: see conventions.py.
     """
 
     def __init__(self, channels, settings, anchor_rounding="pixels"):

@@ -7,8 +7,8 @@ from minimask import nn
 from minimask.boxes import iou
 from minimask.device import generator
 from minimask.optim import SGD
-from minimask.presets import RPNSettings
 from minimask.rpn import RPN
+from minimask.run.model_settings import RPNSettings
 from minimask.structures import Batch
 from minimask.tensor import Tensor
 
