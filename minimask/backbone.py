@@ -1,13 +1,13 @@
 """ResNet and ResNeXt: the deep network whose feature maps C2..C5 everything else reads (slides T13, L09).
 
 He et al. 2016 (ResNet), Xie et al. 2017 (ResNeXt). Parameter names are torchvision's (`conv1`, `layer1.0.conv2`, ...).
-A level Ck has stride 2^k: one of its pixels stands for 2^k x 2^k pixels of the image.
+Level Ck has stride 2^k: one of its pixels stands for 2^k x 2^k pixels of the image.
 """
 
 from minimask import nn
 from minimask.convolution import conv2d, max_pool2d
 
-# name: (block, blocks in each stage, groups, channels in each group)
+# name: (block, blocks per stage, groups, channels per group)
 RESNETS = {
     "resnet18": ("basic", (2, 2, 2, 2), 1, 64),
     "resnet34": ("basic", (3, 4, 6, 3), 1, 64),
@@ -19,7 +19,7 @@ RESNETS = {
 
 
 def make_norm(kind, channels, relu=False):
-    """The normalization `kind`: "batch", "frozen" (batch norm with constant statistics) or "group"."""
+    """A normalization layer. kind: "batch", "frozen" (batch norm with constant statistics) or "group"."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, relu=relu)
     if kind == "frozen":
@@ -32,8 +32,8 @@ def make_norm(kind, channels, relu=False):
 def conv_norm(conv, norm, x, residual=None):
     """norm(conv(x)) + residual, then the norm's ReLU, if it has one.
 
-    Where the norm's statistics are constants, normalizing is a scale and a shift of each output channel. Both go into
-    the convolution: conv(x, w) scale + shift = conv(x, w scale) + shift. Then all of it is one pass over memory.
+    If the norm's statistics are constants, normalizing is a scale and a shift of each output channel. Both move into
+    the convolution, conv(x, w) scale + shift = conv(x, w scale) + shift, and everything is one pass over memory.
     """
     if isinstance(norm, nn.GroupNorm) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
         return norm(conv(x), residual=residual)
@@ -61,15 +61,16 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 to fewer channels, 3x3 (in groups: ResNeXt), 1x1 back to four times as many, and a shortcut.
 
-    The stride sits in the 3x3 convolution (torchvision); `stride_in_1x1` puts it into the first 1x1 (the paper).
+    The stride is in the 3x3 convolution (torchvision) or, with `stride_in_1x1`, in the first 1x1 (the paper).
     """
 
     expansion = 4
 
     def __init__(self, in_channels, channels, stride, norm, dilation=1, groups=1, group_width=64, stride_in_1x1=False):
         width = channels * group_width // 64 * groups
-        stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
         out = channels * self.expansion
+        stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
+
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride1, bias=False)
         self.bn1 = make_norm(norm, width, relu=True)
         self.conv2 = nn.Conv2d(width, width, 3, stride3, dilation, dilation, groups, bias=False)
@@ -85,14 +86,14 @@ class Bottleneck(nn.Module):
 
 
 def add_shortcut(block, in_channels, out_channels, stride, norm):
-    """A projection `downsample.{0,1}` where input and output of the block differ in shape; else the identity."""
+    """Give a block whose output differs from its input in shape a projection, `downsample.{0,1}`."""
     if stride != 1 or in_channels != out_channels:
         conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         block.downsample = nn.Sequential(conv, make_norm(norm, out_channels))
 
 
 def shortcut(block, x):
-    """What the block adds to its result."""
+    """What a block adds to its result: its input, projected if it has a projection."""
     return conv_norm(block.downsample[0], block.downsample[1], x) if hasattr(block, "downsample") else x
 
 
@@ -100,44 +101,58 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class ResNet(nn.Module):
-    """Image (N, H, W, 3) -> [C2, C3, C4, C5], each (N, H / stride, W / stride, channels), strides 4, 8, 16, 32.
+    """Images (N, H, W, 3) -> [C2, C3, C4, C5], each (N, H / stride, W / stride, channels).
 
-    stem "large" is the published one (7x7 / 2 and a 3x3 / 2 max pooling); "small" is a 3x3 / 2 convolution after
-    which stage 1 halves again: half the work, for small images; "fine" is the same but stage 1 does not halve, so that
-    the strides are 2, 4, 8, 16: the outlines of small objects survive. `channels` are those of the four stages before a
-    bottleneck multiplies them by 4. `dilate_c5` keeps C5 at stride 16 and dilates its 3x3 convolutions instead.
-    `stages` may be 3, for a model that pools its RoIs from C4. `norm_eps` is added to the normalizations' variances.
+    block: "basic" or "bottleneck".
+    layers: blocks per stage.
+    channels: of the four stages, before a bottleneck multiplies them by 4.
+    stem: "large" is the published one, a 7x7 convolution and a 3x3 max pooling, both of stride 2: the levels have
+        strides 4, 8, 16, 32. "small" is a 3x3 convolution of stride 2, and stage 1 halves the map once more: the same
+        strides for half the work, for small images. "fine" is "small" without that: strides 2, 4, 8, 16, which keep
+        the outlines of small objects.
+    norm: "batch", "frozen" or "group".  norm_eps: what the normalization adds to variances.
+    groups, group_width, stride_in_1x1: see `Bottleneck`.
+    dilate_c5: keep C5 at the stride of C4 and dilate its 3x3 convolutions instead.
+    stages: 4, or 3 for a model that pools its RoIs from C4.
+
+    `out_channels` and `strides` have one number per level.
     """
 
     def __init__(
-        self, block="bottleneck", layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), stem="large", norm="frozen",
-        groups=1, group_width=64, stride_in_1x1=False, dilate_c5=False, stages=4, norm_eps=1e-5,
-    ):  # fmt: skip
+        self,
+        block="bottleneck",
+        layers=(3, 4, 6, 3),
+        channels=(64, 128, 256, 512),
+        stem="large",
+        norm="frozen",
+        groups=1,
+        group_width=64,
+        stride_in_1x1=False,
+        dilate_c5=False,
+        stages=4,
+        norm_eps=1e-5,
+    ):
         if stem not in ("large", "small", "fine"):
             raise ValueError(f'ResNet: stem must be "large", "small" or "fine", got {stem!r}')
         self.stem = stem
-        self.conv1 = nn.Conv2d(3, channels[0], *((7, 2, 3) if stem == "large" else (3, 2, 1)), bias=False)
+        size, padding = (7, 3) if stem == "large" else (3, 1)
+        self.conv1 = nn.Conv2d(3, channels[0], size, stride=2, padding=padding, bias=False)
         self.bn1 = make_norm(norm, channels[0], relu=True)
-        width = channels[0]
-        self.out_channels, self.strides, stride_so_far = [], [], 4 if stem == "large" else 2
+
+        settings = dict(norm=norm, groups=groups, group_width=group_width, stride_in_1x1=stride_in_1x1)
+        width, total_stride = channels[0], 4 if stem == "large" else 2
+        self.out_channels, self.strides = [], []
         for i in range(stages):
-            stride = 1 if i == 0 and stem != "small" else 2
-            dilation = 1
+            stride, dilation = 1 if i == 0 and stem != "small" else 2, 1
             if i == 3 and dilate_c5:
                 stride, dilation = 1, 2
-            stage = nn.Sequential()
-            for j in range(layers[i]):
-                stage.append(
-                    BLOCKS[block](
-                        width, channels[i], stride if j == 0 else 1, norm, dilation=dilation,
-                        groups=groups, group_width=group_width, stride_in_1x1=stride_in_1x1,
-                    )
-                )  # fmt: skip
-                width = channels[i] * BLOCKS[block].expansion
+            stage = make_stage(BLOCKS[block], layers[i], width, channels[i], stride, dilation=dilation, **settings)
             setattr(self, f"layer{i + 1}", stage)
-            stride_so_far *= stride
+
+            width, total_stride = channels[i] * BLOCKS[block].expansion, total_stride * stride
             self.out_channels.append(width)
-            self.strides.append(stride_so_far)
+            self.strides.append(total_stride)
+
         for module in self.modules():
             if hasattr(module, "eps"):
                 module.eps = norm_eps
@@ -153,9 +168,19 @@ class ResNet(nn.Module):
         return levels
 
 
+def make_stage(block, count, in_channels, channels, stride, **settings):
+    """`count` blocks one after the other; the first has the stride."""
+    first = block(in_channels, channels, stride, **settings)
+    return nn.Sequential(first, *(block(channels * block.expansion, channels, 1, **settings) for _ in range(count - 1)))
+
+
 def resnet(name, norm="frozen", **settings):
-    """A ResNet by name: resnet18, resnet34, resnet50, resnet101, resnext50_32x4d or resnext101_32x8d."""
+    """A ResNet by name: resnet18, resnet34, resnet50, resnet101, resnext50_32x4d or resnext101_32x8d.
+
+    settings: other arguments of `ResNet`, or replacements for those of the name.
+    """
     if name not in RESNETS:
         raise ValueError(f"backbone must be one of {', '.join(RESNETS)}, got {name!r}")
     block, layers, groups, group_width = RESNETS[name]
-    return ResNet(**{**dict(block=block, layers=layers, groups=groups, group_width=group_width, norm=norm), **settings})
+    named = dict(block=block, layers=layers, groups=groups, group_width=group_width, norm=norm)
+    return ResNet(**{**named, **settings})

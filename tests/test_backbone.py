@@ -1,6 +1,4 @@
-"""ResNet, ResNeXt and FPN: same names, same numbers as torchvision's; strides; frozen batch norm folded into
-convolutions.
-"""
+"""ResNet, ResNeXt and FPN: names and numbers as torchvision's, strides, constant norms folded into convolutions."""
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ def to_ours(state):
     }
 
 
-def randomise(module, seed=0):
+def randomize(module, seed=0):
     """Give every array of a torch module numbers that are no special case."""
     torch = pytest.importorskip("torch")
     g = torch.Generator().manual_seed(seed)
@@ -42,7 +40,7 @@ def test_equals_torchvision(name, norm):
     torchvision = pytest.importorskip("torchvision")
     norm_layer = torchvision.ops.FrozenBatchNorm2d if norm == "frozen" else torch.nn.BatchNorm2d
     theirs = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer).double().eval()
-    randomise(theirs)
+    randomize(theirs)
     ours = backbone_module.resnet(name, norm).to(np.float64).eval()
     ours.load_state_dict({k: v for k, v in to_ours(theirs.state_dict()).items() if not k.startswith("fc.")})
     image = np.random.default_rng(0).standard_normal((1, 37, 64, 3))
@@ -76,9 +74,8 @@ def test_strides(settings, strides, stem):
     model = backbone_module.ResNet(**SMALL, stem=stem, norm="frozen", **settings)
     levels = model(Tensor(np.ones((1, 64, 96, 3), np.float32)))
     assert model.strides == strides
-    assert [x.shape for x in levels] == [
-        (1, 64 // s, 96 // s, c) for s, c in zip(strides, model.out_channels)
-    ]  # fmt: skip
+    expected = [(1, 64 // s, 96 // s, c) for s, c in zip(strides, model.out_channels)]
+    assert [x.shape for x in levels] == expected
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
