@@ -272,9 +272,6 @@ def max_pool_backward(gy, winner, size, window):
     return _crop(padded, window, size)
 
 
-# ---------------------------------------------------------------------------- the window
-
-
 class Window:
     """How a window slides: kernel size, stride, padding and dilation, each (y, x), and the number of channel groups."""
 
