@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Largest difference from float64, relative to the root mean square of the right result.
+# Bounds for `error` of float32 kernels.
 DIRECT, WINOGRAD = 1e-5, 2e-4
 
 # name: N, H, W, Cin, Cout, kernel, stride, padding, dilation, groups
@@ -65,7 +65,7 @@ def transposed_arrays(case, dtype=np.float64):
 
 
 def error(found, expected):
-    """The largest difference, relative to the root mean square of what is expected."""
+    """The largest difference from the expected array, relative to the root mean square of that array."""
     assert found.shape == expected.shape and found.dtype == np.float32
     scale = np.sqrt(np.mean(expected**2)) if expected.size else 1
     return np.abs(found - expected).max(initial=0) / max(scale, 1e-30)

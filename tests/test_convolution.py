@@ -1,4 +1,7 @@
-"""Convolution, transposed convolution, max pooling: worked numbers, torch, finite differences; kernels against them."""
+"""Convolution, transposed convolution and max pooling.
+
+The array code is compared with worked numbers, PyTorch and finite differences, and the kernels with the array code.
+"""
 
 import numpy as np
 import pytest
@@ -56,7 +59,7 @@ def nhwc(t):
 
 
 def test_worked_numbers():
-    """A 3x3 window of ones on the map 0..8 sums nine, six or four numbers."""
+    """On the map 0..8, a 3x3 window of ones sums up nine, six or four numbers."""
     x = Tensor(np.arange(9.0).reshape(1, 3, 3, 1))
     w = Tensor(np.ones((3, 3, 1, 1)))
     expected = [[8, 15, 12], [21, 36, 27], [20, 33, 24]]
@@ -69,7 +72,7 @@ def test_worked_numbers():
 
 
 def test_convolution_is_a_correlation():
-    """Place (i, j) of the kernel meets row y + i, column x + j: the kernel is not mirrored."""
+    """Place (i, j) of the window meets row y + i, column x + j: the weights are not mirrored."""
     x = np.zeros((1, 3, 3, 1))
     x[0, 1, 1] = 1
     w = np.arange(9.0).reshape(3, 3, 1, 1)
@@ -86,7 +89,7 @@ def test_transposed_worked_numbers():
 
 
 def test_pool_worked_numbers():
-    """Padding never wins, even against negative numbers; among equals the first gets the gradient."""
+    """Padding never wins, not even against negative numbers; of equal numbers, the first gets the gradient."""
     x = np.array([[-4.0, -2.0, -2.0], [-5.0, -3.0, -9.0], [-7.0, -8.0, -1.0]]).reshape(1, 3, 3, 1)
     for dtype in (np.float64, np.float32):
         tensor = Tensor(x.astype(dtype), requires_grad=True)
@@ -207,7 +210,7 @@ def test_direct_kernels_on_random_shapes(direct, seed):
     cin, cout = (int(rng.integers(1, most)) * groups for _ in range(2))
     kernel, stride, dilation = (tuple(map(int, rng.integers(1, end, 2))) for end in (6, 5, 4))
     padding = tuple(map(int, rng.integers(0, 4, 2)))
-    # the smallest map that gives a result, and up to 20 pixels more
+    # the smallest possible map, and up to 20 pixels more
     least = [max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, kernel, padding)]
     size = [n + int(rng.integers(0, 20)) for n in least]
     x = random(int(rng.integers(1, 4)), *size, cin, seed=seed, dtype=np.float32)
@@ -220,8 +223,8 @@ def test_direct_kernels_on_random_shapes(direct, seed):
     "shape", [(700, 1, 1, 1200, 950), (3, 60, 50, 64, 32), (1, 33, 9, 3, 130), (150, 1, 1, 1024, 40)]
 )
 def test_direct_kernels_on_several_tiles(direct, shape):
-    """More weights than a cache holds, more rows of weights than are used at a time, more pixels than a tile has; rows
-    that are set apart.
+    """More weights than a cache holds, more rows of weights than are used at a time, more pixels than a tile has, and
+    rows that are spaced apart.
     """
     n, h, w, cin, cout = shape
     kernel = (1, 1) if h == 1 else (3, 3)
@@ -238,7 +241,7 @@ def test_depthwise_kernels(direct, stride, dilation):
 
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed_kernels_on_each_case(case):
-    """In float32 conv_transpose2d takes the kernels: they agree with the specification in float64."""
+    """conv_transpose2d in float32, which the kernels compute, agrees with the array code in float64."""
     x, w, b, settings = transposed_arrays(case)
     results = []
     for dtype in (np.float64, np.float32):
@@ -252,9 +255,13 @@ def test_transposed_kernels_on_each_case(case):
 
 # N, H, W, Cin, Cout, padding
 WINOGRAD_SHAPES = (
-    (1, 40, 40, 16, 16, 1), (2, 29, 37, 32, 48, 1), (1, 50, 43, 64, 16, 0), (1, 41, 41, 128, 96, 2),
-    (1, 33, 35, 16, 80, 3), (1, 24, 22, 512, 272, 1),
-)  # fmt: skip
+    (1, 40, 40, 16, 16, 1),
+    (2, 29, 37, 32, 48, 1),
+    (1, 50, 43, 64, 16, 0),
+    (1, 41, 41, 128, 96, 2),
+    (1, 33, 35, 16, 80, 3),
+    (1, 24, 22, 512, 272, 1),
+)
 
 
 @pytest.mark.parametrize("shape", WINOGRAD_SHAPES)
@@ -397,7 +404,7 @@ def test_same_bits_again(cin):
 
 @pytest.mark.parametrize("cin", [3, 16])
 def test_nan_is_not_hidden_by_relu(cin):
-    """Training stops at a NaN: it must come out of every layer that it goes into."""
+    """Training stops at a NaN, so a NaN that enters a layer must come out of it."""
     x = random(1, 40, 40, cin, dtype=np.float32)
     x[0, 5, 5, 1] = np.nan
     y = conv2d(Tensor(x), Tensor(random(3, 3, cin, 16, dtype=np.float32)), padding=1, relu=True).data
@@ -440,7 +447,7 @@ def test_bad_input(call, message):
 
 
 def test_gradients_are_not_shared():
-    """What is added up on the way back, in place where nobody else holds it, must not change another's gradient."""
+    """Backward adds gradients in place if nobody else holds them; this must not change another tensor's."""
     x, w, residual = (
         Tensor(random(*s, dtype=np.float32), requires_grad=True) for s in ((1, 4, 4, 2), (1, 1, 2, 2), (1, 4, 4, 2))
     )

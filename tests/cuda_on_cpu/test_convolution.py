@@ -1,4 +1,4 @@
-"""Convolution's kernels against the specification in float64, forward and both gradients, and as operations."""
+"""The convolution kernels for the GPU against the array code in float64: forward, both gradients, and as operations."""
 
 import numpy as np
 import pytest
@@ -25,30 +25,34 @@ from tests.convolution_cases import (
     transposed_arrays,
 )
 
-# N, H, W, Cin, Cout, kernel: several tiles of pixels, of channels and of terms; channels that no float4 fits; linear.
+# N, H, W, Cin, Cout, kernel: several tiles of pixels, channels and terms; channels not in fours; a linear layer.
 SEVERAL_TILES = [
-    (2, 9, 10, 12, 132, 3), (1, 17, 21, 33, 5, 3), (3, 7, 7, 64, 72, 1), (70, 1, 1, 200, 65, 1), (1, 40, 18, 4, 4, 3),
-]  # fmt: skip
+    (2, 9, 10, 12, 132, 3),
+    (1, 17, 21, 33, 5, 3),
+    (3, 7, 7, 64, 72, 1),
+    (70, 1, 1, 200, 65, 1),
+    (1, 40, 18, 4, 4, 3),
+]
 
 
 def tf32(a):
-    """To 10 bits of fraction, halves away from zero."""
+    """Rounded to 10 bits of fraction, halves away from zero."""
     bits = a.view(np.uint32)
     return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
 
 
 def bf16(a):
-    """To 7 bits of fraction, halves to even."""
+    """Rounded to 7 bits of fraction, halves to even."""
     bits = a.view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & ~np.uint32(0xFFFF)).view(np.float32)
 
 
 ROUNDED = {"highest": lambda a: a, "high": tf32, "medium": bf16}
-TENSOR = 5e-5  # with the same rounded factors: the sums of tensor cores are a little less exact than float32's
+TENSOR = 5e-5  # even with equally rounded factors, the sums of tensor cores are a little less exact than float32's
 
 
 def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None, rounded=lambda a: a):
-    """The three functions against the specifications, for factors `rounded` before they are multiplied."""
+    """Compare the three functions with the array code, whose factors are `rounded` before they are multiplied."""
     window = Window(w.shape[:2], **settings)
     size = window.output_size(x.shape[1:3])
     gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
@@ -79,7 +83,7 @@ def test_each_case(gpu, case):
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 2), (3, 9, 10, 8, 68), (70, 1, 1, 36, 65)])
 def test_pointwise_in_a_graph(gpu, shape):
-    """Outside cuBLAS has them, inside our own kernels."""
+    """cuBLAS computes 1x1 layers, except in a CUDA graph, where our own kernels do."""
     with cuda.as_in_a_graph():
         check(gpu, *arrays(*shape, 1), {})
 
@@ -100,7 +104,7 @@ def test_random_shapes(gpu, seed):
 @pytest.mark.parametrize("enough", [1, 264], ids=["large tiles", "small tiles"])
 @pytest.mark.parametrize("shape", SEVERAL_TILES)
 def test_several_tiles(gpu, monkeypatch, shape, enough):
-    """With few blocks wanted, tiles are large and sums over pixels are not cut into parts."""
+    """If one block is enough, tiles are large and sums over pixels are not cut into parts."""
     monkeypatch.setattr(conv_cuda, "ENOUGH_BLOCKS", enough)
     check(gpu, *arrays(*shape), dict(padding=shape[5] // 2))
 
@@ -108,7 +112,7 @@ def test_several_tiles(gpu, monkeypatch, shape, enough):
 @pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (2, 2), ((1, 3), (2, 1))])
 @pytest.mark.parametrize("groups, inner, outer", [(40, 1, 1), (33, 1, 2), (6, 4, 4), (3, 5, 16), (2, 20, 24)])
 def test_groups(gpu, groups, inner, outer, stride, dilation):
-    """Each channel alone, small groups, groups that fill a part of a tile."""
+    """Depthwise, small groups, and groups that fill part of a tile."""
     settings = dict(stride=stride, padding=1, dilation=dilation, groups=groups)
     check(gpu, *arrays(2, 9, 11, groups * inner, groups * outer, 3, groups), settings)
 
@@ -121,7 +125,7 @@ def highest_precision():
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The names and blocks of the kernels that run."""
+    """The names and blocks of the kernels that are launched."""
     names = []
     launch = conv_cuda.launch
     monkeypatch.setattr(
@@ -132,7 +136,7 @@ def launched(monkeypatch):
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
-    """2 images of 17 x 31 pixels make 4 parts of at most 272: the last one is short."""
+    """2 images of 17 x 31 pixels make 4 parts of at most 272 pixels; the last one is shorter."""
     x, gy = random(2, 17, 31, 9, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
     window = Window((3, 3), padding=1, groups=groups)
     gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
@@ -144,7 +148,7 @@ def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_parts_of_the_sum_over_terms(gpu, launched, precision):
-    """9 x 70 = 630 terms on few tiles: 2 parts, then what follows them; with stride 2 the phases have 1 to 4 taps."""
+    """9 x 70 = 630 terms on few tiles make 2 parts, which `finish` adds; with stride 2 the phases have 1 to 4 taps."""
     device.set_matmul_precision(precision)
     settings = dict(padding=1), dict(padding=1, stride=2)
     for more in settings:
@@ -161,9 +165,7 @@ def test_parts_of_the_sum_over_terms(gpu, launched, precision):
 
 
 def test_arrays_that_begin_anywhere(gpu):
-    """Parts of a larger array need not begin where a float4 may; weights of a transposed convolution have their axes
-    exchanged.
-    """
+    """Part of a larger array may begin where a float4 may not; a transposed convolution exchanges its weights' axes."""
     x, w, b = arrays(2, 5, 6, 8, 12, 3)
     flat = gpu.empty(x.size + w.size + 2, np.float32)
     flat[1 : 1 + x.size] = gpu.asarray(x.ravel())
@@ -181,7 +183,7 @@ def test_arrays_that_begin_anywhere(gpu):
 
 
 def test_nan_passes(gpu):
-    """One NaN reaches the results whose windows hold it, through the ReLU."""
+    """A NaN reaches all results whose windows hold it, through the ReLU."""
     x, w, _ = arrays(1, 5, 5, 4, 4, 3)
     x[0, 0, 0, 1] = np.nan
     y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), Window(w.shape[:2], padding=1), (5, 5), relu=True).get()
@@ -225,7 +227,7 @@ def test_groups_on_tensor_cores(gpu, precision):
 
 
 def test_errors_of_tensor_cores(gpu, precision):
-    """TF32 is within 1e-3 of the largest result, BF16 within 1e-2, and neither is float32."""
+    """TF32 errs by less than 1e-3 of the largest result, BF16 by less than 1e-2; neither is as exact as float32."""
     x, w, _ = arrays(1, 12, 12, 64, 64, 3)
     window = Window(w.shape[:2], padding=1)
     y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), window, (12, 12)).get()
@@ -245,7 +247,7 @@ def test_older_cards_have_no_tensor_cores_for_these(gpu, precision, monkeypatch)
 
 
 def check_operation(gpu, operation, inputs):
-    """The result and every gradient, on the GPU in float32 and by the specification in float64."""
+    """Compare the result and every gradient on the GPU in float32 with those of the array code in float64."""
     results = []
     for convert in (lambda a: a.astype(np.float64), lambda a: gpu.asarray(a.astype(np.float32))):
         tensors = [Tensor(convert(a), requires_grad=True) for a in inputs]
