@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and each kind of damage gets one clear message."""
+"""Checkpoints: written completely or not at all; each kind of damage gets one clear message."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ from tests.helpers import step_of
 
 
 class Model:
-    """As much of a model as a checkpoint sees."""
+    """The part of a model that a checkpoint sees."""
 
     def __init__(self, num_classes=3, seed=0):
         rng = np.random.default_rng(seed)
@@ -136,7 +136,7 @@ def test_one_wrong_bit_never_goes_unnoticed(tmp_path):
         except InputError as error:
             assert str(path) in str(error)
             noticed += 1
-            continue  # else the bit is one that says nothing (a date, a permission): all else must be as it was
+            continue  # the bit means nothing to us (a date, a permission), so everything else must be unchanged
         assert other_settings == settings and other_arrays.keys() == arrays.keys()
         assert all(other_arrays[name].tobytes() == arrays[name].tobytes() for name in arrays)
     assert noticed > 200
@@ -181,7 +181,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_a_file_that_may_not_grow(tmp_path):
-    """A real refusal in the middle of a write: the limit on a file's size."""
+    """The system itself refuses in the middle of a write, because of a limit on the size of files."""
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
     save(tmp_path, 1)

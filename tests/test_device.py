@@ -1,4 +1,4 @@
-"""Which device is meant, and what is said where there is no card that could be used."""
+"""Which device a name means, and what the message says if a card cannot be used."""
 
 import importlib.metadata
 import sys
@@ -20,7 +20,12 @@ def wheels(*names):
 
 
 def cupy(cards=1, error=None, product=2.0):
-    """A CuPy that counts so many cards, or raises when it is asked; a 2 x 2 product of ones is full of `product`."""
+    """A fake CuPy.
+
+    cards: the number of cards that it reports.
+    error: if given, asking for the number of cards fails with this message.
+    product: every element of the product of two matrices.
+    """
 
     def count():
         if error:
@@ -83,7 +88,7 @@ def test_devices(monkeypatch):
     assert device.resolve(None) == device.resolve("cpu") == "cpu"
     two = cupy(cards=2)
     monkeypatch.setitem(sys.modules, "cupy", two)
-    assert device.resolve("cuda") == "cuda" and two.used == []  # the current one, whichever that is
+    assert device.resolve("cuda") == "cuda" and two.used == []  # the current card, whichever that is
     assert device.resolve("cuda:1") == "cuda" and two.used == [1]
     with pytest.raises(InputError, match="device cuda:2: this machine has 2 cards, counted from 0"):
         device.resolve("cuda:2")
@@ -102,7 +107,7 @@ def test_memory_of_the_host_is_another_matter():
 
 
 def test_each_python_thread_has_its_own_number_of_kernel_threads():
-    """As Numba has it: a thread that begins has the number that the program began with."""
+    """As in Numba: a new Python thread starts with the number that the program started with."""
     found = []
     before = threads()
     try:

@@ -1,4 +1,4 @@
-"""Several MPI workers that share each batch make the steps of one process with all of it."""
+"""Several MPI workers that share each batch take the same steps as one process with the whole batch."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def mpiexec(count, *command, **settings):
-    """The command line that starts `count` workers, with the mpiexec beside this Python, if there is one."""
+    """The command line that starts `count` workers, with the mpiexec of this Python environment if it has one."""
     pytest.importorskip("mpi4py", reason="several workers need mpi4py (pip install mpi4py mpich)")
     program = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if program is None:
@@ -38,7 +38,7 @@ def mpiexec(count, *command, **settings):
 
 
 def run(count, *command, code=0):
-    """Run `count` workers to their end -> what they printed and what they complained about."""
+    """Run `count` workers until they end. Returns what they wrote to stdout and to stderr."""
     process = subprocess.run(mpiexec(count, *command), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert process.returncode == code, process.stderr
     return process.stdout, process.stderr
@@ -52,13 +52,15 @@ def run(count, *command, code=0):
     [(2, "batch_norm", "sgd", 0.01), (2, "batch_norm", "adamw", 0.001), (4, "keypoints", "adamw", 0.001)],
 )
 def test_workers_equal_one_process_with_the_whole_batch(tmp_path, count, model, optimizer, rate):
-    """In float64, where ten steps do not blow up rounding: in float32 one box that another one just suppresses, or
-    just does not, changes the losses in their third digit, as it does between two numbers of threads.
+    """Compared in float64, where ten steps do not amplify rounding.
+
+    In float32 a single box that is just suppressed, or just not, changes the third digit of the losses; so does another
+    number of threads.
     """
     run(count, "-m", "tests.workers", "steps", tmp_path / "result.npz", model, optimizer, rate)
     together = np.load(tmp_path / "result.npz")
     alone = workers.steps(model, optimizer, rate)
-    assert alone["losses"][0].sum() > 1.05 * alone["losses"][-1].sum()  # it did learn
+    assert alone["losses"][0].sum() > 1.05 * alone["losses"][-1].sum()  # it learned
     assert set(alone) == set(together) and len(alone) > 50
     for name, array in alone.items():
         assert abs(array - together[name]).max() <= 1e-8 * max(1e-3, abs(array).max()), name
@@ -85,7 +87,7 @@ def test_each_worker_has_its_share_of_the_cores(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------ whole runs
 
-# So slow that the weights hardly change: in float32 nothing else makes two runs comparable for long.
+# So small a learning rate that the weights hardly change: otherwise two float32 runs soon drift apart.
 SLOW = [*OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e-5", "--batch-size", "4"]
 
 
@@ -113,7 +115,7 @@ def test_the_command_line(tmp_path, capsys):
     assert printed == alone.replace("alone", "two")  # once, not twice
     assert_same_run(tmp_path / "two", tmp_path / "alone")
 
-    # Another number of workers may go on where these stopped: here one, from the checkpoint of step 4.
+    # Another number of workers may resume: here a single one, from the checkpoint of step 4.
     (tmp_path / "two" / "checkpoint-00000006.npz").unlink()
     assert main(["train", "--output", str(tmp_path / "two"), "--resume"]) == 0
     assert_same_run(tmp_path / "two", tmp_path / "alone")
@@ -237,7 +239,7 @@ def test_mpiexec_without_distributed_would_write_one_folder_twice(monkeypatch, c
 
 
 class TwoWorkers:
-    """In place of an mpi4py communicator: this is worker `rank` of two, and the other one gives `theirs`."""
+    """A fake mpi4py communicator: this is worker `rank` of two, and the other one contributes `theirs`."""
 
     def __init__(self, rank=0, theirs=None):
         self.rank, self.theirs = rank, theirs
@@ -254,7 +256,7 @@ class TwoWorkers:
 
 @pytest.fixture
 def worker(monkeypatch):
-    """Make this process a worker: worker(rank, theirs)."""
+    """worker(rank, theirs) makes this process worker `rank` of two."""
     return lambda *arguments: monkeypatch.setattr(distributed, "_group", distributed.Group(TwoWorkers(*arguments)))
 
 

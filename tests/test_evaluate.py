@@ -1,4 +1,4 @@
-"""Average precision against published numbers and numbers worked by hand; results files; messages about bad ones."""
+"""Average precision against published numbers and numbers worked out by hand; files, good and bad."""
 
 import copy
 import errno
@@ -75,7 +75,7 @@ def test_keypoints_of_many_photos(split):
 
 @needs_nuclei
 def test_more_detections_than_a_hundred_count():
-    """COCOeval.summarize finds no AP with other than 100 detections; the tables hold it."""
+    """COCOeval.summarize reports no AP for other limits than 100 detections, although its tables contain it."""
     pycocotools = pytest.importorskip("pycocotools")
     assert pycocotools
     from pycocotools.coco import COCO
@@ -114,14 +114,14 @@ def _result(image_id, category_id, score, **what):
 
 
 def _truth(boxes=((10, 10, 40, 40), (60, 60, 20, 20)), category=3, size=(100, 100)):
-    """One image with boxes x, y, w, h whose masks are those boxes."""
+    """One image with boxes x, y, w, h; the mask of each object fills its box."""
     annotations = []
     for i, box in enumerate(boxes):
         x, y, w, h = box
         polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
         annotations.append(
             {
-                "id": i,  # the first is 0, which pycocotools alone would take for "not matched"
+                "id": i,  # the first is 0, which pycocotools would take for "not matched"
                 "image_id": 7,
                 "category_id": category,
                 "bbox": list(box),
@@ -142,12 +142,12 @@ def test_perfect_detections_have_ap_1_even_where_an_annotation_has_the_id_0():
     results = [_result(7, 3, 0.9 - 0.1 * i, bbox=a["bbox"]) for i, a in enumerate(truth["annotations"])]
     numbers = coco_average_precision(truth, results, "bbox")
     assert numbers["AP"] == pytest.approx(1, abs=1e-12)
-    assert numbers["AR1"] == 0.5  # one detection may count, two are to be found
+    assert numbers["AR1"] == 0.5  # one detection counts, but there are two objects
     assert numbers["APl"] == -1  # there is no large object
 
 
 def test_half_found_and_one_false():
-    """Scores .9 right, .8 wrong, .7 right: precision 1 up to recall 0.5 (51 of 101 points), then 2/3 (50 points)."""
+    """0.9 correct, 0.8 wrong, 0.7 correct: precision 1 up to recall 0.5 (51 of 101 points), then 2/3 (50 points)."""
     truth = _truth()
     results = [
         _result(7, 3, 0.9, bbox=[10, 10, 40, 40]),
@@ -369,7 +369,7 @@ def test_programming_errors_are_value_errors():
 
 
 class Scenes:
-    """A dataset of a few rectangles; label 1 is COCO's 3, label 2 COCO's 17."""
+    """A dataset of a few rectangles. Label 1 has COCO's id 3, label 2 has 17."""
 
     class_names = ("square", "bar")
     category_ids = {1: 3, 2: 17}
@@ -386,7 +386,7 @@ class Scenes:
     def _sample(self, i):
         rng = np.random.default_rng(i)
         height, width = 40 + 3 * i, 56
-        count = i % 3  # the first picture has no objects
+        count = i % 3  # the first image has no objects
         boxes = np.zeros((count, 4), np.float32)
         masks = np.zeros((count, height, width), np.uint8)
         for g in range(count):
@@ -400,7 +400,7 @@ class Scenes:
 
 
 class PosedScenes(Scenes):
-    """With two keypoints: the upper left corner of each object, and its middle, which is hidden."""
+    """The same with two keypoints: the upper left corner of each object, and its center, which is hidden."""
 
     keypoint_names = ("corner", "middle")
     keypoint_sigmas = None
@@ -415,13 +415,13 @@ class PosedScenes(Scenes):
 
 
 class Oracle:
-    """Finds exactly the ground truth, or nothing; keypoints, if there are any, `off` pixels (x, y) beside them."""
+    """A model that finds exactly the ground truth, or nothing if `blind`; keypoints are `off` pixels (x, y) away."""
 
     def __init__(self, dataset, blind=False, masks=True, off=None):
         self.truth = {sample.image_id: sample for sample in dataset}
         self.transform = ImageTransform(min_size=64, max_size=128)
         self.blind, self.masks, self.batches, self.off = blind, masks, 0, off
-        self.points = None  # (G, K, 3) to be found in each picture, in its own pixels
+        self.points = None  # (G, K, 3): the keypoints that it finds in each image, in that image's pixels
 
     def detect(self, batch):
         self.batches += 1
@@ -549,7 +549,7 @@ def test_keypoints_are_compared_with_those_of_the_data():
     scenes.keypoint_names = ("a", "b", "c")
     with pytest.raises(InputError, match="the model finds 2 keypoints per object, the data has 3"):
         evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)
-    scenes.keypoint_names = None  # a file without keypoints: boxes and masks can be compared
+    scenes.keypoint_names = None  # a file without keypoints; boxes and masks can still be compared
     assert list(evaluate(Oracle(scenes, off=(0, 0)), scenes, progress=False)) == ["bbox", "segm"]
 
 
@@ -560,7 +560,7 @@ def test_objects_without_keypoints_among_others():
     truth["annotations"] += found
     results = [_result(7, 8, 0.9, keypoints=[20, 20, 1, 40, 30, 1]), _result(7, 3, 0.9, keypoints=[1, 1, 1, 1, 1, 1])]
     numbers = coco_average_precision(truth, results, "keypoints", keypoint_sigmas=[0.05] * 2)
-    assert numbers["AP"] == pytest.approx(1)  # category 3 has none that could be found
+    assert numbers["AP"] == pytest.approx(1)  # category 3 has no keypoints to find
 
 
 def test_some_of_the_images():
@@ -569,7 +569,7 @@ def test_some_of_the_images():
     model = Oracle(scenes)
     numbers = evaluate(model, scenes, truth, progress=False, indices=[1, 2])
     assert model.batches == 2
-    assert numbers["bbox"]["AP"] == pytest.approx(1, abs=1e-12)  # what is in the other images does not count
+    assert numbers["bbox"]["AP"] == pytest.approx(1, abs=1e-12)  # objects in other images do not count
 
 
 def test_images_that_the_ground_truth_does_not_know():
@@ -595,7 +595,7 @@ def test_labels_without_a_category():
 
 
 def _fill_disk(monkeypatch, after):
-    """The disk is full once `after` files were written."""
+    """The disk is full after `after` files."""
     written = []
     write = files._write_through
 

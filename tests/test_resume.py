@@ -1,4 +1,4 @@
-"""A run that is killed (`kill -9`) at any moment goes on with --resume and ends with the bits of one that was not."""
+"""A run that is killed (`kill -9`) at any moment and resumed ends with the same bits as an undisturbed run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ OPTIONS = [
     "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--min-size", "64", "--threads", "1",
 ]  # fmt: skip
 
-# Runs the command line in a process that kills itself: before call number COUNT of FUNCTION.
+# Runs the command line in a process that kills itself just before the COUNT-th call of FUNCTION.
 KILL_ITSELF = """
 import importlib, itertools, os, signal, sys
 module, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -74,7 +74,7 @@ def assert_same_run(folder, other):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nobody disturbed."""
+    """An undisturbed run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder)
     return folder
@@ -91,7 +91,7 @@ def test_killed(whole, tmp_path, moment):
     left = checkpoint.checkpoints(folder)
     assert not left or step_of(left[-1]) < STEPS
     for path in left:
-        checkpoint.read(path)  # what has a checkpoint's name is whole
+        checkpoint.read(path)  # a file with a checkpoint's name is complete
     train(folder, "--resume")
     assert not list(folder.glob("*.partial"))
     assert_same_run(folder, whole)
@@ -108,14 +108,14 @@ def test_killed_again_and_again_from_outside(whole, tmp_path):
             pass
         process.kill()
         process.wait()
-    process = subprocess.run([*command[:6], "--resume"], cwd=ROOT, capture_output=True, text=True)  # no settings needed
+    process = subprocess.run([*command[:6], "--resume"], cwd=ROOT, capture_output=True, text=True)  # needs no settings
     assert process.returncode == 0, process.stderr
     assert_same_run(folder, whole)
 
 
 def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(whole, tmp_path):
     train(tmp_path / "without", "--workers", "0")
-    assert_same_run(tmp_path / "without", whole)  # which had two
+    assert_same_run(tmp_path / "without", whole)  # which had the default number
     train(tmp_path / "three", "--workers", "3")
     assert_same_run(tmp_path / "three", whole)
 
@@ -133,7 +133,7 @@ def test_resume_refuses_other_settings(whole, capsys):
 
 
 def test_environment_of_the_killed_process_is_ours():
-    """The subprocesses above must test this checkout, not another one that is installed."""
+    """The subprocesses above test this checkout, not another copy that is installed."""
     process = subprocess.run(
         [sys.executable, "-c", "import minimask; print(minimask.__file__)"], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""The training loop on a model of one line, so that each of its promises is tested alone and quickly."""
+"""The training loop, with a model so small that each promise is tested separately and quickly."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from tests.helpers import step_of
 
 
 class Line:
-    """y = w x: two parts of a loss, random numbers as a model draws them, and a buffer."""
+    """y = w x, with two parts of a loss, random numbers drawn as a model draws them, and a buffer."""
 
     training = True
 
@@ -58,7 +58,7 @@ class Line:
 
 
 class Loader:
-    """Batches that are a function of the step."""
+    """Batches that depend on the step alone."""
 
     dataset = range(20)
 
@@ -106,7 +106,7 @@ def without_times(records):
     return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in records]
 
 
-def test_a_run_leaves_a_log_and_the_last_two_checkpoints(tmp_path):
+def test_a_run_leaves_a_log_and_its_last_two_checkpoints(tmp_path):
     model, path = run(tmp_path)
     assert [step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [9, 10]
     assert path == tmp_path / "checkpoint-00000010.npz"
@@ -276,8 +276,8 @@ def test_a_run_by_minutes_ends_on_time_and_says_how_long_it_took(tmp_path):
     _, path = run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0)
     records = log_of(tmp_path)
     assert 0.5 <= checkpoint.read(path)[1]["seconds"] < 2
-    assert records[0]["lr"] == 1e-3 and records[-1]["lr"] == pytest.approx(1e-5)  # the schedule has followed the clock
-    run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0, resume=True)  # the time is up: nothing more
+    assert records[0]["lr"] == 1e-3 and records[-1]["lr"] == pytest.approx(1e-5)  # the schedule followed the clock
+    run(tmp_path, steps=None, minutes=0.5 / 60, warm_up=0, resume=True)  # the time is up, so it takes no more steps
     assert len(log_of(tmp_path)) == len(records)
 
 
@@ -297,7 +297,7 @@ def test_validation_goes_to_the_log_and_changes_nothing(tmp_path):
 
 
 def scores_in_turn(*values, name="mask_AP"):
-    """A validation that reports these scores one after the other."""
+    """A validation function that reports these scores, one per call."""
     values = iter(values)
     return lambda model: {"box_AP": 0.9, name: next(values)}
 
@@ -312,7 +312,7 @@ def test_the_model_that_scored_best_in_validation_is_kept(tmp_path, capsys):
     run(tmp_path, model=model, loader=Loader(hook=remember), validate=validate, validate_every=2, progress=True)
     arrays, settings = checkpoint.read(tmp_path / "best.npz")
     assert settings["step"] == 6 and settings["best"] == ["mask_AP", 0.7] and settings["class_names"] == ["cat", "dog"]
-    assert (arrays["model/w"] == weights[6]).all()  # the weights that step 6, the seventh, began with
+    assert (arrays["model/w"] == weights[6]).all()  # the weights after 6 steps, with which the next one began
     assert not any(name.startswith("optimizer/") for name in arrays)
     said = capsys.readouterr().err
     assert f"best in validation: step 6, mask AP 0.700, kept as {tmp_path / 'best.npz'}" in said

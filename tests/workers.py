@@ -1,4 +1,6 @@
-"""What each of several MPI workers does in the tests: mpiexec -n K python -m tests.workers TASK FILE [ARGUMENT ...]
+"""What each MPI worker does in the tests of distributed training.
+
+    mpiexec -n K python -m tests.workers TASK FILE [ARGUMENT ...]
 
 Where a result is to be compared, the first worker writes it to FILE.
 """
@@ -20,9 +22,9 @@ from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, trai
 
 STEPS, BATCH = 10, 8
 MODELS = {
-    # every batch norm of the toy preset, in fewer channels
+    # the toy preset with all its batch norms, but fewer channels
     "batch_norm": ("toy", dict(backbone=dict(channels=(8, 8, 16, 16), stem="fine", fpn_channels=16))),
-    # group norm, keypoints, masks whose classes compete, pictures of two sizes with few and many objects
+    # group norm, keypoints, masks with a softmax over classes, images of two sizes with few and many objects
     "keypoints": (
         "small",
         dict(
@@ -35,7 +37,7 @@ MODELS = {
 
 
 class Mixed:
-    """Scenes of 64 x 64 and 96 x 96 pixels in turn, every third one without its objects but the first."""
+    """Scenes that alternate between 64 x 64 and 96 x 96 pixels; every third one keeps only its first object."""
 
     def __init__(self, count=40):
         self.scenes = [ToyScenes(split="train", size=size, count=count) for size in (64, 96)]
@@ -53,7 +55,7 @@ class Mixed:
 
 
 def steps(name, optimizer, rate):
-    """Ten steps of a float64 model: name -> array of its losses, gradient norms and weights."""
+    """Take ten steps with a float64 model. Returns its losses, gradient norms and weights: a dict of arrays."""
     preset, settings = MODELS[name]
     small = {"heads": dict(box_width=32, mask_channels=(16,), mask_width=16)}
     model = mask_rcnn.build(preset, 4, seed=1, **presets.merge(small, settings)).to("float64").train()
@@ -71,7 +73,7 @@ def steps(name, optimizer, rate):
 
 
 def task_steps(path, *arguments):
-    """`steps`, and that every worker ends with the same bits."""
+    """Take the steps, check that every worker ends with the same bits, and write the result."""
     result = steps(*arguments)
     bits = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in result.values())).hexdigest()
     assert len(set(distributed.all_of([bits]))) == 1
@@ -80,7 +82,7 @@ def task_steps(path, *arguments):
 
 
 def task_same_state(path):
-    """Workers that begin with weights and steps of their own get those of the first."""
+    """Workers that start with different weights and steps get those of the first."""
     model = mask_rcnn.build("toy", 4, seed=10 + distributed.rank(), **MODELS["batch_norm"][1])
     optimizer = make_optimizer(model, TrainSettings(steps=1))
     optimizer.steps = 7 + distributed.rank()
@@ -93,7 +95,7 @@ def task_same_state(path):
 
 
 def task_validate(path, folder):
-    """A run that validates: the first worker with a batch of its own, while the others wait."""
+    """A run in which the first worker validates, with batches of its own, while the others wait."""
     model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
     settings = TrainSettings(steps=3, schedule="step", validate_every=2)
     loader = Loader(Mixed(), model.transform, 4, share=(distributed.rank(), distributed.size()))
@@ -110,14 +112,14 @@ def task_validate(path, folder):
 
 
 def task_batch_norm(path, dtype):
-    """Batch norm and its gradients of rows shared out unevenly: worker i has i + 1 of them."""
+    """Batch norm and its gradients on rows that are shared out unevenly: worker i has i + 1 of them."""
     x, gy, gamma, beta, running = batch_norm_inputs(dtype, distributed.size())
     first = distributed.rank() * (distributed.rank() + 1) // 2
     mine = slice(first, first + distributed.rank() + 1)
     rows = [gather_rows(a) for a in batch_norm(x[mine], gy[mine], gamma, beta, running)]
     if distributed.is_first():
         y, gx, *others = ([row for part in result for row in part] for result in rows)
-        # each worker has its part of gamma's and beta's gradients, and the same running mean and variance
+        # gamma's and beta's gradients come in parts; the running mean and variance are the same in all workers
         others = [np.array(a).reshape(distributed.size(), -1) for a in others]
         np.savez(path, y=y, gx=gx, ggamma=others[0].sum(0), gbeta=others[1].sum(0), mean=others[2], var=others[3])
 
@@ -146,7 +148,7 @@ def batch_norm(x, gy, gamma, beta, running):
 
 
 def task_threads(path):
-    """How many threads each worker uses."""
+    """Write how many threads each worker uses."""
     assert distributed.own_device("cpu") == "cpu"
     counts = distributed.all_of([threads()])
     if distributed.is_first():
@@ -154,7 +156,7 @@ def task_threads(path):
 
 
 def task_fail(path, kind):
-    """Worker 1 alone cannot read a picture, or meets a mistake in the program; the others wait for it."""
+    """Worker 1 alone fails, because of an unreadable image or a bug; the others wait for it."""
     if distributed.rank() == 1:
         if kind == "input":
             raise InputError("photos/7.png: not a readable image")

@@ -13,7 +13,7 @@ from minimask import mask_rcnn
 from minimask.benchmark import common, models, ours
 from minimask.benchmark.cases import all_cases
 from minimask.benchmark.common import fingerprint
-from tests.cuda_on_cpu.test_model import SMALL, one_schedule
+from tests.cuda_on_cpu.small_model import SMALL, one_schedule
 
 pytestmark = one_schedule
 MAP = dict(height=6, width=9)

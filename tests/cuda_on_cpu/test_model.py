@@ -1,4 +1,4 @@
-"""The whole model on a GPU: steps, inference, checkpoints and commands give what the CPU gives, and do not wait."""
+"""The whole model on a GPU: training, inference, checkpoints and commands agree with the CPU and never wait."""
 
 import contextlib
 import itertools
@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimask import checkpoint, device, mask_rcnn, presets
+from minimask import checkpoint, device
 from minimask.__main__ import main
-from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.kernels import cuda
@@ -24,17 +23,9 @@ from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG
 from minimask.tensor import Function
-from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, sum_of, training_step, validation_loss
+from minimask.train import fit, make_optimizer, rate_factor, sum_of, training_step, validation_loss
+from tests.cuda_on_cpu.small_model import RATE, SMALL, no_sync, one_schedule, scenes, settings, small_model
 
-SMALL = dict(
-    backbone=dict(channels=(8, 8, 8, 8), stem="small", fpn_channels=8),
-    rpn=dict(
-        first_level=0, anchor_sizes=((8,), (16,), (32,), (64,)), samples=16, pre_nms=(60, 60), post_nms=(40, 40)
-    ),
-    roi=dict(samples=16, canonical_size=56, box_size=4, mask_size=4),
-    heads=dict(box_width=16, mask_channels=(8,), mask_width=8),
-    transform=dict(min_size=64, max_size=64),
-)  # fmt: skip
 BOTTLENECKS = dict(name="resnet50", norm="frozen", channels=(4, 4, 4, 8), stem="large")
 VARIANTS = {
     "toy": {},
@@ -60,31 +51,8 @@ VARIANTS = {
 }  # fmt: skip
 
 
-# For what the schedule of a kernel's threads cannot change: that is looked for in each kernel's own tests.
-one_schedule = pytest.mark.parametrize("gpu", [0], indirect=True, ids=["schedule0"])
-
-RATE = 2e-3  # with 1e-2 changing the weights by 3e-7 on the CPU changes a gradient in step 10 by 1 %
-
-
-def small_model(**changes):
-    return mask_rcnn.build("toy", 4, seed=0, **presets.merge(SMALL, changes))
-
-
-def scenes(model, batch_size=2):
-    return Loader(ToyScenes("train", 64, 12), model.transform, batch_size)
-
-
-def settings(**changes):
-    return TrainSettings(**{**dict(steps=20, learning_rate=RATE, schedule="cosine", warm_up=3), **changes})
-
-
-def no_sync(gpu, **rules):
-    """A block in which waiting for the card raises, where the stand-in can tell."""
-    return gpu.no_sync(**rules) if hasattr(gpu, "no_sync") else contextlib.nullcontext()
-
-
 def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
-    """What there is to tell of the first steps, each with its own learning rate; none may make the host wait."""
+    """Take the first `count` steps, each with its own learning rate, and return their reports. No step may wait."""
     chosen = settings()
     optimizer = make_optimizer(model, chosen)
     finished = []
@@ -93,7 +61,7 @@ def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
         for step in range(count):
             optimizer.lr = RATE * rate_factor(chosen, step, step / 20)
             batch = next(batches)
-            with no_sync(gpu, events=True):  # which is where the step before is read
+            with no_sync(gpu, events=True):  # events are allowed: by them the step before is read
                 finished += steps.run(batch, step)
         finished += steps.rest()
         batches.close()
@@ -101,7 +69,7 @@ def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
 
 
 def make_steps_on_cpu(model, count, loader=None):
-    """The same on the CPU."""
+    """Take the same steps on the CPU, and return their reports."""
     chosen = settings()
     optimizer = make_optimizer(model, chosen)
     steps, loader, finished = StepsOnCpu(training_step, model, optimizer, chosen), loader or scenes(model), []
@@ -124,7 +92,7 @@ def assert_same_steps(found, expected, tolerance=1e-5):
 
 
 def test_training_steps_equal_the_cpu(gpu, request):
-    """Losses, gradient, weights and running statistics, over 20 steps (3 for the other schedules), with no wait."""
+    """Losses, gradient, weights and running statistics over 20 steps (3 under the other schedules), without a wait."""
     count = 20 if "schedule0" in request.node.name else 3
     cpu, card = small_model(), small_model().to("cuda")
     expected = make_steps_on_cpu(cpu, count)
@@ -139,7 +107,7 @@ def test_training_steps_equal_the_cpu(gpu, request):
 @pytest.mark.parametrize("variant", VARIANTS)
 @one_schedule
 def test_gradients_and_detections_equal_the_cpu(gpu, variant):
-    """Every part a model can be made of, one step and one inference, with no wait."""
+    """Each part that a model can be made of: one step and one inference, without a wait."""
     cpu, card = small_model(**VARIANTS[variant]), small_model(**VARIANTS[variant]).to("cuda")
     batch = scenes(cpu).batch(0)
     on_card = batch.to("cuda")
@@ -176,7 +144,7 @@ def test_gradients_and_detections_equal_the_cpu(gpu, variant):
 @one_schedule
 @pytest.mark.parametrize("precision, error", [("high", 1e-2), ("medium", 5e-2)])
 def test_a_lower_precision_is_close(gpu, monkeypatch, precision, error):
-    """TF32 has 10 bits behind the point, BF16 7: products are off by 1e-3 and 8e-3, and the setting is really used."""
+    """TF32 keeps 10 bits of the fraction, BF16 7: products are off by up to 1e-3 and 8e-3, and not by nothing."""
     batch = scenes(small_model()).batch(0)
     found = {}
     for chosen in ("highest", precision):
@@ -203,7 +171,7 @@ def test_a_model_on_the_card_predicts_from_pictures(gpu):
 
 @one_schedule
 def test_results_do_not_depend_on_the_run(gpu):
-    """The same bits again: no sum is made in an order that threads decide."""
+    """Two runs give the same bits: no sum depends on the order in which threads arrive."""
     first, second = (make_steps(gpu, small_model().to("cuda"), 3) for _ in range(2))
     assert first == second
 
@@ -212,7 +180,7 @@ def test_results_do_not_depend_on_the_run(gpu):
 
 
 class GrowingScenes:
-    """Batches of 4, 4, 9, 4, 2 ... objects: two shapes of ground truth."""
+    """Batches with room for 4, 4, 9, 4, 2, ... objects, which makes two shapes of ground truth."""
 
     def __init__(self, model):
         self.loader = scenes(model)
@@ -233,7 +201,7 @@ class GrowingScenes:
 
 @one_schedule
 def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
-    """Replays take new batches, random numbers and learning rates; a shape that comes later gets a graph of its own."""
+    """A replay uses the new batch, random numbers and learning rate; a shape that comes later gets its own graph."""
     launches, capture = [], StepGraph._capture
 
     def capture_and_count(step_graph):
@@ -243,11 +211,11 @@ def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
 
     monkeypatch.setattr(StepGraph, "_capture", capture_and_count)
     plain, graphs = small_model().to("cuda"), small_model().to("cuda")
-    with cuda.as_in_a_graph():  # with the same kernels, for cuBLAS rounds otherwise
+    with cuda.as_in_a_graph():  # with the same kernels, because cuBLAS rounds differently
         expected = make_steps(gpu, plain, 7, GrowingScenes(plain))
     assert not launches
     found = make_steps(gpu, graphs, 7, GrowingScenes(graphs), graph=True)
-    assert len(launches) == 5 and len(set(map(id, launches))) == 2  # the first step of each shape is an ordinary one
+    assert len(launches) == 5 and len(set(map(id, launches))) == 2  # the first step of each shape is not a replay
     assert found == expected  # to the last bit
     for name, array in plain.state_dict().items():
         np.testing.assert_array_equal(graphs.state_dict()[name].get(), array.get(), err_msg=name)
@@ -256,7 +224,7 @@ def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
 @one_schedule
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_can_be_a_graph(gpu, variant):
-    """Nothing in a step waits for the card, calls cuBLAS or sends arrays from the host while it is captured."""
+    """While a step is captured, nothing waits for the card, calls cuBLAS or sends arrays from the host."""
     plain, graph = (small_model(**VARIANTS[variant]).to("cuda") for _ in range(2))
     with cuda.as_in_a_graph():
         expected = make_steps(gpu, plain, 2)
@@ -283,7 +251,7 @@ def test_what_cannot_be_trained_is_said(gpu, tmp_path):
 
 
 def test_the_feeder_copies_ahead_on_its_own_stream(gpu, monkeypatch):
-    """Every batch arrives whole; of those before one is kept, and the others' memory is used when the card is done."""
+    """Every batch arrives complete. One earlier batch is kept; the memory of the others is reused after the card."""
     model = small_model()
     loader = scenes(model)
     feeder = Feeder(loader.iterate(0))
@@ -331,7 +299,7 @@ def spoiled_scenes(model, bad_step):
 @pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
 @one_schedule
 def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
-    """Although the host learns of it when the next step has been launched."""
+    """Although the host finds out only after it has launched the next step."""
     model, chosen = small_model().to("cuda"), settings()
     optimizer = make_optimizer(model, chosen)
     with StepsOnGpu(model, optimizer, chosen, graph) as steps:
@@ -379,11 +347,11 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(gpu, monkeypatch):
 
 
 class PowerCut(Exception):
-    """What ends a run before its time."""
+    """Ends a run early."""
 
 
 class ScenesUntil:
-    """The batches of steps before `end`."""
+    """The batches of the steps before `end`; then the power is cut."""
 
     def __init__(self, model, end):
         self.loader, self.dataset, self.end = scenes(model), range(12), end
@@ -395,7 +363,7 @@ class ScenesUntil:
 
 
 def run(model, folder, end=5, **options):
-    """Train for 4 steps, or until a power cut -> what is in the last checkpoint."""
+    """Train for 4 steps or until the power is cut. Returns the contents of the last checkpoint."""
     with contextlib.suppress(PowerCut):
         chosen = settings(steps=4, save_every=2)
         fit(model, ScenesUntil(model, end), chosen, folder, progress=False, **options)
@@ -404,7 +372,7 @@ def run(model, folder, end=5, **options):
 
 @one_schedule
 def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
-    """Of the same numbers they have the same bytes, and a run that began on one device goes on on the other."""
+    """The same numbers give the same bytes, and a run that began on one device can be resumed on the other."""
     cpu = small_model()
     paths = []
     for where in ("cpu", "cuda"):

@@ -8,7 +8,7 @@ import pytest
 from minimask import device
 from minimask.errors import InputError
 from tests.cuda_on_cpu import sanitize
-from tests.cuda_on_cpu.test_model import one_schedule
+from tests.cuda_on_cpu.small_model import one_schedule
 
 
 @pytest.fixture

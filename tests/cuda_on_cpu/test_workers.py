@@ -1,7 +1,7 @@
-"""Workers on cards: the same sums over NCCL, in the stream that computes, without waiting.
+"""Workers on cards: the same sums over NCCL, on the stream that computes, without waiting.
 
-There is one card at most here, so the other worker is a mirror: it holds what this one holds. Then all that is summed
-is twice as much, the counts in the losses too, and a step must come out as that of this worker alone.
+There is at most one card here, so the other worker is a mirror that holds what this one holds. Every sum is then twice
+as large, including the counts in the losses, and a step must give what it gives for this worker alone.
 """
 
 import ctypes
@@ -15,14 +15,14 @@ from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.gpu_steps import StepsOnGpu
 from minimask.train import make_optimizer
-from tests.cuda_on_cpu.test_model import RATE, no_sync, one_schedule, scenes, settings, small_model
+from tests.cuda_on_cpu.small_model import RATE, no_sync, one_schedule, scenes, settings, small_model
 
 pytestmark = one_schedule
 TYPES = {"NCCL_INT32": np.int32, "NCCL_INT64": np.int64, "NCCL_FLOAT32": np.float32, "NCCL_FLOAT64": np.float64}
 
 
 class MirroredMPI:
-    """In place of an mpi4py communicator of two."""
+    """A fake mpi4py communicator of two workers that hold the same."""
 
     def Get_size(self):
         return 2
@@ -44,7 +44,7 @@ class MirroredMPI:
 
 
 def mirrored_nccl(gpu, calls):
-    """In place of cupy.cuda.nccl, for arrays of the stand-in: at an address there is memory of the host."""
+    """A fake cupy.cuda.nccl for arrays of the stand-in, whose addresses point into the memory of the host."""
 
     def at(address, count, kind):
         size = count * np.dtype(TYPES[kind]).itemsize
@@ -74,7 +74,7 @@ def mirrored_nccl(gpu, calls):
 
 @pytest.fixture
 def mirror(gpu, monkeypatch):
-    """Make this process one of two workers; gives the list of the types that NCCL is asked to send."""
+    """Make this process one of two workers. Gives the list of the types that NCCL was asked to send."""
     if not hasattr(gpu, "no_sync"):
         pytest.skip("on a card NCCL itself would be asked, which wants two of them")
     calls = []
@@ -120,7 +120,7 @@ def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
         return finished, model.state_dict()
 
     class FirstRows:
-        """What worker 0 of two draws."""
+        """Draws the numbers that worker 0 of two draws."""
 
         def __init__(self, rng):
             self.rng = rng
@@ -138,7 +138,7 @@ def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
         assert a.losses == pytest.approx(b.losses, rel=1e-5)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4)
     for name, array in weights.items():
-        if not name.endswith("running_var"):  # which is divided by one less than the pixels, here by twice as many
+        if not name.endswith("running_var"):  # it divides by pixels - 1, and two workers have twice the pixels
             wanted = expected[name].get()
             assert abs(array.get() - wanted).max() <= 1e-4 * max(1e-3, abs(wanted).max()), name
 
