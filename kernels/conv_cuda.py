@@ -63,6 +63,7 @@ def convolve_backward_weights(x, gy, window):
         return xp.zeros(shape, np.float32)
     if _for_cublas(window, x):
         return xp.matmul(_matrix(x).T, _matrix(gy)).reshape(shape)
+
     if _pointwise(window):  # one long row: no division is needed to find the next pixel
         x, gy = (a.reshape(1, 1, -1, a.shape[3]) for a in (x, gy))
     x, gy = _contiguous(x), _contiguous(gy)
@@ -71,16 +72,18 @@ def convolve_backward_weights(x, gy, window):
     ((g, rows, columns, _, _),) = _geometries(
         _settings(window), x.shape, gy.shape, channels, False, (0, 0, 0, 0), quads
     )
+
     gw, shared = xp.empty(shape, np.float32), 0
     enough = ENOUGH_BLOCKS
     if _small(*channels):
         source, name, blocks = "conv_grouped", "backward_weights_grouped", (-(-gw.size // THREADS), 1)
-        enough *= 4  # they are small
+        enough *= 4  # these blocks have little work
     else:
         terms = window.kernel[0] * window.kernel[1] * inner
         tile = 128 if min(terms, outer) > 64 else 64
         source, name, shared = _form("conv_weights", "backward_weights", tile)
         blocks = _tiles(terms, outer, tile), groups
+
     each = _part(rows * columns, blocks[0] * blocks[1], enough)
     parts = -(-rows * columns // each)
     sums = gw if parts == 1 else xp.empty((parts, *shape), np.float32)
@@ -108,13 +111,15 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
     """
     if y.size == 0:
         return y
+
     x, b, residual = (None if a is None else _contiguous(a) for a in (x, b, residual))
     w, steps = _weights(w, window.groups, backward)
     inner, outer = x.shape[3] // window.groups, y.shape[3] // window.groups
-    across = steps[3] == 1
+    across = steps[3] == 1  # neighboring output channels lie side by side in the weights
     quads_w = (outer if across else inner) % 4 == 0 and all(step % 4 == 0 for step in steps if step != 1)
     quads = inner % 4 == 0 and _aligned(x), quads_w and _aligned(w), outer % 4 == 0
     channels = window.groups, inner, outer
+
     launches = _geometries(_settings(window), x.shape, y.shape, channels, backward, steps, quads)
     follows = *(NULL if a is None else a for a in (b, residual)), relu
     for g, rows, columns, terms, shares in launches:
@@ -122,11 +127,13 @@ def _convolve(x, w, window, backward, b, residual, relu, y):
             blocks = -(-rows * -(-columns // PIXELS) * y.shape[3] // THREADS), 1, shares
             launch("conv_grouped", "convolve_grouped", blocks, THREADS, g, x, w, *follows, y)
             continue
+
         shares *= window.groups
         tile = 128 if outer > 64 and _tiles(rows * columns, outer, 128) * shares >= ENOUGH_BLOCKS else 64
         tiles = _tiles(rows * columns, outer, tile)
         each = _part(terms, tiles * shares, ENOUGH_BLOCKS) if len(launches) == 1 else max(1, terms)
         parts = max(1, -(-terms // each))
+
         source, name, shared = _form("conv_direct", "convolve", tile, across)
         blocks = tiles, parts, shares
         if parts == 1:
