@@ -6,11 +6,11 @@ the weights (kh, kw, Cin, Cout) and summed up, which gives the Cout numbers of o
     y[n, oy, ox, o] = sum over i, j, c of x[n, oy * stride - padding + i * dilation, ox * ..., c] * w[i, j, c, o]
 
 `convolve` computes this sum, `convolve_backward_data` the gradient of x, `convolve_backward_weights` the gradient of w.
-A transposed convolution is `convolve_backward_data` used in the forward direction. All of them take the places (i, j)
-of the window one by one: the pixels that a place meets, for all stops together, are a shifted copy of the map, so that
-each place costs a single matrix product.
+A transposed convolution is `convolve_backward_data` used in the forward direction. All three go through the places
+(i, j) of the window one by one. Over all stops of the window, the pixels that a place meets form a shifted copy of the
+map, so each place takes a single matrix product.
 
-Shapes: N images, H x W pixels, C channels; the result has OH x OW pixels per image and P = N OH OW in all; G groups.
+Shapes: N images, H x W pixels, C channels, G groups; the result has OH x OW pixels per image, P = N OH OW in all.
 Source: He et al. 2017 (Mask R-CNN), section 3 for where each is used; slides L21, L23.
 """
 
@@ -28,7 +28,7 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1, residual=Non
     w: (kh, kw, Cin / groups, Cout).
     b: (Cout,) or None.
     stride, padding, dilation: an int or (y, x), in pixels of x.
-    groups: into how many groups the channels are split; a group sees only its own (groups = Cin: depthwise).
+    groups: number of groups that the channels are split into; a group sees only its own (groups = Cin: depthwise).
     residual: a map of the result's shape, added before the ReLU, or None.
     relu: whether to end with max(0, .).
     Returns (N, OH, OW, Cout) with OH = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1.
@@ -110,13 +110,12 @@ class Conv2dFunction(Function):
         return y
 
     def backward(self, gy):
-        needs_b = self.has_bias and self.needs[2]
-        g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
+        g, gb = epilogue_backward(gy, self.y, self.has_bias and self.needs[2], self.overwrite)
         gw = convolve_backward_weights(self.x, g, self.window) if self.needs[1] else None
         # gx comes last: the next operation finds it in the cache.
         gx = convolve_backward_data(g, self.w, self.x.shape[1:3], self.window) if self.needs[0] else None
-        rest = [gb] * self.has_bias + [g] * self.has_residual
-        return gx, gw, *rest
+        gradients = (gx, gw, gb) if self.has_bias else (gx, gw)
+        return (*gradients, g) if self.has_residual else gradients
 
 
 class ConvTranspose2dFunction(Function):
@@ -134,8 +133,7 @@ class ConvTranspose2dFunction(Function):
         return y
 
     def backward(self, gy):
-        needs_b = self.has_bias and self.needs[2]
-        g, gb = epilogue_backward(gy, self.y, needs_b, self.overwrite)
+        g, gb = epilogue_backward(gy, self.y, self.has_bias and self.needs[2], self.overwrite)
         gx = convolve(g, self.w, self.window, size=self.x.shape[1:3]) if self.needs[0] else None
         gw = convolve_backward_weights(g, self.x, self.window).transpose(0, 1, 3, 2) if self.needs[1] else None
         return (gx, gw, gb) if self.has_bias else (gx, gw)
