@@ -7,6 +7,7 @@ import numpy as np
 
 from minimask import device as device_module
 from minimask.device import array_module, on_cpu
+from minimask.run.show import Showable, count_text, extras, size_text
 
 
 @dataclass(repr=False)
@@ -23,8 +24,8 @@ class Sample:
     keypoints: np.ndarray | None = None  # (G, K, 3) float32: x, y, visibility (0 none, 1 hidden, 2 visible)
 
     def __repr__(self):
-        parts = [f"{self.name!r}", _size(self.image.shape[:2]), _count(len(self.boxes), "object")]
-        return f"Sample({', '.join(parts + _extras(self.masks, self.keypoints))})"
+        parts = [f"{self.name!r}", size_text(self.image.shape[:2]), count_text(len(self.boxes), "object")]
+        return f"Sample({', '.join(parts + extras(self.masks, self.keypoints))})"
 
 
 @dataclass(repr=False)
@@ -51,9 +52,9 @@ class Batch:
         return self if device_module.device_of(self.images) == device else _moved(self, device, ("original_sizes",))
 
     def __repr__(self):
-        parts = [_count(len(self.images), "image"), _size(self.images.shape[1:3])]
+        parts = [count_text(len(self.images), "image"), size_text(self.images.shape[1:3])]
         if self.valid is not None:
-            parts += [_count(int(self.valid.sum()), "object"), *_extras(self.masks, self.keypoints)]
+            parts += [count_text(int(self.valid.sum()), "object"), *extras(self.masks, self.keypoints)]
         return f"Batch({', '.join(parts)})"
 
 
@@ -89,15 +90,15 @@ class Detections:
 
     def __repr__(self):
         counts = ", ".join(str(int(count)) for count in self.valid.sum(axis=1))
-        parts = [_count(len(self.boxes), "image"), f"{counts} of {self.valid.shape[1]} places used"]
-        return f"Detections({', '.join(parts + _extras(self.masks, self.keypoints))})"
+        parts = [count_text(len(self.boxes), "image"), f"{counts} of {self.valid.shape[1]} places used"]
+        return f"Detections({', '.join(parts + extras(self.masks, self.keypoints))})"
 
 
 @dataclass(repr=False)
-class Prediction:
+class Prediction(Showable):
     """What was found in one image: D objects in pixels of the original image, best first.
 
-    In a notebook it shows itself as a picture; `names` are the classes of the objects.
+    `names` are the classes of the objects; `show()` and `save("found.png")` draw them. In a notebook it draws itself.
     """
 
     boxes: np.ndarray  # (D, 4) float32: x1, y1, x2, y2
@@ -111,54 +112,11 @@ class Prediction:
     keypoint_names: tuple = ()
     skeleton: tuple = ()  # pairs of keypoint indices that a drawing joins
 
-    @property
-    def names(self):
-        """The class of each object, as a list of D texts."""
-        known = self.class_names
-        return [str(known[i - 1]) if 0 < i <= len(known) else f"class {i}" for i in map(int, self.labels)]
-
-    def picture(self, score_threshold=0.5):
-        """The image with what was found in it, (H', W', 3) uint8. Objects with lower scores are left out."""
-        from minimask.draw import draw_prediction
-
-        if self.image is None:
-            raise ValueError("Prediction: has no image to draw on (model.predict keeps it); see draw.draw_prediction")
-        return draw_prediction(self.image, self, self.class_names, score_threshold, skeleton=self.skeleton)
-
-    def save(self, path, score_threshold=0.5):
-        """Write the picture to a file; the ending of `path` says in which format."""
-        from minimask.draw import save_picture
-
-        save_picture(path, self.picture(score_threshold))
-
-    def show(self, score_threshold=0.5):
-        """Show the picture: in a notebook below the cell, else in a window, or where there is none, as a file."""
-        from minimask.run.show import show_picture
-
-        show_picture(self.picture(score_threshold))
-
-    def _repr_png_(self):
-        from minimask.draw import picture_bytes
-
-        return None if self.image is None else picture_bytes(self.picture())
-
     def __repr__(self):
         shown = [f"{name} {score:.2f}" for name, score in zip(self.names[:4], self.scores)]
         more = ["..."] if len(self.scores) > 4 else []
-        parts = [_count(len(self.scores), "object") + (": " if shown else "") + ", ".join(shown + more)]
-        return f"Prediction({', '.join(parts + _extras(self.masks, self.keypoints))})"
-
-
-def _size(shape):
-    return f"{shape[0]} x {shape[1]}"
-
-
-def _count(number, word):
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _extras(masks, keypoints):
-    return ["masks"] * (masks is not None) + ["keypoints"] * (keypoints is not None)
+        parts = [count_text(len(self.scores), "object") + (": " if shown else "") + ", ".join(shown + more)]
+        return f"Prediction({', '.join(parts + extras(self.masks, self.keypoints))})"
 
 
 def _moved(record, device, but=()):

@@ -293,10 +293,10 @@ def test_resized_sizes_are_rounded():
         (0, {"stride": None}, "operation 0 (conv, out 'stem'): missing a required argument: 'stride'"),
         (0, {"dilation": 2}, "operation 0 (conv, out 'stem'): got an unexpected keyword argument 'dilation'"),
         (0, {"kernel": 7}, "operation 0 (conv, out 'stem'): kernel is 7, but the weights' is 8 x 8"),
-        (1, {"groups": 3}, "operation 1 (conv, out 'deep'): conv2d: x must be (N, H, W, Cin = 3), got shape"),
+        (1, {"groups": 3}, "operation 1 (conv, out 'deep'): conv2d: x must have shape (N, H, W, 3), got"),
         (4, {"w": "deltas_b"}, "operation 4 (conv, out 'logits'): w must be a weight with 4 axes, is 'deltas_b'"),
         (1, {"w": "stem"}, "operation 1 (conv, out 'deep'): w must be a weight with 4 axes, is 'stem'"),
-        (1, {"x": ["stem", "stem"]}, "operation 1 (conv, out 'deep'): conv2d: x must be"),
+        (1, {"x": ["stem", "stem"]}, "operation 1 (conv, out 'deep'): conv2d: x must have shape"),
         (6, {"x": "anchors"}, "operation 6 (sigmoid, out 'scores'): needs 'anchors'"),
         (3, {"op": ["relu"]}, "operation 3 (['relu'], out 'map'): must be one of"),
         (4, {"b": "deltas_b"}, "operation 4 (conv, out 'logits'): conv2d: b must"),
@@ -457,7 +457,8 @@ def test_masks_pasted_the_old_way(real):
 def test_predict_files_writes_pictures(real, tmp_path):
     model, class_names, category_ids = real
     photos = [PHOTOS / "images" / f"{number:012d}.jpg" for number in (1268, 166918, 183709)]
-    written = predict_files(model, class_names, photos, tmp_path, category_ids=category_ids)
+    model.name_classes(class_names, category_ids)
+    written = predict_files(model, photos, tmp_path)
     assert [picture.name for _, picture, _ in written] == [f"{photo.stem}.png" for photo in photos]
     found = json.loads(written[0][2].read_text())["detections"]
     assert [(d["name"], d["category_id"]) for d in found[:2]] == [("handbag", 31), ("person", 1)]

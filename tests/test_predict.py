@@ -9,21 +9,24 @@ import pytest
 from PIL import Image
 
 from minimask.datasets.segmentation import rle_counts
+from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
+from minimask.evaluate import evaluate
 from minimask.image import ImageTransform
+from minimask.mask_rcnn import build
 from minimask.run import files, predict
 from minimask.run.predict import find_photos, predict_files
+from minimask.run.predictor import Predictor
 from minimask.structures import Detections
 
-NAMES = ("cat", "dog", "duck")
 
-
-class Finder:
+class Finder(Predictor):
     """A stand-in for a model: one object in the left half, one in the lower right quarter, one it is not sure of."""
 
     boxes = np.array([(0, 0, 0.5, 1), (0.5, 0.5, 1, 1), (0.2, 0.2, 0.4, 0.4)], np.float32)
     labels = np.array([2, 3, 1])
     scores = np.array([0.7, 0.9, 0.3], np.float32)
+    class_names = ("cat", "dog", "duck")
 
     def __init__(self, masks=True, keypoints=False):
         self.transform = ImageTransform(min_size=48, max_size=96)
@@ -62,8 +65,8 @@ def _read(path):
 
 def test_picture_and_json(tmp_path):
     photo = _photo(tmp_path / "in" / "a.jpg")
-    model = Finder()
-    written = predict_files(model, NAMES, [photo], tmp_path / "out", category_ids={1: 10, 2: 20, 3: 30})
+    model = Finder().name_classes(["cat", "dog", "duck"], [10, 20, 30])
+    written = predict_files(model, [photo], tmp_path / "out")
     assert written == [(photo, tmp_path / "out" / "a.png", tmp_path / "out" / "a.json")]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "a.png"]
     record = _read(tmp_path / "out" / "a.json")
@@ -83,14 +86,15 @@ def test_threshold(tmp_path):
     photo = _photo(tmp_path / "a.png")
     for threshold, count in ((0.0, 3), (0.3, 3), (0.8, 1), (0.95, 0)):
         out = tmp_path / f"out{threshold}"
-        predict_files(Finder(), NAMES, [photo], out, score_threshold=threshold)
+        predict_files(Finder(), [photo], out, score_threshold=threshold)
         assert len(_read(out / "a.json")["detections"]) == count
 
 
 def test_without_masks_and_with_keypoints(tmp_path):
     photo = _photo(tmp_path / "a.png")
-    model, points = Finder(masks=False, keypoints=True), {"skeleton": [(0, 1)], "keypoint_names": ("nose", "tail")}
-    predict_files(model, NAMES, [photo], tmp_path / "out", **points)
+    model = Finder(masks=False, keypoints=True)
+    model.skeleton, model.keypoint_names = [(0, 1)], ("nose", "tail")
+    predict_files(model, [photo], tmp_path / "out")
     record = _read(tmp_path / "out" / "a.json")
     best = record["detections"][0]
     assert record["keypoint_names"] == ["nose", "tail"]
@@ -108,9 +112,9 @@ def test_photos_are_read_as_a_person_sees_them(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     Image.fromarray(color).save(tmp_path / "turned.jpg", exif=exif, quality=100)
     model = Finder()
-    predict_files(model, NAMES, [tmp_path / f"{n}.png" for n in ("gray", "alpha", "deep")], tmp_path / "out")
+    predict_files(model, [tmp_path / f"{n}.png" for n in ("gray", "alpha", "deep")], tmp_path / "out")
     assert (model.seen[0] == model.seen[1]).all() and np.abs(model.seen[0] - model.seen[2]).max() < 0.05
-    predict_files(model, NAMES, [tmp_path / "turned.jpg"], tmp_path / "out")
+    predict_files(model, [tmp_path / "turned.jpg"], tmp_path / "out")
     record = _read(tmp_path / "out" / "turned.json")
     assert (record["height"], record["width"]) == (60, 40)
 
@@ -119,7 +123,7 @@ def test_one_pixel_and_large_photos(tmp_path, monkeypatch):
     _photo(tmp_path / "dot.png", size=(1, 1))
     _photo(tmp_path / "wide.png", size=(30, 9000))
     monkeypatch.setattr(predict, "MASK_BYTES", 30 * 9000)  # one mask at a time
-    predict_files(Finder(), NAMES, [tmp_path / "dot.png", tmp_path / "wide.png"], tmp_path / "out")
+    predict_files(Finder(), [tmp_path / "dot.png", tmp_path / "wide.png"], tmp_path / "out")
     assert (_read(tmp_path / "out" / "dot.json")["height"]) == 1
     record = _read(tmp_path / "out" / "wide.json")
     assert [d["name"] for d in record["detections"]] == ["duck", "dog"]
@@ -133,20 +137,20 @@ def test_one_pixel_and_large_photos(tmp_path, monkeypatch):
 
 def test_same_names_in_different_folders(tmp_path):
     photos = [_photo(tmp_path / folder / "x.png") for folder in ("a", "b", "c/b")] + [_photo(tmp_path / "a" / "x.jpg")]
-    written = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    written = predict_files(Finder(), photos, tmp_path / "out")
     assert [picture.name for _, picture, _ in written] == ["x.png", "b-x.png", "x-2.png", "a-x.png"]
-    again = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    again = predict_files(Finder(), photos, tmp_path / "out")
     assert again == written  # each photo has its results' names for good
     assert len(os.listdir(tmp_path / "out")) == 8
-    later = predict_files(Finder(), NAMES, photos[::-1], tmp_path / "out")
+    later = predict_files(Finder(), photos[::-1], tmp_path / "out")
     assert later == written[::-1]
 
 
 def test_later_photos_of_the_same_name_do_not_overwrite(tmp_path):
     first, second = _photo(tmp_path / "a" / "x.png"), _photo(tmp_path / "b" / "x.png")
-    predict_files(Finder(), NAMES, [first], tmp_path / "out")
+    predict_files(Finder(), [first], tmp_path / "out")
     before = (tmp_path / "out" / "x.json").read_bytes()
-    predict_files(Finder(), NAMES, [second], tmp_path / "out")
+    predict_files(Finder(), [second], tmp_path / "out")
     assert (tmp_path / "out" / "x.json").read_bytes() == before
     assert _read(tmp_path / "out" / "b-x.json")["photo"] == str(second.resolve())
 
@@ -154,18 +158,18 @@ def test_later_photos_of_the_same_name_do_not_overwrite(tmp_path):
 def test_photos_and_other_files_are_never_overwritten(tmp_path):
     photo = _photo(tmp_path / "album" / "x.png")
     before = photo.read_bytes()
-    written = predict_files(Finder(), NAMES, [photo], tmp_path / "album")
+    written = predict_files(Finder(), [photo], tmp_path / "album")
     assert photo.read_bytes() == before
     assert written[0][1].name == "album-x.png"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x.json").write_text('{"mine": 1}')
-    assert predict_files(Finder(), NAMES, [photo], tmp_path / "out")[0][1].name == "album-x.png"
+    assert predict_files(Finder(), [photo], tmp_path / "out")[0][1].name == "album-x.png"
     assert (tmp_path / "out" / "x.json").read_text() == '{"mine": 1}'
 
 
 def test_names_that_differ_in_case_only(tmp_path):
     photos = [_photo(tmp_path / "a" / "x.png"), _photo(tmp_path / "b" / "X.png")]
-    written = predict_files(Finder(), NAMES, photos, tmp_path / "out")
+    written = predict_files(Finder(), photos, tmp_path / "out")
     assert [picture.name for _, picture, _ in written] == ["x.png", "b-X.png"]
 
 
@@ -176,11 +180,11 @@ def test_folders(tmp_path):
     (tmp_path / "more").mkdir()
     assert [p.name for p in find_photos([tmp_path])] == ["a.jpg", "b.png", "c.TIF"]
     assert [p.name for p in find_photos([tmp_path / "b.png", tmp_path])] == ["b.png", "a.jpg", "c.TIF"]
-    first = predict_files(Finder(), NAMES, [tmp_path], tmp_path)
-    second = predict_files(Finder(), NAMES, [tmp_path], tmp_path)  # its own results are no photos
+    first = predict_files(Finder(), [tmp_path], tmp_path)
+    second = predict_files(Finder(), [tmp_path], tmp_path)  # its own results are no photos
     assert first == second and len(first) == 3
     with pytest.raises(InputError, match="no photos found in .*more"):
-        predict_files(Finder(), NAMES, [tmp_path / "more"], tmp_path / "out")
+        predict_files(Finder(), [tmp_path / "more"], tmp_path / "out")
     with pytest.raises(InputError, match="no photos found in an empty list"):
         find_photos([])
 
@@ -191,7 +195,7 @@ def test_folders(tmp_path):
 def test_a_path_that_does_not_exist_stops_before_anything(tmp_path):
     good = _photo(tmp_path / "good.png")
     with pytest.raises(InputError, match="none.png: no such photo or folder"):
-        predict_files(Finder(), NAMES, [good, tmp_path / "none.png"], tmp_path / "out")
+        predict_files(Finder(), [good, tmp_path / "none.png"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -203,7 +207,7 @@ def test_a_bad_photo_is_named_and_the_others_are_done(tmp_path):
     out.mkdir()
     (out / "bad.png").write_bytes(b"earlier")
     with pytest.raises(InputError, match="bad.png: .*2 other photos are done") as error:
-        predict_files(Finder(), NAMES, [good[0], bad, good[1]], out)
+        predict_files(Finder(), [good[0], bad, good[1]], out)
     assert "a.png" not in str(error.value).replace("bad.png", "")
     assert sorted(os.listdir(out)) == ["a.json", "a.png", "bad.png", "z.json", "z.png"]
     assert (out / "bad.png").read_bytes() == b"earlier"
@@ -212,7 +216,7 @@ def test_a_bad_photo_is_named_and_the_others_are_done(tmp_path):
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_full_disk_leaves_earlier_results(tmp_path, monkeypatch, after):
     photo, out = _photo(tmp_path / "a.png"), tmp_path / "out"
-    predict_files(Finder(), NAMES, [photo], out)
+    predict_files(Finder(), [photo], out)
     before = {name: (out / name).read_bytes() for name in os.listdir(out)}
     count, write = [0], files._write_through
 
@@ -225,7 +229,7 @@ def test_a_full_disk_leaves_earlier_results(tmp_path, monkeypatch, after):
 
     monkeypatch.setattr(files, "_write_through", limited)
     with pytest.raises(InputError, match=r"out.a\.(png|json): could not be written \(No space left on device\)"):
-        predict_files(Finder(), NAMES, [photo], out, score_threshold=0.8)
+        predict_files(Finder(), [photo], out, score_threshold=0.8)
     assert {name: (out / name).read_bytes() for name in os.listdir(out)} == before
 
 
@@ -233,16 +237,12 @@ def test_a_full_disk_leaves_earlier_results(tmp_path, monkeypatch, after):
 
 
 def test_an_untrained_model_from_end_to_end(tmp_path):
-    from minimask import mask_rcnn
-    from minimask.evaluate import evaluate
-    from tests.test_evaluate import Scenes
-
+    scenes = ToyScenes("test", size=80, count=2)
     sizes, every_box = dict(min_size=64, max_size=64), dict(score_threshold=0.0)
-    model = mask_rcnn.build("toy", num_classes=3, transform=sizes, detection=every_box)
-    scenes = Scenes(2)
+    model = build("toy", classes=scenes.class_names, transform=sizes, detection=every_box)
     photo = tmp_path / "scene.png"
     Image.fromarray(scenes[1].image).save(photo)
-    predict_files(model, scenes.class_names, [photo], tmp_path / "out", score_threshold=0.0)
+    predict_files(model, [photo], tmp_path / "out", score_threshold=0.0)
     record = _read(tmp_path / "out" / "scene.json")
     height, width = scenes[1].image.shape[:2]
     assert record["detections"]

@@ -120,17 +120,7 @@ def predict(args):
     model.to(where)
     if where == "cpu":
         warmup.ensure(not args.quiet)
-    written = predict_files(
-        model,
-        model.class_names,
-        args.photos,
-        args.output,
-        options.score,
-        progress=not args.quiet,
-        category_ids=model.category_ids,
-        keypoint_names=model.keypoint_names,
-        skeleton=model.skeleton,
-    )
+    written = predict_files(model, args.photos, args.output, options.score, progress=not args.quiet)
     if args.quiet:
         return
     for photo, picture, record in written:

@@ -1,4 +1,4 @@
-"""Photos in, pictures and json out: what a trained model finds in a person's own photos."""
+"""Photos in, pictures and json out: what a trained model finds in your own photos."""
 
 import json
 from dataclasses import replace
@@ -7,51 +7,41 @@ from pathlib import Path
 import numpy as np
 
 from minimask.datasets.photos import read_image
-from minimask.draw import LARGEST_SIDE, class_name, draw_prediction, picture_bytes
+from minimask.draw import LARGEST_SIDE, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.machine.card import enough_memory
 from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
 from minimask.run.files import json_bytes, write_files
-from minimask.run.report import category_list, encode_mask, xywh
+from minimask.run.report import encode_mask, xywh
 
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")  # taken from a folder
-MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once: huge photos go in several parts
+MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once; those of a huge photo are made in several parts
 
 
 @tuned_process()
-def predict_files(
-    model,
-    class_names,
-    paths,
-    out_dir,
-    score_threshold=0.5,
-    category_ids=None,
-    skeleton=(),
-    progress=False,
-    keypoint_names=(),
-):
-    """Find objects in photos; write NAME.png (the photo with what was found) and NAME.json for each NAME.jpg.
+def predict_files(model, paths, output, score_threshold=0.5, progress=False):
+    """Find objects in photos. Writes, for each NAME.jpg, a picture NAME.png and the objects as NAME.json.
 
-    model: has transform(pictures) -> Batch and detect(batch) -> Detections. class_names: name of label 1, 2, ...
-    paths: photos, and folders whose photos are taken by name. out_dir: made if missing.
-    score_threshold: what scores lower is left out.
-    category_ids: COCO id of label 1, 2, ..., or dict label -> id; the label itself if not given.
-    skeleton: pairs of keypoint numbers (from 0) to join by lines. keypoint_names: for the json.
-    A photo whose name another one has already, in this call or an earlier one, gets its folder's name in front or a
-    number behind. A photo that cannot be read is passed over, and named in an InputError once the others are done.
-    Returns a list of (photo, picture, json) paths. Raises InputError at once for a path that does not exist, no
-    photos at all, or results that cannot be written; whatever was not written anew is as it was.
+    model: a Predictor; its class_names, category_ids, keypoint_names and skeleton go into the results.
+    paths: photos, and folders of photos.
+    output: folder for the results; it is made if it does not exist.
+    score_threshold: objects with a lower score are left out.
+    progress: whether to show a bar.
 
-    NAME.json: {"photo", "height", "width", "score_threshold", "detections": [{"name", "label", "category_id",
-    "score", "bbox": [x, y, width, height], "box": [x1, y1, x2, y2], "segmentation": {"size", "counts"}}]}, best
-    first, in pixels of the photo as a person sees it (turned as its EXIF says); "segmentation" is COCO's RLE. A model
-    of keypoints adds "keypoint_names" to the whole and "keypoints" to each detection: COCO's list x, y, v for each, v
-    being the score of the place: a logit, any number, the surer the higher.
+    If another photo already has results under a name, in this call or an earlier one, the folder's name comes in front
+    or a number behind. A photo that cannot be read is skipped and named in an InputError once the others are done.
+    Returns a list of paths (photo, picture, json).
+    Raises InputError at once if a path does not exist, if there are no photos at all, or if results cannot be written;
+    earlier results that were not replaced are unchanged.
+
+    NAME.json holds {"photo", "height", "width", "score_threshold", "detections": [{"name", "label", "category_id",
+    "score", "bbox": [x, y, width, height], "box": [x1, y1, x2, y2], "segmentation": {"size", "counts"}}]}, best first,
+    in pixels of the upright photo; "segmentation" is COCO's RLE. A model with keypoints adds "keypoint_names" at the
+    top, and "keypoints" to each detection: COCO's list x, y, v, x, y, v, ..., where v is the score of the point, a
+    logit (higher is surer).
     """
-    photos = find_photos(paths)
-    category_ids = category_list(category_ids) if category_ids else None
-    out_dir = Path(out_dir)
+    photos, output = find_photos(paths), Path(output)
     written, taken, failures = [], set(), []
     for photo in _bar(photos, progress):
         try:
@@ -60,19 +50,20 @@ def predict_files(
             failures.append(str(error))
             continue
         detections, batch = _detect(model, image, score_threshold)
-        found = _describe(detections, batch, class_names, category_ids)
-        picture = _draw(image, detections, batch, class_names, score_threshold, skeleton)
-        stem = _free_name(photo, out_dir, taken)
+        picture = _draw(model, image, detections, batch, score_threshold)
+
+        stem = _free_name(photo, output, taken)
         taken.add(stem.casefold())  # some disks take A.png and a.png for one file
+        names = {"keypoint_names": list(model.keypoint_names)} if model.keypoint_names else {}
         record = {
             "photo": str(photo.resolve()),
             "height": image.shape[0],
             "width": image.shape[1],
             "score_threshold": score_threshold,
-            **({"keypoint_names": list(keypoint_names)} if keypoint_names else {}),
-            "detections": found,
+            **names,
+            "detections": _describe(model, detections, batch),
         }
-        picture_path, json_path = out_dir / f"{stem}.png", out_dir / f"{stem}.json"
+        picture_path, json_path = output / f"{stem}.png", output / f"{stem}.json"
         write_files({picture_path: picture_bytes(picture), json_path: json_bytes(record)})
         written.append((photo, picture_path, json_path))
     if failures:
@@ -82,12 +73,12 @@ def predict_files(
 
 
 def find_photos(paths):
-    """The photos that paths name, as a list of Path: files as they are, of folders every photo in them, by name.
+    """The photos that paths name: a list of Path, files as they are, the photos of a folder in order of their names.
 
-    Pictures that `predict_files` wrote into such a folder are left out. A photo named twice is taken once.
-    Raises InputError for a path that does not exist and if there is no photo at all.
+    Pictures that `predict_files` wrote into such a folder are left out, and a photo that is named twice is taken once.
+    Raises InputError if a path does not exist or there is no photo at all.
     """
-    photos = {}  # keeps the order; keyed by the resolved path
+    photos = {}  # keeps the order; the keys are resolved paths
     for path in paths:
         if "://" in str(path):
             raise InputError(f"{path}: is an address; fetch the photo first, then give its path")
@@ -112,56 +103,56 @@ def _bar(photos, progress):
 
 
 def _detect(model, image, score_threshold):
-    """Detections of one photo, those below the threshold made invalid, and the Batch they belong to."""
-    with enough_memory("take a model that makes its pictures smaller (max_size)"):
+    """The detections in one photo, invalid where they score below the threshold, and the Batch they belong to."""
+    with enough_memory("use a model that resizes photos to a smaller size (max_size)"):
         batch = model.transform([image])
         detections = model.detect(batch).to("cpu")
     keep = detections.valid & (detections.scores >= score_threshold)
     return replace(detections, valid=keep), batch
 
 
-def _describe(detections, batch, class_names, category_ids):
-    """The detections of one photo as dicts for json, best first."""
+def _describe(model, detections, batch):
+    """The detections in one photo as dicts for json, best first."""
     height, width = batch.original_sizes[0]
-    places = np.flatnonzero(detections.valid[0])
     scores = detections.scores[0]
+    places = np.flatnonzero(detections.valid[0])
     places = places[np.argsort(-scores[places], kind="stable")]
     at_once = max(1, MASK_BYTES // int(height * width))
-    found = []
+    entries = []
     for start in range(0, len(places), at_once):
         part = np.zeros_like(detections.valid)
         part[0, places[start : start + at_once]] = True
-        prediction = restore(replace(detections, valid=part), batch)[0]
-        order = np.argsort(-prediction.scores, kind="stable")
-        found += [_entry(prediction, i, class_names, category_ids, detections.masks is not None) for i in order]
-    return found
+        found = restore(replace(detections, valid=part), batch)[0]
+        found.class_names = model.class_names
+        entries += [_entry(found, i, model.category_ids) for i in np.argsort(-found.scores, kind="stable")]
+    return entries
 
 
-def _entry(prediction, i, class_names, category_ids, has_masks):
-    label = int(prediction.labels[i])
+def _entry(found, i, category_ids):
+    label = int(found.labels[i])
     entry = {
-        "name": class_name(class_names, label),
+        "name": found.names[i],
         "label": label,
         "category_id": category_ids[label - 1] if category_ids else label,
-        "score": float(prediction.scores[i]),
-        "bbox": xywh(prediction.boxes[i]),
-        "box": [float(v) for v in prediction.boxes[i]],
+        "score": float(found.scores[i]),
+        "bbox": xywh(found.boxes[i]),
+        "box": [float(v) for v in found.boxes[i]],
     }
-    if has_masks:
-        entry["segmentation"] = encode_mask(prediction.masks[i])
-    if prediction.keypoints is not None:
-        entry["keypoints"] = [float(v) for v in prediction.keypoints[i].reshape(-1)]  # x, y, score; x, y, score; ...
+    if found.masks is not None:
+        entry["segmentation"] = encode_mask(found.masks[i])
+    if found.keypoints is not None:
+        entry["keypoints"] = [float(v) for v in found.keypoints[i].reshape(-1)]  # x, y, score; x, y, score; ...
     return entry
 
 
-def _draw(image, detections, batch, class_names, score_threshold, skeleton):
-    """The picture; a huge photo is reduced first, so that its masks fit into memory."""
+def _draw(model, image, detections, batch, score_threshold):
+    """The picture. A huge photo is reduced first, so that its masks fit into memory."""
     reduction = -(-max(image.shape[:2]) // LARGEST_SIDE)
     if reduction > 1:
         image = _reduced(image, reduction)
         batch = replace(batch, original_sizes=np.array([image.shape[:2]], dtype=np.int64))
-    prediction = restore(detections, batch)[0]
-    return draw_prediction(image, prediction, class_names, score_threshold, skeleton=skeleton)
+    found = restore(detections, batch)[0]
+    return draw_prediction(image, found, model.class_names, score_threshold, skeleton=model.skeleton)
 
 
 def _reduced(image, factor):
@@ -170,22 +161,22 @@ def _reduced(image, factor):
     return np.asarray(Image.fromarray(image).reduce(factor))
 
 
-def _free_name(photo, out_dir, taken):
-    """The first of NAME, FOLDER-NAME, NAME-2, NAME-3, ... under which no other photo's results stand."""
+def _free_name(photo, output, taken):
+    """The first of NAME, FOLDER-NAME, NAME-2, NAME-3, ... that holds no results of another photo."""
     folder = photo.resolve().parent.name
     names = [photo.stem] + ([f"{folder}-{photo.stem}"] if folder else [])
     number = 2
     while True:
         for name in names:
-            if name.casefold() not in taken and _is_free(photo, out_dir, name):
+            if name.casefold() not in taken and _is_free(photo, output, name):
                 return name
         names = [f"{photo.stem}-{number}"]
         number += 1
 
 
-def _is_free(photo, out_dir, name):
-    """True if neither NAME.png nor NAME.json is there, or both are this photo's own earlier results."""
-    picture, record = out_dir / f"{name}.png", out_dir / f"{name}.json"
+def _is_free(photo, output, name):
+    """True if there is neither NAME.png nor NAME.json, or both are earlier results of this photo."""
+    picture, record = output / f"{name}.png", output / f"{name}.json"
     if picture.exists() and picture.resolve() == photo.resolve():
         return False
     if not picture.exists() and not record.exists():
@@ -200,7 +191,7 @@ def _is_result(path):
 
 
 def _photo_of(record):
-    """The photo that a NAME.json was written for; None if the file is missing or something else."""
+    """The photo that a NAME.json was written for; None if the file is missing or is something else."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):

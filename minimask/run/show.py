@@ -1,16 +1,50 @@
-"""Showing a picture wherever the program runs: below a notebook's cell, in a window, or as a file."""
+"""Showing results: a picture wherever the program runs, and the words of short representations."""
 
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-from minimask.draw import picture_bytes, save_picture
 from minimask.run.messages import say
 
 
+class Showable:
+    """The part of a Prediction that shows it. The fields are in structures.py."""
+
+    @property
+    def names(self):
+        """The class of each object, as a list of D texts."""
+        known = self.class_names
+        return [str(known[i - 1]) if 0 < i <= len(known) else f"class {i}" for i in map(int, self.labels)]
+
+    def picture(self, score_threshold=0.5):
+        """The image with what was found in it, (H', W', 3) uint8. Objects with a lower score are left out."""
+        from minimask.draw import draw_prediction
+
+        if self.image is None:
+            raise ValueError("Prediction: has no image to draw on (model.predict keeps it); see draw.draw_prediction")
+        return draw_prediction(self.image, self, self.class_names, score_threshold, skeleton=self.skeleton)
+
+    def save(self, path, score_threshold=0.5):
+        """Write the picture to a file; the ending of `path` says in which format."""
+        from minimask.draw import save_picture
+
+        save_picture(path, self.picture(score_threshold))
+
+    def show(self, score_threshold=0.5):
+        """Show the picture: in a notebook below the cell, else in a window, or if there is no screen, as a file."""
+        show_picture(self.picture(score_threshold))
+
+    def _repr_png_(self):
+        from minimask.draw import picture_bytes
+
+        return None if self.image is None else picture_bytes(self.picture())
+
+
 def show_picture(picture):
-    """Show (H, W, 3) uint8: in a notebook below the cell, else in the system's viewer, without a screen in a file."""
+    """Show (H, W, 3) uint8: in a notebook below the cell, else in the system's viewer; without a screen as a file."""
+    from minimask.draw import picture_bytes, save_picture
+
     if "ipykernel" in sys.modules:
         from IPython.display import Image, display
 
@@ -29,3 +63,18 @@ def show_picture(picture):
 def _has_screen():
     on_linux = sys.platform.startswith("linux")
     return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def size_text(shape):
+    """Height and width: "480 x 640"."""
+    return f"{shape[0]} x {shape[1]}"
+
+
+def count_text(number, word):
+    """A number and its noun: "1 image", "2 images"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def extras(masks, keypoints):
+    """The names of the two that are there."""
+    return ["masks"] * (masks is not None) + ["keypoints"] * (keypoints is not None)

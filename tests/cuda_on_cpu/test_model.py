@@ -449,4 +449,4 @@ def test_commands_take_a_device(gpu, tmp_path, capsys):
     for ours, theirs in zip(found["cuda"], found["cpu"]):
         assert ours["label"] == theirs["label"] and ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
     assert main(["train", "--cuda-graph", "--steps", "1", "--output", str(tmp_path / "no")]) == 2
-    assert "--cuda-graph needs --device cuda" in capsys.readouterr().err
+    assert "cuda_graph needs device cuda" in capsys.readouterr().err
