@@ -118,7 +118,7 @@ def test_whole_file_into_a_new_folder_and_not_a_second_time(server, tmp_path):
 def test_broken_download_goes_on_in_the_middle(server, tmp_path):
     server.cut = 100_000
     message = fails(server, tmp_path)
-    assert "it broke off after 0.1 of 0.3 MB" in message and "0.1 MB are kept" in message
+    assert "it stopped after 0.1 of 0.3 MB" in message and "0.1 MB are kept" in message
     assert content(tmp_path) == {PARTIAL: DATA[:100_000]}
     server.cut = 50_000
     fails(server, tmp_path)
@@ -163,7 +163,7 @@ def test_md5_for_detectron2_files(server, tmp_path):
 def test_wrong_hash_leaves_nothing(server, tmp_path):
     server.data = DATA[:-1] + b"?"
     found = hashlib.sha256(server.data).hexdigest()[:8]
-    assert f"its SHA256 begins with {found}, not {DIGITS}; deleted, try again" in fails(server, tmp_path)
+    assert f"its SHA256 begins with {found}, not {DIGITS}; it was deleted, try again" in fails(server, tmp_path)
     assert content(tmp_path) == {}
     assert server.log == [(None, 256_000)]
 
@@ -180,7 +180,7 @@ def test_partial_of_another_file_is_found_out(server, tmp_path):
 def test_wrong_size_is_seen_before_anything_is_written(server, tmp_path):
     (tmp_path / PARTIAL).write_bytes(DATA[:1000])
     server.data, server.ranges = b"<html>please log in</html>" * 50, False
-    assert "the server offers 1,300 bytes, not 256,000; nothing was fetched" in fails(server, tmp_path)
+    assert "the server offers 1,300 bytes, not 256,000; nothing was downloaded" in fails(server, tmp_path)
     assert content(tmp_path) == {PARTIAL: DATA[:1000]}
 
 
@@ -188,7 +188,7 @@ def test_wrong_file_of_the_final_name_is_named_and_kept(server, tmp_path):
     path = tmp_path / f"net-{DIGITS}.pth"
     path.write_bytes(DATA[:-1])
     assert fails(server, tmp_path) == (
-        f"{path}: is there already but is not the published file: it has 255,999 bytes, not 256,000; delete it"
+        f"{path}: exists but is not the published file: it has 255,999 bytes, not 256,000; delete it"
     )
     assert content(tmp_path) == {path.name: DATA[:-1]} and server.log == []
 
@@ -200,8 +200,8 @@ def test_404_says_what_to_do(server, tmp_path):
     server.status = 404
     url, path = server.table()["net"].url, tmp_path / f"net-{DIGITS}.pth"
     assert fails(server, tmp_path) == (
-        f"{url}: not downloaded: the server answered with HTTP status 404 (Not Found). Without a network, fetch that "
-        f"address elsewhere (a browser does it) and put the file here: {path}"
+        f"{url}: not downloaded: the server answered with HTTP status 404 (Not Found). Without a network, "
+        f"download that address elsewhere (with a browser, for example) and put the file here: {path}"
     )
     assert content(tmp_path) == {}
 
@@ -215,7 +215,7 @@ def test_connection_refused_and_proxy_without_its_password(server, tmp_path, mon
             download("net", tmp_path, progress=False, table=table)
         monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{port}")
         message = fails(server, tmp_path)
-    assert f"the connection was refused (by way of the proxy 127.0.0.1:{port})." in message and "secret" not in message
+    assert f"the connection was refused (through the proxy 127.0.0.1:{port})." in message and "secret" not in message
     assert content(tmp_path) == {} and server.log == []
 
 
@@ -264,7 +264,7 @@ def test_tls(server, tmp_path):
 
 def test_only_https_also_after_a_redirect(server, tmp_path):
     server.redirect = "http://example.org/net.pth"
-    assert "http://example.org/net.pth: not fetched: the address must begin with https://" in fails(server, tmp_path)
+    assert "http://example.org/net.pth: not downloaded: the address must begin with https://" in fails(server, tmp_path)
     server.redirect = None
     assert all(weights.url.startswith("https://") for weights in WEIGHTS.values())
 
@@ -279,7 +279,7 @@ def test_full_disk_keeps_what_came(server, tmp_path, monkeypatch):
         message = fails(server, tmp_path)
     assert message == (
         f"{tmp_path / PARTIAL}: cannot be written or read (No space left on device). 0.1 MB are kept in "
-        f"{tmp_path / PARTIAL}; the same command goes on from there."
+        f"{tmp_path / PARTIAL}; the same command continues from there."
     )
     assert content(tmp_path) == {PARTIAL: DATA[:100_000]}
 
@@ -301,7 +301,7 @@ def test_second_download_of_the_same_file_is_refused(server, tmp_path):
     first = threading.Thread(target=lambda: pytest.raises(InputError, fetch, server, tmp_path))
     first.start()
     assert reached.wait(5)
-    assert "another download of this file is going on" in fails(server, tmp_path)
+    assert "another download of this file is running" in fails(server, tmp_path)
     go_on.set()
     first.join()
     server.cut = server.after_cut = None
@@ -327,7 +327,7 @@ def test_control_c_keeps_what_came_and_says_so(server, tmp_path, capsys):
     end.set()
     assert capsys.readouterr().err == (
         f"net-{DIGITS}.pth: not complete. 0.1 MB are kept in {tmp_path / PARTIAL}; "
-        "the same command goes on from there.\n"
+        "the same command continues from there.\n"
     )
     assert content(tmp_path) == {PARTIAL: DATA[:150_000]}
     server.cut = server.after_cut = None
@@ -349,13 +349,13 @@ def test_command_prints_path_size_hash_and_next(server, tmp_path, capsys):
     assert run(server.table(), "net", "--output", tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"weights: {path}",
-        f"checked: 256,000 bytes, SHA256 begins with {DIGITS} as the name says",
+        f"checked: 256,000 bytes, SHA256 begins with {DIGITS}, as the name says",
         f"next:    python -m minimask predict PHOTO.jpg --weights {path}",
     ]
     backbone = {"net": server.table()["net"]._replace(use="backbone")}
     assert run(backbone, "net", "--output", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"weights: {path} (was there already)" and " --set backbone=net --weights " in lines[2]
+    assert lines[0] == f"weights: {path} (already downloaded)" and " --set backbone=net --weights " in lines[2]
     assert len(server.log) == 1
 
 
@@ -369,9 +369,9 @@ def test_list(argv, capsys):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(InputError, match="no weights named 'MaskRCNN_resnet50'; did you mean maskrcnn_resnet50_fpn"):
+    with pytest.raises(InputError, match="no weights called 'MaskRCNN_resnet50'; did you mean maskrcnn_resnet50_fpn"):
         download("MaskRCNN_resnet50", "nowhere")
-    with pytest.raises(InputError, match="no weights named 'zzz'; `python -m minimask download` lists all"):
+    with pytest.raises(InputError, match="no weights called 'zzz'; `python -m minimask download` lists all"):
         download("zzz", "nowhere")
 
 
@@ -398,7 +398,7 @@ def test_hashes_of_detectron2_files():
 
 
 def test_default_folder(tmp_path, monkeypatch):
-    root = module.Path(module.__file__).resolve().parents[1]
+    root = module.Path(module.__file__).resolve().parents[2]
     assert module.default_folder() == root / "data"
     monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "minimask" / "weights/download.py"))
     assert module.default_folder() == module.Path("data")

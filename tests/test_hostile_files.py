@@ -141,11 +141,11 @@ def test_calls_are_refused_and_not_made(kind, tmp_path):
 
 def test_what_is_refused_is_named(tmp_path):
     write("pickle", tmp_path / "x", piece(Evil(os.system, "true")))
-    refused(tmp_path / "x", f"asks for {os.name}.system, which is not among the few names that weights need")
+    refused(tmp_path / "x", f"asks for {os.name}.system, which is not one of the few names that weights need")
     write("zip", tmp_path / "x", b"(" + piece("true") + b"ios\nsystem\n")
     refused(tmp_path / "x", "instruction INST")
     write("legacy", tmp_path / "x", call("_codecs.encode", piece("a"), piece("rot13")))
-    refused(tmp_path / "x", "a call of _codecs.encode with ('a', 'rot13') is not read")
+    refused(tmp_path / "x", "a call of _codecs.encode with ('a', 'rot13'), which cannot be read")
 
 
 WATCH = """
@@ -190,15 +190,15 @@ def bombs():
     kind = call("numpy.dtype", piece("u1"), piece(False), piece(True)) + b"q\x64"
     array = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), piece((0,)), piece("b"))
     return {
-        "lists in lists": (b"]" * 100_000 + b"a" * 99_999, "more than 100 deep"),
-        "tuples in tuples": (b")" + b"\x85" * 100_000, "more than 100 deep"),
-        "dicts in dicts": (b"}" + b"K\1}" * 20_000 + b"s" * 20_000, "more than 100 deep"),
+        "lists in lists": (b"]" * 100_000 + b"a" * 99_999, "more than 100 levels deep"),
+        "tuples in tuples": (b")" + b"\x85" * 100_000, "more than 100 levels deep"),
+        "dicts in dicts": (b"}" + b"K\1}" * 20_000 + b"s" * 20_000, "more than 100 levels deep"),
         "a list in itself": (b"]q\0h\0a", "contains itself"),
         "a dict in itself": (b"}q\0K\1h\0s", "contains itself"),
         "a list twice in itself": (b"]q\0(h\0h\0e", "contains itself"),
         "ten to the thirty": (b"(" + laughs + b"t", "more than 1,000,000 values"),
-        "a deep key": (b"}" + b")" + b"\x85" * 100_000 + b"K\1s", "dict's key"),
-        "a list as key": (b"}]K\1s", "dict's key"),
+        "a deep key": (b"}" + b")" + b"\x85" * 100_000 + b"K\1s", "the key of a dict"),
+        "a list as key": (b"}]K\1s", "the key of a dict"),
         "marks": (b"(" * 250_000, "lacks"),
         "many dicts": (b"}" * 1_010_000, "instructions"),
         "a memo far away": (b"Nr\xff\xff\xff\xff" * 3 + b"\x87", None),
@@ -229,8 +229,8 @@ def bombs():
         "an empty stack at the end": (b"", "lacks"),
         "no mark": (b"NNt", "lacks"),
         "an odd number of items": (b"}(NNNu", "lacks"),
-        "items for a text": (piece("x") + b"(NNu", "is no dict"),
-        "items for a tuple": (b")(Ne", "is no list"),
+        "items for a text": (piece("x") + b"(NNu", "is not a dict"),
+        "items for a tuple": (b")(Ne", "is not a list"),
         "too much on the stack": (b"NN", "left over"),
     }  # fmt: skip
 
@@ -309,7 +309,7 @@ def test_compressed_entries_are_refused(method, tmp_path):
         (20, "<I", 47, "compressed or encrypted"),  # bytes in the archive, bytes in all
         (16, "<I", 0x12345678, "checksum"),
         (24, "<II", (10**6, 10**6), None),
-        (20, "<II", (10**9, 10**9), "overlaps another, or ends behind"),
+        (20, "<II", (10**9, 10**9), "overlaps another, or ends after"),
         (20, "<II", (0xFFFFFFFF, 0xFFFFFFFF), "4 GB"),
         (20, "<II", (44, 44), ""),
         (42, "<I", 10**6, "damaged"),
@@ -390,11 +390,11 @@ def test_what_is_no_file_of_weights(tmp_path):
         (b"\x1f\x8b\x08\x00", "neither a PyTorch file nor a pickle"),
         (b"<html>", "it begins with b'<html>'"),
         (b"(dp0\n.", "neither"),  # protocol 0
-        (b"\x80", "cut off"),
-        (b"\x80\x02", "cut off"),
+        (b"\x80", "incomplete: there should be"),
+        (b"\x80\x02", "incomplete: there should be"),
         (b"\x80\x02\xffN.", "damaged"),
         (b"\x80\x02N.N.", "2 bytes follow"),
-        (b"storages" + bytes(249) + b"ustar" + bytes(300), "TAR format of PyTorch before 2017"),
+        (b"storages" + bytes(249) + b"ustar" + bytes(300), "TAR format from before 2017"),
     ):
         path.write_bytes(data)
         refused(path, message)
@@ -411,8 +411,8 @@ def test_parts_of_the_legacy_format(tmp_path):
     path = tmp_path / "x"
     for parts, message in (
         ([1000], "version 1000"),
-        ([1001, {}], "cut off"),
-        ([1001, {}, {"a": 1}], "cut off"),
+        ([1001, {}], "incomplete: there should be"),
+        ([1001, {}, {"a": 1}], "incomplete: there should be"),
         ([1001, {}, {"a": 1}, "0"], "list of storages is damaged"),
         ([1001, {}, {"a": 1}, [0]], "list of storages is damaged"),
         ([1001, {}, {"a": 1}, ["0"]], "not those of the tensors"),
@@ -426,13 +426,13 @@ def test_parts_of_the_legacy_format(tmp_path):
     write_legacy(path, tensor(storage()), {"0": TWELVE, "1": TWELVE})
     refused(path, "not those of the tensors")
     write_legacy(path, tensor(storage()), {"0": TWELVE[:-4]})
-    refused(path, "has 11 elements, its tensors expect 12")
+    refused(path, "has 11 elements, but its tensors expect 12")
     write_legacy(path, tensor(storage()), {"0": TWELVE})
     whole = path.read_bytes()
     path.write_bytes(whole + b"x")
     refused(path, "1 bytes follow")
     path.write_bytes(whole[:-1])
-    refused(path, "cut off")
+    refused(path, "incomplete: there should be")
 
 
 @pytest.mark.parametrize("file", GOLDEN_FILES)

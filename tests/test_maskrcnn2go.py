@@ -288,11 +288,11 @@ def test_resized_sizes_are_rounded():
     "number, change, message",
     [
         (3, {"op": "elu"}, "operation 3 (elu, out 'map'): must be one of conv, conv_transpose, add"),
-        (1, {"w": "deeper_w"}, "operation 1 (conv, out 'deep'): needs 'deeper_w', which is no weight and made by none"),
+        (1, {"w": "deeper_w"}, "operation 1 (conv, out 'deep'): needs 'deeper_w', which is neither a weight nor"),
         (2, {"x": ["deep", "scores"]}, "operation 2 (add, out 'map'): needs 'scores'"),
         (0, {"stride": None}, "operation 0 (conv, out 'stem'): missing a required argument: 'stride'"),
         (0, {"dilation": 2}, "operation 0 (conv, out 'stem'): got an unexpected keyword argument 'dilation'"),
-        (0, {"kernel": 7}, "operation 0 (conv, out 'stem'): kernel is 7, but the weights' is 8 x 8"),
+        (0, {"kernel": 7}, "operation 0 (conv, out 'stem'): kernel is 7, but the weights have 8 x 8"),
         (1, {"groups": 3}, "operation 1 (conv, out 'deep'): conv2d: x must have shape (N, H, W, 3), got"),
         (4, {"w": "deltas_b"}, "operation 4 (conv, out 'logits'): w must be a weight with 4 axes, is 'deltas_b'"),
         (1, {"w": "stem"}, "operation 1 (conv, out 'deep'): w must be a weight with 4 axes, is 'stem'"),
@@ -304,8 +304,8 @@ def test_resized_sizes_are_rounded():
         (7, {"deltas": "logits"}, "operation 7 (generate_proposals, out 'rois')"),
         (8, {"pooled_w": 4}, "operation 8 (roi_align, out 'roi_features'): pooled_h and pooled_w must be equal"),
         (10, {"w": "box_w"}, "operation 10 (fc, out 'class_logits'): linear: x must be (R, K)"),
-        (18, {"out": "masks"}, "no operation makes 'mask_fcn_probs'"),
-        (17, {"w": "logits_w", "b": "logits_b", "x": "map"}, "names 2 categories, but the masks are of 1"),
+        (18, {"out": "masks"}, "no operation computes 'mask_fcn_probs'"),
+        (17, {"w": "logits_w", "b": "logits_b", "x": "map"}, "has 2 categories, but there are masks for 1"),
     ],
 )
 def test_a_broken_graph_is_named(number, change, message):
@@ -361,7 +361,7 @@ def test_files_that_are_something_else(tmp_path):
             load(tmp_path)
     for bad in ("crab", np.nan):
         _write(tmp_path, small_graph(), {**small_weights(), "stem_b": np.full(6, bad)})
-        with pytest.raises(InputError, match="stem_b must be finite numbers"):
+        with pytest.raises(InputError, match="stem_b must contain finite numbers"):
             load(tmp_path)
 
 
@@ -369,9 +369,9 @@ def test_it_is_for_inference():
     model = MaskRCNN2Go(small_graph(), small_weights())
     assert model.eval() is model and model.train(False) is model and not model.training
     assert model.to("cpu") is model
-    with pytest.raises(InputError, match="calculates on the CPU only, got device cuda"):
+    with pytest.raises(InputError, match="runs on the CPU only, got device cuda"):
         model.to("cuda")
-    with pytest.raises(ValueError, match="inference alone"):
+    with pytest.raises(ValueError, match="inference only"):
         model.train()
 
 

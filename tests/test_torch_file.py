@@ -202,9 +202,9 @@ def test_arrays_of_other_types_are_refused(array, protocol, tmp_path):
     "state, message",
     [
         (lambda kind: (1, (3,), kind, False, b"1234"), "shape (3,)"),
-        (lambda kind: (1, (-1,), kind, False, b""), "tuple of integers from 0 up"),
+        (lambda kind: (1, (-1,), kind, False, b""), "tuple of non-negative integers"),
         (lambda kind: (1, (2**62,), kind, False, b""), "too large"),
-        (lambda kind: (1, (1,) * 33, kind, False, b"1234"), "33 sides"),
+        (lambda kind: (1, (1,) * 33, kind, False, b"1234"), "33 axes"),
         (lambda kind: (1, [1], kind, False, b"1234"), "must be a tuple"),
         (lambda kind: (1, (1,), kind, False, 7), "filled with 7"),
         (lambda kind: (1, (1,), "f4", False, b"1234"), "cannot be filled"),
@@ -243,33 +243,33 @@ def test_arrays_that_are_not_what_they_say(state, message, tmp_path):
         (11, (1, 1), (999, 999), [[11]]),  # the stride of a side of 1 is never stepped
         (12, (0, 5), (5, 1), []),
         (99, (1, 0), (1, 1), [[]]),  # PyTorch leaves any offset in a view without elements
-        (0, (13,), (1,), "ends behind its storage"),
-        (1, (12,), (1,), "ends behind its storage"),
-        (12, (), (), "ends behind its storage"),
-        (0, (2,), (12,), "ends behind its storage"),
-        (2**62, (1,), (1,), "ends behind its storage"),
-        (0, (2,), (2**63 - 1,), "ends behind its storage"),
-        (0, (2**40,), (1,), "ends behind its storage"),
+        (0, (13,), (1,), "ends after its storage"),
+        (1, (12,), (1,), "ends after its storage"),
+        (12, (), (), "ends after its storage"),
+        (0, (2,), (12,), "ends after its storage"),
+        (2**62, (1,), (1,), "ends after its storage"),
+        (0, (2,), (2**63 - 1,), "ends after its storage"),
+        (0, (2**40,), (1,), "ends after its storage"),
         (0, (2**60, 2**60), (1, 1), "too large"),
         (0, (3, 4), (0, 1), "elements overlap"),
         (0, (3,), (0,), "elements overlap"),
         (0, (2**47,), (0,), "elements overlap"),
         (0, (3, 3), (2, 1), "elements overlap"),
         (0, (2, 2), (3, 3), "elements overlap"),
-        (11, (3,), (-1,), "from 0 up"),
-        (-1, (3,), (1,), "from 0 up"),
-        (0, (-3,), (1,), "tuple of integers from 0 up"),
-        (0, (-1, -12), (1, 1), "tuple of integers from 0 up"),
-        (0, (3,), (1, 1), "one for each side"),
-        (0, (3, 2), (1,), "one for each side"),
-        (0.0, (3,), (1,), "from 0 up"),
-        (0, (3.0,), (1,), "tuple of integers"),
-        (0, ("3",), (1,), "tuple of integers"),
-        (0, [3], (1,), "tuple of integers"),
-        (0, (3,), None, "one for each side"),
-        (None, (3,), (1,), "from 0 up"),
-        (True, (3,), (1,), "from 0 up"),
-        (0, (1,) * 33, (1,) * 33, "33 sides"),
+        (11, (3,), (-1,), "non-negative integers"),
+        (-1, (3,), (1,), "non-negative integers"),
+        (0, (-3,), (1,), "tuple of non-negative integers"),
+        (0, (-1, -12), (1, 1), "tuple of non-negative integers"),
+        (0, (3,), (1, 1), "one for each axis"),
+        (0, (3, 2), (1,), "one for each axis"),
+        (0.0, (3,), (1,), "non-negative integers"),
+        (0, (3.0,), (1,), "tuple of non-negative integers"),
+        (0, ("3",), (1,), "tuple of non-negative integers"),
+        (0, [3], (1,), "tuple of non-negative integers"),
+        (0, (3,), None, "one for each axis"),
+        (None, (3,), (1,), "non-negative integers"),
+        (True, (3,), (1,), "non-negative integers"),
+        (0, (1,) * 33, (1,) * 33, "33 axes"),
     ],
 )
 def test_views_of_a_storage(file_format, offset, shape, strides, expected, tmp_path):
@@ -317,20 +317,20 @@ def test_two_tensors_of_a_storage(file_format, second, together, tmp_path):
     [
         (storage(count=13), "expect"),
         (storage(count=11), "expect"),
-        (storage(count=-1), "not to a tensor's storage"),
+        (storage(count=-1), "which is not a tensor's storage"),
         (storage(count=2**61), "expect"),
         (storage(kind="torch.DoubleStorage"), ""),
         (storage(kind="torch.QInt8Storage"), "torch.QInt8Storage"),
-        (storage(kind="torch.Size"), "not to a tensor's storage"),
+        (storage(kind="torch.Size"), "which is not a tensor's storage"),
         (storage(key="1"), ""),
         (storage(key="../0"), ""),
-        (storage(key=0), "not to a tensor's storage"),
-        (storage(count=12.0), "not to a tensor's storage"),
-        (piece("storage") + b"Q", "not to a tensor's storage"),
-        (piece(("module", "x", "y", "z")) + b"Q", "not to a tensor's storage"),
+        (storage(key=0), "which is not a tensor's storage"),
+        (storage(count=12.0), "which is not a tensor's storage"),
+        (piece("storage") + b"Q", "which is not a tensor's storage"),
+        (piece(("module", "x", "y", "z")) + b"Q", "which is not a tensor's storage"),
         (storage() + b"0" + storage(count=6), ""),  # POP is no instruction that is needed
-        (b"(" + storage() + storage(count=6) + b"t", "described in two ways"),
-        (b"(" + storage() + storage(kind="torch.IntStorage") + b"t", "described in two ways"),
+        (b"(" + storage() + storage(count=6) + b"t", "two different descriptions"),
+        (b"(" + storage() + storage(kind="torch.IntStorage") + b"t", "two different descriptions"),
         (storage(view=[piece(("v", 4, 9))]), "view beyond"),
         (storage(view=[piece(("v", -1, 3))]), "view beyond"),
         (storage(view=[piece(("v", 0, -3))]), "view beyond"),
@@ -352,7 +352,7 @@ def test_a_storage_seen_through_a_view(tmp_path):
     write_legacy(path, tensor(stored, 1, (2, 2), (2, 1)), {"0": TWELVE})
     assert read(path).tolist() == [[5, 6], [7, 8]]
     write_legacy(path, tensor(stored, 1, (3, 2), (2, 1)), {"0": TWELVE})
-    refused(path, "ends behind its storage of 6 elements")
+    refused(path, "ends after its storage of 6 elements")
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_big_endian_files(kind, code, tmp_path):
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_booleans_are_0_or_1(file_format, tmp_path):
     stored = storage(count=3, kind="torch.BoolStorage")
-    for data, message in ((b"\1\0\1", None), (b"\1\2\0", "other bytes than 0 and 1")):
+    for data, message in ((b"\1\0\1", None), (b"\1\2\0", "bytes other than 0 and 1")):
         if file_format == "zip":
             write_zip(tmp_path / "x", tensor(stored, 0, (3,)), {"0": data})
         else:

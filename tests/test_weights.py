@@ -265,7 +265,7 @@ def test_settings_of_the_published_detectors(tmp_path):
 def test_anchors_that_cannot_be_told(tmp_path):
     model = small_model(rpn=dict(anchor_sizes=((16, 24),) * 5))
     path = write(tmp_path / "file.npz", published(model))
-    with pytest.raises(InputError, match=r"file.npz: has 6 anchors at each place where 3 are usual.*anchor_sizes"):
+    with pytest.raises(InputError, match=r"file.npz: has 6 anchors per location instead of the usual 3.*anchor_sizes"):
         weights.load(path)
     settings = dict(rpn=dict(anchor_sizes=((16, 24),) * 5), **SIZES, detection=dict(score_threshold=0.02))
     assert_same_detections(model, weights.load(path, **settings))
@@ -587,8 +587,8 @@ def test_quantized_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.pkl", pickle.dumps([1, 2]), "a.pkl: holds no weights"),
-        ("a.pkl", pickle.dumps({"epoch": 3}), "a.pkl: holds no weights"),
+        ("a.pkl", pickle.dumps([1, 2]), "a.pkl: contains no weights"),
+        ("a.pkl", pickle.dumps({"epoch": 3}), "a.pkl: contains no weights"),
         ("a.pkl", pickle.dumps({"features.0.bias": np.zeros(3)}), "neither a ResNet nor a detector .*features.0.bias"),
         ("a.pth", b"no weights", "a.pth: "),
         ("a.safetensors", b"no weights", "a.safetensors: "),
@@ -622,7 +622,7 @@ def test_other_architectures_of_torchvision_are_refused(tmp_path):
     with pytest.raises(InputError, match="v2.npz: these weights are not for the model: .*missing 8"):
         weights.load(write(tmp_path / "v2.npz", state))
     state = {name: array for name, array in state.items() if not name.startswith("rpn.")}
-    with pytest.raises(InputError, match="has no 'rpn.head.cls_logits.weight', so that one cannot tell which model"):
+    with pytest.raises(InputError, match="has no 'rpn.head.cls_logits.weight', so the model cannot be recognized"):
         weights.load(write(tmp_path / "no_rpn.npz", state))
 
 

@@ -3,15 +3,16 @@
     what                   Detectron2                            torchvision, and here
     ResNet                 stem.conv1, res2 .. res5, shortcut    conv1, layer1 .. layer4, downsample
     norm of a convolution  conv1.norm                            bn1, beside conv1
-    colors                blue, green, red from 0 to 255        red, green, blue from 0 to 1
+    colors                 blue, green, red from 0 to 255        red, green, blue from 0 to 1
     background             the last class score; no box          class 0 of scores, boxes and masks
                            deltas, no mask
-    anchors of a place     for each size, each ratio             for each ratio, each size (only C4 and DC5 have
+    anchors per location   for each size, each ratio             for each ratio, each size (only C4 and DC5 have
                                                                  several sizes)
 
-Colors are turned in the first convolution's weights, so that pictures stay as they are. A channel of zeros stands
-where the background had none: nothing reads it. What the weights do not say (RoIAlign with adaptive sampling and half
-pixels, the stride in the 1x1 convolution, ...) is in the settings, from Detectron2's configuration files.
+The order of the colors is reversed in the weights of the first convolution, so that images stay as they are. Where the
+background has no channel, one of zeros is added, which nothing reads. What the weights do not show (RoIAlign with
+adaptive sampling and half pixels, the stride in the 1x1 convolution, ...) is in the settings, taken from Detectron2's
+configuration files.
 """
 
 import re
@@ -19,10 +20,10 @@ import re
 import numpy as np
 
 RATIOS = 3
-MEAN = (103.53, 116.28, 123.675)  # blue, green, red: what a file without its own was trained with
+MEAN = (103.53, 116.28, 123.675)  # blue, green, red: used in training if the file does not contain a mean
 RESNEXT_STD = (57.375, 57.12, 58.395)
 
-NAMES = [  # mask_fcn1 .. 4 are torchvision's older names too
+NAMES = [  # mask_fcn1 to 4 are also torchvision's older names
     (r"^backbone\.bottom_up\.", "backbone."),
     (r"^backbone\.stem\.", "backbone.body."),
     (r"^backbone\.res(\d)\.", lambda match: f"backbone.body.layer{int(match[1]) - 1}."),
@@ -49,7 +50,10 @@ def is_detectron2(state):
 
 
 def to_torchvision(state):
-    """Detectron2's state dict -> (state dict in torchvision's names and layout, settings for mask_rcnn.build)."""
+    """Convert a state dict of Detectron2.
+
+    Returns a state dict in torchvision's names and layout, and the settings for mask_rcnn.build.
+    """
     state = {name: array for name, array in state.items() if "anchor_generator.cell_anchors" not in name}
     mean = np.asarray(state.pop("pixel_mean", MEAN), np.float64).reshape(3)
     std = state.pop("pixel_std", None)
@@ -75,13 +79,13 @@ def _rename(name):
 
 
 def _change(state, name, function):
-    """Put function(array) in the place of an array, if there is one of that name."""
+    """Replace the array of this name, if there is one, by function(array)."""
     if name in state:
         state[name] = function(np.asarray(state[name]))
 
 
 def _add_missing_statistics(state):
-    """Norms that are a weight and a bias alone, as old files have them: mean 0, variance 1."""
+    """Add mean 0 and variance 1 to norms that have only a weight and a bias, as in old files."""
     for name, array in list(state.items()):
         if re.search(r"(\.bn\d|\.downsample\.1)\.weight$", name):
             start = name.removesuffix("weight")
@@ -90,24 +94,22 @@ def _add_missing_statistics(state):
 
 
 def _is_resnext(state):
-    """Whether the first 3x3 convolution is one in groups."""
+    """Whether the first 3x3 convolution has groups."""
     weight = state.get("backbone.body.layer1.0.conv2.weight")
     return weight is not None and weight.shape[0] != weight.shape[1]
 
 
 def _settings(state, std):
-    """What configs/Base-RCNN-FPN.yaml, -C4, -DilatedC5 and config/defaults.py say and the weights do not."""
+    """What configs/Base-RCNN-FPN.yaml, -C4, -DilatedC5 and config/defaults.py say but the weights do not show."""
     fpn = "backbone.fpn.inner_blocks.0.0.weight" in state
     pre_nms, post_nms = ((2000, 1000), (1000, 1000)) if fpn else ((12000, 6000), (2000, 1000))
-    # The ResNets of Microsoft have their deviation in the weights, and the stride in the 1x1 convolution.
+    # Microsoft's ResNets have the standard deviation in their weights, and the stride in the 1x1 convolution.
     conventions = dict(name="detectron2", stride_in_1x1=bool((std == 1).all()))
-    return dict(
-        conventions=conventions, roi=dict(sampling_ratio=0), rpn=dict(pre_nms=pre_nms, post_nms=post_nms)
-    )
+    return dict(conventions=conventions, roi=dict(sampling_ratio=0), rpn=dict(pre_nms=pre_nms, post_nms=post_nms))
 
 
 def _order_anchors(state):
-    """Output channels of the RPN: from each size, each ratio to each ratio, each size."""
+    """Reorder the RPN's output channels from (size, ratio) to (ratio, size)."""
     name = "rpn.head.cls_logits.weight"
     if name not in state or len(state[name]) % RATIOS:
         return
@@ -119,7 +121,7 @@ def _order_anchors(state):
 
 
 def _put_background_first(state):
-    """Class scores from 1 .. C, background to background, 1 .. C; zeros for the background in front of the others."""
+    """Move the background from the last class score to the first; elsewhere add zeros for it in front."""
     scores = "roi_heads.box_predictor.cls_score.weight"
     objects = len(state[scores]) - 1 if scores in state else 0
 

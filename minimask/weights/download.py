@@ -1,11 +1,11 @@
-"""Published weights by name: fetched, checked, and never half a file under the final name.
+"""Download published weights by name, and check them.
 
-    python -m minimask download                          what there is
-    python -m minimask download maskrcnn_resnet50_fpn    into data/
+    python -m minimask download                          list what there is
+    python -m minimask download maskrcnn_resnet50_fpn    download it into data/
 
-A file is fetched as NAME.partial. A download that broke off goes on where it ended. Only a file with the right size
-and the right hash gets its final name. The hash needs no list: a published file's name ends with its first digits,
-SHA-256 for torchvision's (as `torch.hub` checks them) and MD5 for Detectron2's (as its MODEL_ZOO.md says).
+A file is downloaded as NAME.partial, and an interrupted download continues where it stopped. Only a file with the
+right size and hash gets its final name. No list of hashes is needed: the name of a published file ends with the first
+digits of its hash, SHA-256 for torchvision (as `torch.hub` checks them) and MD5 for Detectron2 (see its MODEL_ZOO.md).
 """
 
 import contextlib
@@ -39,7 +39,7 @@ CHUNK = 1 << 20
 
 
 class Weights(NamedTuple):
-    """A published file: its address, its size in bytes (known to +-`within`), what it is for."""
+    """A published file: its address, its size in bytes (within +-`within`), and what it is for."""
 
     url: str
     size: int
@@ -52,13 +52,13 @@ class Weights(NamedTuple):
 
     @property
     def hash(self):
-        """(name of the hash function, first digits of the hash), from the file's name."""
+        """The name of the hash function and the first digits of the hash, taken from the file's name."""
         stem, ending = os.path.splitext(self.file)
         return "md5" if ending == ".pkl" else "sha256", re.split("[-_]", stem)[-1]
 
 
 def _torchvision(file, mebibytes, use):
-    """Sizes are `_file_size` of torchvision's weights, in MiB with three decimals."""
+    """Weights of torchvision. The size is their `_file_size`, in MiB with three decimals."""
     return Weights(f"https://download.pytorch.org/models/{file}", round(mebibytes * 2**20), 525, use)
 
 
@@ -66,8 +66,8 @@ def _detectron2(path, size, within, use):
     return Weights(f"https://dl.fbaipublicfiles.com/detectron2/COCO-{path}", size, within, use)
 
 
-# Of Detectron2's sizes the first is known to the byte. The others are four bytes for each number in the model, and the
-# 44 kB that the first has above that; it agrees with the 167 and 237 MB that are known of two of them.
+# The first size of Detectron2's files is known exactly. The others are four bytes per number in the model plus the
+# 44 kB that the first file has on top of that. This agrees with the 167 MB and 237 MB that are known for two of them.
 WEIGHTS = {
     "maskrcnn_resnet50_fpn": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 169.840, "boxes, masks"),
     "fasterrcnn_resnet50_fpn": _torchvision("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.743, "boxes"),
@@ -79,34 +79,40 @@ WEIGHTS = {
     "resnext50_32x4d": _torchvision("resnext50_32x4d-7cdf4587.pth", 95.789, "backbone"),
     "resnext101_32x8d": _torchvision("resnext101_32x8d-8ba56ff5.pth", 339.586, "backbone"),
     "mask_rcnn_R_50_FPN_3x": _detectron2(
-        "InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl", 177841981, 0, "boxes, masks"),
+        "InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl", 177841981, 0, "boxes, masks"
+    ),
     "mask_rcnn_R_50_C4_3x": _detectron2(
-        "InstanceSegmentation/mask_rcnn_R_50_C4_3x/137849525/model_final_4ce675.pkl", 144100000, 5 * 10**5,
-        "boxes, masks"),
+        "InstanceSegmentation/mask_rcnn_R_50_C4_3x/137849525/model_final_4ce675.pkl",
+        144100000,
+        5 * 10**5,
+        "boxes, masks",
+    ),
     "faster_rcnn_R_50_FPN_3x": _detectron2(
-        "Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl", 167270000, 5 * 10**5, "boxes"),
+        "Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl", 167270000, 5 * 10**5, "boxes"
+    ),
     "keypoint_rcnn_R_50_FPN_3x": _detectron2(
-        "Keypoints/keypoint_rcnn_R_50_FPN_3x/137849621/model_final_a6e10b.pkl", 237000000, 5 * 10**5, "keypoints"),
-}  # fmt: skip
+        "Keypoints/keypoint_rcnn_R_50_FPN_3x/137849621/model_final_a6e10b.pkl", 237000000, 5 * 10**5, "keypoints"
+    ),
+}
 
 NOTES = """\
-Detectors know COCO's 80 kinds of object (with keypoints: people only); backbones were trained on ImageNet.
-License: Detectron2's files (.pkl) are CC BY-SA 3.0, by its MODEL_ZOO.md. torchvision (.pth) states none for its files;
-its code is BSD 3-clause, and it refers to the terms of the data that they were trained on."""
+Detectors find COCO's 80 kinds of object (those with keypoints: only people). Backbones were trained on ImageNet.
+License: Detectron2's files (.pkl) are CC BY-SA 3.0, according to its MODEL_ZOO.md. torchvision (.pth) states no license
+for its files; its code is BSD 3-clause, and it refers to the terms of the data that the models were trained on."""
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
 def add_arguments(parser):
-    """Declare the arguments of `python -m minimask download`."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the weights (default: print what there is)")
-    parser.add_argument("--list", action="store_true", help="print what there is")
+    """Add the arguments of `python -m minimask download` to its parser."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the weights (default: list all)")
+    parser.add_argument("--list", action="store_true", help="list all weights")
     parser.add_argument("--output", metavar="DIR", help="folder (default: data/ of the checkout, or ./data)")
 
 
 def main(args, table=WEIGHTS):
-    """Run the command; returns the exit status 0. InputError as `download`."""
+    """Run the command. Returns the exit status 0. Raises InputError like `download`."""
     if args.list or not args.name:
         print(listing(table))
         return 0
@@ -116,8 +122,8 @@ def main(args, table=WEIGHTS):
     path = download(args.name, folder, table=table)
     here = shlex.quote(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path))
     kind, digits = weights.hash
-    print(f"weights: {here}{' (was there already)' if there else ''}")
-    print(f"checked: {path.stat().st_size:,} bytes, {kind.upper()} begins with {digits} as the name says")
+    print(f"weights: {here}{' (already downloaded)' if there else ''}")
+    print(f"checked: {path.stat().st_size:,} bytes, {kind.upper()} begins with {digits}, as the name says")
     task = "predict PHOTO.jpg"
     if weights.use == "backbone":
         task = f"train --images DIR --annotations FILE.json --preset resnet50_fpn --set backbone={args.name}"
@@ -126,14 +132,14 @@ def main(args, table=WEIGHTS):
 
 
 def listing(table=WEIGHTS):
-    """The table of names as text."""
+    """The table of all weights, as text."""
     lines = [f"{'name':27}{'MB':>5}  {'for':14}file"]
     lines += [f"{name:27}{w.size / 1e6:5.0f}  {w.use:14}{w.file}" for name, w in table.items()]
     return "\n".join([*lines, "", NOTES])
 
 
 def default_folder():
-    """`data/` of the checkout if this is one, else `data/` where the command is run."""
+    """`data/` of the checkout, if this is one, otherwise `data/` in the current folder."""
     root = Path(__file__).resolve().parents[2]
     return root / "data" if (root / "pyproject.toml").is_file() else Path("data")
 
@@ -142,19 +148,23 @@ def default_folder():
 
 
 def find(name, table=WEIGHTS):
-    """The Weights of that name; InputError with the nearest names if there is none."""
+    """The Weights with this name. Raises InputError with similar names if there are none."""
     if name in table:
         return table[name]
     lower = {known.lower(): known for known in table}
     near = [lower[known] for known in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(f"download: there are no weights named {name!r}; {hint}`python -m minimask download` lists all")
+    raise InputError(f"download: there are no weights called {name!r}; {hint}`python -m minimask download` lists all")
 
 
 def download(name, folder, progress=True, table=WEIGHTS):
-    """Fetch the weights `name` into `folder` unless they are there; their Path, checked by size and hash.
+    """Download weights into a folder, unless they are already there, and check their size and hash.
 
-    Raises InputError that names the cause (network, disk, a file that is not the published one) and the way out.
+    name: a key of `table`.
+    folder: where the file goes; it is created if necessary.
+    progress: whether to show a progress bar.
+    Returns the Path of the file.
+    Raises InputError that names the cause (network, disk, a file that is not the published one) and what to do.
     """
     weights = find(name, table)
     path = Path(folder) / weights.file
@@ -163,7 +173,7 @@ def download(name, folder, progress=True, table=WEIGHTS):
         if path.exists():
             problem = _problem(path, weights)
             if problem:
-                raise InputError(f"{path}: is there already but is not the published file: {problem}; delete it")
+                raise InputError(f"{path}: exists but is not the published file: {problem}; delete it")
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(partial):
@@ -171,7 +181,7 @@ def download(name, folder, progress=True, table=WEIGHTS):
     except (URLError, HTTPException) as error:
         raise InputError(
             f"{weights.url}: not downloaded: {_cause(error)}{_proxy(weights.url)}.{_kept(partial)} Without a network, "
-            f"fetch that address elsewhere (a browser does it) and put the file here: {path}"
+            f"download that address elsewhere (with a browser, for example) and put the file here: {path}"
         ) from error
     except OSError as error:
         where = error.filename or partial
@@ -183,13 +193,15 @@ def download(name, folder, progress=True, table=WEIGHTS):
 
 
 def _complete(weights, partial, path, progress):
-    """Fetch what is missing in `partial`, check it, give it its name. A wrong file is deleted, a short one kept."""
+    """Download what `partial` lacks, check it, and rename it. A wrong file is deleted, an incomplete one kept."""
     try:
         _fetch(weights, partial, progress)
         problem = _problem(partial, weights)
         if problem:
             partial.unlink()
-            raise InputError(f"{weights.url}: what came is not the published file: {problem}; deleted, try again")
+            raise InputError(
+                f"{weights.url}: the downloaded file is not the published one: {problem}; it was deleted, try again"
+            )
         put_in_place(partial, path)
     finally:
         if partial.exists() and partial.stat().st_size == 0:
@@ -197,27 +209,33 @@ def _complete(weights, partial, path, progress):
 
 
 def _fetch(weights, partial, progress):
-    """Append to `partial` what it lacks, or write it anew if the server cannot begin in the middle."""
+    """Append to `partial` what it lacks, or start over if the server cannot send a part of a file."""
     from tqdm.auto import tqdm
 
     start = partial.stat().st_size if partial.exists() else 0
     try:
         response = _open(weights.url, start)
     except HTTPError as error:
-        if not (start and error.code == 416):  # 416: there is nothing after `start`
+        if not (start and error.code == 416):  # 416: the file has no bytes after `start`
             raise
         if _total(error.headers) == start:
             return
         response = _open(weights.url, 0)  # `partial` is longer than the file
     with response:
         total = _total(response.headers)
-        if total is not None and abs(total - weights.size) > weights.within:  # such as the login page of a network
-            raise InputError(f"{weights.url}: the server offers {_wrong_size(total, weights)}; nothing was fetched")
+        if total is not None and abs(total - weights.size) > weights.within:  # for example a network's login page
+            raise InputError(f"{weights.url}: the server offers {_wrong_size(total, weights)}; nothing was downloaded")
         resumed = response.status == 206
         bar = tqdm(
-            desc=weights.file, total=total, initial=start if resumed else 0, unit="B", unit_scale=True,
-            disable=not progress, dynamic_ncols=True, leave=False,
-        )  # fmt: skip
+            desc=weights.file,
+            total=total,
+            initial=start if resumed else 0,
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+            dynamic_ncols=True,
+            leave=False,
+        )
         with bar, open(partial, "ab" if resumed else "wb") as file:
             while chunk := _read(response):
                 file.write(chunk)
@@ -226,7 +244,7 @@ def _fetch(weights, partial, progress):
             os.fsync(file.fileno())
     size = partial.stat().st_size
     if total is not None and size < total:
-        raise URLError(f"it broke off after {size / 1e6:.1f} of {total / 1e6:.1f} MB")
+        raise URLError(f"it stopped after {size / 1e6:.1f} of {total / 1e6:.1f} MB")
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
@@ -238,29 +256,29 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
 def _check_address(url):
     parts = urlsplit(url)
     if parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1"):
-        raise InputError(f"{url}: not fetched: the address must begin with https://")
+        raise InputError(f"{url}: not downloaded: the address must begin with https://")
 
 
 def _open(url, start):
-    """The server's answer to a request for the bytes from `start` on."""
+    """Request the bytes from `start` on. Returns the server's response."""
     _check_address(url)
     headers = {"User-Agent": f"minimask/{__version__}"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    opener = urllib.request.build_opener(_OnlyHttps)  # it honors https_proxy and no_proxy
+    opener = urllib.request.build_opener(_OnlyHttps)  # respects https_proxy and no_proxy
     with _network():
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
 
 
 def _read(response):
-    """The next bytes, as they come, so that none is lost when the connection breaks."""
+    """The next bytes as they arrive, so that none are lost if the connection breaks."""
     with _network():
         return response.read1(CHUNK)
 
 
 @contextlib.contextmanager
 def _network():
-    """Make every error of the connection a URLError, to tell them from those of the disk."""
+    """Turn every error of the connection into a URLError, to distinguish them from errors of the disk."""
     try:
         yield
     except URLError:
@@ -270,14 +288,14 @@ def _network():
 
 
 def _total(headers):
-    """Bytes of the whole file, by `Content-Range: bytes 5-9/TOTAL` or Content-Length; None if the server is silent."""
+    """The size of the whole file, from `Content-Range: bytes 5-9/TOTAL` or Content-Length. None if neither is sent."""
     text = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
     return int(text) if text.isdigit() else None
 
 
 @contextlib.contextmanager
 def _alone(partial):
-    """Keep a second download of the same file away. Windows has no such lock; there a mixed file fails its hash."""
+    """Prevent a second download of the same file. Windows has no such lock; there a mixed-up file fails its hash."""
     if fcntl is None:
         yield
         return
@@ -285,7 +303,7 @@ def _alone(partial):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{partial}: another download of this file is going on") from error
+            raise InputError(f"{partial}: another download of this file is running") from error
         yield
 
 
@@ -293,7 +311,7 @@ def _alone(partial):
 
 
 def _problem(path, weights):
-    """What shows that `path` is not the published file, or "" if size and hash fit."""
+    """Why `path` is not the published file, or "" if its size and hash are right."""
     size = path.stat().st_size
     if abs(size - weights.size) > weights.within:
         return f"it has {_wrong_size(size, weights)}"
@@ -312,7 +330,7 @@ def _wrong_size(size, weights):
 
 
 def _cause(error):
-    """Why the network gave nothing, in a few words."""
+    """Why the network failed, in a few words."""
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(error, HTTPError):
         return f"the server answered with HTTP status {error.code} ({reason})"
@@ -330,14 +348,14 @@ def _cause(error):
 
 
 def _proxy(url):
-    """The proxy that was asked, without its password."""
+    """The proxy that was used, without its password."""
     proxy = urllib.request.getproxies().get(urlsplit(url).scheme)
     if not proxy or urllib.request.proxy_bypass(urlsplit(url).hostname):
         return ""
-    return f" (by way of the proxy {proxy.rpartition('@')[2]})"
+    return f" (through the proxy {proxy.rpartition('@')[2]})"
 
 
 def _kept(partial):
-    """A sentence about what is left of a download that broke off, or ""."""
+    """A sentence about what is left of an interrupted download, or ""."""
     size = partial.stat().st_size if partial.is_file() else 0
-    return f" {size / 1e6:.1f} MB are kept in {partial}; the same command goes on from there." if size else ""
+    return f" {size / 1e6:.1f} MB are kept in {partial}; the same command continues from there." if size else ""

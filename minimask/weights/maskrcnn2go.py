@@ -1,19 +1,20 @@
-"""Somebody else's network on our operations: MaskRCNN2Go, a Mask R-CNN for telephones, trained on COCO by Facebook.
+"""Another project's network on our operations: MaskRCNN2Go, a Mask R-CNN for phones that Facebook trained on COCO.
 
-What it takes to bring a trained network in: its weights as arrays, the list of its operations, and each operation as a
-call of a function that is here already. Three differences are worth a look, for they are what goes wrong in practice:
+Importing a trained network takes its weights as arrays, the list of its operations, and for each operation a call of a
+function that already exists here. Three differences deserve attention, because they often go wrong in practice:
 
-- Axes. The file has channels first, here they are last; weights are turned around once, when they are read.
-- Colors. The network was trained on blue, green, red; the first convolution's weights are turned, not every picture.
-- Boxes. They are of the old kind that counts pixels, x1 the first and x2 the last one: width = x2 - x1 + 1. Worked
-  number: pixels 3..7 are the box 3, 7 of width 5; here that is 3, 8. So: add 1 at the right and the bottom, call our
-  functions (decode, NMS), subtract 1 again. What the model hands out are boxes of our kind. The original pastes a mask
-  without the 1, from whole pixel to whole pixel; here it lies exactly in its box: half a pixel at the right and the
-  bottom, and on 39 photos of COCO val2017 a mask AP of 0.271 instead of 0.270. Box AP is the same in all digits.
+- Axes. The file has channels first; here they are last. Weights are transposed once, when they are read.
+- Colors. The network was trained on blue, green, red. The first convolution's weights are reversed, not the images.
+- Boxes. They use the old convention that counts pixels: x1 is the first pixel, x2 the last, and the width is
+  x2 - x1 + 1. Worked number: pixels 3 to 7 are the box (3, 7) of width 5; here that is (3, 8). So we add 1 on the right
+  and at the bottom, call our functions (decode, NMS), and subtract 1 again. The model returns boxes of our kind. The
+  original pastes a mask without the 1, between integer pixels; here the mask lies exactly in its box. That shifts it by
+  half a pixel on the right and at the bottom, and gives a mask AP of 0.271 instead of 0.270 on 39 photos of COCO
+  val2017. Box AP is the same in all digits.
 
-The files, `graph.json` and `maskrcnn2go_float32.npz`, were made from the Caffe2 model zoo (facebookarchive/models,
-folder mask_rcnn_2go, Apache-2.0). The design is that of slide T13 with one feature map of stride 16 (Ren et al. 2015)
-and inverted residual blocks (Sandler et al. 2018): 1x1 convolution, 3x3 convolution of each channel alone, 1x1.
+The files `graph.json` and `maskrcnn2go_float32.npz` were made from the Caffe2 model zoo (facebookarchive/models, folder
+mask_rcnn_2go, Apache-2.0). The design is that of slide T13 with one feature map of stride 16 (Ren et al. 2015) and
+inverted residual blocks (Sandler et al. 2018): a 1x1 convolution, a 3x3 depthwise convolution, a 1x1 convolution.
 """
 
 import inspect
@@ -35,15 +36,15 @@ from minimask.targets import top_k
 from minimask.tensor import Tensor, no_grad
 
 GRAPH, WEIGHTS = "graph.json", "maskrcnn2go_float32.npz"
-SHORT_SIDE, LONG_SIDE = 320, 640  # pixels of a resized picture
+SHORT_SIDE, LONG_SIDE = 320, 640  # pixels of a resized image
 ONE_PIXEL = np.array([0, 0, 1, 1], np.float32)  # from the last pixel x2 to the corner x2 + 1
 
 
-# ---------------------------------------------------------------- the operations: arguments are named as in graph.json
+# ------------------------------------------------------- the operations, whose arguments have the names of graph.json
 
 
 def conv(x, w, b, kernel, stride, pad, groups, relu):
-    """Convolution, and ReLU if `relu`: x (N, H, W, C), w (kernel, kernel, C / groups, out), b (out,) or None."""
+    """Convolution, with a ReLU if `relu`: x (N, H, W, C), w (kernel, kernel, C / groups, out), b (out,) or None."""
     _check_kernel(w, kernel)
     return conv2d(Tensor(x), Tensor(w), _bias(b), stride, pad, groups=groups, relu=relu).data
 
@@ -55,10 +56,10 @@ def conv_transpose(x, w, b, kernel, stride, pad):
 
 
 def add(x):
-    """The sum of two maps: the connection around a block."""
+    """The sum of two maps: the shortcut around a block."""
     a, b = x
     if a.shape != b.shape:
-        raise ValueError(f"x must be two maps of one shape, got {a.shape} and {b.shape}")
+        raise ValueError(f"x must be two maps of the same shape, got {a.shape} and {b.shape}")
     return a + b
 
 
@@ -68,22 +69,31 @@ def relu(x):
 
 
 def avg_pool(x, kernel, stride):
-    """The mean in each window: a convolution of each channel alone, whose weights are all equal."""
+    """The mean of each window: a depthwise convolution whose weights are all equal."""
     channels = x.shape[3]
     w = np.full((kernel, kernel, 1, channels), 1 / kernel**2, x.dtype)
     return conv2d(Tensor(x), Tensor(w), stride=stride, groups=channels).data
 
 
 def fc(x, w, b):
-    """Fully connected layer: x (N, H, W, C) in the order C, H, W of the file, w (C * H * W, out) -> (N, out)."""
+    """Fully connected layer: x (N, H, W, C), flattened in the file's order C, H, W; w (C * H * W, out) -> (N, out)."""
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # (N, C * H * W)
     return F.linear(Tensor(np.ascontiguousarray(x)), Tensor(w), Tensor(b)).data
 
 
 def generate_proposals(
-    scores, deltas, anchors, im_info, stride, pre_nms_topN, post_nms_topN, nms_thresh, min_size,
-    legacy_plus_one, correct_transform_coords,
-):  # fmt: skip
+    scores,
+    deltas,
+    anchors,
+    im_info,
+    stride,
+    pre_nms_topN,
+    post_nms_topN,
+    nms_thresh,
+    min_size,
+    legacy_plus_one,
+    correct_transform_coords,
+):
     """The RPN's boxes: scores (1, H, W, A), deltas (1, H, W, 4 A), anchors (A, 4) at the first cell -> (R, 4)."""
     _check_legacy(legacy_plus_one, correct_transform_coords)
     _, h, w, a = scores.shape
@@ -104,7 +114,7 @@ def roi_align(x, rois, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligne
     """The features (R, pooled_h, pooled_w, C) inside boxes `rois` (R, 4) of the map x (1, H, W, C)."""
     if pooled_h != pooled_w:
         raise ValueError(f"pooled_h and pooled_w must be equal, got {pooled_h} and {pooled_w}")
-    first = np.zeros(len(rois), np.int64)  # one picture, one level
+    first = np.zeros(len(rois), np.int64)  # one image, one level
     return roi_align_module.roi_align(
         [Tensor(x)], rois, first, first, [spatial_scale], pooled_h, sampling_ratio, aligned
     ).data
@@ -113,7 +123,8 @@ def roi_align(x, rois, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligne
 def bbox_transform(rois, deltas, im_info, weights, legacy_plus_one, correct_transform_coords):
     """A box for each class: rois (R, 4), deltas (R, 4 C) -> (R, 4 C), moved and clipped in pixels of the photo.
 
-    The photo's size is the resized one's divided by the scale, rounded: up to one pixel off, as in the original.
+    The photo's size is computed as the resized size divided by the scale and rounded, which may be off by one pixel, as
+    in the original.
     """
     _check_legacy(legacy_plus_one, correct_transform_coords)
     height, width, scale = im_info
@@ -152,8 +163,8 @@ OPERATIONS = {
 }
 ARRAYS = {"x", "w", "b", "scores", "deltas", "anchors", "rois", "boxes", "im_info"}  # arguments that name arrays
 OF_THE_PICTURE = ("generate_proposals", "bbox_transform")  # operations that need im_info: height, width, scale
-AXES = {"conv": (2, 3, 1, 0), "conv_transpose": (2, 3, 0, 1), "fc": (1, 0)}  # of their weights: those of the file
-RESULTS = ("score_nms", "bbox_nms", "class_nms", "mask_fcn_probs")  # what the model reads of a graph
+AXES = {"conv": (2, 3, 1, 0), "conv_transpose": (2, 3, 0, 1), "fc": (1, 0)}  # how to transpose the file's weights
+RESULTS = ("score_nms", "bbox_nms", "class_nms", "mask_fcn_probs")  # the values of the graph that the model returns
 
 
 def _bias(b):
@@ -162,12 +173,12 @@ def _bias(b):
 
 def _check_kernel(w, kernel):
     if w.shape[:2] != (kernel, kernel):
-        raise ValueError(f"kernel is {kernel}, but the weights' is {w.shape[0]} x {w.shape[1]}")
+        raise ValueError(f"kernel is {kernel}, but the weights have {w.shape[0]} x {w.shape[1]}")
 
 
 def _check_legacy(legacy_plus_one, correct_transform_coords):
     if not (legacy_plus_one and correct_transform_coords):
-        raise ValueError("legacy_plus_one and correct_transform_coords must be true: other boxes are not known here")
+        raise ValueError("legacy_plus_one and correct_transform_coords must be true: other boxes are not supported")
 
 
 def _rounded(x):
@@ -178,11 +189,12 @@ def _rounded(x):
 
 
 class MaskRCNN2Go(Predictor):
-    """The network, as a model that `evaluate.evaluate` and `predict.predict_files` take. It is for inference alone.
+    """The network as a model for `evaluate.evaluate` and `predict.predict_files`. It cannot be trained.
 
-    graph: the content of graph.json. weights: name -> array, as in the file. Label k is graph["categories"][k - 1].
-    Raises InputError that names the operation that cannot be done: an unknown one, or one whose setting, input or
-    weight is missing or does not fit.
+    graph: the content of graph.json. Label k is graph["categories"][k - 1].
+    weights: dict from names to arrays, as in the file.
+    Raises InputError that names the operation if it is unknown, or if a setting, input or weight of it is missing or
+    does not fit.
     """
 
     training = False
@@ -193,32 +205,35 @@ class MaskRCNN2Go(Predictor):
         self.transform = ImageTransform(
             SHORT_SIDE, LONG_SIDE, mean=(0, 0, 0), std=(1 / 255,) * 3, divisor=1, rounded=True
         )  # the network reads 0 .. 255
-        masks = self.run(np.zeros((1, 64, 64, 3), np.float32), 1.0)["mask_fcn_probs"]  # what does not fit is found here
+        masks = self.run(np.zeros((1, 64, 64, 3), np.float32), 1.0)[
+            "mask_fcn_probs"
+        ]  # raises if something does not fit
         if masks.shape[3] != len(graph["categories"]) + 1:
             raise InputError(
-                f"{GRAPH}: names {len(graph['categories'])} categories, but the masks are of {masks.shape[3] - 1}"
+                f"{GRAPH}: has {len(graph['categories'])} categories, but there are masks for {masks.shape[3] - 1}"
             )
 
     def eval(self):
-        """It always is in inference mode."""
+        """Do nothing: it is always in inference mode."""
         return self
 
     def train(self, training=True):
-        """ValueError, as there is no training of it here."""
+        """Raise ValueError, because this network cannot be trained."""
         if training:
-            raise ValueError("MaskRCNN2Go: this network is for inference alone")
+            raise ValueError("MaskRCNN2Go: this network is for inference only")
         return self
 
     def to(self, device):
-        """It stays on the CPU: InputError for another device."""
+        """Raise InputError unless the device is the CPU."""
         if device != "cpu":
-            raise InputError(f"this network calculates on the CPU only, got device {device}")
+            raise InputError(f"this network runs on the CPU only, got device {device}")
         return self
 
     def run(self, image, scale):
-        """Every value of the graph by its name: feature maps (N, H, W, C), legacy boxes in pixels of `image`.
+        """Run all operations of the graph.
 
-        image: (1, H, W, 3) float32, RGB 0 .. 255: a photo resized by the factor `scale`.
+        image: (1, H, W, 3) float32, RGB from 0 to 255, a photo resized by the factor `scale`.
+        Returns a dict of all values by name: feature maps (N, H, W, C), old-style boxes in pixels of `image`, ...
         """
         values = {**self.weights, "data": image, "im_info": (*image.shape[1:3], scale)}
         with no_grad():
@@ -234,7 +249,7 @@ class MaskRCNN2Go(Predictor):
         return values
 
     def detect(self, batch):
-        """Batch -> Detections: boxes in pixels of the resized picture, masks as probabilities inside their boxes."""
+        """The Detections of a Batch: boxes in pixels of the resized image, masks as probabilities in their boxes."""
         found = [self._detect_one(*one) for one in zip(batch.images, batch.sizes, batch.original_sizes)]
         n, most = len(found), max(len(scores) for scores, *_ in found)
         m = found[0][3].shape[1]
@@ -254,7 +269,7 @@ class MaskRCNN2Go(Predictor):
         return detections
 
     def _detect_one(self, image, size, original):
-        """One picture of a batch, without its padding: scores (D,), boxes (D, 4), labels (D,), masks (D, M, M)."""
+        """One image of a batch, without its padding: scores (D,), boxes (D, 4), labels (D,), masks (D, M, M)."""
         height, width = size
         scale = min(SHORT_SIDE / original.min(), LONG_SIDE / original.max())
         values = self.run(np.ascontiguousarray(image[None, :height, :width]), scale)
@@ -268,10 +283,11 @@ class MaskRCNN2Go(Predictor):
 
 
 def load(folder):
-    """(model, class_names, category_ids) from the folder of the two files, as checkpoint.load_model gives them.
+    """Load the network from the folder that contains the two files.
 
-    class_names[i] is the name of label i + 1, category_ids[i] its id in COCO. Raises InputError for files that are
-    missing, are something else, or do not fit together.
+    Returns (model, class_names, category_ids), like checkpoint.load_model: class_names[i] is the name of label i + 1,
+    and category_ids[i] its id in COCO.
+    Raises InputError if a file is missing, is something else, or does not fit the other one.
     """
     folder = Path(folder)
     graph, weights = read_graph(folder / GRAPH), read_weights(folder / WEIGHTS)
@@ -280,7 +296,7 @@ def load(folder):
 
 
 def read_graph(path):
-    """The content of a graph.json; InputError if it is none."""
+    """The content of a graph.json. Raises InputError if it cannot be used."""
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -295,22 +311,22 @@ def read_graph(path):
 
 
 def read_weights(path):
-    """name -> array of numbers of an .npz file; InputError if it is none."""
+    """The arrays of an .npz file by name. Raises InputError if it cannot be read or has arrays that are not numbers."""
     try:
         with np.load(path, allow_pickle=False) as file:
             weights = dict(file)
-    except Exception as error:  # what a damaged file raises is anybody's guess
+    except Exception as error:  # a damaged file may raise anything
         raise InputError(f"{path}: cannot be read ({error})") from error
     for name, array in weights.items():
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise InputError(f"{path}: {name} must be finite numbers, is {array.dtype} {array.shape}")
+            raise InputError(f"{path}: {name} must contain finite numbers, is {array.dtype} {array.shape}")
     return weights
 
 
 def check_operations(operations, weights):
-    """The operations as they are, if each is known and its settings and inputs are there; InputError names it if not.
+    """Check that each operation is known and has its settings and inputs. Returns the operations.
 
-    What they compute is checked where they run.
+    Their values are checked when they run. Raises InputError that names an operation that cannot run.
     """
     known = {*weights, "data", "im_info"}
     for number, operation in enumerate(operations):
@@ -321,37 +337,37 @@ def check_operations(operations, weights):
             inspect.signature(OPERATIONS[operation["op"]]).bind(**arguments(operation, names))
         except KeyError as error:
             raise InputError(
-                f"{place(number, operation)}: needs {error}, which is no weight and made by none before"
+                f"{place(number, operation)}: needs {error}, which is neither a weight nor the result of an earlier one"
             ) from None
         except TypeError as error:
             raise InputError(f"{place(number, operation)}: {error}") from None
         known.update(operation.get("outputs", [operation["out"]]))
     for name in RESULTS:
         if name not in known:
-            raise InputError(f"{GRAPH}: no operation makes {name!r}")
+            raise InputError(f"{GRAPH}: no operation computes {name!r}")
     return operations
 
 
 def place(number, operation):
-    """Where in the graph an operation stands, for messages."""
+    """The place of an operation in the graph, for messages."""
     return f"{GRAPH}, operation {number} ({operation['op']}, out {operation['out']!r})"
 
 
 def arguments(operation, values):
-    """The keyword arguments of an operation's function: of those that name arrays, the arrays."""
+    """The keyword arguments of an operation's function, with arrays instead of their names."""
     found = {name: setting for name, setting in operation.items() if name not in ("op", "out", "outputs", "act_quant")}
     if operation["op"] in OF_THE_PICTURE:
         found["im_info"] = "im_info"
     for name in found.keys() & ARRAYS:
         if isinstance(found[name], list):
             found[name] = [values[one] for one in found[name]]
-        elif name != "b" or found[name] is not None:  # a layer may have no bias
+        elif name != "b" or found[name] is not None:  # a layer need not have a bias
             found[name] = values[found[name]]
     return found
 
 
 def turn_weights(operations, weights):
-    """The weights with their axes as the functions here have them, and the first convolution's for RGB."""
+    """The weights with the axes that the functions here expect, and those of the first convolution for RGB."""
     turned = {name: np.asarray(w, np.float32) for name, w in weights.items()}
     for number, operation in enumerate(operations):
         axes = AXES.get(operation["op"])

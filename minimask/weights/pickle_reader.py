@@ -1,36 +1,48 @@
-"""Reading a pickle without running it.
+"""Read a pickle without running it.
 
-A pickle is a program for a small stack machine: push a number, push a name, call what was named with the tuple on
-top. `pickle.load` calls whatever is named, so that a file of weights can run any command. The machine here has no
-instruction that calls: a name is pushed as a `Symbol`, which is only text, and where a pickle asks for a call or for an
-object to be filled, the builder of `weights/torch_objects.py` is asked for a value; it knows the few that weights need.
-The instructions are described in Python's `pickletools`, whose parser of single instructions is used.
+A pickle is a program for a small stack machine: push a number, push a name, call the named function with the tuple on
+top. `pickle.load` calls whatever is named, so that a file of weights could run any command. The machine here cannot
+call anything. A name is pushed as a `Symbol`, which is only text. Where a pickle asks to call a function or to fill an
+object, the builder in `torch_objects.py` provides a value; it knows the few that weights need. The instructions are
+described in Python's `pickletools`, whose parser for single instructions is used here.
 """
 
 import pickletools
 
 from minimask.errors import InputError
 
-MAX_STEPS = 1_000_000  # a Mask R-CNN of 300 tensors takes 15,000; this bounds the time and the memory
-MAX_LINE = 300  # bytes of a name or a number that is written as text
+MAX_STEPS = 1_000_000  # a Mask R-CNN with 300 tensors takes 15,000; this limits time and memory
+MAX_LINE = 300  # bytes of a name, or of a number written as text
 MAX_INT_BITS = 64
 
-# Instructions that push the value which follows them in the file.
+# Instructions that push the value that follows them in the file.
 _LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-}  # fmt: skip
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+}
 
 
 class Symbol:
-    """The name of a class or function in a pickle, "module name". It stands for nothing but itself."""
+    """The name of a class or function in a pickle, "module name". It is only text."""
 
     def __init__(self, name):
         self.name = name
 
 
 class Bytes:
-    """A part of a file to read from, front to back. InputError at the end of it."""
+    """A part of a file, read from front to back. Reading past its end raises InputError."""
 
     def __init__(self, data, start, end):
         self.data, self.position, self.end = data, start, end
@@ -40,7 +52,7 @@ class Bytes:
 
     def skip(self, count):
         if count > self.end - self.position:
-            raise InputError(f"cut off: at byte {self.position} there should be {count} more bytes")
+            raise InputError(f"incomplete: there should be {count} more bytes at byte {self.position}")
         self.position += count
 
     def read(self, count):
@@ -56,7 +68,7 @@ class Bytes:
 
 
 def show(value):
-    """A value out of a file, or its type, short enough for a message."""
+    """A value from a file, or its type, short enough for a message."""
     if isinstance(value, Symbol):
         return value.name[:80].replace(" ", ".") + "..." * (len(value.name) > 80)
     if value is None or isinstance(value, (bool, int, float)):
@@ -67,14 +79,15 @@ def show(value):
 
 
 def read_pickle(file, builder):
-    """The value that the pickle at the position of `file` (Bytes) describes; the position then is behind it.
+    """Read the pickle at the current position of a file, and move the position past it.
 
+    file: Bytes.
     builder: has the methods
-        symbol(name)            -> None; InputError if the name "module name" is not admitted
-        persistent(identifier)  -> value for what the pickle says is stored elsewhere
-        call(name, args)        -> value for the admitted name applied to a tuple
-        fill(value, state)      puts the state into a value that `call` gave
-    Raises InputError.
+        symbol(name)            raises InputError if the name "module name" is not allowed
+        persistent(identifier)  returns the value of something that is stored outside the pickle
+        call(name, args)        returns the value of an allowed name applied to a tuple
+        fill(value, state)      puts the state into a value that `call` returned
+    Returns the value that the pickle describes. Raises InputError if it is damaged or asks for more than that.
     """
     try:
         return _run(file, builder)
@@ -93,7 +106,7 @@ def _run(file, builder):
         name = opcode.name
         if name in _LITERALS:
             if type(argument) is int and argument.bit_length() > MAX_INT_BITS:
-                raise InputError(f"an integer of {argument.bit_length()} bits, at most {MAX_INT_BITS} are read")
+                raise InputError(f"an integer of {argument.bit_length()} bits; at most {MAX_INT_BITS} can be read")
             stack.append(argument)
             continue
         match name:
@@ -143,13 +156,13 @@ def _run(file, builder):
             case "STACK_GLOBAL":
                 last, module = stack.pop(), stack.pop()
                 if not (isinstance(module, str) and isinstance(last, str)):
-                    raise InputError(f"a name made of {show(module)} and {show(last)}, it must be two texts")
+                    raise InputError(f"a name made of {show(module)} and {show(last)}; both must be text")
                 builder.symbol(f"{module} {last}")
                 stack.append(Symbol(f"{module} {last}"))
             case "REDUCE" | "NEWOBJ":
                 args, symbol = stack.pop(), stack.pop()
                 if not (isinstance(symbol, Symbol) and isinstance(args, tuple)):
-                    raise InputError(f"a call of {show(symbol)} with {show(args)}, it must be of a name with a tuple")
+                    raise InputError(f"a call of {show(symbol)} with {show(args)}; it needs a name and a tuple")
                 stack.append(builder.call(symbol.name, args))
             case "BUILD":
                 state = stack.pop()
@@ -168,15 +181,15 @@ def _run(file, builder):
 
 
 def set_item(target, key, value):
-    """target[key] = value for a dict, where the key is plain. (The hash of a deeply nested tuple may overflow.)"""
+    """Do target[key] = value for a dict and a plain key. (Hashing a deeply nested tuple could overflow the stack.)"""
     if not isinstance(target, dict):
-        raise InputError(f"a key {show(key)} is set in {show(target)}, which is no dict")
+        raise InputError(f"a key {show(key)} is set in {show(target)}, which is not a dict")
     if not (key is None or isinstance(key, (str, int, float, bool, bytes))):
-        raise InputError(f"a dict's key is {show(key)}, it must be text or a number")
+        raise InputError(f"the key of a dict is {show(key)}; it must be text or a number")
     target[key] = value
 
 
 def _extend(target, values):
     if type(target) is not list:
-        raise InputError(f"a value is appended to {show(target)}, which is no list")
+        raise InputError(f"a value is appended to {show(target)}, which is not a list")
     target.extend(values)

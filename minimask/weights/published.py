@@ -1,8 +1,8 @@
-"""Published weights: reading their files, and telling from names and shapes alone which model they are of.
+"""Published weights: reads their files, and recognizes the model from the names and shapes of its arrays.
 
-torchvision's Faster, Mask and Keypoint R-CNN with a ResNet or ResNeXt, under today's names and those of the older
-published files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). In .pth, .pt and .pkl files (no
-pickle is run: torch_file.py), .safetensors and .npz.
+These can be read: torchvision's Faster, Mask and Keypoint R-CNN with a ResNet or ResNeXt, with today's names or those
+of older files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). Files are .pth, .pt and .pkl (no pickle
+is executed, see torch_file.py), .safetensors and .npz.
 """
 
 import re
@@ -19,10 +19,10 @@ from minimask.weights import detectron2
 
 TORCH_FILES = (".pth", ".pt", ".pkl")
 FILES = (*TORCH_FILES, ".safetensors", ".npz")
-COUNTERS = "num_batches_tracked"  # batch norm's, of no use here
+COUNTERS = "num_batches_tracked"  # counters of batch norm, which are not needed here
 
-# torchvision's COCO_V1 files were trained with an epsilon of 0 in their norms. The weights do not show it; what tells
-# is the file's name, which ends in the first digits of its SHA-256: maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth.
+# torchvision's COCO_V1 files were trained with an epsilon of 0 in their norms. The weights do not show this, but the
+# name of the file does, because it ends with the first digits of its SHA-256: maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth.
 NORM_EPS_0 = ("258fb6c6", "bf2d0c1e", "fc266e95")  # Faster, Mask and Keypoint R-CNN
 
 BODY = "backbone.body."
@@ -36,8 +36,10 @@ KEYPOINT_LOGITS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 
 @dataclass
 class Published:
-    """The content of a file: arrays under torchvision's names of today, in its layout; and settings that the weights do
-    not show, for `mask_rcnn.build`.
+    """The content of a file.
+
+    state: dict of arrays with torchvision's names of today, in its layout.
+    settings: arguments of `mask_rcnn.build` that the weights do not show.
     """
 
     path: Path
@@ -45,12 +47,12 @@ class Published:
     settings: dict = field(default_factory=dict)
 
     def is_backbone(self):
-        """Whether it is a ResNet alone, not a detector."""
+        """Whether it is just a ResNet and not a detector."""
         return SCORES not in self.state
 
 
 def read(path):
-    """The Published content of a file. Raises InputError for a file that cannot be read or holds something else."""
+    """Read a file. Returns a Published. Raises InputError if it cannot be read or contains something else."""
     path = Path(path)
     state, settings = _find_state(_read_file(path), path), {}
     if detectron2.is_detectron2(state):
@@ -60,14 +62,14 @@ def read(path):
         state = {name if name.startswith("fc.") else BODY + name: value for name, value in state.items()}
     if f"{BODY}layer1.0.conv1.weight" not in state:
         some = ", ".join(list(state)[:3])
-        raise InputError(f"{path}: holds neither a ResNet nor a detector with one that is known here (it has {some})")
+        raise InputError(f"{path}: contains neither a ResNet nor a detector with one (its arrays are {some}, ...)")
     if any(digits in path.name for digits in NORM_EPS_0):
         settings = {"backbone": {"norm_eps": 0.0}}
     return Published(path, state, settings)
 
 
 def _read_file(path):
-    """What a published file holds: containers of NumPy arrays."""
+    """The content of a published file: containers of NumPy arrays."""
     suffix = path.suffix.lower()
     if suffix in TORCH_FILES:
         from minimask.weights import torch_file
@@ -80,12 +82,12 @@ def _read_file(path):
             return dict(file)
     except InputError:
         raise
-    except Exception as error:  # what a damaged file raises is anybody's guess
+    except Exception as error:  # a damaged file may raise anything
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def safetensors_package():
-    """The package, which only those need who have such files; InputError if it is missing."""
+    """The package safetensors, which is needed only for such files. Raises InputError if it is missing."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -94,7 +96,7 @@ def safetensors_package():
 
 
 def _find_state(content, path):
-    """The dict name -> array in what a file holds, where training scripts put it, without a wrapper's prefix."""
+    """The dict of arrays in the content of a file, wherever training scripts put it, without a wrapper's prefix."""
     for key in ("model", "state_dict", "model_state"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -102,7 +104,8 @@ def _find_state(content, path):
         content = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
     if not content or not isinstance(content, dict):
         raise InputError(
-            f"{path}: holds no weights, that is names with arrays, alone or under 'model', 'state_dict', 'model_state'"
+            f"{path}: contains no weights, that is, a dict of arrays, possibly under 'model', 'state_dict' or "
+            "'model_state'"
         )
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
@@ -110,7 +113,7 @@ def _find_state(content, path):
 
 
 def _today(name):
-    """torchvision's name of today for a parameter of an older published file."""
+    """torchvision's name of today for a parameter of an older file."""
     name = re.sub(r"^(backbone\.fpn\.\w+_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
     return re.sub(r"^(roi_heads\.mask_head)\.mask_fcn(\d)\.", lambda match: f"{match[1]}.{int(match[2]) - 1}.0.", name)
@@ -120,11 +123,12 @@ def _today(name):
 
 
 def recognize(source, **changes):
-    """Settings for `mask_rcnn.build` that fit a Published file, from names and shapes; without num_classes if it is a
-    backbone.
+    """Find the settings for `mask_rcnn.build` that fit a file, from the names and shapes of its arrays.
 
-    changes: settings that override what is found; with a `preset` among them only the classes are counted. Raises
-    InputError for a model that cannot be told from its weights.
+    source: a Published.
+    changes: settings that override what is found. If they name a `preset`, only the classes are counted.
+    Returns the settings; for a backbone, without num_classes.
+    Raises InputError if the model cannot be recognized.
     """
     found = {} if source.is_backbone() else {"num_classes": len(source.state[SCORES])}
     if "preset" in changes:
@@ -133,15 +137,17 @@ def recognize(source, **changes):
         return merge({**found, **source.settings}, changes)
     try:
         found.update(_architecture(source, changes))
+    except InputError:
+        raise
     except KeyError as error:
-        raise InputError(f"{source.path}: has no {error}, so that one cannot tell which model it is") from error
+        raise InputError(f"{source.path}: has no {error}, so the model cannot be recognized") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{source.path}: has shapes of no model that is known here ({error})") from error
+        raise InputError(f"{source.path}: has shapes that fit no known model ({error})") from error
     return merge(merge(_unusual(found, found["preset"]), source.settings), changes)
 
 
 def _unusual(found, preset):
-    """What was found, without the settings that the preset has anyway."""
+    """The settings found, without those that the preset has anyway."""
     usual = presets.complete({}, preset)
     kept = {}
     for name, value in found.items():
@@ -153,7 +159,7 @@ def _unusual(found, preset):
 
 
 def _architecture(source, changes):
-    """Preset, backbone and heads of a file."""
+    """The preset, backbone and heads of a file."""
     if source.is_backbone():
         return {"preset": "resnet50_fpn", "backbone": _backbone(source, "layer4")}
     if "roi_heads.res5.0.conv1.weight" in source.state:
@@ -166,19 +172,19 @@ def _architecture(source, changes):
 
 
 def _count(state, start):
-    """How many parts `start`0, `start`1, ... there are."""
+    """The number of parts `start`0, `start`1, ..."""
     return len({name[len(start) :].split(".")[0] for name in state if name.startswith(start)})
 
 
 def _backbone(source, last_stage):
-    """The settings "backbone" of the ResNet in a file, those that its name does not imply."""
+    """The "backbone" settings of the ResNet in a file: its name, and what the name does not imply."""
     state = source.state
     stages = [f"{BODY}layer{i}." for i in (1, 2, 3)]
     stages.append("roi_heads.res5." if last_stage == "res5" else f"{BODY}layer4.")
     if state[f"{BODY}conv1.weight"].shape[2] != 7:
         raise InputError(
             f"{source.path}: its first layer is not the 7x7 convolution of published ResNets, and the weights do not "
-            'tell what else it is; say it, in Python: minimask.load(path, preset="toy", ...)'
+            'show what it is; name a preset, in Python: minimask.load(path, preset="toy", ...)'
         )
     bottleneck = f"{stages[0]}0.conv3.weight" in state
     last, expansion = ("conv3", 4) if bottleneck else ("conv2", 1)
@@ -198,13 +204,16 @@ def _backbone(source, last_stage):
 
 
 def _heads(source, usual, changes):
-    """Settings of a detector's neck and heads. usual: anchors at a place, three ratios of one size, or of five."""
+    """The settings of a detector's neck and heads.
+
+    usual: the number of anchors per location, which is three ratios of one size or of five.
+    """
     state, backbone, roi, heads = source.state, {}, {}, {}
     anchors = len(state["rpn.head.cls_logits.weight"])
     if anchors != usual and "anchor_sizes" not in changes.get("rpn", {}):
         raise InputError(
-            f"{source.path}: has {anchors} anchors at each place where {usual} are usual, and the weights do not tell "
-            "their sizes; say what they are (rpn.anchor_sizes, rpn.anchor_ratios)"
+            f"{source.path}: has {anchors} anchors per location instead of the usual {usual}, and the weights do not "
+            "show their sizes; set rpn.anchor_sizes and rpn.anchor_ratios"
         )
     if "backbone.fpn.inner_blocks.0.0.weight" in state:
         backbone["fpn_channels"] = len(state["backbone.fpn.inner_blocks.0.0.weight"])
@@ -216,14 +225,12 @@ def _heads(source, usual, changes):
         depth = _count(state, "roi_heads.mask_head.")
         heads["mask_width"] = state[MASK_LOGITS].shape[1]
         heads["class_agnostic_masks"] = len(state[MASK_LOGITS]) == 1
-        if depth:  # on C4 there is none
+        if depth:  # with C4 there is none
             heads["mask_channels"] = tuple(len(state[f"roi_heads.mask_head.{i}.0.weight"]) for i in range(depth))
     else:
         heads["mask"] = None
     if KEYPOINT_LOGITS in state:
         depth = _count(state, "roi_heads.keypoint_head.")
         heads["keypoints"] = state[KEYPOINT_LOGITS].shape[1]
-        heads["keypoint_channels"] = tuple(
-            len(state[f"roi_heads.keypoint_head.{2 * i}.weight"]) for i in range(depth)
-        )
+        heads["keypoint_channels"] = tuple(len(state[f"roi_heads.keypoint_head.{2 * i}.weight"]) for i in range(depth))
     return {"backbone": backbone, "roi": roi, "heads": heads}

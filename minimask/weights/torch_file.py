@@ -1,6 +1,6 @@
-"""Reading PyTorch's files of weights (.pth, .pt) and pickles of NumPy arrays (.pkl), without PyTorch and safely.
+"""Read PyTorch weight files (.pth, .pt) and pickles of NumPy arrays (.pkl), safely and without PyTorch.
 
-Three formats hold the published weights:
+Published weights come in three formats:
 
     zip       `torch.save` since 1.6: an uncompressed zip archive of NAME/data.pkl, which is a pickle that describes the
               tensors, and NAME/data/0, NAME/data/1, ..., their storages as raw numbers
@@ -8,8 +8,8 @@ Three formats hold the published weights:
               list of storages, then for each storage the number of its elements and the elements
     pickle    one pickle with the arrays inside, as Detectron2's model zoo has them
 
-What a pickle says is not run (see `pickle_reader.py`): a file may hold tensors, arrays and plain containers (see
-`torch_objects.py`) and is refused for anything else.
+A pickle is never executed (see `pickle_reader.py`). A file may contain tensors, arrays and plain containers (see
+`torch_objects.py`); with anything else it is refused.
 """
 
 import mmap
@@ -28,11 +28,13 @@ MAX_ENTRIES = 100_000
 
 
 def read(path):
-    """What the file at `path` holds, as dict, list, tuple, str, bytes, number, bool or None, nested.
+    """Read a file of weights.
 
-    Every tensor and array is a read-only NumPy array of its shape and element type, but bfloat16 becomes float32.
-    Where it can be, it is a view of the file (memory-mapped), which must then stay as it is while the array is used.
-    Raises InputError that names the file and what in it is missing, damaged, or of a kind that is not admitted.
+    Every tensor and array becomes a read-only NumPy array of the same shape and element type, except that bfloat16
+    becomes float32. If possible it is a memory-mapped view of the file, which must not change while the array is used.
+
+    Returns nested dicts, lists, tuples, strings, bytes, numbers, bools and None.
+    Raises InputError that names the file and what in it is missing, damaged, or not allowed.
     """
     path = Path(path)
     try:
@@ -56,7 +58,7 @@ def _read(data):
     if start.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if start[257:262] == b"ustar":
-        raise InputError("the TAR format of PyTorch before 2017 is not read; load and save it with a newer PyTorch")
+        raise InputError("PyTorch's TAR format from before 2017 cannot be read; save it again with a newer PyTorch")
     if not start.startswith(b"\x80"):
         raise InputError(f"neither a PyTorch file nor a pickle (it begins with {start[:8]})")
     magic = start.find(_MAGIC, 0, 32)
@@ -67,7 +69,7 @@ def _read(data):
 
 
 def _read_whole(file, builder):
-    """The value of a pickle with nothing behind it."""
+    """The value of a pickle that nothing follows."""
     value = read_pickle(file, builder)
     _expect_end(file)
     return value
@@ -91,7 +93,7 @@ def _read_zip(data):
     if len(pickles) != 1:
         raise InputError("a zip file, but not one of torch.save: it has no NAME/data.pkl, or several")
     folder = pickles[0].removesuffix("data.pkl")
-    order = b"little"  # what old files, which do not say it, are in
+    order = b"little"  # old files do not say
     if folder + "byteorder" in entries:
         start, end = entries[folder + "byteorder"]
         order = data[start : min(end, start + 10)]
@@ -108,9 +110,10 @@ def _read_zip(data):
 
 
 def _zip_entries(data):
-    """Name -> (first byte, end) of the contents of each entry: none is compressed, damaged or overlaps another.
+    """Where the content of each entry is: a dict from the name to (first byte, end).
 
-    By hand, as Python's `zipfile` would decompress, and would read a table of contents of any size.
+    Raises InputError if an entry is compressed, damaged, or overlaps another. This does not use Python's `zipfile`,
+    which would decompress, and which reads a table of contents of any size.
     """
     try:
         signature, _, _, _, count, size, table, comment = _ZIP_END.unpack_from(data, len(data) - _ZIP_END.size)
@@ -129,8 +132,8 @@ def _zip_entries(data):
         if name in places:
             raise InputError(f"the zip archive has two entries {show(name)}")
         if header < last_end or end > table:
-            raise InputError(f"the zip archive's entry {show(name)} overlaps another, or ends behind the file")
-        # PyTorch can be told to leave checksums out; they are 0 then.
+            raise InputError(f"the zip archive's entry {show(name)} overlaps another, or ends after the file")
+        # PyTorch can leave out the checksums; then they are 0.
         if checksum and zlib.crc32(memoryview(data)[start:end]) != checksum:
             raise InputError(f"the zip archive's entry {show(name)} is damaged (its checksum is wrong)")
         places[name], last_end = (start, end), end
@@ -138,7 +141,7 @@ def _zip_entries(data):
 
 
 def _zip_entry(data, position):
-    """(position of the next entry, (header, first byte, end, checksum, name) of the one described at `position`)."""
+    """Parse an entry of the table of contents. Returns (position of the next one, (header, start, end, crc, name))."""
     fields = _ZIP_ENTRY.unpack_from(data, position)
     signature, _, _, flags, method, _, _, checksum, packed, size, name_size, extra_size, comment_size = fields[:13]
     header = fields[16]
@@ -148,8 +151,8 @@ def _zip_entry(data, position):
         raise InputError(f"the zip archive's entry {show(name)} is in the format of files beyond 4 GB")
     if method != 0 or flags & 1 or packed != size:
         raise InputError(
-            f"the zip archive's entry {show(name)} is compressed or encrypted, as torch.save never does "
-            "(a TorchScript program? Save its state_dict() with torch.save)"
+            f"the zip archive's entry {show(name)} is compressed or encrypted, which torch.save never does "
+            "(is it a TorchScript program? Then save its state_dict() with torch.save)"
         )
     local_signature, *_, local_name_size, local_extra_size = _ZIP_LOCAL.unpack_from(data, header)
     if signature != b"PK\x01\x02" or local_signature != b"PK\x03\x04":
@@ -165,11 +168,13 @@ _LEGACY_VERSION = 1001
 
 
 def _read_legacy(data, file):
-    builder = Builder(data, locate=lambda key: None)  # where a storage is shows only after the pickles
+    builder = Builder(data, locate=lambda key: None)  # the places of the storages are known only after the pickles
     version = read_pickle(file, builder)
     if version != _LEGACY_VERSION:
-        raise InputError(f"version {show(version)} of PyTorch's older format, this reads version {_LEGACY_VERSION}")
-    read_pickle(file, builder)  # facts about the machine; storages are little endian on all machines
+        raise InputError(
+            f"version {show(version)} of PyTorch's older format; only version {_LEGACY_VERSION} can be read"
+        )
+    read_pickle(file, builder)  # facts about the machine; storages are little-endian on all machines
     value = read_pickle(file, builder)
     keys = read_pickle(file, builder)
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -180,7 +185,7 @@ def _read_legacy(data, file):
         storage = builder.storages[key]
         count = int.from_bytes(file.read(8), "little")
         if count != storage.count:
-            raise InputError(f"the storage {show(key)} has {count} elements, its tensors expect {storage.count}")
+            raise InputError(f"the storage {show(key)} has {count} elements, but its tensors expect {storage.count}")
         storage.start = file.position
         file.skip(count * storage.itemsize)
     _expect_end(file)

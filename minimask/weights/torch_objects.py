@@ -1,9 +1,9 @@
-"""What a file of weights may hold: tensors, NumPy arrays and plain containers, built from what its pickle asks for.
+"""What a file of weights may contain: tensors, NumPy arrays and plain containers, built as its pickle describes them.
 
-`pickle_reader.py` reads the pickle, `torch_file.py` the file around it. A tensor of PyTorch is a view of a storage, a
-row of numbers elsewhere in the file: it has an offset, and for each side of its shape a stride, the number of
-elements from one to the next. Several tensors may be views of one storage; each must stay inside, and no two may
-share an element, but for tied tensors, which are the same view and become one array.
+`pickle_reader.py` reads the pickle, and `torch_file.py` the file around it. A PyTorch tensor is a view of a storage, a
+sequence of numbers elsewhere in the file. It has an offset and, for each axis of its shape, a stride, the number of
+elements from one position to the next. Several tensors may be views of one storage. Each must stay inside, and no two
+may share an element, except for tied tensors, which are the same view and become one array.
 """
 
 import math
@@ -16,9 +16,9 @@ from minimask.weights.pickle_reader import Symbol, set_item, show
 
 MAX_DEPTH = 100
 MAX_VALUES = 1_000_000
-MAX_SIDES = 32  # of an array, as NumPy 1 has it
+MAX_SIDES = 32  # axes of an array; the limit of NumPy 1
 
-# The element types that are read. NumPy has no bfloat16, which is the upper half of a float32.
+# The element types that can be read. NumPy has no bfloat16, which is the upper half of a float32.
 _STORAGES = {
     "torch DoubleStorage": "float64",
     "torch FloatStorage": "float32",
@@ -52,51 +52,56 @@ _ADMITTED = {
 
 
 class Storage:
-    """`count` elements of type `element` ("float32", "bfloat16", ...) in a row in the file, from byte `start`."""
+    """`count` consecutive elements of type `element` ("float32", "bfloat16", ...) in the file, from byte `start`."""
 
     def __init__(self, element, count, start):
         self.element, self.count, self.start = element, count, start
         self.itemsize = _numpy_type(element).itemsize
-        self.elements = None  # flat array, once a tensor needs it
-        self.arrays = {}  # (offset, shape, strides) -> array: tied tensors are one array
-        self.used = None  # (count,) bool: which elements those have
+        self.elements = None  # a flat array, once a tensor needs it
+        self.arrays = {}  # (offset, shape, strides) -> array, so that tied tensors become one array
+        self.used = None  # (count,) bool: the elements that belong to those arrays
 
 
 class Window:
-    """`count` elements of a storage from `offset` on: what tensors are views of. Mostly the whole storage."""
+    """`count` elements of a storage from `offset` on, usually all of it. Tensors are views of a window."""
 
     def __init__(self, storage, offset, count):
         self.storage, self.offset, self.count = storage, offset, count
 
 
 class TorchTensor:
-    """A view of a window, with offset, shape and strides as the file says, not checked."""
+    """A view of a window, with the file's offset, shape and strides, which are not yet checked."""
 
     def __init__(self, window, offset, shape, strides):
         self.window, self.offset, self.shape, self.strides = window, offset, shape, strides
 
 
 class NumpyArray:
-    """An array that a pickle first makes, then fills."""
+    """An array that a pickle creates first and fills later."""
 
     array = None
 
 
 class NumpyType:
-    """A dtype that a pickle first makes, then fills with the byte order."""
+    """A dtype that a pickle creates first and gives a byte order later."""
 
     def __init__(self, dtype):
         self.dtype = dtype
 
 
 class Namespace(dict):
-    """argparse.Namespace, the arguments of a training run: attribute -> value."""
+    """An argparse.Namespace, the arguments of a training run, as a dict."""
 
 
 class Builder:
-    """Builds what the pickles of one file ask for, if it is admitted; see `read_pickle`. Then `plain` is the result.
+    """Builds the values that the pickles of a file describe, if they are allowed (see `read_pickle`).
 
-    locate: storage's key -> (first byte, end), or None where that shows later; None if the format has no storages.
+    `plain` then turns them into the result.
+
+    data: the bytes of the file.
+    locate: function from a storage's key to its (first byte, end), or to None if the place is known only later; None
+        if the format has no storages.
+    byte_order: "<" or ">".
     """
 
     def __init__(self, data, locate=None, byte_order="<"):
@@ -109,7 +114,7 @@ class Builder:
     def symbol(self, name):
         if _modern(name) not in _ADMITTED:
             raise InputError(
-                f"asks for {show(Symbol(name))}, which is not among the few names that weights need. Nothing was run"
+                f"asks for {show(Symbol(name))}, which is not one of the few names that weights need. Nothing was run"
             )
 
     def call(self, name, args):
@@ -120,7 +125,7 @@ class Builder:
                 result = OrderedDict()
                 for pair in pairs:
                     if not (isinstance(pair, list) and len(pair) == 2):
-                        raise InputError(f"an OrderedDict is made of {show(pair)}, it must be of pairs")
+                        raise InputError(f"an OrderedDict is made of {show(pair)}; it must be made of pairs")
                     set_item(result, *pair)
                 return result
             case "collections Counter", (dict() as counts,):
@@ -142,7 +147,7 @@ class Builder:
                 return text.encode("latin-1")
             case "numpy dtype", (str() as code, *_):
                 if code not in _NUMPY_TYPES:
-                    raise InputError(f"an array of NumPy's type {show(code)}, which is not read")
+                    raise InputError(f"an array of NumPy's type {show(code)}, which cannot be read")
                 return NumpyType(np.dtype(code))
             case "numpy.core.multiarray _reconstruct", (Symbol(name="numpy ndarray"), (0,), _):
                 return NumpyArray()
@@ -151,7 +156,7 @@ class Builder:
             case "numpy.core.numeric _frombuffer", (content, NumpyType() as kind, shape, "C" | "F" as order):
                 return self._array(content, kind.dtype, shape, order)
         kinds = ", ".join(show(arg) for arg in args[:10])
-        raise InputError(f"a call of {show(Symbol(name))} with ({kinds}) is not read")
+        raise InputError(f"a call of {show(Symbol(name))} with ({kinds}), which cannot be read")
 
     def fill(self, value, state):
         match value, state:
@@ -167,22 +172,22 @@ class Builder:
                 raise InputError(f"{show(value)} cannot be filled with {show(state)}")
 
     def persistent(self, identifier):
-        """The window meant by ("storage", type, key, device, count) with, in the legacy format, a view or None."""
+        """The window for ("storage", type, key, device, count), which in the legacy format ends with a view or None."""
         match identifier:
             case ("storage", Symbol(name=kind), str() as key, _, int() as count, *view) if (
                 kind in _STORAGES and self.locate is not None and count >= 0
             ):
                 storage = self.storages.get(key) or self._storage(_STORAGES[kind], key, count)
             case _:
-                raise InputError(f"refers to {show(identifier)} outside of the pickle, not to a tensor's storage")
+                raise InputError(f"refers to {show(identifier)} outside the pickle, which is not a tensor's storage")
         if (storage.element, storage.count) != (_STORAGES[kind], count):
-            raise InputError(f"the storage {show(key)} is described in two ways")
+            raise InputError(f"the storage {show(key)} has two different descriptions")
         match view:
             case [] | [None]:
                 return Window(storage, 0, count)
             case [(_, int() as offset, int() as part)] if 0 <= offset <= offset + part <= count:
                 return Window(storage, offset, part)
-        raise InputError(f"the storage {show(key)} of {count} elements has a view beyond them")
+        raise InputError(f"the storage {show(key)} of {count} elements has a view beyond its end")
 
     def _storage(self, element, key, count):
         storage = self.storages[key] = Storage(element, count, None)
@@ -191,13 +196,13 @@ class Builder:
             storage.start, end = place
             if end - storage.start != count * storage.itemsize:
                 raise InputError(
-                    f"the storage {show(key)} has {end - storage.start} bytes, its tensors expect {count} elements "
-                    f"of {storage.itemsize}"
+                    f"the storage {show(key)} has {end - storage.start} bytes, but its tensors expect {count} elements "
+                    f"of {storage.itemsize} bytes"
                 )
         return storage
 
     def _array(self, content, dtype, shape, order):
-        """A read-only array of `content`: bytes, or text where Python 2 made the pickle."""
+        """A read-only array from `content`, which is bytes, or text if Python 2 wrote the pickle."""
         _check_shape(shape)
         if not isinstance(content, (bytes, str)) or len(content) != math.prod(shape) * dtype.itemsize:
             raise InputError(f"an array of type {dtype} and shape {shape} is filled with {show(content)}")
@@ -208,7 +213,7 @@ class Builder:
         return _finish(array.astype(dtype.newbyteorder("="), copy=False))
 
     def _count_bytes(self, size):
-        """Bounds the bytes in arrays, as a pickle can ask for the same bytes any number of times."""
+        """Limit the bytes in arrays, because a pickle can ask for the same bytes any number of times."""
         self.bytes_left -= size
         if self.bytes_left < 0:
             raise InputError("the arrays in the pickle are larger than the file")
@@ -216,7 +221,7 @@ class Builder:
     # ----------------------------------------------------------------------------------- after the pickle was read
 
     def plain(self, value):
-        """`value` with arrays in place of what stands for them. Checks kind, depth and number of all values in it."""
+        """The value with real arrays in it. Checks the kind, the depth and the number of all values."""
         try:
             return self._plain(value)
         except InputError as error:
@@ -226,7 +231,7 @@ class Builder:
     def _plain(self, value):
         self.values += 1
         if self.values > MAX_VALUES:
-            raise InputError(f"more than {MAX_VALUES:,} values: too many for a file of weights")
+            raise InputError(f"more than {MAX_VALUES:,} values, too many for a file of weights")
         if value is None or isinstance(value, (bool, int, float, str, bytes, np.ndarray)):
             return value
         if isinstance(value, TorchTensor):
@@ -234,15 +239,15 @@ class Builder:
         if isinstance(value, NumpyArray) and value.array is not None:
             return value.array
         if len(self.place) == MAX_DEPTH:
-            raise InputError(f"is nested more than {MAX_DEPTH} deep, or contains itself")
+            raise InputError(f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
         if isinstance(value, dict):
             return {key: self._item(key, item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)([self._item(key, item) for key, item in enumerate(value)])
-        raise InputError(f"holds {show(value)}, which is neither a tensor nor a plain value")
+        raise InputError(f"contains {show(value)}, which is neither a tensor nor a plain value")
 
     def _item(self, key, value):
-        self.place.append(key)  # stays there when an error is raised, for its message
+        self.place.append(key)  # stays if an error is raised, for its message
         value = self._plain(value)
         self.place.pop()
         return value
@@ -252,17 +257,17 @@ class Builder:
 
 
 def _tensor(data, byte_order, tensor):
-    """The array of a TorchTensor. Raises InputError if it leaves its window, overlaps itself or another tensor."""
+    """The array of a TorchTensor. Raises InputError if it leaves its window or overlaps itself or another tensor."""
     window, offset, shape, strides = tensor.window, tensor.offset, tensor.shape, tensor.strides
     storage = window.storage
     _check_shape(shape)
     if not (isinstance(strides, tuple) and len(strides) == len(shape)):
-        raise InputError(f"the tensor's strides are {show(strides)}, they must be one for each side of {shape}")
+        raise InputError(f"the tensor's strides are {show(strides)}; there must be one for each axis of {shape}")
     if not all(type(number) is int and number >= 0 for number in (offset, *strides)):
-        raise InputError("the tensor's offset and strides must be integers from 0 up")
+        raise InputError("the tensor's offset and strides must be non-negative integers")
     if 0 not in shape and offset + _extent(shape, strides) > window.count:
         raise InputError(
-            f"the tensor of shape {shape}, strides {strides} and offset {offset} ends behind its storage "
+            f"the tensor of shape {shape}, strides {strides} and offset {offset} ends after its storage "
             f"of {window.count} elements"
         )
     view = (window.offset + offset, shape, strides)
@@ -273,9 +278,9 @@ def _tensor(data, byte_order, tensor):
 
 
 def _extent(shape, strides):
-    """Number of elements from the first to the last of a view with some; InputError if one is in it twice.
+    """The number of elements from the first to the last one of a view. Raises InputError if it has an element twice.
 
-    From the smallest stride up, a step along a side must lead beyond all that the sides before can reach.
+    In ascending order of stride, one step along an axis must lead beyond everything the axes before it can reach.
     """
     extent = 1
     for stride, side in sorted(zip(strides, shape)):
@@ -286,20 +291,20 @@ def _extent(shape, strides):
 
 
 def _claim(storage, view):
-    """Note which elements a view has; InputError if another view of the storage has one of them."""
-    if storage.arrays and storage.used is None:  # the second view; where there is but one, nothing is noted
+    """Mark the elements of a view as used. Raises InputError if another view of the storage has one of them."""
+    if storage.arrays and storage.used is None:  # the second view; as long as there is one, nothing needs marking
         storage.used = np.zeros(storage.count, bool)
         for other in storage.arrays:
             _strided(storage.used, *other)[...] = True
     if storage.arrays:
         used = _strided(storage.used, *view)
         if used.any():
-            raise InputError("the tensor shares elements with another one that has another offset, shape or strides")
+            raise InputError("the tensor shares elements with another one of a different offset, shape or strides")
         used[...] = True
 
 
 def _view(data, byte_order, storage, view):
-    """The read-only array of a view, in the byte order of this machine."""
+    """The read-only array of a view, in this machine's byte order."""
     if storage.elements is None:
         storage.elements = _elements(data, byte_order, storage)
     array = _strided(storage.elements, *view)
@@ -310,7 +315,7 @@ def _view(data, byte_order, storage, view):
 
 
 def _elements(data, byte_order, storage):
-    """The storage as a flat array: a view of the file, or a copy if it does not begin at a multiple of an element."""
+    """The storage as a flat array: a view of the file, or a copy if it is not aligned to its elements."""
     start, size = storage.start, storage.count * storage.itemsize
     if start % storage.itemsize:
         data, start = data[start : start + size], 0
@@ -318,7 +323,7 @@ def _elements(data, byte_order, storage):
 
 
 def _strided(elements, offset, shape, strides):
-    """View of a flat array; strides in elements. NumPy checks that it stays inside."""
+    """A view of a flat array, with strides in elements. NumPy checks that it stays inside."""
     size = elements.itemsize
     if 0 in shape:
         return np.empty(shape, elements.dtype)
@@ -327,16 +332,18 @@ def _strided(elements, offset, shape, strides):
 
 def _finish(array):
     if array.dtype == bool and (array.view(np.uint8) > 1).any():
-        raise InputError("an array of type bool holds other bytes than 0 and 1")
+        raise InputError("an array of type bool contains bytes other than 0 and 1")
     array.flags.writeable = False
     return array
 
 
 def _check_shape(shape):
     if not (isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)):
-        raise InputError(f"the shape of a tensor or array is {show(shape)}, it must be a tuple of integers from 0 up")
+        raise InputError(
+            f"the shape of a tensor or array is {show(shape)}; it must be a tuple of non-negative integers"
+        )
     if len(shape) > MAX_SIDES or math.prod(max(side, 1) for side in shape) >= 2**48:
-        raise InputError(f"the shape of a tensor or array has {len(shape)} sides, or is too large")
+        raise InputError(f"the shape of a tensor or array has {len(shape)} axes, or is too large")
 
 
 def _numpy_type(element):
@@ -344,5 +351,5 @@ def _numpy_type(element):
 
 
 def _modern(name):
-    """A name of Python 2 or NumPy 2 as Python 3 and NumPy 1 have it."""
+    """A name from Python 2 or NumPy 2, as it is in Python 3 and NumPy 1."""
     return name.replace("numpy._core", "numpy.core", 1).replace("__builtin__", "builtins", 1)
