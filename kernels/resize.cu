@@ -6,7 +6,7 @@
 // the small map from the cache and writes 4 bytes an output. Backward gathers: a thread adds up all outputs that its
 // pixel had a part in, row by row, always in the same order; it reads each output once (nearest) or about four times,
 // three of them from the cache (bilinear).
-// w and wide are widths; c is the number of T's a pixel. Positions are whole numbers over a unit: exact for sides up to
+// w and wide are widths; c is the number of T's per pixel. Positions are integers over a unit: exact for sides up to
 // 16,384.
 // instantiate: nearest<float>, nearest<float4>, nearest_backward<float>, nearest_backward<float4>
 // instantiate: bilinear<float>, bilinear<float4>, bilinear_backward<float>, bilinear_backward<float4>

@@ -31,7 +31,7 @@ ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 # %% [markdown]
 # **Words of this notebook**
 #
-# - *Picture*: an array `(H, W, 3)` of whole numbers 0 to 255: for each of `H` rows and `W` columns red, green, blue.
+# - *Picture*: an array `(H, W, 3)` of integers from 0 to 255: for each of `H` rows and `W` columns red, green, blue.
 # - *Class*: a kind of thing, here cat, dog, duck. *Label*: the number of a class: 1, 2, 3. 0 is the *background*.
 # - *Object*, or *instance*: one single cat. Two cats are two instances of one class.
 # - *Box*: `x1, y1, x2, y2`, the left, upper, right and lower end of an object, in pixels from the upper left corner.
@@ -138,7 +138,7 @@ plt.show()
 
 # %% exercise="mask_areas"
 def my_mask_areas(masks):
-    """The number of pixels of each of the masks (k, H, W) bool: (k,), whole numbers."""
+    """The number of pixels of each of the masks (k, H, W) bool: (k,) integers."""
     ### BEGIN SOLUTION
     return masks.sum(axis=(1, 2))
     ### END SOLUTION
@@ -264,7 +264,7 @@ for i in range(60):
 objects, found = np.array(counted).T
 wrong = (objects != found).mean()
 print(f"counted wrong in {100 * wrong:.0f} % of the crowded scenes")
-print(f"of a box, {100 * np.mean(filled):.0f} % is the object in the mean, {100 * np.min(filled):.0f} % at least")
+print(f"of a box, {100 * np.mean(filled):.0f} % is the object on average, {100 * np.min(filled):.0f} % at least")
 assert wrong > 0.5 and np.mean(filled) < 0.5
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}

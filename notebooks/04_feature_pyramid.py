@@ -520,12 +520,12 @@ plt.show()
 # ### Exercise 4: the level of a box
 #
 # As numbers 2, 3, 4, 5 (or whatever `finest` and `coarsest` say), for many boxes at once. A box without area reads the
-# finest level. Return whole numbers (`astype(int)`).
+# finest level. Return integers (`astype(int)`).
 
 
 # %% exercise="pyramid_levels"
 def my_pyramid_levels(boxes, finest, coarsest, canonical_size):
-    """The level that each of boxes (R, 4), x1 y1 x2 y2, reads: (R,) whole numbers; canonical_size reads level 4."""
+    """The level that each of boxes (R, 4), x1 y1 x2 y2, reads: (R,) integers; canonical_size reads level 4."""
     ### BEGIN SOLUTION
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     side = np.sqrt(np.maximum(area, 1e-9))  # the logarithm of 0 is not a number

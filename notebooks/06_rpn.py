@@ -287,7 +287,7 @@ print(inspect.getsource(library.RPN.proposals))
 
 # %% exercise="best_anchors"
 def my_best_anchors(scores, count):
-    """Indices of the `count` largest scores (A,), by falling score, equal ones by index; all if there are fewer."""
+    """Indices of the `count` largest scores (A,), in descending order of score, equal ones by index; all if fewer."""
     ### BEGIN SOLUTION
     return np.argsort(-scores, kind="stable")[:count]
     ### END SOLUTION
@@ -319,7 +319,7 @@ fifty = np.concatenate([FIRST[k] + my_best_anchors(LOGITS[FIRST[k] : FIRST[k + 1
 good = fifty[overlaps[fifty] >= 0.5]
 before = overlaps[good].mean()
 after = boxes.iou(boxes.decode(DELTAS[good], ANCHORS[good]), scene.boxes).max(axis=1).mean()
-print(f"of the best 50 a level {len(good)} have IoU 0.5 or more: {before:.2f} in the mean, after the move {after:.2f}")
+print(f"of the best 50 per level {len(good)} have IoU 0.5 or more: {before:.2f} on average, after the move {after:.2f}")
 assert after > before
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -379,7 +379,7 @@ check.suppressed(my_suppressed)
 
 # %%
 def suppress(some, threshold):
-    """Indices of the boxes (R, 4) that stay; they come in by falling score."""
+    """Indices of the boxes (R, 4) that stay; they come in descending order of score."""
     left, kept = np.arange(len(some)), []
     while len(left):
         best, left = left[0], left[1:]
@@ -402,7 +402,7 @@ assert kept[0][valid[0]].tolist() == [0, 2]
 
 # %% exercise="level_proposals"
 def my_level_proposals(anchors, logits, deltas, image_size, before, threshold, after):
-    """Boxes (R, 4) and scores (R,) of one level's anchors (A, 4), by falling score; image_size is (height, width)."""
+    """One level's boxes (R, 4) and scores (R,), in descending order of score; image_size is (height, width)."""
     ### BEGIN SOLUTION
     best = my_best_anchors(logits, before)
     found = boxes.decode(deltas[best], anchors[best])
@@ -615,7 +615,7 @@ plt.show()
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 fits = boxes.iou(scene.boxes, mine) >= 0.5  # (3, 200)
-first_fit = fits.argmax(axis=1)  # by falling score, so the first is the best
+first_fit = fits.argmax(axis=1)  # in descending order of score, so the first is the best
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[1, 1.4])
 show_boxes(left, scene.image, [])
 right.axis("off")

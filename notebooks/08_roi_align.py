@@ -50,7 +50,7 @@ SCALE = 1 / STRIDE  # cells a pixel
 # - *Stride*: pixels a cell, here 16. *Scale*: cells a pixel, here 1/16.
 # - *RoI*, region of interest: a box `x1, y1, x2, y2` in pixels of the picture, proposed by the RPN (notebook 06).
 #   Its numbers are almost never whole.
-# - *To quantize*: to round to whole numbers.
+# - *To quantize*: to round to integers.
 # - *Bin*: one of `k x k` equal parts of a RoI. The result has `C` numbers for each.
 # - *Sample*: a point in a bin at which the feature map is read off.
 #
@@ -262,7 +262,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # L10's three boxes are 107 x 168, 93 x 236 and 110 x 89 pixels; on the map 6.7 x 10.5, 5.8 x 14.8 and 6.9 x 5.6 cells.
-# Few of these are whole numbers. The three crops on the right have one size. The network's weights are random here,
+# Few of these are integers. The three crops on the right have one size. The network's weights are random here,
 # which changes what the numbers mean, but nothing about how they are read.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -941,7 +941,7 @@ error = {
     for name, operation in {"RoIWarp": roi_warp, "RoIAlign": roi_align}.items()
 }
 for name, e in error.items():
-    print(f"{name:8} off by {abs(e).mean():.2f} pixels in the mean, {abs(e).max():.2f} at most")
+    print(f"{name:8} off by {abs(e).mean():.2f} pixels on average, {abs(e).max():.2f} at most")
 assert abs(error["RoIAlign"]).max() < 1e-9
 assert 7 < error["RoIWarp"].mean() < 9 and error["RoIWarp"].max() > 14
 assert PAPER["RoIWarp C4"][1] - PAPER["RoIPool C4"][1] < 0.3  # and the paper: 27.1 after 26.9, where RoIAlign has 30.3
@@ -1069,7 +1069,7 @@ if weights_file.exists():
         axes.contour(scenes[n].masks[g], [0.5], colors="white", linewidths=3)
         axes.contour(examples[pooling][n][g], [0.5], colors=[RED], linewidths=3, linestyles="--")
         axes.set(xlim=(max(x1 - 5, 0), min(x2 + 5, 127)), ylim=(min(y2 + 5, 127), max(y1 - 5, 0)), xticks=[], yticks=[])
-        axes.set_title(f"{name}: {errors[pooling]:.1f} pixels off in the mean")
+        axes.set_title(f"{name}: {errors[pooling]:.1f} pixels off on average")
     plt.show()
 else:
     print("There are no trained weights, data/toy_weights.npz, so this section stays empty.")

@@ -534,9 +534,9 @@ plt.show()
 # %% [markdown]
 # ### Exercise 3: NMS
 #
-# `boxes` `(R, 4)`, `scores` `(R,)`. Return the indices of the boxes that stay, as an array of whole numbers, by falling
-# score. Of equal scores the lower index is better: sort with `np.argsort(-scores, kind="stable")`. There may be no
-# boxes at all.
+# `boxes` `(R, 4)`, `scores` `(R,)`. Return the indices of the boxes that stay, as an array of integers, in descending
+# order of score. Of equal scores the lower index is better: sort with `np.argsort(-scores, kind="stable")`. There
+# may be no boxes at all.
 
 
 # %% exercise="nms"
@@ -938,7 +938,7 @@ for n, sample in enumerate(crowd_samples):
     every = detected_in(crowd_answers, n, nms_threshold=1.0, max_detections=600)
     for box, label in zip(sample.boxes, sample.labels):
         overlap = box_ops.iou(box[None], every[0])[0] * (every[1] == label)
-        near = np.flatnonzero(overlap > 0.5)  # candidates for this object, by falling score
+        near = np.flatnonzero(overlap > 0.5)  # candidates for this object, the best first
         if len(near) > 1:
             pairs += 1
             worse += overlap[near[0]] < overlap[near].max()

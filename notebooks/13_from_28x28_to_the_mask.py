@@ -308,7 +308,7 @@ half = side / 2 * 30 / 28
 left, right = np.trunc(start + side / 2 - half), np.trunc(start + side / 2 + half) + 1
 wider = (right - left) * 28 / 30 - side
 shifted = (right + left) / 2 - (start + side / 2)
-print(f"10 000 boxes: wider by {wider.mean():.2f} pixels in the mean, shifted by {abs(shifted).mean():.2f}")
+print(f"10 000 boxes: wider by {wider.mean():.2f} pixels on average, shifted by {abs(shifted).mean():.2f}")
 assert abs(wider.mean() - 28 / 30) < 0.02
 for whole_pixels in (True, False):  # here both final masks have the same pixels
     hard = paste_masks(np.ones((1, 28, 28)), np.full((1, 4), [10.9, 10.9, 26.9, 26.9]), 40, 40, 0.5, whole_pixels)[0]

@@ -187,13 +187,13 @@ def filled(boxes, height=100, width=100):
 
 overlaps = box_ops.iou(FOUND, TRUTH)
 np.testing.assert_allclose(my_mask_iou(filled(FOUND), filled(TRUTH)), overlaps)
-print("rows: detections by falling score; columns: A, B, C\n", overlaps.round(3))
+print("rows: detections, best score first; columns: A, B, C\n", overlaps.round(3))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 Step 2: match detections with objects
 #
-# By falling score, each detection takes the **free** object of its class with which it overlaps most, if the IoU is
-# **at least** the threshold. It is then *right*; all others are *wrong*. Each object is taken once.
+# In descending order of score, each detection takes the **free** object of its class with which it overlaps most, if
+# the IoU is **at least** the threshold. It is then *right*; all others are *wrong*. Each object is taken once.
 
 # %% [markdown]
 # **By hand**, threshold 0.5. The 0.95 overlaps A with 0.818 and takes it. The 0.90 takes B (0.75). The 0.70 overlaps A
@@ -209,7 +209,7 @@ print("rows: detections by falling score; columns: A, B, C\n", overlaps.round(3)
 
 # %% exercise="match_detections"
 def my_match_detections(overlaps, threshold):
-    """For each detection the index of the object it finds, or -1: (D,) whole numbers.
+    """For each detection the index of the object it finds, or -1: (D,) integers.
 
     overlaps (D, G): IoU of detections, best score first, with objects. In this order each detection takes the object
     with the greatest IoU of those that are free and reach the threshold.
@@ -271,8 +271,8 @@ for threshold in THRESHOLDS:
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 Step 3: precision and recall
 #
-# Go through the detections by falling score, and after each say: of those so far how many are right (**precision**),
-# and of the three objects how many are found (**recall**).
+# Go through the detections in descending order of score, and after each say: of those so far how many are right
+# (**precision**), and of the three objects how many are found (**recall**).
 #
 # | score | 0.95 | 0.90 | 0.70 | 0.60 | 0.40 |
 # |---|---|---|---|---|---|
@@ -436,7 +436,7 @@ def judged(sample, prediction, label, kind, most=100):
 
 
 def precision_and_recall(scenes_of_class, threshold, low, high):
-    """Over all scenes, by falling score, for objects of an area from low to high; None if there are none."""
+    """Over all scenes, best score first, for objects of an area from low to high; None if there are none."""
     scores, hits, objects = [], [], 0
     for score, overlaps, areas, true_areas in scenes_of_class:
         count = (true_areas >= low) & (true_areas <= high)
@@ -713,7 +713,7 @@ assert max(groups) - min(groups) > 0.01  # COCO's table rows differ by 0.01 to 0
 # ## Recap
 #
 # 1. IoU says how well two boxes or masks fit; a threshold makes right or wrong of it.
-# 2. By falling score each detection takes the best free object; a second one of the same object is wrong.
+# 2. In descending order of score, each detection takes the best free object; a second one of the same object is wrong.
 # 3. Precision over recall, best from there on, mean over 101 recalls, then over ten thresholds and the classes: AP.
 # 4. Ignored, neither right nor wrong: other sizes (AP$_S$, AP$_M$, AP$_L$), and what lies in a crowd.
 # 5. Only the order of scores counts; half a pixel costs small objects a lot.

@@ -69,7 +69,7 @@ FOLDER = Path(TEMPORARY.name)
 #                    "bbox": [x, y, width, height], "segmentation": ...}, ...]
 # ```
 #
-# Two new classes: *four legs* (a cat or a dog) and *bird* (a duck). Ids may be any whole numbers.
+# Two new classes: *four legs* (a cat or a dog) and *bird* (a duck). Ids may be any integers.
 
 # %%
 scenes = ToyScenes("train", seed=17, count=60)
@@ -154,7 +154,7 @@ assert block[1:, 1].tolist() == [1, 1] and block.sum() == 2
 
 # %% exercise="rle_counts"
 def my_rle_counts(mask):
-    """The lengths of the runs of mask (H, W) bool, down the columns, that of zeros first, maybe 0: whole numbers."""
+    """The lengths of the runs of mask (H, W) bool, down the columns, that of zeros first, maybe 0: integers."""
     ### BEGIN SOLUTION
     counts, value = [0], False
     for pixel in mask.T.ravel():

@@ -538,7 +538,7 @@ for aligned in (True, False):
             if found.scores[d] > 0.5:
                 shifts.append((found.boxes[d] - scene.boxes[g]).reshape(2, 2).mean(axis=0))  # of the middle: x, y
     every_shift[aligned], drift[aligned] = np.array(shifts), np.mean(shifts, axis=0)
-    print(f"aligned={aligned!s:6} boxes are off by {drift[aligned].round(2)} pixels (x, y) in the mean")
+    print(f"aligned={aligned!s:6} boxes are off by {drift[aligned].round(2)} pixels (x, y) on average")
 assert (drift[False] < drift[True]).all()  # up and to the left: every RoI is read half a cell further right and down
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
