@@ -5,10 +5,13 @@ Ren et al. 2015, section 3.1; Lin et al. 2017, section 4.1 (one head for all pyr
 N images, P anchors per place of a feature map, A anchors per image (all places of all levels).
 """
 
+from itertools import accumulate
+
 from minimask import boxes as box_ops
 from minimask import functional as F
 from minimask import nn
 from minimask.anchors import AnchorGenerator
+from minimask.convolution import conv2d
 from minimask.device import array_module
 from minimask.losses import objectness_loss, rpn_box_loss
 from minimask.targets import match, sample, take, top_k_of_levels
@@ -28,7 +31,7 @@ class RPNHead(nn.Module):
     def forward(self, x):
         """Features (N, h, w, C) of one level -> logits (N, h, w, P) and deltas (N, h, w, 4 P)."""
         x = self.conv(x)
-        return self.cls_logits(x), self.bbox_pred(x)
+        return side_by_side(x, self.cls_logits, self.bbox_pred)  # self.cls_logits(x), self.bbox_pred(x) in one pass
 
 
 class RPN(nn.Module):
@@ -109,3 +112,14 @@ class RPN(nn.Module):
             "loss_objectness": objectness_loss(logits, positive, valid),
             "loss_rpn_box_reg": rpn_box_loss(deltas, targets, positive, valid),
         }
+
+
+def side_by_side(x, *layers):
+    """[layer(x) for layer in layers] for 1x1 convolutions, computed as one convolution that has all their filters.
+
+    The RPN's 1x1 convolutions have few filters each, so two passes over the map would take longer than one.
+    """
+    weight = F.concatenate([layer.weight for layer in layers], axis=3)  # (1, 1, C, sum of the filters)
+    y = conv2d(x, weight, F.concatenate([layer.bias for layer in layers]))
+    ends = accumulate(layer.weight.shape[3] for layer in layers)
+    return [y[..., end - layer.weight.shape[3] : end] for end, layer in zip(ends, layers)]

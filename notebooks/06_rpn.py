@@ -146,6 +146,8 @@ assert sigmoid_array(np.array([0.0]))[0] == 0.5  # logit 0: undecided
 print(inspect.getsource(library.RPNHead))
 
 # %% [markdown]
+# `side_by_side` computes both 1 x 1 convolutions in one pass over the map; the result is that of two calls.
+#
 # How many numbers does the head learn? That depends neither on the size of the picture nor on the number of levels:
 
 # %%

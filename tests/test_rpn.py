@@ -7,7 +7,7 @@ from minimask import nn
 from minimask.boxes import iou
 from minimask.device import generator
 from minimask.optim import SGD
-from minimask.rpn import RPN
+from minimask.rpn import RPN, side_by_side
 from minimask.run.model_settings import RPNSettings
 from minimask.structures import Batch
 from minimask.tensor import Tensor
@@ -73,6 +73,26 @@ def test_the_order_of_the_predictions_is_level_row_column_anchor():
     place = counts[0] + (5 * 12 + 7) * 3 + 2  # the last anchor of row 5, column 7 of the coarse level
     np.testing.assert_array_equal(logits.data[:, place], coarse_logits.data[:, 5, 7, 2])
     np.testing.assert_array_equal(deltas.data[:, place], coarse_deltas.data[:, 5, 7, 8:12])
+
+
+def test_convolutions_side_by_side_are_those_one_by_one():
+    rpn, features = make()
+    rpn.to(np.float64)
+    head, results = rpn.head, []
+    layers = head.cls_logits, head.bbox_pred
+    for together in (True, False):
+        x = Tensor(features[1].astype(np.float64), requires_grad=True)
+        outputs = side_by_side(x, *layers) if together else [layer(x) for layer in layers]
+        rng = np.random.default_rng(1)
+        first, second = ((y * rng.standard_normal(y.shape)).sum() for y in outputs)
+        for p in head.parameters():
+            p.grad = None
+        (first + second).backward()
+        grads = [p.grad for layer in layers for p in (layer.weight, layer.bias)]
+        results.append([*(y.data for y in outputs), x.grad, *grads])
+    for one, right in zip(*results):
+        assert one.shape == right.shape
+        np.testing.assert_allclose(one, right, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [False, True])
