@@ -19,10 +19,25 @@ from tests.test_weights import old_names, plain, small_model, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
-    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--min-size", "64", "--max-size", "96",
-    "--batch-size", "2", "--threads", "1",
-]  # fmt: skip
+    "--set",
+    "backbone.channels=[8, 8, 16, 16]",
+    "--set",
+    "backbone.fpn_channels=16",
+    "--set",
+    "heads.box_width=32",
+    "--set",
+    "heads.mask_channels=[16]",
+    "--set",
+    "heads.mask_width=16",
+    "--min-size",
+    "64",
+    "--max-size",
+    "96",
+    "--batch-size",
+    "2",
+    "--threads",
+    "1",
+]
 
 
 def snapshot(folder):
@@ -60,9 +75,16 @@ def write_coco(folder, count=6, categories=("cell",)):
         coco["images"].append({"id": i + 100, "file_name": f"photo_{i}.png", "width": 64, "height": 64})
         polygon = [[10, 10, 40, 10, 40, 40, 10, 40]]
         coco["annotations"].append(
-            {"id": i + 1, "image_id": i + 100, "category_id": 10, "bbox": [10, 10, 30, 30], "area": 900, "iscrowd": 0,
-             "segmentation": polygon}
-        )  # fmt: skip
+            {
+                "id": i + 1,
+                "image_id": i + 100,
+                "category_id": 10,
+                "bbox": [10, 10, 30, 30],
+                "area": 900,
+                "iscrowd": 0,
+                "segmentation": polygon,
+            }
+        )
     (folder / "all.json").write_text(json.dumps(coco))
     return coco
 
@@ -71,9 +93,22 @@ def write_coco(folder, count=6, categories=("cell",)):
 
 
 COMMANDS = [
-    "demo", "train", "evaluate", "predict", "download", "convert", "split", "benchmark", "compile",
-    "check", "notebooks", "exercises", "slides", "book", "coverage",
-]  # fmt: skip
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "download",
+    "convert",
+    "split",
+    "benchmark",
+    "compile",
+    "check",
+    "notebooks",
+    "exercises",
+    "slides",
+    "book",
+    "coverage",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -340,8 +375,10 @@ def test_evaluating_published_weights_by_the_names_of_the_classes(tmp_path, caps
 def test_no_traceback_and_status_2_in_a_real_process(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "minimask", "predict", "nowhere.png", "--weights", "nothing.npz"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 2
     assert process.stderr.strip() == "minimask: error: nowhere.png: no such photo or folder"
 

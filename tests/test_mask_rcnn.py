@@ -79,13 +79,17 @@ def test_parameter_names_and_count_are_torchvisions():
     frozen = sum(a.size for name, a in state.items() if ".bn" in name or "downsample.1" in name)
     assert sum(a.size for a in state.values()) - frozen == 44_401_393
     for name in (
-        "backbone.body.conv1.weight", "backbone.body.layer1.0.downsample.1.running_var",
+        "backbone.body.conv1.weight",
+        "backbone.body.layer1.0.downsample.1.running_var",
         "backbone.fpn.inner_blocks.3.0.bias",
-        "rpn.head.conv.0.0.weight", "rpn.head.bbox_pred.bias", "roi_heads.box_head.fc6.weight",
-        "roi_heads.box_predictor.cls_score.bias", "roi_heads.mask_head.3.0.weight",
+        "rpn.head.conv.0.0.weight",
+        "rpn.head.bbox_pred.bias",
+        "roi_heads.box_head.fc6.weight",
+        "roi_heads.box_predictor.cls_score.bias",
+        "roi_heads.mask_head.3.0.weight",
         "roi_heads.mask_predictor.conv5_mask.weight",
         "roi_heads.mask_predictor.mask_fcn_logits.bias",
-    ):  # fmt: skip
+    ):
         assert name in state, name
 
 

@@ -21,7 +21,7 @@ SIZES = dict(transform=dict(min_size=96, max_size=128))
 SHAPE = dict(  # what can be told from the weights
     backbone=dict(name="resnet18", channels=(8, 8, 16, 16), fpn_channels=16),
     heads=dict(box_width=24, mask_channels=(16, 12), mask_width=20),
-)  # fmt: skip
+)
 BOTTLENECKS = dict(backbone=dict(name="resnet50", channels=(8, 8, 16, 32), layers=(1, 1, 2, 1)))
 
 
@@ -105,8 +105,13 @@ def test_the_same_model_from_every_file(tmp_path, ending, naming):
     path = write(tmp_path / f"weights.{ending}", state)
     opened = weights.open_file(path, **SIZES, detection=dict(score_threshold=0.02))
     assert opened.model.settings == {
-        "preset": "resnet50_fpn", "num_classes": 5, "seed": 0, **SHAPE, **SIZES, "detection": {"score_threshold": 0.02},
-    }  # fmt: skip
+        "preset": "resnet50_fpn",
+        "num_classes": 5,
+        "seed": 0,
+        **SHAPE,
+        **SIZES,
+        "detection": {"score_threshold": 0.02},
+    }
     report = opened.report
     assert len(report.loaded) == len(state) and not report.skipped + report.missing + report.misfit + report.replaced
     assert_same_detections(model, opened.model)
@@ -413,9 +418,10 @@ def test_detectron2_colors():
         ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), False),
     ):
         state = {
-            "backbone.bottom_up.stem.conv1.weight": theirs, "pixel_mean": np.reshape(mean, (3, 1, 1)),
+            "backbone.bottom_up.stem.conv1.weight": theirs,
+            "pixel_mean": np.reshape(mean, (3, 1, 1)),
             "pixel_std": np.reshape(std, (3, 1, 1)),
-        }  # fmt: skip
+        }
         ours, settings = detectron2.to_torchvision(state)
         normal = (patch / 255 - settings["transform"]["mean"]) / settings["transform"]["std"]
         expected = np.einsum("oiyx,yxi->o", theirs, (patch[..., ::-1] - mean) / std)
@@ -485,9 +491,11 @@ def test_new_heads(tmp_path):
     assert "misfit 6: roi_heads.box_predictor.cls_score.weight is (5, 24) in the file, (3, 24) in the model" in message
     assert not changed(model, before)
     report = weights.load_into(model, path, replace_heads=True)
-    new = [f"roi_heads.{layer}.{kind}" for layer in (
-        "box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"
-    ) for kind in ("weight", "bias")]  # fmt: skip
+    new = [
+        f"roi_heads.{layer}.{kind}"
+        for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+        for kind in ("weight", "bias")
+    ]
     assert report.replaced == new and not report.missing + report.misfit + report.skipped
     assert changed(model, before) | set(new) == set(before) and not changed(model, before) & set(new)
     assert "\nnew 6 (not from the file, to be trained): roi_heads.box_predictor (4), roi_heads.mask" in str(report)

@@ -132,7 +132,7 @@ class TrainOptions(MachineOptions, TrainSettings):
     )
     set: dict | None = setting(
         None,
-        "any setting of the model, such as rpn.samples=64; may be repeated",
+        "settings of the model, such as rpn.samples=64; in Python {'rpn': {'samples': 64}}",
         group="model",
         metavar="GROUP.NAME=VALUE",
     )
@@ -193,27 +193,31 @@ def given(args, options):
     return {name: value for name, value in vars(args).items() if name in names}
 
 
+def in_words(field):
+    """What an option is, what it may be, and its default, in one line for the help."""
+    metadata = field.metadata
+    default = metadata.get("shown")
+    if default is None and field.default is not None and field.type is not bool:
+        default = _shown(field.default)
+    words = [one_of(metadata["choices"])] if metadata.get("choices") else []
+    words += [f"default: {default}"] if default is not None else []
+    return metadata["text"] + (f" ({'; '.join(words)})" if words else "")
+
+
 def _add(parser, field):
-    flag = "--" + field.name.replace("_", "-")
-    metadata, default = field.metadata, field.metadata.get("shown")
-    common = dict(dest=field.name, default=argparse.SUPPRESS, help=metadata["text"])
+    flag, metadata = "--" + field.name.replace("_", "-"), field.metadata
+    common = dict(dest=field.name, default=argparse.SUPPRESS, help=in_words(field))
     if field.name == "set":
         parser.add_argument(flag, type=model_setting, action=Collect, metavar=metadata["metavar"], **common)
-        return
-    if field.type is bool:
-        if field.default:
-            common["help"] = "do not " + metadata["text"]
-            parser.add_argument("--no" + flag[1:], action="store_false", **common)
-        else:
-            parser.add_argument(flag, action="store_true", **common)
-        return
-    default = default if field.default is None or default is not None else _shown(field.default)
-    choices = metadata.get("choices")
-    words = ([one_of(choices)] if choices else []) + ([f"default: {default}"] if default is not None else [])
-    common["help"] += f" ({'; '.join(words)})" if words else ""
-    kind, count = _kind_of(field)
-    metavar = metadata.get("metavar") or (field.name.upper() if kind is str else "N" if kind is int else "X")
-    parser.add_argument(flag, type=_Reader(kind, field), nargs=count, metavar=metavar, **common)
+    elif field.type is bool and field.default:
+        common["help"] = "do not " + metadata["text"]
+        parser.add_argument("--no" + flag[1:], action="store_false", **common)
+    elif field.type is bool:
+        parser.add_argument(flag, action="store_true", **common)
+    else:
+        kind, count = _kind_of(field)
+        metavar = metadata.get("metavar") or (field.name.upper() if kind is str else "N" if kind is int else "X")
+        parser.add_argument(flag, type=_Reader(kind, field), nargs=count, metavar=metavar, **common)
 
 
 def _shown(value):

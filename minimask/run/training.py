@@ -10,7 +10,7 @@ from minimask.machine import distributed
 from minimask.run.folder import checkpoints, newest_settings
 from minimask.run.log import LOG
 from minimask.run.messages import say
-from minimask.run.options import TrainOptions, may_change
+from minimask.run.options import TrainOptions, in_words, may_change
 from minimask.run.settings import check_name
 
 FOR_MODEL = ("preset", "weights", "new_heads", "keypoints", "min_size", "max_size", "set")  # what `model` stands for
@@ -65,8 +65,7 @@ def train(
     model: a MaskRCNN, which is trained in place; by default one is built from the options (preset, weights, ...).
     dataset: the data; by default the photos that the options name (images, annotations), or drawn scenes.
     output: the run's folder. It must not hold a run, unless `resume` or `overwrite` is given.
-    resume: continue from the newest checkpoint there; it knows its options, and only those that do not change the steps
-        can be changed.
+    resume: go on from the newest checkpoint there, with its options. Those that do not change the steps may differ.
     overwrite: delete an earlier run there.
     validation: data set for `validate_every`; by default val_images and val_annotations, or drawn scenes.
     quiet: no progress bar and no messages.
@@ -89,7 +88,7 @@ def train(
 
 
 train.__doc__ += "\n    Options:\n" + "".join(
-    f"    {f.name}: {f.metadata['text']}.\n" for f in dataclasses.fields(TrainOptions) if not f.metadata.get("hidden")
+    f"    {f.name}: {in_words(f)}.\n" for f in dataclasses.fields(TrainOptions) if not f.metadata.get("hidden")
 )
 
 

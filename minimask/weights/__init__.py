@@ -1,4 +1,4 @@
-"""Weights into our models, and ours back: parameter names are torchvision's, and this is the one place that transposes.
+"""Weights from files into models and back. Names are torchvision's, and only this module transposes arrays.
 
     layer                   torchvision             minimask
     convolution             (out, in, kh, kw)       (kh, kw, in, out)
@@ -6,8 +6,8 @@
     fully connected         (out, in)               (in, out)
     first one after RoIs    (out, C * 7 * 7)        (7 * 7 * C, out)
 
-The last one differs because a RoI's features are flattened: theirs channel by channel, ours pixel by pixel.
-What files can be read, and which model is in them: weights/published.py.
+The last one differs because a RoI's features are flattened, channel by channel there and pixel by pixel here.
+weights/published.py says which files can be read, and which model is in them.
 """
 
 import io
@@ -26,17 +26,19 @@ from minimask.weights import published
 from minimask.weights.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
 
 TRANSPOSED_CONVOLUTIONS = ("conv5_mask.weight", "kps_score_lowres.weight")
-CLASS_LAYERS = (  # whose shape depends on the classes or the keypoints
-    "roi_heads.box_predictor.", MASK_LOGITS.removesuffix("weight"), "roi_heads.mask_head.logits.",
+CLASS_LAYERS = (  # their shape depends on the classes or the keypoints
+    "roi_heads.box_predictor.",
+    MASK_LOGITS.removesuffix("weight"),
+    "roi_heads.mask_head.logits.",
     "roi_heads.keypoint_predictor.kps_score_lowres.",
-)  # fmt: skip
-BRANCHES = ("roi_heads.mask_", "roi_heads.keypoint_")  # that a model may have or not
+)
+BRANCHES = ("roi_heads.mask_", "roi_heads.keypoint_")  # a model may have them or not
 
 # -------------------------------------------------------------------------------------------------------------- layouts
 
 
 def from_torchvision(state):
-    """name -> NumPy array as torchvision saves them, to a dict for `Module.load_state_dict`."""
+    """A state dict of torchvision, name -> NumPy array, as a dict for `Module.load_state_dict`."""
     side = _roi_side(state, 1)
     return {
         name: np.ascontiguousarray(_to_ours(name, np.asarray(value), side))
@@ -46,7 +48,7 @@ def from_torchvision(state):
 
 
 def to_torchvision(state):
-    """The inverse of `from_torchvision`: `Module.state_dict()` in torchvision's layout."""
+    """`Module.state_dict()` in torchvision's layout: the inverse of `from_torchvision`."""
     side = _roi_side(state, 0)
     return {name: np.ascontiguousarray(_to_theirs(name, value, side)) for name, value in state.items()}
 
@@ -85,19 +87,19 @@ def _to_theirs(name, value, side):
 
 @dataclass
 class Report:
-    """What became of each array: names, and (name, shape in the file, shape in the model) of what does not fit."""
+    """What became of each array, by name."""
 
     loaded: list = field(default_factory=list)
-    replaced: list = field(default_factory=list)  # the model's own, new, on purpose
-    skipped: list = field(default_factory=list)  # in the file, not in the model
-    missing: list = field(default_factory=list)  # in the model, not in the file
-    misfit: list = field(default_factory=list)
+    replaced: list = field(default_factory=list)  # newly initialized on purpose
+    skipped: list = field(default_factory=list)  # in the file, but not in the model
+    missing: list = field(default_factory=list)  # in the model, but not in the file
+    misfit: list = field(default_factory=list)  # (name, shape in the file, shape in the model)
 
     def __str__(self):
         return "\n".join(self.lines())
 
     def lines(self):
-        """One line for each kind that there is."""
+        """One line for each list that is not empty."""
         kinds = (
             ("loaded", self.loaded, ""),
             ("new", self.replaced, " (not from the file, to be trained)"),
@@ -113,7 +115,7 @@ class Report:
 
 
 def _grouped(names):
-    """A few names as they are, many as their parts with how many each has."""
+    """Up to four names in full; more of them as the parts of the model with their counts."""
     if len(names) <= 4:
         return ", ".join(names)
     groups = {}
@@ -125,12 +127,12 @@ def _grouped(names):
 
 
 def is_graph(path):
-    """Whether `path` is a folder with a network for weights/maskrcnn2go.py."""
+    """Whether `path` is a folder with a network that weights/maskrcnn2go.py reads."""
     return (Path(path) / "graph.json").is_file()
 
 
 def is_checkpoint(path):
-    """Whether `path` is for checkpoint.py: one of our checkpoints, a run's folder, or nothing that is known here."""
+    """Whether checkpoint.py should read `path`: a checkpoint, a run's folder, or a file of an unknown kind."""
     path = Path(path)
     if not path.is_file() or path.suffix.lower() not in published.FILES:
         return not is_graph(path)
@@ -144,9 +146,9 @@ def is_checkpoint(path):
 
 
 def read(path):
-    """The Published content of a published file or of one of our checkpoints. InputError if it is neither."""
+    """The content of a published file or of a checkpoint, as a Published. Raises InputError if it is neither."""
     if is_graph(path):
-        raise InputError(f"{path}: this network is for predict and evaluate alone, not to be trained or converted")
+        raise InputError(f"{path}: this network can predict and be evaluated, but not be trained or converted")
     if not is_checkpoint(path):
         return published.read(path)
     path = checkpoint.find(path)
@@ -156,16 +158,19 @@ def read(path):
 
 
 def recognize(source, **changes):
-    """Settings for `mask_rcnn.build` that fit a file (a path, or what `read` made of it): see published.recognize."""
+    """Arguments of `build` that fit a file, given as a path or as a Published: see published.recognize."""
     return published.recognize(source if isinstance(source, Published) else read(source), **changes)
 
 
 def load_into(model, source, replace_heads=False):
-    """Copy the weights of a file (a path, or what `read` made of it) into `model`; returns the Report.
+    """Copy the weights of a file into a model.
 
-    replace_heads: layers that depend on the classes, and branches that the file has nothing of, stay the model's own,
-    newly initialized. So does all but the backbone if the file is a plain ResNet. Raises InputError, with the model
-    unchanged, if the file lacks anything else, or a shape does not fit, or a value is not finite.
+    model: a MaskRCNN. source: the file, as a path or as a Published.
+    replace_heads: keep the model's newly initialized weights in the layers that depend on the classes, and in branches
+        that the file does not have. If the file is a plain ResNet, only the backbone is copied anyway.
+    Returns a Report.
+    Raises InputError, with the model unchanged, if the file lacks anything else, if a shape does not fit, or if a value
+    is not finite.
     """
     source = source if isinstance(source, Published) else read(source)
     state, own = source.state, model.state_dict()
@@ -181,7 +186,7 @@ def load_into(model, source, replace_heads=False):
         elif state[name].shape != shape:
             report.misfit.append((name, state[name].shape, shape))
         elif state[name].dtype.kind != "f" or not np.isfinite(state[name]).all():
-            raise InputError(f"{source.path}: {name} must hold finite floating-point numbers, and does not")
+            raise InputError(f"{source.path}: {name} must hold finite floating-point numbers")
         else:
             report.loaded.append(name)
     report.skipped = [name for name in state if name not in own]
@@ -200,14 +205,14 @@ def _stays_new(name, source, replace_heads):
 
 
 def _classes_differ(source, model):
-    """The beginning of a message: that the number of classes is the reason, if it is; else that nothing fits."""
+    """The beginning of a message: the number of classes is the reason, or the model is another one."""
     theirs = None if source.is_backbone() else len(source.state[SCORES])
     if theirs in (None, model.num_classes):
         return "these weights are not for the model: "
     return (
         f"holds weights for {checkpoint.count_classes(theirs)}, but the model here has "
-        f"{checkpoint.count_classes(model.num_classes)}; train --new-heads (in Python: replace_heads=True) takes what "
-        "does not depend on them: "
+        f"{checkpoint.count_classes(model.num_classes)}; train --new-heads (in Python new_heads=True) takes everything "
+        "that does not depend on them: "
     )
 
 
@@ -259,7 +264,7 @@ def _open(path, changes):
         return Opened(*checkpoint.load_with_settings(path, **changes))
     source = read(path)
     if source.is_backbone():
-        raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it first: train --weights")
+        raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it: train --weights")
     model = build(**recognize(source, **changes)).eval()
     return Opened(model, meanings(model.num_classes, model.heads.keypoints), load_into(model, source))
 
