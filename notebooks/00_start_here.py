@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 
-from minimask import check, course, draw
+import minimask
+from minimask import check, draw
 from minimask.datasets.toy import ToyScenes
 from minimask.tensor import no_grad
 from minimask.trace import Trace
@@ -396,12 +397,13 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 Run it
 #
-# `model, names = course.toy_model()`, then `model.predict([image])`.
+# `model = minimask.load("toy")`, then `model.predict([image])`.
 #
 # A small Mask R-CNN that was trained on such scenes, but has never seen this one. In: only the picture.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 assert tuple(class_names) == C
 model.predict([image])  # the first call translates the inner loops to machine code
 start = time.perf_counter()

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.patches import FancyArrow, Rectangle
 from PIL import Image
 
-from minimask import check, conventions, course, device, draw, mask_rcnn, nn, presets
+import minimask
+from minimask import check, conventions, device, draw, mask_rcnn, nn, presets
 from minimask import functional as F
 from minimask.backbone import RESNETS, BasicBlock, Bottleneck, resnet
 from minimask.convolution import conv2d
@@ -130,7 +131,8 @@ plt.show()
 # and 16 (so its levels are called C1 to C4) and 32 to 128 channels.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()  # in use, not in training: that matters to norms (section 8)
 body = model.backbone.body
 print(class_names, body.strides, body.out_channels)

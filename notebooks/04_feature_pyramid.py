@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from minimask import check, course, draw, image, presets
+import minimask
+from minimask import check, draw, image, presets
 from minimask.backbone import resnet
 from minimask.convolution import conv2d, max_pool2d
 from minimask.datasets.toy import ToyScenes
@@ -200,7 +201,8 @@ plt.show()
 # a 1 x 1 convolution by least squares, "animal or not", for each level alone; all are compared on 32 x 32 places.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()
 CS, PS = ("C1", "C2", "C3", "C4"), ("P1", "P2", "P3", "P4")
 

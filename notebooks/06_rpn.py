@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from minimask import boxes, check, course, draw, mask_rcnn, targets
+import minimask
+from minimask import boxes, check, draw, mask_rcnn, targets
 from minimask import rpn as library
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import sigmoid_array
@@ -25,7 +26,8 @@ plt.rcParams["figure.constrained_layout.use"] = True
 ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 
 SCENES = ToyScenes("test")  # drawn pictures of 128 x 128 pixels that the model has never seen
-model, class_names = course.toy_model()  # trained on other such pictures
+model = minimask.load("toy")  # trained on other such pictures
+class_names = model.class_names
 scene = SCENES[8]
 with Trace() as stages:  # keeps what each part computes
     model.detect(model.transform([scene.image]))

@@ -19,8 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
+import minimask
 from minimask import boxes as box_ops
-from minimask import check, course, draw, mask_rcnn, targets
+from minimask import check, draw, mask_rcnn, targets
 from minimask.anchors import AnchorGenerator
 from minimask.datasets.toy import ToyScenes
 from minimask.device import generator
@@ -104,7 +105,8 @@ assert (published.rpn.settings.low, published.rpn.settings.high) == (0.3, 0.7)
 assert (published.rpn.settings.samples, published.rpn.settings.positive_fraction) == (256, 0.5)
 assert (published.roi.iou, published.roi.samples, published.roi.positive_fraction) == (0.5, 512, 0.25)
 
-model, class_names = course.toy_model()  # small, trained on drawn scenes
+model = minimask.load("toy")  # small, trained on drawn scenes
+class_names = model.class_names
 print("toy model:", model.rpn.settings.samples, "anchors and", model.roi.samples, "RoIs a picture")
 anchors = np.concatenate(model.rpn.anchor_generator([(32, 32), (16, 16), (8, 8)], (128, 128)))
 assert anchors.shape == (8064, 4)  # 6 a place, in a picture of 128 x 128 pixels

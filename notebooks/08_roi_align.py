@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +28,7 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_ops
-from minimask import check, checkpoint, device, draw, mask_rcnn
+from minimask import check, device, draw, mask_rcnn
 from minimask.datasets.toy import ToyScenes
 from minimask.mask_head import mask_probabilities, paste_masks
 from minimask.roi_align import bilinear, map_boxes, roi_align, roi_align_forward, sampling_points
@@ -1023,9 +1022,6 @@ np.testing.assert_allclose(roi_align(*call).data, roi_align_forward.plain(*call)
 # under its mask branch: same weights, same boxes.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-weights_file = Path(minimask.__file__).parents[1] / "data" / "toy_weights.npz"
-
-
 def masks_in(model, sample, pooling):
     """The masks (G, H, W) that the model draws into the true boxes of a sample, with another pooling."""
     model.roi = replace(model.roi, pooling=pooling)
@@ -1045,35 +1041,31 @@ def edge_error(found, truth):
     return (found ^ truth).sum() / max((truth & ~inner).sum(), 1)
 
 
-if weights_file.exists():
-    trained, class_names, _ = checkpoint.load_model(weights_file)
-    trained.eval()
-    scenes = [ToyScenes("test", seed=8)[i] for i in range(30)]
-    errors, examples = {}, {}
-    for pooling in mask_rcnn.POOLINGS:
-        found = [masks_in(trained, scene, pooling) for scene in scenes]
-        truths = [scene.masks.astype(bool) for scene in scenes]
-        errors[pooling] = np.mean([edge_error(f, t) for fs, ts in zip(found, truths) for f, t in zip(fs, ts)])
-        examples[pooling] = found
-    print("edges are off by, in pixels:", {name: round(float(e), 2) for name, e in errors.items()})
-    assert errors["roi_align"] < errors["roi_pool"]
+trained = minimask.load("toy")
+trained.eval()
+scenes = [ToyScenes("test", seed=8)[i] for i in range(30)]
+errors, examples = {}, {}
+for pooling in mask_rcnn.POOLINGS:
+    found = [masks_in(trained, scene, pooling) for scene in scenes]
+    truths = [scene.masks.astype(bool) for scene in scenes]
+    errors[pooling] = np.mean([edge_error(f, t) for fs, ts in zip(found, truths) for f, t in zip(fs, ts)])
+    examples[pooling] = found
+print("edges are off by, in pixels:", {name: round(float(e), 2) for name, e in errors.items()})
+assert errors["roi_align"] < errors["roi_pool"]
 
-    n, g = max(
-        ((n, g) for n, scene in enumerate(scenes) for g in range(len(scene.boxes))),
-        key=lambda place: scenes[place[0]].masks[place[1]].sum(),  # the largest animal
-    )
-    x1, y1, x2, y2 = scenes[n].boxes[g]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.5))
-    for axes, pooling, name in zip(panels, ("roi_pool", "roi_align"), ("RoIPool", "RoIAlign")):
-        axes.imshow(scenes[n].image)
-        axes.contour(scenes[n].masks[g], [0.5], colors="white", linewidths=3)
-        axes.contour(examples[pooling][n][g], [0.5], colors=[RED], linewidths=3, linestyles="--")
-        axes.set(xlim=(max(x1 - 5, 0), min(x2 + 5, 127)), ylim=(min(y2 + 5, 127), max(y1 - 5, 0)), xticks=[], yticks=[])
-        axes.set_title(f"{name}: {errors[pooling]:.1f} pixels off on average")
-    plt.show()
-else:
-    print("There are no trained weights, data/toy_weights.npz, so this section stays empty.")
-    print("To make them: python -m minimask demo (5 minutes), and copy the newest file of runs/demo there.")
+n, g = max(
+    ((n, g) for n, scene in enumerate(scenes) for g in range(len(scene.boxes))),
+    key=lambda place: scenes[place[0]].masks[place[1]].sum(),  # the largest animal
+)
+x1, y1, x2, y2 = scenes[n].boxes[g]
+figure, panels = plt.subplots(1, 2, figsize=(9, 4.5))
+for axes, pooling, name in zip(panels, ("roi_pool", "roi_align"), ("RoIPool", "RoIAlign")):
+    axes.imshow(scenes[n].image)
+    axes.contour(scenes[n].masks[g], [0.5], colors="white", linewidths=3)
+    axes.contour(examples[pooling][n][g], [0.5], colors=[RED], linewidths=3, linestyles="--")
+    axes.set(xlim=(max(x1 - 5, 0), min(x2 + 5, 127)), ylim=(min(y2 + 5, 127), max(y1 - 5, 0)), xticks=[], yticks=[])
+    axes.set_title(f"{name}: {errors[pooling]:.1f} pixels off on average")
+plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # White is the truth, red what is drawn; the number is the mean over the animals of 30 scenes. Be fair to RoIPool: this

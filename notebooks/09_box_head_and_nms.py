@@ -21,7 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from minimask import box_head, check, course, draw
+import minimask
+from minimask import box_head, check, draw
 from minimask import boxes as box_ops
 from minimask.convolution import Conv2dFunction, ConvTranspose2dFunction
 from minimask.datasets.toy import ToyScenes
@@ -68,7 +69,8 @@ def show_found(axes, image, boxes, labels, scores=None, width=3):
 # - *To suppress*: to drop a box because a better one overlaps it too much.
 
 # %%
-model, class_names = course.toy_model()  # trained on drawn scenes: cats, dogs and ducks
+model = minimask.load("toy")  # trained on drawn scenes: cats, dogs and ducks
+class_names = model.class_names
 model.eval()
 scenes = ToyScenes("test")
 scene = scenes[0]
@@ -285,7 +287,7 @@ plt.show()
 # nonsense.
 
 # %%
-broken, _ = course.toy_model()
+broken = minimask.load("toy")
 broken.eval()
 rng = np.random.default_rng(0)
 for part in (broken.roi_heads.mask_head, broken.roi_heads.mask_predictor):

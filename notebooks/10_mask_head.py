@@ -19,8 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
+import minimask
 from minimask import boxes as box_ops
-from minimask import check, course, draw, mask_rcnn, nn
+from minimask import check, draw, mask_rcnn, nn
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.datasets.toy import ToyScenes
 from minimask.device import generator
@@ -59,7 +60,8 @@ ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 # channels in place of 256.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()
 NAMES = ["bg", *class_names]  # label 0 is the background
 HEADS = model.roi_heads

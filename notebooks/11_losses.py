@@ -16,7 +16,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minimask import check, course, draw, losses, mask_rcnn
+import minimask
+from minimask import check, draw, losses, mask_rcnn
 from minimask.datasets.toy import ToyScenes
 from minimask.functional import sigmoid_array
 from minimask.losses import mask_loss
@@ -55,7 +56,8 @@ ORANGE, SKY, RED, BLUE, GREEN = draw.COLORS[[0, 1, 2, 4, 6]] / 255
 # What do such numbers look like? A model with random weights and a trained one look at the same eight scenes:
 
 # %%
-trained, class_names = course.toy_model()
+trained = minimask.load("toy")
+class_names = trained.class_names
 scenes = [ToyScenes("val")[i] for i in range(8)]
 
 

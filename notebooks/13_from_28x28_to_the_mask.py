@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from minimask import check, conventions, course, draw
+import minimask
+from minimask import check, conventions, draw
 from minimask.boxes import iou as box_iou
 from minimask.datasets.toy import ToyScenes
 from minimask.image import resize_boxes
@@ -28,7 +29,8 @@ from minimask.tensor import Tensor, no_grad
 plt.rcParams.update({"figure.figsize": (9, 4.5), "figure.dpi": 100, "font.size": 14})
 plt.rcParams["figure.constrained_layout.use"] = True
 ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()
 
 # %% [markdown]

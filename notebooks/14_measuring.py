@@ -18,8 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
+import minimask
 from minimask import boxes as box_ops
-from minimask import check, course, draw
+from minimask import check, draw
 from minimask.datasets.toy import ToyScenes
 from minimask.evaluate import coco_average_precision, evaluate, predict_samples
 from minimask.run.report import format_table, xywh
@@ -413,7 +414,8 @@ plt.show()
 # functions, and loops.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 scenes = ToyScenes("test", seed=8, count=20)
 pairs = [
     pair for group in predict_samples(model, scenes, range(20), batch_size=4) for pair in zip(*group)

@@ -23,8 +23,9 @@ from matplotlib.patches import Circle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import minimask
 from minimask import boxes as box_ops
-from minimask import check, course, draw, mask_rcnn
+from minimask import check, draw, mask_rcnn
 from minimask.datasets.augmentation import flip, flip_order
 from minimask.datasets.coco_names import PERSON_KEYPOINTS, PERSON_SKELETON
 from minimask.datasets.toy import KEYPOINTS, SKELETON, ToyScenes
@@ -97,7 +98,8 @@ plt.show()
 # We open a small model that was trained on drawn animals with all three branches, and note what each stage computes.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()
 with Trace() as stages:
     model.detect(model.transform([scene.image]))

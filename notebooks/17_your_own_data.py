@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from minimask import check, course, draw, mask_rcnn, presets, weights
+from minimask import check, draw, mask_rcnn, presets, weights
 from minimask.__main__ import main
 from minimask.datasets.augmentation import flip, turn
 from minimask.datasets.coco import CocoDataset, split, to_coco
@@ -357,7 +357,7 @@ check.split_by_group(my_split_by_group)
 def new_model():
     """The toy model for our two classes (and the background), with the shipped weights and new heads."""
     model = mask_rcnn.build("toy", num_classes=len(dataset.class_names) + 1)
-    return model, weights.load_into(model, course.TOY_WEIGHTS, replace_heads=True)
+    return model, weights.load_into(model, weights.toy_weights(), replace_heads=True)
 
 
 model, report = new_model()
@@ -530,7 +530,7 @@ plt.show()
 
 # %%
 photos, mine = str(FOLDER / "photos"), str(FOLDER / "mine")
-start = ["--weights", str(course.TOY_WEIGHTS), "--new-heads", "--steps", "2", "--output", mine]
+start = ["--weights", str(weights.toy_weights()), "--new-heads", "--steps", "2", "--output", mine]
 commands = [
     ["split", str(FOLDER / "all.json"), "--every", "3"],
     ["train", "--images", photos, "--annotations", str(FOLDER / "all_train.json"), *start],

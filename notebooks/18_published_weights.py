@@ -27,7 +27,7 @@ from PIL import Image
 
 import minimask
 from minimask import boxes as box_ops
-from minimask import check, course, draw, weights
+from minimask import check, draw, weights
 from minimask.anchors import cell_anchors
 from minimask.conventions import CONVENTIONS
 from minimask.convolution import conv2d
@@ -63,7 +63,8 @@ folder = Path(tempfile.mkdtemp())  # for what this notebook writes
 # A name says where, a shape says how many. That is all. There is no code of the model in it.
 
 # %%
-model, class_names = course.toy_model()
+model = minimask.load("toy")
+class_names = model.class_names
 model.eval()
 path = folder / "weights.npz"
 weights.save(path, model)  # in torchvision's names and layout
@@ -530,7 +531,7 @@ plt.show()
 # %%
 drift, every_shift = {}, {}
 for aligned in (True, False):
-    reader = weights.load(course.TOY_WEIGHTS, conventions={"aligned": aligned})
+    reader = weights.load(weights.toy_weights(), conventions={"aligned": aligned})
     shifts = []
     for scene, found in zip(scenes[:24], reader.predict([scene.image for scene in scenes[:24]])):
         overlaps = box_ops.iou(scene.boxes, found.boxes)

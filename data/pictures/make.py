@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import minimask.course
-from minimask import draw
-from minimask.datasets.toy import ToyScenes
+import minimask
 
 SCENES = (0, 8, 14)
 SIDE = 560  # pixels of each scene in the picture
 
-model, class_names = minimask.course.toy_model()
-scenes = ToyScenes("test", size=1024)
+model = minimask.load("toy")
+scenes = minimask.datasets.toy("test", size=1024)
 pictures = []
 for i in SCENES:
-    image = scenes[i].image
-    found = model.predict([image])[0]
-    picture = draw.draw_prediction(image, found, class_names, skeleton=scenes.skeleton, caption=False)
+    found = model.predict(scenes[i].image)
+    picture = minimask.draw.draw_prediction(
+        found.image, found, found.class_names, skeleton=found.skeleton, caption=False
+    )
     pictures.append(np.array(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
-draw.save_picture(Path(__file__).with_name("found.jpg"), draw.grid(pictures, columns=len(pictures)))
+page = minimask.draw.grid(pictures, columns=len(pictures))
+minimask.draw.save_picture(Path(__file__).with_name("found.jpg"), page)

@@ -14,37 +14,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-
-def _place(name):
-    """A folder that an installed minimask holds inside itself, and a checkout beside it."""
-    inside = PACKAGE / name
-    return inside if inside.is_dir() else PACKAGE.parent / name
-
-
-FOLDER = _place("notebooks")  # the notebooks' sources; in a checkout the built notebooks too
-TOY_WEIGHTS = _place("data") / "toy_weights.npz"
+# The notebooks' sources are inside an installed minimask; in a checkout they are beside it, with the built notebooks.
+FOLDER = PACKAGE / "notebooks"
+if not FOLDER.is_dir():
+    FOLDER = PACKAGE.parent / "notebooks"
 
 # For example "https://github.com/OWNER/NAME" once the project has a public address: the notebooks then get links that
 # open them in Colab and Binder.
 REPOSITORY = ""
 
 HOW_TO_INSTALL = "pip install 'minimask[teach]' (in a checkout: pip install -e '.[teach]')"
-HOW_TOY_WEIGHTS_ARE_MADE = """python -m minimask train --keypoints --steps 4000 --learning-rate 0.0015 --output runs/toy
-python -m minimask convert runs/toy --small --output data/toy_weights.npz"""
-
-
-def toy_model():
-    """Return (model, class_names): a small Mask R-CNN with keypoints, trained on drawn scenes and ready to predict.
-
-    Raises InputError if its file is missing; the message gives the commands that make it.
-    """
-    from minimask import checkpoint
-    from minimask.errors import InputError
-
-    if not TOY_WEIGHTS.exists():
-        raise InputError(
-            f"{TOY_WEIGHTS}: this file is missing. These commands make it in about 20 minutes:\n"
-            f"{HOW_TOY_WEIGHTS_ARE_MADE}"
-        )
-    model, class_names, _ = checkpoint.load_model(TOY_WEIGHTS)
-    return model, class_names

@@ -74,7 +74,8 @@ def write(folder, source=notebooks.course.FOLDER, numbers=()):
         (place / "_own").mkdir()
         for name, content in {**slides.mathjax(), "book.css": STYLE.encode()}.items():
             (place / "_own" / name).write_bytes(content)
-        (place / "conf.py").write_text(SETTINGS + reference.SETTINGS, encoding="utf-8")
+        quiet = 'suppress_warnings = ["myst.xref_missing"]\n' if numbers else ""  # links to notebooks left out
+        (place / "conf.py").write_text(SETTINGS + quiet + reference.SETTINGS, encoding="utf-8")
         run_sphinx(place, place / "_build")
         shutil.copytree(place / "_build", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     print(f"{len(built)} notebooks: {Path(folder, 'index.html')}")
