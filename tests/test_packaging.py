@@ -66,6 +66,23 @@ def test_version_is_the_same_everywhere(project):
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_readme_shows_the_lines_of_the_docstring():
+    """tests/test_front_door.py runs the lines of the docstring; the README loads the model that needs no run."""
+    import minimask
+
+    (readme,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    documented = minimask.__doc__.replace('load("runs/toy")', 'load("toy")')
+    assert len(statements(readme)) >= 7
+    for statement in statements(readme):
+        assert statement in statements(documented)
+
+
+def statements(text):
+    """The lines of a text without their comments."""
+    lines = [line.partition("  #")[0].strip() for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 PAGES += sorted((ROOT / "notebooks" / "guide").glob("*.md"))
 
