@@ -1,4 +1,4 @@
-"""Where implementations differ by half a pixel or so: one worked number for each difference, computed by hand."""
+"""Where implementations differ by half a pixel or so: a worked number for each difference, computed by hand."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ SMALL = dict(
     heads=dict(box_width=16, mask_channels=(8,), mask_width=8),
     transform=dict(min_size=64, max_size=96),
     rpn=dict(samples=32, pre_nms=(60, 60), post_nms=(30, 30)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def models():
 
 
 def by_name(torchvision, detectron2, paper):
-    """Parameters: each convention with what it should give."""
+    """Parameters of a test: each convention with the expected result."""
     return pytest.mark.parametrize("name, expected", list(zip(NAMES, (torchvision, detectron2, paper))))
 
 
 def ramp(height, width):
-    """A map (1, height, width, 8) whose cell at column x holds x: what is read off is the place where it was read."""
+    """A map (1, height, width, 8) whose cells in column x hold x, so what is read tells where it was read."""
     columns = np.arange(width, dtype=np.float32)[:, None]
     return Tensor(np.ascontiguousarray(np.broadcast_to(columns, (1, height, width, 8))))
 
@@ -51,9 +51,9 @@ def ramp(height, width):
 def test_where_a_box_is_read(models, name, expected):
     """A box from pixel 10 to 18 on a map of stride 4, in two bins of one cell each.
 
-    It begins at 10 / 4 = 2.5 cells and the middles of its bins are half a cell and one and a half further: 3 and 4,
-    if cell 3 lies at 3. But cell 3 covers pixels 12 to 16, its center is pixel 14, and the middle of the first bin is
-    pixel 12. So half a cell is taken off: 2.5, between the cells 2 (pixel 10) and 3 (pixel 14).
+    It begins at 10 / 4 = 2.5 cells, and the centers of its bins are half a cell and one and a half cells further: 3 and
+    4, if cell 3 lies at 3. But cell 3 covers pixels 12 to 16, its center is pixel 14, and the center of the first bin
+    is pixel 12. Taking half a cell off gives 2.5, between cell 2 (pixel 10) and cell 3 (pixel 14).
     """
     features = [ramp(16, 16), ramp(8, 8), ramp(4, 4), ramp(2, 2)]
     box, image = np.array([[10, 10, 18, 18]], np.float32), np.zeros(1, int)
@@ -63,9 +63,9 @@ def test_where_a_box_is_read(models, name, expected):
 
 @by_name(torchvision=3, detectron2=2.125, paper=3)
 def test_a_box_smaller_than_a_cell(models, name, expected):
-    """A box from pixel 10 to 11, a quarter of a cell. Not aligned it is read as if it were one cell: 2.5 + 1 / 2.
+    """A box from pixel 10 to 11 is a quarter of a cell wide. Not aligned, it is read like a whole cell: 2.5 + 1 / 2.
 
-    Aligned it is read where it lies: 2.5 - 0.5 + 1 / 8.
+    Aligned, it is read where it lies: 2.5 - 0.5 + 1 / 8.
     """
     features = [ramp(16, 16), ramp(8, 8), ramp(4, 4), ramp(2, 2)]
     x = models[name].pool(features, np.array([[10, 10, 11, 11]], np.float32), np.zeros(1, int), 1, "box").data
@@ -76,7 +76,7 @@ def test_a_box_smaller_than_a_cell(models, name, expected):
 
 
 def block_of_ones(model):
-    """The first block of stage 2 (stride 2, 32 channels to 8 to 8 to 32), all weights 1, normalization of no effect."""
+    """The first block of stage 2 (stride 2; 32 channels to 8, 8 and 32) with weights of 1 and norms that do nothing."""
     block = copy.deepcopy(model.backbone.body.layer2[0])
     for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0]):
         conv.weight.data[...] = 1
@@ -91,12 +91,12 @@ def block_of_ones(model):
     paper={1: [[0, 0], [0, 0]], 2: [[64, 64], [64, 65]]},
 )
 def test_what_a_bottleneck_makes_of_one_cell(models, name, expected):
-    """Cell (1, 1), or (2, 2), of the input is 1 in one of 32 channels; all else is 0. The output's first 2 x 2 cells?
+    """Cell (1, 1), or (2, 2), of the input is 1 in one of 32 channels, all else is 0. What are the first 2 x 2 cells?
 
-    Each path gives 64: the first 1x1 makes the 1 a 1 in 8 channels, the 3x3 sums 8 channels, the last 1x1 again.
-    Stride in the 3x3: the output's cell i sees the rows 2 i - 1 to 2 i + 1. Row 1 is seen by the cells 0 and 1, row 2
-    by cell 1 alone. Stride in the 1x1: it reads the rows 0, 2, 4, never row 1; row 2 becomes row 1, which the 3x3
-    hands to the cells 0, 1, 2. The shortcut, a 1x1 of stride 2 in both, adds 1 at (1, 1) for cell (2, 2).
+    Each path gives 64: the first 1x1 turns the 1 into a 1 in 8 channels, the 3x3 sums 8 channels, the last 1x1 again.
+    Stride in the 3x3: cell i of the output sees the rows 2 i - 1 to 2 i + 1. Cells 0 and 1 see row 1, and only cell 1
+    sees row 2. Stride in the 1x1: it reads the rows 0, 2, 4 and never row 1; row 2 becomes row 1, which the 3x3 passes
+    to the cells 0, 1 and 2. The shortcut, a 1x1 with stride 2 in both, adds 1 at (1, 1) for cell (2, 2).
     """
     block = block_of_ones(models[name])
     for cell, wanted in expected.items():
@@ -109,7 +109,7 @@ def test_what_a_bottleneck_makes_of_one_cell(models, name, expected):
 
 @by_name(torchvision=3136, detectron2=784, paper=784)
 def test_how_many_cells_a_bottleneck_sees(models, name, expected):
-    """56 x 56 = 3136 cells; every second of every second row is 28 x 28 = 784. Seen is what has a gradient."""
+    """56 x 56 = 3136 cells; every second cell of every second row is 28 x 28 = 784. A cell seen has a gradient."""
     x = Tensor(np.ones((1, 56, 56, 32), np.float32), requires_grad=True)
     y = block_of_ones(models[name])(x)
     y.backward(np.ones(y.shape, np.float32))
@@ -118,7 +118,7 @@ def test_how_many_cells_a_bottleneck_sees(models, name, expected):
 
 # ---------------------------------------------------------------------------------------------------------- anchors
 
-SHAPES = [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]  # of a picture of 800 x 1088
+SHAPES = [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]  # of an image of 800 x 1088
 
 
 @by_name(
@@ -127,11 +127,11 @@ SHAPES = [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]  # of a picture 
     paper=[[-22, -10, 26, 14], [-14, -14, 18, 18], [-10, -22, 14, 26]],
 )
 def test_first_anchors(models, name, expected):
-    """Size 32, ratios 1/2, 1, 2, stride 4, at the picture's corner.
+    """Size 32, ratios 1/2, 1 and 2, stride 4, at the corner of the image.
 
-    32 sqrt 2 x 32 / sqrt 2 = 45.2548 x 22.6274 (Detectron2). Half of it, 22.63 and 11.31, rounds to 23 and 11
-    (torchvision). In cells of 4 pixels 5.66 x 2.83: the width rounds to 6, the height is 6 / 2 = 3; times 8 it is
-    48 x 24, around the first cell's center, pixel 2 (the first release).
+    32 sqrt 2 x 32 / sqrt 2 = 45.2548 x 22.6274 (Detectron2). Half of that, 22.63 and 11.31, rounds to 23 and 11
+    (torchvision). In cells of 4 pixels it is 5.66 x 2.83: the width rounds to 6, the height is 6 / 2 = 3; times 8 that
+    makes 48 x 24, around the center of the first cell, pixel 2 (the first release).
     """
     anchors = models[name].rpn.anchor_generator(SHAPES, (800, 1088))
     np.testing.assert_allclose(anchors[0][:3], expected, atol=1e-4)
@@ -141,33 +141,39 @@ def test_first_anchors(models, name, expected):
 
 @by_name(torchvision=(1024, 732), detectron2=(1024, 768), paper=(1056, 800))
 def test_center_of_the_last_anchors(models, name, expected):
-    """The coarsest level has 13 x 17 cells of 64 pixels, the last one is (12, 16).
+    """The coarsest level has 13 x 17 cells of 64 pixels, and the last one is (12, 16).
 
-    800 / 13 rounded down is 61 and 1088 / 17 is 64: x = 16 * 64 = 1024, y = 12 * 61 = 732 (torchvision). With the
-    stride 64 both ways y = 768; from the cell's center, 32 pixels more, (1056, 800).
+    800 / 13 rounded down is 61, and 1088 / 17 is 64: x = 16 * 64 = 1024, y = 12 * 61 = 732 (torchvision). With a stride
+    of 64 both ways y = 768; from the center of the cell, 32 pixels further, it is (1056, 800).
     """
     last = models[name].rpn.anchor_generator(SHAPES, (800, 1088))[4][-3:]
     assert ((last[:, :2] + last[:, 2:]) / 2).tolist() == [list(expected)] * 3
 
 
 def test_anchors_of_the_first_release():
-    """The table that Ren et al.'s code prints for stride 16, sizes 128, 256, 512 and ratios 1/2, 1, 2.
+    """The table that the code of Ren et al. prints for stride 16, sizes 128, 256, 512 and ratios 1/2, 1, 2.
 
-    It counts pixels from 1 and both ends in: its x1 = -83 is the corner -84, its x2 = 100 the corner 100.
+    It counts pixels from 1 and includes both ends: its x1 = -83 is the corner -84, its x2 = 100 the corner 100.
     """
     table = [
-        [-83, -39, 100, 56], [-175, -87, 192, 104], [-359, -183, 376, 200],
-        [-55, -55, 72, 72], [-119, -119, 136, 136], [-247, -247, 264, 264],
-        [-35, -79, 52, 96], [-79, -167, 96, 184], [-167, -343, 184, 360],
-    ]  # fmt: skip
+        [-83, -39, 100, 56],
+        [-175, -87, 192, 104],
+        [-359, -183, 376, 200],
+        [-55, -55, 72, 72],
+        [-119, -119, 136, 136],
+        [-247, -247, 264, 264],
+        [-35, -79, 52, 96],
+        [-79, -167, 96, 184],
+        [-167, -343, 184, 360],
+    ]
     found = cell_anchors((128, 256, 512), (0.5, 1.0, 2.0), "cells", 16)
     assert found.tolist() == (np.array(table) - [1, 1, 0, 0]).tolist()
 
 
 @pytest.mark.parametrize("rounding, start", [("none", 0), ("cells", 32)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_stride_of_a_picture_that_is_one_cell_high(rounding, start, flat):
-    """32 x 320 pixels: the coarsest map is 1 x 5. The one cell seems to be 32 pixels high, but it is 320 / 5 = 64."""
+def test_stride_of_an_image_that_is_one_cell_high(rounding, start, flat):
+    """32 x 320 pixels: the coarsest map is 1 x 5. Its one row seems to be 32 pixels high, but it is 320 / 5 = 64."""
     shape, size = ((1, 5), (32, 320)) if flat else ((5, 1), (320, 32))
     (anchors,) = AnchorGenerator(((512,),), (1.0,), rounding)([shape], size)
     along = 0 if flat else 1
@@ -179,11 +185,11 @@ def test_stride_of_a_picture_that_is_one_cell_high(rounding, start, flat):
 
 @by_name(torchvision=[0.3, 0.7], detectron2=[0, 1], paper=[0, 1])
 def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
-    """A box of 10 pixels in two cells of 5. The object is 7 pixels wide, or 9: of the second cell it covers 2, or 4.
+    """A box of 10 pixels in two cells of 5. The object is 7 or 9 pixels wide, so it covers 2 or 4 of the second cell.
 
-    That cell has five samples. Aligned they are the centers of its pixels: 2 / 5 = 0.4 and 4 / 5 = 0.8. Not aligned
-    they lie half a pixel further, between two pixels each: (1 + 0.5) / 5 = 0.3 and (1 + 1 + 1 + 0.5) / 5 = 0.7. From
-    0.5 on a binary target is 1.
+    That cell has five samples. Aligned, they are the centers of its pixels: 2 / 5 = 0.4 and 4 / 5 = 0.8. Not aligned,
+    they lie half a pixel further, each between two pixels: (1 + 0.5) / 5 = 0.3 and (1 + 1 + 1 + 0.5) / 5 = 0.7. A
+    binary target is 1 from 0.5 on.
     """
     model = models[name]
     masks = np.zeros((1, 2, 10, 12), np.uint8)
@@ -195,7 +201,7 @@ def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
 
 
 def test_aligned_targets_that_are_not_binary():
-    """The two numbers of the docstring above that no convention shows: 0.4 and 0.8."""
+    """The two numbers 0.4 and 0.8 of the docstring above, which no convention shows."""
     masks = np.zeros((1, 2, 10, 12), np.uint8)
     masks[0, 0, :, :7] = masks[0, 1, :, :9] = 1
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], np.float32)
@@ -205,15 +211,23 @@ def test_aligned_targets_that_are_not_binary():
 
 @by_name(torchvision=False, detectron2=True, paper=True)
 def test_targets_in_training(models, name, expected):
-    """An object of 41 x 33 pixels whose 28 x 28 target has cells at its border that are partly covered."""
+    """An object of 41 x 33 pixels whose 28 x 28 target has partly covered cells at its border."""
     mask = np.zeros((1, 1, 64, 64), np.uint8)
     mask[0, 0, 10:43, 8:49] = np.tri(33, 41, dtype=np.uint8)
     sizes, valid = np.full((1, 2), 64), np.ones((1, 1), bool)
     images = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
     batch = Batch(
-        images, sizes, sizes, [0], ["a"], np.array([[[8, 10, 49, 43]]], np.float32), np.ones((1, 1), np.int64), mask,
-        crowd=~valid, valid=valid,
-    )  # fmt: skip
+        images,
+        sizes,
+        sizes,
+        [0],
+        ["a"],
+        np.array([[[8, 10, 49, 43]]], np.float32),
+        np.ones((1, 1), np.int64),
+        mask,
+        crowd=~valid,
+        valid=valid,
+    )
     with Trace() as stages:
         models[name].losses(batch, generator(0, 0))
     targets = stages["mask_targets"][stages["roi_positive"][:, : stages["mask_targets"].shape[1]]]
@@ -226,12 +240,13 @@ def test_targets_in_training(models, name, expected):
 
 @by_name(torchvision=[1 / 3, 1, 1, 1 / 3], detectron2=[0, 1, 1, 0], paper=[1 / 3, 1, 1, 1 / 3])
 def test_paste_into_a_box_between_pixels(models, name, expected):
-    """A full mask of 28 cells in a box from 10.9 to 26.9. The pixels 10, 11, 26 and 27?
+    """A full mask of 28 cells in a box from 10.9 to 26.9. What are the pixels 10, 11, 26 and 27?
 
-    With a border of one empty cell: 30 cells from 18.9 - 8 * 30 / 28 = 10.329 to 27.471. Exactly there, a pixel is
-    1.75 cells; the center of pixel 10 lies 0.171 pixels in, 0.3 cells, in the empty one's outer half: 0. Pixel 11 lies
-    2.05 cells in, in a full one: 1. In whole pixels: from 10 to 28, 18 pixels, each 5 / 3 cells; the center of pixel
-    10 lies 5 / 6 cells in, a third of the way from the empty cell's center (1 / 2) to the full one's (3 / 2): 1 / 3.
+    With a border of one empty cell there are 30 cells, from 18.9 - 8 * 30 / 28 = 10.329 to 27.471. Pasted exactly
+    there, a pixel is 1.75 cells wide. The center of pixel 10 lies 0.171 pixels or 0.3 cells in, in the outer half of
+    the empty cell: 0. Pixel 11 lies 2.05 cells in, in a full cell: 1. In whole pixels the mask goes from 10 to 28: 18
+    pixels, each 5 / 3 cells wide. The center of pixel 10 lies 5 / 6 cells in, a third of the way from the center of the
+    empty cell (1 / 2) to that of the full one (3 / 2): 1 / 3.
     """
     pasted = paste(models[name], [10.9, 10.9, 26.9, 26.9], threshold=None)
     np.testing.assert_allclose(pasted[18, [10, 11, 26, 27]], expected, atol=1e-4)
@@ -239,27 +254,31 @@ def test_paste_into_a_box_between_pixels(models, name, expected):
 
 @by_name(torchvision=(10, 26), detectron2=(11, 26), paper=(10, 26))
 def test_width_of_a_pasted_mask(models, name, expected):
-    """A full mask in a box of 16 pixels, from 10.55 to 26.55: the first and the last pixel.
+    """A full mask in a box of 16 pixels, from 10.55 to 26.55: its first and its last pixel.
 
     16 pixels have their centers in the box, 11 to 26. In whole pixels: 18.55 -+ 8.571 is 9.979 to 27.121, so 9 to 28,
-    19 pixels for 30 cells; the center of pixel 10 lies 1.5 * 30 / 19 = 2.37 cells in: it is full, and that of pixel 27
-    lies 0.79 cells from the end, nearer to the empty cell. So 17 pixels.
+    19 pixels for 30 cells. The center of pixel 10 lies 1.5 * 30 / 19 = 2.37 cells in, so it is full; that of pixel 27
+    lies 0.79 cells from the end, nearer to the empty cell. That makes 17 pixels.
     """
     row = np.flatnonzero(paste(models[name], [10.55, 10.55, 26.55, 26.55], threshold=0.5)[18])
     assert (row[0], row[-1]) == expected and len(row) == expected[1] - expected[0] + 1
 
 
 def paste(model, box, threshold):
-    """A full mask in `box` of a picture of 64 x 64, by the model's conventions and the way that `predict` goes."""
+    """A full mask in `box` of an image of 64 x 64, by the conventions of the model and as `predict` pastes it."""
     sizes = np.full((1, 2), 64)
     batch = Batch(np.zeros((1, 64, 64, 3), np.float32), sizes, sizes)
     model.eval()
     found = model.detect(batch)
     model.train()
     full = Detections(
-        np.array([[box]], np.float32), np.ones((1, 1), int), np.ones((1, 1), np.float32), np.ones((1, 1), bool),
-        np.ones((1, 1, 28, 28), np.float32), whole_pixels=found.whole_pixels,
-    )  # fmt: skip
+        np.array([[box]], np.float32),
+        np.ones((1, 1), int),
+        np.ones((1, 1), np.float32),
+        np.ones((1, 1), bool),
+        np.ones((1, 1, 28, 28), np.float32),
+        whole_pixels=found.whole_pixels,
+    )
     return restore(full, batch, threshold)[0].masks[0]
 
 
