@@ -1,4 +1,4 @@
-"""The command line: what each command writes, and what it says to bad input (exit 2, one message, nothing changed)."""
+"""The command line: what each command writes, and what it says about bad input (status 2, one message, no changes)."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from minimask import checkpoint, weights
 from minimask.__main__ import main
 from minimask.run.folder import load_newest, newest_settings
 from tests.references import tiny
-from tests.test_weights import old_names, plain, small_model, write
+from tests.weight_files import old_names, plain, small_model, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -41,7 +41,7 @@ TINY = [
 
 
 def snapshot(folder):
-    """Every file below a folder, with its content."""
+    """The content of every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
@@ -238,7 +238,7 @@ def test_training_imports_nothing_that_it_does_not_need():
 
 
 def published_file(path, num_classes=91, **settings):
-    """A file as torchvision publishes them, with its older names, of a small model that finds things."""
+    """A published file with torchvision's older names, of a small model that finds things."""
     model = small_model(num_classes, **settings)
     state = old_names(weights.to_torchvision(model.state_dict()))
     if num_classes == 91:
@@ -316,7 +316,7 @@ def test_training_from_published_weights(tmp_path, capsys):
         weight = theirs["rpn.head.conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_allclose(arrays["rpn.head.conv.0.0.weight"], weight, atol=1e-4)
 
-    # a run goes on without the file
+    # the run can be resumed without the file
     (tmp_path / "run" / "checkpoint-00000002.npz").unlink()
     file.rename(tmp_path / "elsewhere.npz")
     assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
@@ -354,7 +354,7 @@ def test_training_from_a_backbone_or_with_a_preset(tmp_path, capsys):
 
 
 def test_evaluating_published_weights_by_the_names_of_the_classes(tmp_path, capsys):
-    """The file's labels are 91; the data has two of them under ids of its own."""
+    """The file has 91 labels; the data has two of them, under other ids."""
     write_coco(tmp_path, 2, ("dog", "cat"))
     Image.fromarray(tiny.pictures()[0][0]).resize((64, 64)).save(tmp_path / "photos" / "photo_0.png")
     file = published_file(tmp_path / "small_coco-bf2d0c1e.npz")
@@ -422,7 +422,7 @@ def test_train_num_classes(tmp_path, capsys):
     (tmp_path / "all.json").write_text(json.dumps(coco))
     data = ["--images", tmp_path / "photos", "--annotations", tmp_path / "all.json"]
     message = fails(capsys, "train", "--output", tmp_path / "run", *data)
-    assert "num_classes must be at least 2" in message or "categor" in message
+    assert "categor" in message
 
 
 def test_train_data(tmp_path, capsys):

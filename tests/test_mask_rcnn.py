@@ -1,4 +1,4 @@
-"""The whole model: names, settings, losses that fall, what inference returns, variants, messages."""
+"""The whole model: parameter names, settings, learning, what inference returns, variants, messages."""
 
 import json
 
@@ -25,7 +25,7 @@ C4 = dict(backbone=dict(neck="c4"), rpn=dict(anchor_sizes=((16, 32),)))
 
 
 def my_pooling(features, boxes, image_index, levels, scales, size, sampling_ratio, aligned):
-    """A student's own: RoIAlign from the finest level alone."""
+    """A custom pooling: RoIAlign that reads only the finest level."""
     return roi_align(features[:1], boxes, image_index, 0 * levels, scales[:1], size, sampling_ratio, aligned)
 
 
@@ -108,7 +108,7 @@ def test_settings_rebuild_the_model():
         assert a == b and (x == y).all()
 
 
-def test_inference_returns_fixed_places_in_falling_order():
+def test_inference_returns_fixed_places_in_descending_order_of_score():
     model, batch = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, max_detections=12)).eval(), two_squares()
     found = model(batch)
     assert found.boxes.shape == (2, 12, 4) and found.masks.shape == (2, 12, 28, 28) and found.valid.all()
@@ -223,7 +223,7 @@ def test_groups_are_merged_into_the_presets():
     assert model.settings["rpn"] == {"samples": 64} and model.settings["conventions"] == {"name": "paper"}
 
 
-def test_a_function_of_ones_own_is_saved_by_its_name():
+def test_a_custom_pooling_function_is_saved_by_its_name():
     model = build("toy", 3, **merge(TINY, dict(roi=dict(pooling=my_pooling))))
     assert json.loads(json.dumps(model.settings))["roi"] == {"samples": 16, "pooling": "my_pooling"}
     with pytest.raises(InputError, match="roi.pooling must be .* or a function, got 'my_pooling'"):
