@@ -8,11 +8,10 @@ What surrounds the loop (log, progress bar, validation, checkpoints, Ctrl-C) is 
 GPU and in several workers is in machine/gpu_steps.py and machine/distributed.py.
 """
 
-import collections
 import math
 from dataclasses import dataclass
 
-from minimask import optim, tensor
+from minimask import optim
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.cpu_steps import steps_for
@@ -186,25 +185,3 @@ def rate_factor(settings, step, progress):
     if settings.schedule == "cosine":
         return warm_up * optim.cosine_factor(progress)
     return warm_up
-
-
-@tuned_process()
-def validation_loss(model, loader, steps, seed=0):
-    """The mean of each part of the loss over `steps` batches of `loader`, in inference mode and without gradients.
-
-    Returns a dict from name to float; "loss" is the sum of all parts.
-    """
-    sums = collections.Counter()
-    training = model.training
-    model.eval()
-    batches = loader.iterate(0)
-    try:
-        with tensor.no_grad():
-            for step in range(steps):
-                losses = model.losses(next(batches), sampling_generator(seed, step))
-                sums.update({name: loss.item() for name, loss in losses.items()})
-    finally:
-        batches.close()
-        model.train(training)
-    means = {name: value / steps for name, value in sums.items()}
-    return {"loss": sum(means.values()), **means}

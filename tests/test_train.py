@@ -1,5 +1,6 @@
 """The training loop, with a model so small that each promise is tested separately and quickly."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -15,9 +16,10 @@ from minimask import functional as F
 from minimask.errors import InputError
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import Log
+from minimask.run.validation import validation_loss
 from minimask.structures import Batch
 from minimask.tensor import Parameter, Tensor
-from minimask.train import TrainSettings, fit, rate_factor, validation_loss
+from minimask.train import TrainSettings, fit, rate_factor
 from tests.helpers import step_of
 
 
@@ -46,8 +48,11 @@ class Line:
     def train(self, mode=True):
         self.training = mode
 
-    def eval(self):
-        self.train(False)
+    @contextlib.contextmanager
+    def inference(self):
+        before, self.training = self.training, False
+        yield self
+        self.training = before
 
     def losses(self, batch, rng):
         self.seen += self.training

@@ -17,8 +17,9 @@ from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.threads import set_threads, threads
 from minimask.run.commands import tell
+from minimask.run.validation import validation_loss
 from minimask.tensor import Parameter
-from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step, validation_loss
+from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step
 
 STEPS, BATCH = 10, 8
 MODELS = {

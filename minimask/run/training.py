@@ -296,7 +296,7 @@ def _validation(options, dataset, drawn, model):
     """A function of the model: losses and average precision on validation data, name -> number for the log."""
     from minimask.datasets.loader import Loader
     from minimask.evaluate import evaluate
-    from minimask.train import validation_loss
+    from minimask.run.validation import validation_loss
 
     if dataset is None and not drawn and not options.val_annotations:
         raise InputError(

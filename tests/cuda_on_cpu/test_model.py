@@ -22,8 +22,9 @@ from minimask.mask_head import restore
 from minimask.mask_rcnn import sampling_generator
 from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG
+from minimask.run.validation import validation_loss
 from minimask.tensor import Function
-from minimask.train import fit, make_optimizer, rate_factor, sum_of, training_step, validation_loss
+from minimask.train import fit, make_optimizer, rate_factor, sum_of, training_step
 from tests.cuda_on_cpu.small_model import RATE, SMALL, no_sync, one_schedule, scenes, settings, small_model
 
 BOTTLENECKS = dict(name="resnet50", norm="frozen", channels=(4, 4, 4, 8), stem="large")
