@@ -99,57 +99,91 @@ def read_pickle(file, builder):
 
 
 def _run(file, builder):
-    stack, outer, memo = [], [], {}  # outer: the stacks below the marks
+    machine = _Machine(builder)
     for step, (opcode, argument, position) in enumerate(pickletools.genops(file)):
         if step == MAX_STEPS:
             raise InputError(f"the pickle has more than {MAX_STEPS:,} instructions: too many for a file of weights")
-        name = opcode.name
-        if name in _LITERALS:
-            if type(argument) is int and argument.bit_length() > MAX_INT_BITS:
-                raise InputError(f"an integer of {argument.bit_length()} bits; at most {MAX_INT_BITS} can be read")
-            stack.append(argument)
-            continue
+        if opcode.name == "STOP":
+            value = machine.stack.pop()
+            if machine.stack or machine.outer:
+                raise InputError(f"the pickle is damaged: values are left over at its end, byte {position}")
+            return value
+        if opcode.name in _LITERALS:
+            machine.push_literal(argument)
+        elif not (machine.change_containers(opcode.name, argument) or machine.ask_builder(opcode.name, argument)):
+            raise InputError(f"the pickle's instruction {opcode.name} at byte {position} is not one that weights need")
+
+
+class _Machine:
+    """The stack machine. The methods for instructions return False if they do not know the instruction."""
+
+    def __init__(self, builder):
+        self.builder = builder
+        self.stack, self.outer, self.memo = [], [], {}  # outer: the stacks below the marks
+
+    def push_literal(self, value):
+        if type(value) is int and value.bit_length() > MAX_INT_BITS:
+            raise InputError(f"an integer of {value.bit_length()} bits; at most {MAX_INT_BITS} can be read")
+        self.stack.append(value)
+
+    def pop_mark(self):
+        """The values above the last mark."""
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def change_containers(self, name, argument):
+        """Constants, tuples, lists and dicts; values that are stored and taken out again; marks."""
         match name:
+            case "PROTO" | "FRAME":
+                pass
             case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                self.memo[argument] = self.stack[-1]
             case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+                self.memo[len(self.memo)] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
+                self.stack.append(self.memo[argument])
             case "MARK":
-                outer.append(stack)
-                stack = []
+                self.outer.append(self.stack)
+                self.stack = []
             case "TUPLE":
-                items, stack = stack, outer.pop()
-                stack.append(tuple(items))
+                items = self.pop_mark()
+                self.stack.append(tuple(items))
             case "EMPTY_TUPLE":
-                stack.append(())
+                self.stack.append(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(name[-1])
-                stack[-count:] = [tuple(stack[-i] for i in range(count, 0, -1))]
+                self.stack[-count:] = [tuple(self.stack[-i] for i in range(count, 0, -1))]
             case "NONE":
-                stack.append(None)
+                self.stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
-                stack.append(name == "NEWTRUE")
+                self.stack.append(name == "NEWTRUE")
             case "BYTEARRAY8":
-                stack.append(bytes(argument))
+                self.stack.append(bytes(argument))
             case "EMPTY_DICT":
-                stack.append({})
+                self.stack.append({})
             case "EMPTY_LIST":
-                stack.append([])
+                self.stack.append([])
             case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                set_item(stack[-1], key, value)
+                value, key = self.stack.pop(), self.stack.pop()
+                set_item(self.stack[-1], key, value)
             case "SETITEMS":
-                items, stack = stack, outer.pop()
+                items = self.pop_mark()
                 for i in range(0, len(items), 2):
-                    set_item(stack[-1], items[i], items[i + 1])
+                    set_item(self.stack[-1], items[i], items[i + 1])
             case "APPEND":
-                value = stack.pop()
-                _extend(stack[-1], [value])
+                value = self.stack.pop()
+                _extend(self.stack[-1], [value])
             case "APPENDS":
-                items, stack = stack, outer.pop()
-                _extend(stack[-1], items)
+                items = self.pop_mark()
+                _extend(self.stack[-1], items)
+            case _:
+                return False
+        return True
+
+    def ask_builder(self, name, argument):
+        """Names, calls, objects to be filled, and values stored elsewhere: what only the builder may provide."""
+        stack, builder = self.stack, self.builder
+        match name:
             case "GLOBAL":
                 builder.symbol(argument)
                 stack.append(Symbol(argument))
@@ -169,15 +203,9 @@ def _run(file, builder):
                 builder.fill(stack[-1], state)
             case "BINPERSID":
                 stack.append(builder.persistent(stack.pop()))
-            case "PROTO" | "FRAME":
-                pass
-            case "STOP":
-                value = stack.pop()
-                if stack or outer:
-                    raise InputError(f"the pickle is damaged: values are left over at its end, byte {position}")
-                return value
             case _:
-                raise InputError(f"the pickle's instruction {name} at byte {position} is not one that weights need")
+                return False
+        return True
 
 
 def set_item(target, key, value):
