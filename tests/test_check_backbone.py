@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from tests import answers
-
-
-def conv(x, w):
-    y = np.zeros((*x.shape[:2], w.shape[3]))
-    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-    for i, j in np.ndindex(3, 3):
-        y += padded[i : i + x.shape[0], j : j + x.shape[1]] @ w[i, j]
-    return y
+from tests.answers import conv
 
 
 def relu(x):

@@ -7,22 +7,9 @@ import pytest
 
 from minimask.check import CHECKS
 from tests import answers
+from tests.answers import box_area, decode, iou
 
 LARGEST = math.log(1000 / 16)
-
-
-def box_area(boxes):
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def iou(a, b):
-    result = np.zeros((len(a), len(b)))
-    for i, (x1, y1, x2, y2) in enumerate(a):
-        for j, (u1, v1, u2, v2) in enumerate(b):
-            shared = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
-            union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - shared
-            result[i, j] = shared / union if union > 0 else 0
-    return result
 
 
 def cell_anchors(size, ratios):
@@ -42,13 +29,6 @@ def encode(boxes, anchors, weights):
     size, size_a = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
     way = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
     return np.concatenate([way / size_a, np.log(size / size_a)], axis=1) * weights
-
-
-def decode(deltas, anchors, weights, largest=LARGEST):
-    deltas, size = deltas / weights, anchors[:, 2:] - anchors[:, :2]
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * size
-    size = size * np.exp(np.minimum(deltas[:, 2:], largest))
-    return np.concatenate([center - size / 2, center + size / 2], axis=1)
 
 
 RIGHT = dict(

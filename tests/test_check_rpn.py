@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests import answers
-from tests.test_check_boxes import box_area, decode, iou
+from tests.answers import box_area, decode, iou
 
 
 def rpn_outputs(logits, deltas):
