@@ -32,11 +32,11 @@ Reading order: the files that each notebook of the course is about.
     17 your own data              datasets/coco.py, datasets/loader.py
     18 published weights          weights/, presets.py, conventions.py
 
-One training step reads these: train.py, mask_rcnn.py, presets.py, conventions.py, structures.py, trace.py, backbone.py,
-fpn.py, anchors.py, boxes.py, rpn.py, targets.py, losses.py, roi_align.py, box_head.py, mask_head.py; and below them the
-engine: tensor.py, functional.py, nn.py, optim.py, convolution.py, normalization.py. On no slide stand the wings: draw/,
-weights/, run/ (files, log, options, commands), machine/ (cards, threads, several workers), check/ (exercises), course/
-(notebooks), benchmark/.
+One training step reads these twenty files: train.py, mask_rcnn.py, structures.py; backbone.py, fpn.py, anchors.py,
+boxes.py, rpn.py, targets.py, roi_align.py, box_head.py, mask_head.py, losses.py; and the engine below them: tensor.py,
+functional.py, nn.py, convolution.py, normalization.py, optim.py, device.py. What is on no slide is in folders: draw/,
+weights/, run/ (files, log, options, commands), machine/ (cards, threads, several workers), check/ (the exercises),
+course/ (the notebooks), benchmark/.
 """
 
 import importlib

@@ -100,7 +100,7 @@ def test_help_is_the_reading_order():
 def test_docstring_names_files_that_exist():
     words = {word.strip(",.;:") for word in minimask.__doc__.split()}
     named = [word for word in words if word.endswith((".py", "/")) and "." not in word.removesuffix(".py")]
-    assert len(named) >= 40
+    assert len(named) > 35
     for word in named:
         assert (ROOT / "minimask" / word).exists() or (ROOT / word).exists(), word
 

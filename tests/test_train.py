@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from minimask import checkpoint, optim
+from minimask import checkpoint, nn, optim
 from minimask import functional as F
 from minimask.errors import InputError
 from minimask.run.finite import NotFiniteError
@@ -23,36 +23,15 @@ from minimask.train import TrainSettings, fit, rate_factor
 from tests.helpers import step_of
 
 
-class Line:
+class Line(nn.Module):
     """y = w x, with two parts of a loss, random numbers drawn as a model draws them, and a buffer."""
 
-    training = True
+    buffer_names = ("seen",)
 
     def __init__(self):
         self.settings = {"num_classes": 3}
         self.w = Parameter(np.array([[1.0, -2.0]], np.float32))
         self.seen = np.zeros(1, np.float32)
-
-    def named_parameters(self):
-        return [("w", self.w)]
-
-    def parameters(self):
-        return [self.w]
-
-    def state_dict(self):
-        return {"w": self.w.data, "seen": self.seen}
-
-    def load_state_dict(self, state):
-        self.w.data[...], self.seen[...] = state["w"], state["seen"]
-
-    def train(self, mode=True):
-        self.training = mode
-
-    @contextlib.contextmanager
-    def inference(self):
-        before, self.training = self.training, False
-        yield self
-        self.training = before
 
     def losses(self, batch, rng):
         self.seen += self.training
