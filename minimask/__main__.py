@@ -18,6 +18,7 @@ from minimask.run.options import (
     TrainOptions,
     add_options,
     model_setting,
+    model_settings_text,
 )
 from minimask.run.settings import did_you_mean
 
@@ -118,7 +119,9 @@ def _train(subparsers):
   python -m minimask train --images photos --annotations train.json --val-annotations val.json --validate-every 200
   python -m minimask train --images photos --annotations train.json --output runs/mine --learning-rate 0.0001 \
       --weights data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --new-heads
-""",
+
+"""
+        + model_settings_text(),
     )
     group = parser.add_argument_group("files")
     group.add_argument(

@@ -13,12 +13,14 @@ A field `batch_size: int = setting(4, "images per step", least=1)` is the argume
 import argparse
 import dataclasses
 import json
+import textwrap
 import types
 import typing
 from dataclasses import dataclass
 
 from minimask.errors import InputError
 from minimask.presets import PRESETS
+from minimask.run.model_settings import GROUPS as GROUPS_OF_THE_MODEL
 from minimask.run.settings import Settings, one_of, setting
 from minimask.train import TrainSettings
 
@@ -259,6 +261,15 @@ def model_setting(text):
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
+
+
+def model_settings_text():
+    """All settings of the model by group, for the help of --set."""
+    lines = ["settings of the model, for --set (minimask/run/model_settings.py explains them):"]
+    for name, group in GROUPS_OF_THE_MODEL.items():
+        names = ", ".join(field.name for field in dataclasses.fields(group))
+        lines += textwrap.wrap(f"{name}: {names}", width=100, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join(lines)
 
 
 class Collect(argparse.Action):
