@@ -1,6 +1,5 @@
 """The training loop, with a model so small that each promise is tested separately and quickly."""
 
-import contextlib
 import itertools
 import json
 import math
