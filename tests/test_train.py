@@ -320,6 +320,10 @@ def test_a_resumed_run_keeps_the_best_of_before(tmp_path):
     before = (tmp_path / "best.npz").read_bytes()
     run(tmp_path, resume=True, validate=scores_in_turn(0.4, 0.5), validate_every=2)  # steps 8 and 10
     assert (tmp_path / "best.npz").read_bytes() == before
+    for path in checkpoint.checkpoints(tmp_path):
+        path.unlink()
+    with pytest.raises(InputError, match="holds best.npz of an earlier run, but no checkpoint to resume"):
+        run(tmp_path, resume=True)
     run(tmp_path, steps=4, overwrite=True)
     assert not (tmp_path / "best.npz").exists()
 

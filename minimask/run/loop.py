@@ -76,16 +76,15 @@ class Run:
         self.bar = Bar(settings, self.clock, self.step, self.talks)
         self.stop = StopRequest()
         self.best = Best(self.folder) if self.first else None
+        self.checkpoint = None
         self.data = None  # the iterator over batches
 
     # ------------------------------------------------------------------------------------------ called by the loop
 
     def begin(self):
         """Save the first checkpoint, unless the run goes on from one."""
-        self.checkpoint = None
-        if self.resumed and self.first:
-            self.checkpoint = checkpoints(self.folder)[-1]
-            self._saved(self.checkpoint)
+        if self.resumed:
+            self._saved(checkpoints(self.folder)[-1] if self.first else None)
         else:
             self._save()
 
@@ -188,6 +187,11 @@ class Run:
             raise InputError(
                 f"{self.folder}: holds a run already (its last checkpoint is {earlier[-1].name}); resume it "
                 "(--resume), delete it (--overwrite) or choose another folder (--output)"
+            )
+        if not (earlier or overwrite) and (self.folder / BEST).exists():
+            raise InputError(
+                f"{self.folder}: holds {BEST} of an earlier run, but no checkpoint to resume; delete it (--overwrite) "
+                "or choose another folder (--output)"
             )
         state = 0, 0.0
         if earlier and resume:
