@@ -1,9 +1,9 @@
-// Feature maps (N, H, W, C) resized to (N, H', W', C), and the gradients; see ResizeNearest and ResizeBilinear in
-// minimask/functional.py.
+// Feature maps (N, H, W, C) resized to (N, H', W', C), and the gradients; see `nearest` and `bilinear` in
+// minimask/image.py.
 //
-// A thread takes four channels of a pixel (T = float4), or one (float) where C is no multiple of 4; blockIdx.x counts
+// A thread takes four channels of a pixel (T = float4), or one (float) if C is not a multiple of 4; blockIdx.x counts
 // rows (n, y), blockIdx.y parts of a row, so neighboring threads read and write neighboring numbers. Forward reads
-// the small map from the cache and writes 4 bytes an output. Backward gathers: a thread adds up all outputs that its
+// the small map from the cache and writes 4 bytes per output. Backward gathers: a thread sums all outputs that its
 // pixel had a part in, row by row, always in the same order; it reads each output once (nearest) or about four times,
 // three of them from the cache (bilinear).
 // w and wide are widths; c is the number of T's per pixel. Positions are integers over a unit: exact for sides up to
@@ -38,12 +38,12 @@ __global__ void nearest_backward(const T *__restrict__ gy, int h, int w, int c, 
 }
 
 // ---------------------------------------------------------------------------------------------------------- bilinear
-// Output i of `out` has its center at (i + 1/2) in / out - 1/2 of `in` pixels, kept inside. Here times 2 out:
+// Output i of `out` has its center at (i + 1/2) in / out - 1/2 of `in` pixels, clamped at the border. Times 2 out:
 __device__ __forceinline__ int center(int i, int in, int out) {
   return min(max((2 * i + 1) * in - out, 0), (in - 1) * 2 * out);
 }
 
-// What pixel y contributes to output i: 1 at its center, 0 from its neighbors' centers on.
+// The weight of pixel y in output i: 1 at its own center, falling to 0 at its neighbors' centers.
 __device__ __forceinline__ float weight(int i, int y, int in, int out) {
   return max(2 * out - abs(center(i, in, out) - y * 2 * out), 0) / (2.f * out);
 }
@@ -67,7 +67,7 @@ __global__ void bilinear(const T *__restrict__ x, int h, int w, int c, int high,
   y[(long long)row * wide * c + k] = total;
 }
 
-// The first output whose center lies beyond that of pixel y - 1: there begins what pixel y has a part in.
+// The first output whose center lies beyond that of pixel y - 1: the first that pixel y has a part in.
 __device__ __forceinline__ int first_touched(int y, int in, int out) {
   int last = (2 * y - 1) * out - in;  // i lies beyond if 2 in i > last
   return y == 0 || last < 0 ? 0 : min(last / (2 * in) + 1, out);

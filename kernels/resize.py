@@ -1,7 +1,7 @@
-"""Nearest-neighbor resizing on the CPU, float32: the pyramid's way down enlarges each map to twice its side.
+"""Nearest-neighbor resizing on the CPU, float32: on its way down, the feature pyramid doubles the side of each map.
 
-Forward each pixel of the result is read once and written once; backward each pixel of gx adds up those that copied it.
-Threads take rows of what is written.
+Forward, each pixel of the result is read once and written once. Backward, each pixel of gx sums the gradients of the
+pixels that copied it. Threads share the rows that are written.
 """
 
 import numpy as np
@@ -46,13 +46,13 @@ def nearest_backward_part(t, parts, arrays, numbers):
 
 @njit(cache=True)
 def first_copy(place, size, result):
-    """The first of `result` pixels that copies pixel `place` of `size`, or one after it: i size >= place result."""
+    """The first of `result` pixels that copies pixel `place` of `size` or a later one: i size >= place result."""
     return (place * result + size - 1) // size
 
 
 @takes(lambda x, size: x.dtype == np.float32)
 def nearest(x, size):
-    """See `minimask.functional.nearest`."""
+    """See `minimask.image.nearest`."""
     y = np.empty((len(x), *size, x.shape[3]), np.float32)
     run(nearest_part, (flat(x), flat(y)), (*x.shape, *size))
     return y
@@ -60,13 +60,13 @@ def nearest(x, size):
 
 @takes(lambda gy, shape: gy.dtype == np.float32)
 def nearest_backward(gy, shape):
-    """See `minimask.functional.nearest_backward`."""
+    """See `minimask.image.nearest_backward`."""
     gx = np.empty(shape, np.float32)
     run(nearest_backward_part, (flat(gy), flat(gx)), (*shape, *gy.shape[1:3]))
     return gx
 
 
 def warm_up():
-    """Compile the kernels (or load them from the cache)."""
+    """Compile the kernels, or load them from the cache."""
     x = np.zeros((1, 1, 1, 1), np.float32)
     nearest_backward(nearest(x, (2, 2)), x.shape)

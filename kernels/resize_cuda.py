@@ -1,4 +1,4 @@
-"""Feature maps resized on the GPU, and the gradients; see resize.cu. All float32."""
+"""Resizing of feature maps on the GPU, float32, and its gradients; see resize.cu."""
 
 import numpy as np
 
@@ -10,30 +10,30 @@ THREADS = 128
 
 @takes(lambda x, size: x.dtype == np.float32)
 def nearest(x, size):
-    """See `minimask.functional.nearest`."""
+    """See `minimask.image.nearest`."""
     return _run("nearest", x, (x.shape[0], *size, x.shape[3]))
 
 
 @takes(lambda gy, shape: gy.dtype == np.float32)
 def nearest_backward(gy, shape):
-    """See `minimask.functional.nearest_backward`."""
+    """See `minimask.image.nearest_backward`."""
     return _run("nearest_backward", gy, shape)
 
 
 @takes(lambda x, size: x.dtype == np.float32)
 def bilinear(x, size):
-    """See `minimask.functional.bilinear`."""
+    """See `minimask.image.bilinear`."""
     return _run("bilinear", x, (x.shape[0], *size, x.shape[3]))
 
 
 @takes(lambda gy, shape: gy.dtype == np.float32)
 def bilinear_backward(gy, shape):
-    """See `minimask.functional.bilinear_backward`."""
+    """See `minimask.image.bilinear_backward`."""
     return _run("bilinear_backward", gy, shape)
 
 
 def _run(name, source, shape):
-    """Read `source`, fill an array of `shape`: forward that is the large map, backward the small one."""
+    """Read `source` and fill an array of `shape`: the output map forward, the input map backward."""
     xp = array_module(source)
     source, result = xp.ascontiguousarray(source), xp.empty(shape, source.dtype)
     small, large = (result, source) if name.endswith("backward") else (source, result)

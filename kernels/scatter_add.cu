@@ -1,8 +1,8 @@
-// Gradient of taking elements by index: what was taken from one place more than once is added up there.
+// Gradient of taking elements by index: the gradients of elements taken from the same place are summed there.
 //
-// A thread an element taken; a block reads all places tile by tile through shared memory (n^2 comparisons in all, from
-// cache: 4 n bytes for each block of 256). Each thread adds up all elements from its place, in their order: those that
-// share a place write the same bits, so there are no atomics. Places that nothing was taken from are left as they are.
+// One thread per element taken. A block reads all places tile by tile through shared memory: n^2 comparisons in all, and
+// 4 n bytes per block of 256, from the cache. Each thread sums all elements of its place, in their order. Threads that
+// share a place write the same bits, so there are no atomics. Places that nothing was taken from are left alone.
 
 #define TILE 256  // elements, and threads of a block
 

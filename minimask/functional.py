@@ -1,7 +1,7 @@
 """Differentiable operations on tensors: elementwise, reductions, matrix products, shape and indexing.
 
-Each operation is a Function of raw arrays, with its formula as docstring, and a function of tensors that calls it.
-Importing this module gives Tensor its operators. What takes most of the time has modules of its own.
+Each is a Function of raw arrays, whose docstring is its formula, and a function of tensors that calls it. Importing
+this module gives Tensor its operators. Convolution, normalization, resizing, RoIAlign and the losses stand elsewhere.
 """
 
 import numpy as np
@@ -379,7 +379,7 @@ def takes_no_element_twice(index):
 
 
 def _tensor(x, like):
-    """`x` as a tensor. A Python number takes the dtype of `like`, so that float64 stays float64."""
+    """`x` as a tensor; a Python number takes the dtype of `like`, so that float64 stays float64."""
     if isinstance(x, Tensor):
         return x
     xp = array_module(like.data)
@@ -394,8 +394,7 @@ Tensor.__rsub__ = lambda a, b: Subtract()(_tensor(b, a), a)
 Tensor.__mul__ = Tensor.__rmul__ = lambda a, b: Multiply()(a, _tensor(b, a))
 Tensor.__truediv__ = lambda a, b: Divide()(a, _tensor(b, a))
 Tensor.__rtruediv__ = lambda a, b: Divide()(_tensor(b, a), a)
-Tensor.__matmul__ = matmul
-Tensor.__pow__, Tensor.__neg__ = power, negate
+Tensor.__matmul__, Tensor.__pow__, Tensor.__neg__ = matmul, power, negate
 Tensor.__getitem__ = lambda x, index: GetItem(index)(x)
 Tensor.sum, Tensor.mean, Tensor.max = sum, mean, max
 Tensor.reshape, Tensor.transpose = reshape, transpose
