@@ -1,4 +1,4 @@
-"""The benchmark: that both sides do the same work, that its table and messages are right (not how fast anything is)."""
+"""The benchmark: both sides do the same work, and table and messages are right. Speed is not tested here."""
 
 import argparse
 import ast
@@ -27,7 +27,7 @@ def arguments(*words):
 
 
 def small_cases():
-    """The cases that take a few milliseconds, one of each piece of work."""
+    """Cases that take a few milliseconds, one for each piece of work."""
     chosen = {}
     for case in all_cases("unused"):
         if not case.inputs and ("toy" in case.title or case.piece in ("nms", "paste")):
@@ -92,7 +92,7 @@ def test_both_sides_come_to_the_same_results():
 
 
 def test_models_of_both_sides_agree(tmp_path):
-    """The whole cases' files are read, and the first training loss is torchvision's but for which RoIs are sampled."""
+    """Both sides read the files, and the first training loss is torchvision's, except for which RoIs are sampled."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     from minimask.benchmark import reference
@@ -105,7 +105,7 @@ def test_models_of_both_sides_agree(tmp_path):
 
 @pytest.mark.parametrize("name", ["toy_step", "step", "torch"])
 def test_timed_training_steps_leave_the_weights_as_they_are(name, tmp_path, monkeypatch):
-    """So the side that does more steps in its time does the same work in each."""
+    """A side that takes more steps in its time then does the same work in each of them."""
 
     if name == "torch":
         pytest.importorskip("torch")
@@ -141,7 +141,7 @@ def test_times_fills_the_seconds():
 
 
 def test_times_on_a_card_waits_once_for_many_calls():
-    """Here a "card" that works on nothing but what is waited for: 0.2 ms for each call."""
+    """With a pretend card that takes 0.2 ms per call, and only when waited for."""
     launched, waits = [0], []
 
     def run():
@@ -230,7 +230,7 @@ def test_without_a_card():
 
 
 def test_reference_without_torch_is_named(tmp_path):
-    """An interpreter that cannot import torch: its own words, then ours; no process is left behind."""
+    """With an interpreter that cannot import torch, its message appears, then ours, and no process is left behind."""
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
     code = (
         "import sys; from minimask import benchmark\n"

@@ -1,4 +1,4 @@
-"""Checks of notebook 04: typical wrong answers are named, right ones pass."""
+"""Checks of notebook 04: right answers pass, and typical wrong ones are named."""
 
 import numpy as np
 

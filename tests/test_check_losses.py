@@ -1,4 +1,4 @@
-"""Checks of notebook 11: typical wrong answers are named, right ones pass; torch's numbers in its text."""
+"""Checks of notebook 11: right answers pass, typical wrong ones are named, and the text has torch's numbers."""
 
 import numpy as np
 import pytest

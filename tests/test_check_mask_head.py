@@ -1,4 +1,4 @@
-"""Checks of notebook 10: typical wrong answers are named, right ones pass; the numbers in its text."""
+"""Checks of notebook 10: right answers pass, typical wrong ones are named, and the numbers in the text are right."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Checks of notebook 09: typical wrong answers are named, right ones pass; torchvision's boxes in its text."""
+"""Checks of notebook 09: right answers pass, typical wrong ones are named, and the text has torchvision's boxes."""
 
 import ast
 from pathlib import Path
@@ -27,7 +27,7 @@ def class_boxes(deltas, rois, weights=(10, 10, 5, 5)):
 
 
 def overlap(a, b, extra=0.0):
-    """IoU of one box with one other, sides counted with `extra`."""
+    """The IoU of two boxes, with `extra` added to each side."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + extra
     height = min(a[3], b[3]) - max(a[1], b[1]) + extra
     if width <= 0 or height <= 0:
@@ -37,7 +37,7 @@ def overlap(a, b, extra=0.0):
 
 
 def nms(boxes, scores, threshold, extra=0.0, drops=lambda iou, t: iou > t):
-    """Loops over the boxes, as a student would write it."""
+    """NMS with loops over the boxes, as a student would write it."""
     kept = []
     for i in np.argsort(-scores, kind="stable"):
         if not any(drops(overlap(boxes[i], boxes[j], extra), threshold) for j in kept):
@@ -77,7 +77,7 @@ def suppressed_suppress(boxes, scores, threshold):
 
 
 def of_the_first(boxes, scores, threshold):
-    """The part of the better box that is covered, in place of IoU."""
+    """The part of the better box that is covered, instead of IoU."""
     kept = []
     for i in np.argsort(-scores, kind="stable"):
         sides = [np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2]) for j in kept]

@@ -1,4 +1,4 @@
-"""Checks of notebook 06: typical wrong answers are named, right ones pass."""
+"""Checks of notebook 06: right answers pass, and typical wrong ones are named."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def sigmoid(x):
 
 
 def suppress(boxes, threshold):
-    """The boxes that stay, (K,) indices; the first is the best."""
+    """The indices (K,) of the boxes that stay, best first."""
     left, kept = list(range(len(boxes))), []
     while left:
         best = left.pop(0)

@@ -1,4 +1,4 @@
-"""Checks of notebook 07: typical wrong answers are named, right ones pass; torchvision's labels in its text."""
+"""Checks of notebook 07: right answers pass, typical wrong ones are named, and the text has torchvision's labels."""
 
 import numpy as np
 import pytest

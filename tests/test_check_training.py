@@ -1,4 +1,4 @@
-"""Checks of notebook 12: typical wrong answers are named, right ones pass; the talk's numbers in its text."""
+"""Checks of notebook 12: right answers pass, typical wrong ones are named, and the text has the talk's numbers."""
 
 import numpy as np
 

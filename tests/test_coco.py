@@ -1,4 +1,4 @@
-"""COCO json: what people have is read, what cannot be used is named in one line."""
+"""COCO json: files as people have them are read, and what cannot be used is named in one line."""
 
 import copy
 import json
@@ -17,14 +17,14 @@ from minimask.errors import InputError
 from minimask.evaluate import coco_average_precision
 from minimask.image import ImageTransform
 
-# pycocotools is a little behind numpy here
+# pycocotools still implements __array__ as in NumPy 1
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder of real data is not there")
 
 
 def small_coco():
-    """Three pictures of 20 x 10 pixels (width x height): two objects, none, and a crowd with keypoints beside it."""
+    """Three images of 20 x 10 pixels (width x height): two objects, no object, a crowd beside an object."""
     full = np.zeros((10, 20), np.uint8)
     full[2:5, 3:9] = 1
     code = rle.encode(np.asfortranarray(full))
@@ -70,7 +70,7 @@ def small_coco():
 
 @pytest.fixture
 def folder(tmp_path):
-    """The pictures of `small_coco` in a folder."""
+    """A folder with the images of `small_coco`."""
     (tmp_path / "images").mkdir()
     for number, name in enumerate("abc"):
         Image.new("RGB", (20, 10), (number, 0, 0)).save(tmp_path / "images" / f"{name}.png")
@@ -258,7 +258,7 @@ def test_compressed_counts_equal_pycocotools():
 
 
 def change(path, value):
-    """small_coco() with one value replaced (or, with KeyError as value, taken away)."""
+    """small_coco() with one value replaced, or removed if the value is KeyError."""
     content = copy.deepcopy(small_coco())
     *parents, last = path
     place = content
@@ -375,7 +375,7 @@ def test_training_evaluation_and_split_tell_a_defect_in_the_same_words(folder, c
 
 
 def paths(value, path=()):
-    """Every place in a nested value."""
+    """Every path into a nested value."""
     yield path
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield from paths(value[key], (*path, key))
@@ -383,7 +383,7 @@ def paths(value, path=()):
 
 @pytest.mark.parametrize("odd", [None, -1, 2**70, 1e300, float("inf"), True, "x", "", [], [[]], {}, KeyError], ids=repr)
 def test_whatever_is_wrong_anywhere_is_an_input_error(folder, odd):
-    """Each value of the json in turn is replaced: either the data can still be used, or one line says what is wrong."""
+    """Each value of the json is replaced in turn: either the data can be used, or one line says what is wrong."""
     for path in list(paths(small_coco()))[1:]:
         try:
             dataset = CocoDataset(folder / "images", change(path, odd))

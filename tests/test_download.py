@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine: what is fetched, what is kept, what is said when it does not work."""
+"""Downloads from a local server: what is downloaded, what is kept, and what the messages say if it fails."""
 
 import argparse
 import errno
@@ -22,7 +22,7 @@ DIGITS = hashlib.sha256(DATA).hexdigest()[:8]
 
 
 class Server(ThreadingHTTPServer):
-    """Serves DATA at every path. The attributes say what goes wrong; `log` holds (Range or None, bytes sent)."""
+    """Serves DATA at every path. The attributes say what goes wrong. `log` contains (Range or None, bytes sent)."""
 
     daemon_threads = True
 
@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
         return {"net": Weights(f"{scheme}://127.0.0.1:{self.server_port}/models/{file}", 256_000, 0, "boxes")}
 
     def handle_error(self, request, client_address):
-        pass  # a client that went away is no news
+        pass  # a client that disconnects is not worth a message
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def fails(server, folder, **table):
 
 
 def content(folder):
-    """name -> bytes of all files in the folder."""
+    """The bytes of all files in the folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -255,7 +255,7 @@ def test_no_network(server, tmp_path, monkeypatch, error, said):
 
 
 def test_tls(server, tmp_path):
-    """A server that speaks no TLS, and a certificate that does not fit."""
+    """A server without TLS, and a certificate that does not fit."""
     assert "no secure connection (TLS: " in fails(server, tmp_path, scheme="https")
     error = ssl.SSLCertVerificationError(1, "failed")
     error.verify_message = "certificate has expired"
@@ -376,7 +376,7 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_published_files_are_those_of_torchvision():
-    """Addresses and sizes as the installed torchvision has them; its COCO files of the first version."""
+    """Addresses and sizes are those of the installed torchvision, for the first version of its COCO files."""
     models = pytest.importorskip("torchvision.models")
     for name, weights in WEIGHTS.items():
         if weights.file.endswith(".pth"):

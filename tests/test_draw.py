@@ -395,7 +395,7 @@ def test_the_last_record_of_a_step_counts():
 
 
 def test_smoothing():
-    assert draw.smoothed([4.0, 4.0, 4.0], 0.9).tolist() == pytest.approx([4, 4, 4])  # no pull towards 0
+    assert draw.smoothed([4.0, 4.0, 4.0], 0.9).tolist() == pytest.approx([4, 4, 4])  # no pull toward 0
     assert draw.smoothed([1.0, 3.0], 0.5)[1] == pytest.approx((0.5 * 1 + 3) / 1.5)
     assert draw.smoothed([1.0, 3.0], 0).tolist() == [1, 3]
     assert draw.smoothed([np.nan, 2.0, np.nan], 0.9).tolist()[1:] == pytest.approx([2, 2])

@@ -1,4 +1,4 @@
-"""Weights files that mean harm or are damaged: nothing in them is run, no machine used up, each gets one message."""
+"""Malicious and damaged weight files: nothing in them runs, time and memory are limited, and each gets one message."""
 
 import json
 import os
@@ -39,7 +39,7 @@ from tests.torch_files import (
 
 
 class Evil:
-    """A pickle of it calls a function when `pickle.load` reads it."""
+    """Its pickle calls a function when `pickle.load` reads it."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -49,7 +49,7 @@ class Evil:
 
 
 def attacks(marker):
-    """Bodies of pickles that make the file `marker`, by calls of many kinds, or that would make foreign objects."""
+    """Pickles that create the file `marker` through many kinds of calls, or that would create foreign objects."""
     command = f"touch {marker}"
     program = f"open({str(marker)!r}, 'w').close()"
     evil = [
@@ -168,7 +168,7 @@ print(json.dumps(found))
 
 
 def test_python_sees_nothing_but_the_reading_of_a_file(tmp_path):
-    """By Python's audit events, of which imports, calls of the system and `pickle.find_class` are some."""
+    """Checked with Python's audit events, which include imports, system calls and `pickle.find_class`."""
     (tmp_path / "files").mkdir()
     for index, body in enumerate(attacks(tmp_path / "marker")):
         write(KINDS[index % 3], tmp_path / "files" / f"{index:03d}", body)
@@ -275,7 +275,7 @@ def plain_zip(path, **arguments):
 
 
 def entry(data, file_name):
-    """(position in the table of contents, position of the header) of an entry."""
+    """The positions of an entry in the table of contents and of its header."""
     position = 0
     while (position := data.find(b"PK\1\2", position)) >= 0:
         size = struct.unpack_from("<H", data, position + 28)[0]
@@ -339,7 +339,7 @@ def test_damaged_ends_of_archives(field, code, value, tmp_path):
 
 
 def test_entries_that_are_one_in_another_are_refused(tmp_path):
-    """A kilobyte whose thousand entries are all the same bytes would else be a thousand kilobytes."""
+    """Otherwise one kilobyte, listed as a thousand entries, would become a thousand kilobytes."""
     data = plain_zip(tmp_path / "x")
     first, _ = entry(data, b"archive/data/0")
     second, _ = entry(data, b"archive/version")
@@ -449,7 +449,7 @@ def test_cut_off_files(file, tmp_path):
 
 
 def examples(count):
-    """Settings of hypothesis: the same examples in each run."""
+    """The settings of hypothesis: the same examples in every run."""
     ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=ignored)
 
@@ -471,7 +471,7 @@ FRAGMENTS = [
 
 
 def read_or_refuse(path):
-    """The only two ways out."""
+    """Reading either returns a value or raises InputError."""
     try:
         value = read(path)
     except InputError as error:
@@ -504,7 +504,7 @@ def test_random_bytes(tmp_path):
 
 @pytest.mark.parametrize("file", GOLDEN_FILES)
 def test_changed_bytes(file, tmp_path):
-    """Up to four bytes of a real file are others. A zip file's checksums are taken out of the way."""
+    """Up to four bytes of a real file are changed. The checksums of a zip file are set to 0 first."""
     original = bytearray((GOLDEN / file).read_bytes())
     if original.startswith(b"PK"):
         position = 0

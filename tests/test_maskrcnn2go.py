@@ -1,4 +1,4 @@
-"""A network brought in from elsewhere: a small graph by hand, the real one against its expected tensors and AP."""
+"""A network from another project: a small graph computed by hand, and the real one with its expected tensors and AP."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ ALIGN = dict(pooled_h=3, pooled_w=3, spatial_scale=1 / 8, sampling_ratio=0, alig
 
 
 def small_graph():
-    """Every operation once at least: a map of stride 8 with 6 channels, 2 anchors, 2 categories, masks of 6 x 6."""
+    """Every operation at least once: a map of stride 8 with 6 channels, 2 anchors, 2 categories, masks of 6 x 6."""
     return {
         "categories": [{"id": 7, "name": "crab"}, {"id": 9, "name": "whale"}],
         "ops": [
@@ -94,7 +94,7 @@ def small_weights():
 
 
 def _torch_conv(x, w, b, stride=1, pad=0, groups=1):
-    """Channels first, by the definition: x (C, H, W), w (out, C / groups, kh, kw)."""
+    """A convolution with channels first, by definition: x (C, H, W), w (out, C / groups, kh, kw)."""
     x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad)))
     out, inside, kh, kw = w.shape
     h, width = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
@@ -109,7 +109,7 @@ def _torch_conv(x, w, b, stride=1, pad=0, groups=1):
 
 
 def _legacy_decode(delta, box, weights=(1, 1, 1, 1)):
-    """One box, as Detectron writes it, with pixels counted."""
+    """One box as in Detectron, counting pixels."""
     x1, y1, x2, y2 = (float(v) for v in box)
     width, height = x2 - x1 + 1, y2 - y1 + 1
     dx, dy, dw, dh = (float(v) / weight for v, weight in zip(delta, weights))
@@ -123,7 +123,7 @@ def _legacy_clip(box, height, width):
 
 
 def _legacy_nms(boxes, scores, threshold, keep):
-    """Indices, best first, of boxes (R, 4) that count pixels."""
+    """The kept indices, best first, of boxes (R, 4) that count pixels."""
     chosen = []
     for i in np.argsort(-scores, kind="stable"):
         for k in chosen:
@@ -139,7 +139,7 @@ def _legacy_nms(boxes, scores, threshold, keep):
 
 
 def test_a_small_graph_by_the_definitions():
-    """Channels first, blue first, boxes that count pixels: the file's own words, against what runs here."""
+    """The file's conventions (channels first, blue first, boxes that count pixels), compared with what runs here."""
     weights = small_weights()
     model = MaskRCNN2Go(small_graph(), weights)
     image = np.random.default_rng(0).integers(0, 256, (1, 48, 72, 3)).astype(np.float32)
@@ -206,7 +206,7 @@ def test_a_small_graph_by_the_definitions():
 
 
 def test_one_legacy_box():
-    """An anchor over pixels 3..7 that is not moved stays 3..7; twice as wide it is 0.5..9.5, still counting pixels."""
+    """An anchor of pixels 3 to 7 that does not move stays 3 to 7. Twice as wide, it is 0.5 to 9.5, counting pixels."""
     scores, anchors = np.full((1, 1, 1, 1), 0.9, np.float32), np.array([[3, 3, 7, 7]], np.float32)
     settings = dict(stride=16, pre_nms_topN=5, post_nms_topN=5, nms_thresh=0.7, min_size=0.0, **LEGACY)
     still = np.zeros((1, 1, 1, 4), np.float32)
@@ -220,7 +220,7 @@ def test_one_legacy_box():
 
 
 def test_overlap_counts_pixels():
-    """Pixels 0..9 and 0..4 share 5 of 10 columns: 0.5. With real corners it would be 4 / 9 = 0.44."""
+    """Pixels 0 to 9 and 0 to 4 share 5 of 10 columns: 0.5. With real corners it would be 4 / 9 = 0.44."""
     scores = np.array([[0.1, 0.9], [0.2, 0.8]], np.float32)  # background, one class
     boxes = np.array([[0, 0, 0, 0, 0, 0, 9, 9], [0, 0, 0, 0, 0, 0, 4, 9]], np.float32)
     for threshold, count in ((0.51, 2), (0.49, 1), (0.46, 1)):
@@ -229,7 +229,7 @@ def test_overlap_counts_pixels():
 
 
 def test_small_proposals_are_left_out():
-    """Pixels 3..7 are five: min_size 5 keeps them, 5.1 does not; in a picture at twice its size 2.6 does not."""
+    """Pixels 3 to 7 are five: min_size 5 keeps them, 5.1 does not; in an image at twice its size, 2.6 does not."""
     scores, anchors = np.full((1, 1, 1, 1), 0.9, np.float32), np.array([[3, 3, 7, 7]], np.float32)
     settings = dict(stride=16, pre_nms_topN=5, post_nms_topN=5, nms_thresh=0.7, **LEGACY)
     still = np.zeros((1, 1, 1, 4), np.float32)
@@ -239,7 +239,7 @@ def test_small_proposals_are_left_out():
 
 
 def test_the_photos_size_is_guessed():
-    """427 x 640 pixels become 320 x 480; divided by the scale again 427 x 640.5, so 641, whose last pixel is 640."""
+    """427 x 640 pixels become 320 x 480. Divided by the scale, that is 427 x 640.5, so 641, whose last pixel is 640."""
     scale = 320 / 427
     rois, deltas = np.array([[10, 10, 1000, 1000]], np.float32), np.zeros((1, 4), np.float32)
     found = bbox_transform(rois, deltas, (320, 480, scale), weights=(10, 10, 5, 5), **LEGACY)
@@ -247,7 +247,7 @@ def test_the_photos_size_is_guessed():
 
 
 def test_pictures_of_different_sizes_do_not_disturb_each_other():
-    """Padding is cut off before the network runs; boxes come out with corners, in pixels of each picture."""
+    """Padding is removed before the network runs. The results are boxes with real corners, in pixels of each image."""
     graph = small_graph()
     graph["ops"][7]["post_nms_topN"] = graph["ops"][14]["detections_per_im"] = 100
     model = MaskRCNN2Go(graph, small_weights())
@@ -385,7 +385,7 @@ def real():
 
 @needs_network
 def test_every_stage_of_one_photo(real):
-    """Pixels and boxes to 1e-3 pixels or gray levels; all else to 1e-4 of the tensor's largest magnitude."""
+    """Images and boxes agree to 1e-3 gray levels or pixels, the rest to 1e-4 of the tensor's largest magnitude."""
     model, class_names, category_ids = real
     assert len(class_names) == 80 and (class_names[0], category_ids[79]) == ("person", 90)
     expected = np.load(NETWORK / "expected" / "stages_000000001268.npz")
@@ -415,7 +415,7 @@ def test_every_stage_of_one_photo(real):
 @needs_network
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_average_precision_and_every_box_of_39_photos(real, tmp_path):
-    """All twelve numbers for boxes; masks lie half a pixel elsewhere than in the original: 0.001 more AP."""
+    """All twelve numbers for boxes. Masks are shifted by half a pixel compared to the original, which adds 0.001 AP."""
     model, class_names, category_ids = real
     dataset = CocoDataset(PHOTOS / "images", PHOTOS / "instances_val2017.json")
     numbers = evaluate(model, dataset, category_ids=category_ids, progress=False, results_dir=tmp_path)
@@ -439,7 +439,7 @@ def _same(a, b):
 
 @needs_network
 def test_masks_pasted_the_old_way(real):
-    """From whole pixel to whole pixel, into boxes without the 1: pixel for pixel the masks that the original made."""
+    """Pasted between integer pixels, into boxes without the 1, masks equal those of the original pixel by pixel."""
     model, _, category_ids = real
     photo = read_image(PHOTOS / "images" / "000000001268.jpg")
     values = model.run(model.transform([photo]).images, 320 / 427)

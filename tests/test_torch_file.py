@@ -1,4 +1,4 @@
-"""Files of PyTorch and pickles of NumPy arrays: right values out of good ones, one message out of others."""
+"""PyTorch files and pickles of NumPy arrays: good ones give the right values, others one message."""
 
 import pickle
 import struct
@@ -299,7 +299,7 @@ def test_views_of_a_storage(file_format, offset, shape, strides, expected, tmp_p
     ],
 )
 def test_two_tensors_of_a_storage(file_format, second, together, tmp_path):
-    """The first has the elements 0, 1, 4, 5, 8, 9. None: both are read; True: they are the same; False: refused."""
+    """The first view has elements 0, 1, 4, 5, 8, 9. None: both are read. True: they are one array. False: refused."""
     path = tmp_path / "x.pth"
     write(file_format, path, list_of(tensor(storage(), 0, (3, 2), (4, 1)), tensor(storage(), *second)), {"0": TWELVE})
     if together is False:
@@ -346,7 +346,7 @@ def test_storages_that_are_not_what_they_say(file_format, stored, message, tmp_p
 
 
 def test_a_storage_seen_through_a_view(tmp_path):
-    """As PyTorch 0.x saved storages that are parts of others."""
+    """PyTorch 0.x saved storages that are parts of others like this."""
     path = tmp_path / "x.pth"
     stored = storage(view=[piece(("v", 4, 6))])
     write_legacy(path, tensor(stored, 1, (2, 2), (2, 1)), {"0": TWELVE})
@@ -386,7 +386,7 @@ def test_booleans_are_0_or_1(file_format, tmp_path):
 
 
 def test_memory(tmp_path):
-    """A view of the file where it can be, one copy where not: a file of 178 MB must not be held twice."""
+    """Arrays are views of the file if possible, otherwise one copy: a file of 178 MB must not be in memory twice."""
     data = np.arange(1_000_000, dtype=np.float32)
     value = tensor(storage(count=data.size), 0, data.shape)
     peaks = []

@@ -1,4 +1,4 @@
-"""Drawn scenes: the same on every call, honest about what can be seen, within the limits the docstrings name."""
+"""Drawn scenes: the same on every call, with ground truth of what is visible, within the limits of the docstrings."""
 
 import json
 import time
@@ -14,12 +14,12 @@ from minimask.datasets.sprites import Sprite
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 
-# pycocotools is a little behind numpy here
+# pycocotools still implements __array__ as in NumPy 1
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def pieces(mask):
-    """Number of parts of a mask that do not touch along an edge."""
+    """The number of parts of a mask that do not touch along an edge."""
     left, count = mask.astype(bool), 0
     while left.any():
         part = np.zeros_like(left)
@@ -49,7 +49,7 @@ def test_ground_truth_is_consistent(case, size):
         assert sample.image.flags.c_contiguous
         assert sample.boxes.shape == (count, 4) and sample.boxes.dtype == np.float32
         assert sample.masks.shape == (count, size, size) and sample.masks.dtype == np.uint8
-        assert sample.masks.max() == 1 and sample.masks.sum(0).max() == 1  # a pixel shows one object
+        assert sample.masks.max() == 1 and sample.masks.sum(0).max() == 1# each pixel shows at most one object
         assert sample.labels.min() >= 1 and sample.labels.max() <= 3 and not sample.crowd.any()
         for mask, (x1, y1, x2, y2) in zip(sample.masks, sample.boxes.astype(int)):
             assert mask.sum() >= 4
@@ -105,7 +105,7 @@ def test_sizes_counts_and_classes_are_spread():
 
 
 def test_objects_are_at_least_half_visible():
-    """A front object that would hide more than half is refused; one that hides a half is not."""
+    """An object in front that would hide more than half of another is refused; one that hides exactly half is not."""
     scene = Scene(20, np.zeros((3, 20, 20), np.float32), [], np.full((20, 20), -1, np.int16), [])
 
     def block(width, left, label=1):
@@ -116,8 +116,8 @@ def test_objects_are_at_least_half_visible():
     assert scene.fits(block(4, 4)) and not scene.fits(block(5, 4))
     scene.add(block(4, 4))
     assert not scene.fits(block(1, 8)) and scene.fits(block(1, 4))
-    assert not scene.fits(block(8, 15)) and not scene.fits(block(4, 40))  # mostly or wholly outside
-    assert not scene.fits(block(3, 9, label=0))  # neither may things that are no animals hide more than half
+    assert not scene.fits(block(8, 15)) and not scene.fits(block(4, 40))  # mostly or completely outside
+    assert not scene.fits(block(3, 9, label=0))  # other things must not hide more than half either
 
 
 def test_crowded_is_one_category_close_together():
@@ -163,7 +163,7 @@ def test_names():
 
 
 def test_a_mirrored_cat_keeps_its_left_eye_on_its_left():
-    """Seen from the front, an animal's left eye is on the viewer's right, in a scene and in its mirror picture."""
+    """Seen from the front, an animal's left eye is on the viewer's right, in a scene and in its mirror image."""
     scenes, left, right = ToyScenes("train", 128), KEYPOINTS.index("left_eye"), KEYPOINTS.index("right_eye")
     checked = 0
     for i in range(30):
@@ -218,7 +218,7 @@ def test_to_coco():
 
 
 def test_perfect_results_score_one():
-    """Ground truth given back as results has an average precision of 1: ids, areas and codes are in order."""
+    """Ground truth used as results has an average precision of 1, so ids, areas and masks are right."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -243,4 +243,4 @@ def test_drawing_is_fast():
     begin = time.process_time()
     for i in range(1, 31):
         scenes[i]
-    assert (time.process_time() - begin) / 30 < 0.02  # seconds of one core a scene; commonly 0.004
+    assert (time.process_time() - begin) / 30 < 0.02  # seconds of one core per scene; usually 0.004

@@ -1,4 +1,4 @@
-"""Published weights: every naming, layout and kind of file gives the same model, and what does not fit is said."""
+"""Published weights: every naming, layout and kind of file gives the same model, and messages say what does not fit."""
 
 import pickle
 from pathlib import Path
@@ -25,7 +25,7 @@ def picture():
 
 
 def assert_same_detections(model, other):
-    """Bit for bit, and not by both finding nothing."""
+    """Check that both models find the same, bit for bit, and that it is not nothing."""
     ours, theirs = model.predict([picture()])[0], other.predict([picture()])[0]
     assert len(ours.labels) >= 5
     for name in ("boxes", "labels", "scores", "soft_masks", "keypoints"):
@@ -113,7 +113,7 @@ def test_a_preset_of_ours_must_be_said(tmp_path):
 
 
 def test_other_sizes_of_the_pooled_features():
-    """The flattening of RoI features follows from the shapes, also where the layer is wider than what it reads."""
+    """How RoI features are flattened follows from the shapes, even if the layer is wider than its input."""
     for settings in ({"roi": dict(box_size=5)}, {"heads": dict(box_width=1500)}):
         state = small_model(**settings).state_dict()
         theirs = weights.to_torchvision(state)
@@ -130,7 +130,7 @@ def test_other_sizes_of_the_pooled_features():
 
 
 def resnet_shapes(name):
-    """name -> shape of the published ResNet of that name (He et al. 2016, table 1; Xie et al. 2017, table 1)."""
+    """The shapes of a published ResNet, by parameter (He et al. 2016, table 1; Xie et al. 2017, table 1)."""
     block, layers, groups, group_width = RESNETS[name]
     shapes = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,), "fc.weight": (1000, 512), "fc.bias": (1000,)}
     inside = 64
@@ -152,7 +152,7 @@ def resnet_shapes(name):
 
 
 def empty(shapes):
-    """Arrays of those shapes that take no memory."""
+    """Arrays of these shapes that take no memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
@@ -165,7 +165,7 @@ def test_backbones_are_told_by_their_shapes(name):
 
 
 def test_deeper_and_wider_backbones():
-    """ResNet-152 and Wide ResNet-50-2 have no name here, but settings."""
+    """ResNet-152 and Wide ResNet-50-2 have no name here but are described by settings."""
     shapes = resnet_shapes("resnet50")
     for i in range(3, 8):
         shapes |= {f"layer2.{i}.conv{k}.weight": shapes[f"layer2.2.conv{k}.weight"] for k in (1, 2, 3)}
@@ -182,7 +182,7 @@ def test_deeper_and_wider_backbones():
 
 
 def test_settings_of_the_published_detectors(tmp_path):
-    """Masks, boxes alone, keypoints: by the names. The hash in a file's name says which epsilon the norms had."""
+    """Names show masks, only boxes, or keypoints. The hash in the file's name shows the epsilon of the norms."""
     mask, box, person = (
         published(small_model(5)),
         published(small_model(5, heads=dict(mask=None))),
@@ -251,7 +251,7 @@ D2_RATIOS = (0.5, 1.0, 2.0)
 
 
 def to_detectron2(state, model):
-    """torchvision's state dict as Detectron2 would hold the same model: the inverse, written down independently."""
+    """torchvision's state dict as Detectron2 would write the same model: the inverse, written independently."""
     objects = model.num_classes - 1
     bottom_up = "backbone.bottom_up." if model.neck == "fpn" else "backbone."
     out = {}
@@ -341,7 +341,7 @@ def test_detectron2(tmp_path, kind):
 
 
 def test_detectron2_without_statistics_of_the_norms(tmp_path):
-    """Old files have a weight and a bias alone; then the mean is 0, the variance 1."""
+    """Old files have only a weight and a bias; then the mean is 0 and the variance 1."""
     model = small_model(**BOTTLENECKS, **D2_FPN)
     state = to_detectron2(published(model), model)
     state = {name: array for name, array in state.items() if "running_" not in name}
@@ -352,7 +352,7 @@ def test_detectron2_without_statistics_of_the_norms(tmp_path):
 
 
 def test_detectron2_colors():
-    """Their first convolution on blue, green, red minus the mean is ours on normalized red, green, blue."""
+    """Their first convolution on (blue, green, red) - mean equals ours on normalized red, green, blue."""
     rng = np.random.default_rng(0)
     theirs = rng.standard_normal((4, 3, 7, 7))
     patch = rng.integers(0, 256, (7, 7, 3)).astype(np.float64)  # red, green, blue
@@ -380,7 +380,7 @@ def test_detectron2_colors():
 
 
 def test_detectron2_anchors():
-    """Output k of our RPN is for our anchor k: sizes inside ratios, where theirs are ratios inside sizes."""
+    """Output k of our RPN belongs to our anchor k: sizes within ratios, where theirs are ratios within sizes."""
     sizes = (32, 64, 128, 256, 512)
     theirs = [(size / ratio**0.5, size * ratio**0.5) for size in sizes for ratio in D2_RATIOS]  # width, height
     state = {"proposal_generator.rpn_head.objectness_logits.weight": np.arange(15.0).reshape(15, 1, 1, 1)}
@@ -413,7 +413,7 @@ def test_detectron2_background():
 
 
 def changed(model, before):
-    """Names of the arrays that are not what they were."""
+    """The names of the arrays that have changed."""
     return {name for name, array in model.state_dict().items() if not np.array_equal(array, before[name])}
 
 
@@ -422,7 +422,7 @@ def copies(model):
 
 
 def test_new_heads(tmp_path):
-    """Another number of classes: refused with the way out in the message, or all is taken but what depends on it."""
+    """A different number of classes is refused with advice, or everything is loaded except what depends on it."""
     path = write(tmp_path / "coco.npz", published(small_model(5)))
     model = build("resnet50_fpn", 3, **SHAPE)
     before = copies(model)
@@ -481,7 +481,7 @@ def test_a_backbone(tmp_path):
 
 
 def test_a_backbone_for_c4(tmp_path):
-    """There the last stage is part of the heads."""
+    """With C4, the last stage is part of the heads."""
     source = small_model(5, **BOTTLENECKS)
     path = write(tmp_path / "resnet.npz", plain(source))
     model = build("resnet50_c4", 3, **BOTTLENECKS)
@@ -558,7 +558,7 @@ def test_no_pickle_in_npz_files(tmp_path):
 
 
 def test_other_architectures_of_torchvision_are_refused(tmp_path):
-    """The second versions have norms in the pyramid and four convolutions in the box head."""
+    """torchvision's second versions have norms in the pyramid and four convolutions in the box head."""
     state = published(small_model(5))
     for name in list(state):
         if "fpn" in name and name.endswith("bias"):
@@ -588,7 +588,7 @@ def torchvision():
     ],
 )
 def test_torchvisions_own_files(torchvision, tmp_path, name, arrays, found):
-    """What it saves is recognized, nothing is missing or left over, and each array is its transpose."""
+    """What torchvision saves is recognized, nothing is missing or left over, and each array is its transpose."""
     import torch
 
     state = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).state_dict()

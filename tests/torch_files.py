@@ -1,4 +1,4 @@
-"""Files of PyTorch made by hand, one instruction a piece, and what both tests of reading them share."""
+"""PyTorch files made by hand, one instruction at a time, and helpers for the tests that read them."""
 
 import pickle
 import struct
@@ -80,7 +80,7 @@ TWELVE = np.arange(12, dtype="<f4").tobytes()
 
 
 def refused(path, message=""):
-    """Reading gives an InputError of one line that begins with the file's name; the rest of it is returned."""
+    """Check that reading raises an InputError of one line that begins with the file's name, and return the rest."""
     with pytest.raises(InputError) as error:
         read(path)
     text = str(error.value)
@@ -100,7 +100,7 @@ def is_plain(value):
 
 
 def flatten(value, place, arrays):
-    """Collect the arrays in a nest of containers under the path to them."""
+    """Collect the arrays in nested containers, by the path to them."""
     if isinstance(value, np.ndarray):
         arrays[place] = value
     elif isinstance(value, (dict, list, tuple)):
@@ -110,7 +110,7 @@ def flatten(value, place, arrays):
 
 
 def same(found, expected):
-    """Bit for bit, type and shape too."""
+    """Check that the values are equal bit for bit, including type and shape."""
     return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
 
 
