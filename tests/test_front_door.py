@@ -16,6 +16,7 @@ from PIL import Image
 
 import minimask
 from minimask import checkpoint
+from minimask.datasets.loader import InMemory, Loader
 from minimask.errors import InputError
 from minimask.run.options import TrainOptions
 from minimask.weights import toy_weights
@@ -194,6 +195,9 @@ def test_representations(toy, scene):
     assert repr(found).startswith(f"Prediction({len(found.scores)} objects: {first}, ")
     assert repr(minimask.datasets.toy("val")) == "ToyScenes('val': 200 scenes of 128 x 128; cat, dog, duck)"
     assert repr(TrainOptions(steps=5).step_settings(10)) == "TrainSettings(steps=5)"
+    data = minimask.datasets.toy("val", count=2)
+    loader = Loader(InMemory(data), toy.transform, batch_size=2)
+    assert repr(loader) == f"Loader(InMemory({data!r}, 0 samples kept), batch_size=2, seed=0)"
     for record in (scene, batch, found, toy.detect(batch)):
         assert len(repr(record)) < 240 and "\n" not in repr(record)
 
@@ -230,6 +234,7 @@ def trained(tmp_path_factory):
 
 def test_train_returns_the_run(trained, capfd):
     assert trained.checkpoint.name == "checkpoint-00000002.npz"
+    assert repr(trained) == f"TrainingRun({str(trained.folder)!r}: checkpoint-00000002.npz)"
     steps = [record for record in trained.log if "lr" in record]
     assert [record["step"] for record in steps] == [1, 2] and "validation_mask_AP" in trained.log[-1]
     assert trained.picture().shape[2] == 3

@@ -34,6 +34,9 @@ class InMemory:
     def __len__(self):
         return len(self.dataset)
 
+    def __repr__(self):
+        return f"InMemory({self.dataset!r}, {len(self._kept)} samples kept)"
+
     def __getitem__(self, index):
         sample = self._kept.get(index)
         if sample is None:
@@ -93,6 +96,9 @@ class Loader:
         self.workers, self.shuffle = workers, shuffle
         self.flip, self.turns, self.scale_jitter, self.share = flip, turns, scale_jitter, share
         self._last_order = (None, None)  # epoch, its order
+
+    def __repr__(self):
+        return f"Loader({self.dataset!r}, batch_size={self.batch_size}, seed={self.seed})"
 
     def __len__(self):
         """The number of batches per epoch, the last one filled up with samples of the next epoch."""

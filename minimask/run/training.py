@@ -17,7 +17,7 @@ FOR_MODEL = ("preset", "weights", "new_heads", "keypoints", "min_size", "max_siz
 FOR_DATA = ("images", "annotations", "toy_size", "toy_case")  # what `dataset` stands for
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainingRun:
     """A run that has ended.
 
@@ -29,6 +29,9 @@ class TrainingRun:
     folder: Path
     checkpoint: Path
     model: object = field(repr=False)
+
+    def __repr__(self):
+        return f"TrainingRun({str(self.folder)!r}: {self.checkpoint.name if self.checkpoint else 'no checkpoint'})"
 
     @property
     def log(self):
