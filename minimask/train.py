@@ -4,8 +4,9 @@ One step depends only on (weights, optimizer state, seed, step): its batch is `l
 numbers come from `sampling_generator(seed, step)`. A run that resumes from a checkpoint therefore takes the very steps
 that it would have taken without the pause, to the last bit.
 
-What surrounds the loop (log, progress bar, validation, checkpoints, Ctrl-C) is in run/loop.py; how the step runs on a
-GPU and in several workers is in machine/gpu_steps.py and machine/distributed.py.
+`fit` is the loop and `training_step` the step. `minimask.train(...)` builds a model and a loader from its options and
+calls `fit`; see run/training.py. What surrounds the loop (log, progress bar, validation, checkpoints, Ctrl-C) is in
+run/loop.py; how the step runs on a GPU and in several workers is in machine/gpu_steps.py and machine/distributed.py.
 """
 
 import math
@@ -109,7 +110,7 @@ def fit(
     validate: function validate(model) -> dict from name to number for the log, called every `settings.validate_every`
         steps. The model with the highest "mask_AP" (without masks: "box_AP") is kept as best.npz.
     resume: go on from the newest checkpoint in `folder`; start at step 0 if there is none.
-    overwrite: delete an earlier run in `folder`: its checkpoints and its log, nothing else.
+    overwrite: delete an earlier run in `folder`: its checkpoints, best.npz and its log, nothing else.
     progress: show a bar with the parts of the loss, images per second and the time that remains; at the end, say which
         model was best in validation.
     cuda_graph: on a GPU, launch each step as one CUDA graph.
