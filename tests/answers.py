@@ -1,4 +1,4 @@
-"""Shared by the tests of the exercises' checks: tests of right and wrong answers, and the constants of a notebook."""
+"""Helpers for the tests of the exercises' checks: tests of right and wrong answers, and constants of notebooks."""
 
 import ast
 import re
@@ -11,10 +11,10 @@ from minimask.check import CHECKS, CheckFailed
 
 
 def tests_of(right, wrong):
-    """Make two tests: right answers pass, and for wrong ones the message names case and mistake.
+    """Make two tests: right answers pass, and the message about a wrong answer names the case and the mistake.
 
-    right: dict from the name of a check to a function that solves it.
-    wrong: tuples of the check's name, a wrong function, words of the case in which it fails, words of the message.
+    right: dict from the name of a check to a function that solves the exercise.
+    wrong: tuples of the check's name, a wrong function, words from the case in which it fails, words from the message.
     """
 
     @pytest.mark.parametrize("name", right)
@@ -32,14 +32,14 @@ def tests_of(right, wrong):
 
 
 def shown_in(notebook, name):
-    """The literal that a notebook's source (its file name without .py) assigns to a name."""
+    """The literal assigned to `name` in a notebook's source. notebook: its file name without .py."""
     for line in ast.parse((course.FOLDER / f"{notebook}.py").read_text(encoding="utf-8")).body:
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == name:
             return ast.literal_eval(line.value)
     raise AssertionError(f"{notebook} has no constant {name}")
 
 
-# --------------------------------------------------------------- right answers that several notebooks build on
+# --------------------------------------------------------------- right answers that several notebooks use
 
 LARGEST = np.log(1000 / 16)
 

@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at pages as a person would: what is cut off, missing, or asked of the network."""
+"""A headless Chromium that checks what a reader would see: content cut off, images missing, network requests."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ import pytest
 
 WIDTH, HEIGHT = 1280, 720
 
-# For the slide that is shown: its heading, how far its content reaches, images that show nothing, formulas, notes.
+# Measures the slide on screen: its heading, how far its content extends, broken images, formulas, notes.
 MEASURE = """
 () => {
   const slide = Reveal.getCurrentSlide(), problems = [];
@@ -25,13 +25,13 @@ MEASURE = """
     const reach = Math.max(box.right, box.left + element.scrollWidth);
     if (reach > right) { right = reach; widest = element; }
   }
-  if (down > HEIGHT + 1) problems.push(`reaches down to ${Math.round(down)} of HEIGHT pixels`);
+  if (down > HEIGHT + 1) problems.push(`extends down to ${Math.round(down)} of HEIGHT pixels`);
   if (right > WIDTH + 1)
-    problems.push(`reaches right to ${Math.round(right)} of WIDTH pixels: ${widest.textContent.trim().slice(0, 60)}`);
+    problems.push(`extends right to ${Math.round(right)} of WIDTH pixels: ${widest.textContent.trim().slice(0, 60)}`);
   const images = [...slide.querySelectorAll('img')];
   for (const image of images)
     if (!image.complete || !image.naturalWidth || image.getBoundingClientRect().width < 20)
-      problems.push(`an image shows nothing: ${image.src.slice(0, 60)}`);
+      problems.push(`an image is not shown: ${image.src.slice(0, 60)}`);
   const heading = slide.querySelector('h1, h2, h3');
   return {
     title: heading ? heading.innerText.trim() : '', problems, figures: images.length,
@@ -43,7 +43,7 @@ MEASURE = """
 
 @dataclass
 class Slide:
-    """What was seen of one slide."""
+    """What was found on one slide."""
 
     title: str
     problems: list
@@ -53,7 +53,7 @@ class Slide:
 
 
 class Browser:
-    """One page of a browser; `problems` collects errors of its console and requests that leave the machine."""
+    """One page of a browser; `problems` collects console errors and requests to other machines."""
 
     def __init__(self, page):
         self.page, self.problems = page, []
@@ -70,11 +70,11 @@ class Browser:
         if address.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")):
             route.continue_()
         else:
-            self._note(f"asks the network for {address}")
+            self._note(f"requests {address} from the network")
             route.abort()
 
     def go(self, address):
-        """Open an address, and wait until it is quiet and its formulas are drawn."""
+        """Open an address; wait until it has loaded and its formulas are drawn."""
         self.page.goto(address, wait_until="load")
         self.page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
         return self.page
@@ -82,11 +82,11 @@ class Browser:
 
 @contextlib.contextmanager
 def open_browser():
-    """A Browser; fails at the end if something is left in its `problems`. Skips where there is no Chromium."""
+    """A Browser; fails at the end if it has `problems`. Skips the test if there is no Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("there is no chromium here; on Debian: apt-get install chromium")
+        pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         try:
@@ -98,7 +98,7 @@ def open_browser():
 
 
 def look_at_slides(opened, address):
-    """Open slides and page through them, all fragments shown; returns a list of Slide."""
+    """Open slides and page through them with all fragments shown. Returns a list of Slide."""
     page = opened.go(address)
     page.wait_for_function("window.Reveal && Reveal.isReady()")
     seen = []
@@ -111,13 +111,13 @@ def look_at_slides(opened, address):
 
 
 def broken_images(page):
-    """Addresses of the images of a page that show nothing."""
+    """Addresses of the images on a page that did not load."""
     return page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)")
 
 
 @contextlib.contextmanager
 def serve(folder):
-    """Serve a folder on this machine alone; yields the address."""
+    """Serve a folder to this machine only; yields the address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):

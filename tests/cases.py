@@ -1,4 +1,4 @@
-"""Random boxes, objects and random numbers that the tests of several stages share, on the CPU and on the card."""
+"""Random boxes, objects and generators that the tests of several stages share, on the CPU and on the GPU."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from minimask.device import generator
 
 
 def random_boxes(rng, *shape, side=100.0, dtype=np.float64):
-    """Boxes (*shape, 4) with sides of 1 to side / 2 pixels, whose first corner lies in a square of `side` pixels."""
+    """Boxes (*shape, 4) with sides of 1 to side / 2 pixels; their top left corners lie in a square of `side` pixels."""
     corner = rng.uniform(0, side, (*shape, 2))
     size = rng.uniform(1, side / 2, (*shape, 2))
     return np.concatenate([corner, corner + size], axis=-1).astype(dtype)
 
 
 def anchors_and_objects(seed, n=3, a=50, g=5):
-    """Anchors (n, a, 4), boxes (n, g, 4), real and crowd (n, g) for `targets.match`, at integer pixels, with ties."""
+    """Anchors (n, a, 4), boxes (n, g, 4), real and crowd (n, g) for `targets.match`; integer pixels, so IoUs tie."""
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 60, (n, a + g, 2))
     boxes = np.concatenate([corner, corner + rng.integers(1, 50, (n, a + g, 2))], 2).astype(np.float32)
@@ -32,7 +32,7 @@ def head_outputs(seed=0, n=2, r=40, c=5, spread=3.0):
 
 
 class HostNumbers:
-    """A generator whose numbers are drawn on the host and handed out as arrays of `module`."""
+    """A generator that draws its numbers on the host and returns them as arrays of `module`."""
 
     def __init__(self, module, *seed):
         self.module, self.host = module, generator(*seed)
@@ -42,7 +42,7 @@ class HostNumbers:
 
 
 class FixedNumbers:
-    """A generator that hands out one array each time; a test may write into the array in between."""
+    """A generator that always returns the same array; a test may change the array between calls."""
 
     def __init__(self, numbers):
         self.numbers = numbers
@@ -53,5 +53,5 @@ class FixedNumbers:
 
 
 def no_sync(gpu):
-    """Inside, the stand-in for CuPy refuses to make the host wait; on a card this is a stream of its own."""
+    """While inside, the stand-in for CuPy raises if the host would wait; with a real GPU, this is just a new stream."""
     return gpu.no_sync() if hasattr(gpu, "no_sync") else gpu.cuda.Stream()

@@ -1,20 +1,20 @@
-"""What all tests share: kernels compiled before the first test, workers that do not fight over the cores."""
+"""What all tests share: kernels are compiled before the first test, and test processes use few threads."""
 
 import os
 
 import pytest
 
-# Tests run in several processes (pytest-xdist). Two threads each are enough to test what threads can break.
+# Tests run in several processes (pytest-xdist). Two threads per process are enough to find errors caused by threads.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
-# These files' tests are long and need nothing of one another; all other files stay together in one process, so that
-# what a file prepares once is prepared once.
+# The tests of these files take long and are independent of one another, so pytest-xdist may distribute them. The tests
+# of any other file stay in one process, so that the file's fixtures are prepared only once.
 SPREAD = ("test_notebooks.py", "test_planted_bugs.py", "test_distributed.py")
 
 
 def pytest_sessionstart(session):
-    """Compile the kernels on all cores before the tests, and none from an older source: see machine/warmup.py."""
+    """Compile the kernels on all cores before the tests, and discard outdated ones: see machine/warmup.py."""
     if not hasattr(session.config, "workerinput"):  # once, before the workers of pytest-xdist start
         from minimask.machine import warmup
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is not None:
             continue
-        if {"lectures", "pages"} & set(item.fixturenames):  # the slides and the book, written once
+        if {"lectures", "pages"} & set(item.fixturenames):  # written once for all of these tests
             item.add_marker(pytest.mark.xdist_group("book"))
         elif item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def same_number_of_threads():
-    """A test that trains with --threads 1 leaves the number of threads as it was for the tests after it."""
+    """Restore the number of threads after each test, since some tests train with --threads 1."""
     from minimask.machine.threads import set_threads, threads
 
     before = threads()

@@ -1,4 +1,7 @@
-"""Gradients against finite differences, in float64, with a random cotangent (a plain sum passes a broken softmax)."""
+"""Compares gradients with finite differences, in float64.
+
+The cotangent is random: with a plain sum instead, a broken softmax would pass.
+"""
 
 import numpy as np
 
@@ -8,8 +11,10 @@ from minimask.tensor import Tensor
 def check_gradients(function, *arrays, tolerance=1e-6, step=1e-6, seed=0, wrt=None, name=None):
     """Compare the gradients of `function(*tensors) -> Tensor` with central differences at float64 `arrays`.
 
-    wrt: indices of the inputs to check (all float inputs by default). Raises AssertionError that names the function,
-    the input, the index, and both numbers. The error is relative to the largest gradient of that input (at least 1).
+    The error is relative to the largest gradient of the input in question (or to 1, if that is larger).
+
+    wrt: indices of the inputs to check, by default all float inputs.
+    Raises AssertionError with the function's name, the input, the index, and both numbers.
     """
     rng = np.random.default_rng(seed)
     arrays = [np.array(a, dtype=np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a) for a in arrays]

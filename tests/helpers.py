@@ -1,4 +1,4 @@
-"""What several test files share: small samples, the step in a checkpoint's name."""
+"""What several test files share: small samples, options of a short training run, the step in a checkpoint's name."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from minimask.structures import Sample
 
 
 def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
-    """A random image with rectangular objects: a Sample."""
+    """A Sample with a random image and rectangular objects."""
     rng = np.random.default_rng(seed)
     x1, y1 = rng.integers(0, max(1, width // 2), objects), rng.integers(0, max(1, height // 2), objects)
     x2, y2 = x1 + rng.integers(1, width // 2 + 1, objects), y1 + rng.integers(1, height // 2 + 1, objects)
@@ -31,5 +31,5 @@ def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):
 
 
 def step_of(path):
-    """The step in the name of a checkpoint, e.g. 500 for checkpoint-00000500.npz."""
+    """The step in the name of a checkpoint: 500 for checkpoint-00000500.npz."""
     return int(path.stem.removeprefix("checkpoint-"))

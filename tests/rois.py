@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Pixels, for feature maps of scale 1/4 and about 12 x 10 cells: 48 x 40 pixels.
+# In pixels of an image of 48 x 40 pixels, whose feature map of scale 1/4 has 12 x 10 cells.
 BOXES = {
     "inside": (8.3, 5.1, 30.2, 25.7),
     "across the left and upper border": (-9.2, -7.7, 12.4, 10.1),
@@ -19,7 +19,7 @@ BOXES = {
 
 
 def roi_case(seed=0, channels=3, dtype=np.float64, images=2):
-    """Two levels and every box above on each of them: features, boxes, image_index, levels, scales."""
+    """Two levels, with every box above on each of them: features, boxes, image_index, levels, scales."""
     rng = np.random.default_rng(seed)
     features = [rng.standard_normal((images, h, w, channels)).astype(dtype) for h, w in ((12, 10), (6, 5))]
     boxes = np.array(list(BOXES.values()) * 2, dtype)

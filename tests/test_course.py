@@ -435,10 +435,10 @@ def test_a_slide_that_is_too_full_is_found(lectures, tmp_path):
     page.write_text(text)
     with browser.open_browser() as opened:
         first, second, _ = browser.look_at_slides(opened, page.as_uri())
-        assert re.fullmatch(r"reaches down to \d+ of 720 pixels", first.problems[0])
-        assert re.fullmatch(r"reaches right to \d+ of 1280 pixels: H+.*", second.problems[0])
+        assert re.fullmatch(r"extends down to \d+ of 720 pixels", first.problems[0])
+        assert re.fullmatch(r"extends right to \d+ of 1280 pixels: H+.*", second.problems[0])
         assert "console: oh" in opened.problems
-        assert "asks the network for https://example.org/x" in opened.problems
+        assert "requests https://example.org/x from the network" in opened.problems
         opened.problems.clear()
 
 

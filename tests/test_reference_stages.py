@@ -46,7 +46,10 @@ PHOTOS = {  # by their sizes, see live.SIZES
     "boxes, narrow and wide photo": ("box", 2, ["high", "000000177977"], dict(sizes=(320, 640))),
     "keypoints, wide photo": ("keypoint", 3, ["000000119828"], dict(sizes=(320, 640), max_detections=10)),
     "keypoints, two photos": (
-        "keypoint", 4, ["000000119828", "000000166918"], dict(sizes=(192, 640), max_detections=8)
+        "keypoint",
+        4,
+        ["000000119828", "000000166918"],
+        dict(sizes=(192, 640), max_detections=8),
     ),
     "mask, at 800": ("mask", 5, ["000000119828"], dict(max_detections=50)),
 }

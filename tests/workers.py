@@ -2,7 +2,7 @@
 
     mpiexec -n K python -m tests.workers TASK FILE [ARGUMENT ...]
 
-Where a result is to be compared, the first worker writes it to FILE.
+If a test compares the result, the first worker writes it to FILE.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, trai
 
 STEPS, BATCH = 10, 8
 MODELS = {
-    # the toy preset with all its batch norms, but fewer channels
+    # the toy preset with all its batch norms but fewer channels
     "batch_norm": ("toy", dict(backbone=dict(channels=(8, 8, 16, 16), stem="fine", fpn_channels=16))),
-    # group norm, keypoints, masks with a softmax over classes, images of two sizes with few and many objects
+    # group norm, keypoints, masks with a softmax over classes
     "keypoints": (
         "small",
         dict(
@@ -34,7 +34,7 @@ MODELS = {
             transform=dict(min_size=64, max_size=96),
         ),
     ),
-}  # fmt: skip
+}
 
 
 class Mixed:
@@ -56,7 +56,7 @@ class Mixed:
 
 
 def steps(name, optimizer, rate):
-    """Take ten steps with a float64 model. Returns its losses, gradient norms and weights: a dict of arrays."""
+    """Take ten steps with a float64 model. Returns a dict of arrays: losses, gradient norms and weights."""
     preset, settings = MODELS[name]
     small = {"heads": dict(box_width=32, mask_channels=(16,), mask_width=16)}
     model = mask_rcnn.build(preset, 4, seed=1, **presets.merge(small, settings)).to("float64").train()
@@ -74,7 +74,7 @@ def steps(name, optimizer, rate):
 
 
 def task_steps(path, *arguments):
-    """Take the steps, check that every worker ends with the same bits, and write the result."""
+    """Take the steps, check that all workers end with the same bits, and write the result."""
     result = steps(*arguments)
     bits = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in result.values())).hexdigest()
     assert len(set(distributed.all_of([bits]))) == 1
@@ -83,7 +83,7 @@ def task_steps(path, *arguments):
 
 
 def task_same_state(path):
-    """Workers that start with different weights and steps get those of the first."""
+    """Workers that start with different weights and step counts get those of the first worker."""
     model = mask_rcnn.build("toy", 4, seed=10 + distributed.rank(), **MODELS["batch_norm"][1])
     optimizer = make_optimizer(model, TrainSettings(steps=1))
     optimizer.steps = 7 + distributed.rank()
@@ -96,7 +96,7 @@ def task_same_state(path):
 
 
 def task_validate(path, folder):
-    """A run in which the first worker validates, with batches of its own, while the others wait."""
+    """A run in which the first worker validates on its own batches while the others wait."""
     model = mask_rcnn.build("toy", 4, **MODELS["batch_norm"][1])
     settings = TrainSettings(steps=3, schedule="step", validate_every=2)
     loader = Loader(Mixed(), model.transform, 4, share=(distributed.rank(), distributed.size()))
@@ -113,25 +113,25 @@ def task_validate(path, folder):
 
 
 def task_batch_norm(path, dtype):
-    """Batch norm and its gradients on rows that are shared out unevenly: worker i has i + 1 of them."""
+    """Batch norm and its gradients on unevenly distributed rows: worker i has i + 1 of them."""
     x, gy, gamma, beta, running = batch_norm_inputs(dtype, distributed.size())
     first = distributed.rank() * (distributed.rank() + 1) // 2
     mine = slice(first, first + distributed.rank() + 1)
     rows = [gather_rows(a) for a in batch_norm(x[mine], gy[mine], gamma, beta, running)]
     if distributed.is_first():
         y, gx, *others = ([row for part in result for row in part] for result in rows)
-        # gamma's and beta's gradients come in parts; the running mean and variance are the same in all workers
+        # each worker has its part of the gradients of gamma and beta; the running statistics are the same in all
         others = [np.array(a).reshape(distributed.size(), -1) for a in others]
         np.savez(path, y=y, gx=gx, ggamma=others[0].sum(0), gbeta=others[1].sum(0), mean=others[2], var=others[3])
 
 
 def gather_rows(array):
-    """The arrays of all workers in a list."""
+    """A list of the arrays of all workers."""
     return distributed.all_of([array])
 
 
 def batch_norm_inputs(dtype, workers):
-    """x, gy (N, 3, 5, 6), gamma, beta (6,) and running mean and variance, with N = 1 + 2 + ... + workers."""
+    """x, gy (N, 3, 5, 6), gamma, beta (6,) and running statistics (2, 6), with N = 1 + 2 + ... + workers."""
     rng = np.random.default_rng(5)
     shape = workers * (workers + 1) // 2, 3, 5, 6
     x = rng.standard_normal(shape) * np.arange(1, 7) + 50 + 10 * rng.standard_normal((shape[0], 1, 1, 6))
@@ -140,7 +140,7 @@ def batch_norm_inputs(dtype, workers):
 
 
 def batch_norm(x, gy, gamma, beta, running):
-    """y, gx, ggamma, gbeta and the running mean and variance after it."""
+    """y, gx, ggamma, gbeta, and the running mean and variance afterwards."""
     x, gamma, beta = Parameter(x), Parameter(gamma), Parameter(beta)
     mean, var = running.copy()
     y = normalization.batch_norm(x, gamma, beta, mean, var, training=True)
@@ -149,7 +149,7 @@ def batch_norm(x, gy, gamma, beta, running):
 
 
 def task_threads(path):
-    """Write how many threads each worker uses."""
+    """Write the number of threads that each worker uses."""
     assert distributed.own_device("cpu") == "cpu"
     counts = distributed.all_of([threads()])
     if distributed.is_first():
@@ -157,7 +157,7 @@ def task_threads(path):
 
 
 def task_fail(path, kind):
-    """Worker 1 alone fails, because of an unreadable image or a bug; the others wait for it."""
+    """Only worker 1 fails, because of an unreadable image or a bug; the others wait for it."""
     if distributed.rank() == 1:
         if kind == "input":
             raise InputError("photos/7.png: not a readable image")

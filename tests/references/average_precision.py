@@ -1,9 +1,9 @@
-"""Ground truth and detections for average precision, made from a seed, and pycocotools' numbers for them.
+"""Seeded ground truth and detections for average precision, and the numbers that pycocotools computes for them.
 
 `python -m tests.references.average_precision` scores them with pycocotools alone and writes average_precision.json.
-The data has what makes the numbers differ: three classes, objects of all three sizes, crowds, missed objects, false
-alarms, wrong classes, objects found twice, equal scores, images without objects or without detections, and one image
-with more than ten objects of a class.
+The data contains every case that affects the numbers: three classes, objects of all three sizes, crowds, missed
+objects, false alarms, wrong classes, objects found twice, equal scores, images without objects or without detections,
+and one image with more than ten objects of one class.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 EXPECTED = Path(__file__).with_suffix(".json")
-CLASSES = (3, 7, 8)  # ids as in real files: neither dense nor from 1
+CLASSES = (3, 7, 8)  # as in real files, the ids have gaps and do not start at 1
 NAMES = {
     "bbox": ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"],
     "keypoints": ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"],
@@ -24,7 +24,7 @@ NAMES["segm"] = NAMES["bbox"]
 
 
 def ellipse(box, points=24):
-    """A polygon [[x1, y1, x2, y2, ...]] inside a box x, y, w, h."""
+    """A polygon [[x1, y1, x2, y2, ...]] that fills the box (x, y, w, h)."""
     x, y, w, h = box
     angle = 2 * np.pi * np.arange(points) / points
     corners = np.stack([x + w / 2 * (1 + np.cos(angle)), y + h / 2 * (1 + np.sin(angle))], axis=1)  # (points, 2)
@@ -32,7 +32,7 @@ def ellipse(box, points=24):
 
 
 def ground_truth(rng, images=40, size=320):
-    """A COCO file with boxes, polygons, crowds, and 17 keypoints for each object."""
+    """The contents of a COCO file with boxes, polygons, crowds, and 17 keypoints per object."""
     truth = {"images": [], "annotations": [], "categories": []}
     for category in CLASSES:
         keypoints = [f"point {i}" for i in range(17)]
@@ -62,7 +62,7 @@ def ground_truth(rng, images=40, size=320):
 
 
 def detections(truth, rng):
-    """Results for all three kinds, each with its box, polygon as run lengths, and keypoints."""
+    """Results of all three kinds: boxes, masks (polygons as run lengths) and keypoints."""
     from pycocotools import mask as coco_mask
 
     found = []
@@ -81,7 +81,11 @@ def detections(truth, rng):
         found.append((image, int(rng.choice(CLASSES)), box, (rng.random(51) * size).tolist()))
     results = {kind: [] for kind in NAMES}
     for image, label, box, points in found:
-        common = {"image_id": image, "category_id": label, "score": round(float(rng.random()), 2)}  # equal ones too
+        common = {
+            "image_id": image,
+            "category_id": label,
+            "score": round(float(rng.random()), 2),
+        }  # rounded, so that some are equal
         code = coco_mask.merge(coco_mask.frPyObjects(ellipse(box), size, size))
         points = np.array(points).reshape(17, 3) + rng.normal(0, 0.04, (17, 3)) * [*box[2:], 0]
         results["bbox"].append({**common, "bbox": box})
@@ -91,14 +95,14 @@ def detections(truth, rng):
 
 
 def cases():
-    """(ground truth, results of each kind), always the same."""
+    """Ground truth and the results of each kind; the same on every call."""
     rng = np.random.default_rng(14)
     truth = ground_truth(rng)
     return truth, detections(truth, rng)
 
 
 def scored_by_pycocotools(truth, results, kind):
-    """The table that pycocotools' own `summarize` prints, as a list of numbers."""
+    """The numbers that `summarize` of pycocotools prints, as a list."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

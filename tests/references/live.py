@@ -1,10 +1,10 @@
-"""torchvision's detectors opened: what each stage computes, in our layouts and under the names of minimask.trace.
+"""What each stage of torchvision's detectors computes, in our layouts and under the names of minimask.trace.
 
     python -m tests.references.live [mask | keypoint | box] [min_size]
 
-prints how far ours are from torchvision's, stage by stage. Needs torch and torchvision.
+prints, stage by stage, how far our results are from torchvision's. Needs torch and torchvision.
 
-See stages.py for our side and for the form of the stages.
+stages.py has our side of the comparison and describes how stages are represented.
 """
 
 import contextlib
@@ -45,10 +45,15 @@ KINDS = {  # torchvision's function and its number of classes
 
 
 def untrained(kind, images, seed=0, norm="batch", max_detections=100, roi_samples=512, sizes=(800, 1333), **settings):
-    """torchvision's model with its own random weights, and ours made of the file that `torch.save` writes of it.
+    """torchvision's model with random weights, and our model loaded from the file that `torch.save` writes of it.
 
-    Last layers are changed so that they say something of `images`: see `spread`. norm: "batch", or "frozen" as with
-    published weights. max_detections: detections an image; sizes: min_size and max_size; settings: torchvision's own.
+    The last layers are rescaled so that their outputs vary over `images`: see `spread`.
+
+    norm: "batch", or "frozen" as with the published weights.
+    max_detections: most detections per image.
+    roi_samples: RoIs sampled per image in training.
+    sizes: min_size and max_size.
+    settings: further arguments of torchvision's function.
     """
     function, classes = KINDS[kind]
     torch.manual_seed(seed)
@@ -78,7 +83,7 @@ def untrained(kind, images, seed=0, norm="batch", max_detections=100, roi_sample
 
 
 def freeze(model):
-    """Every batch norm of torchvision's model becomes constant, as with published weights; parameters are the same."""
+    """Freeze every batch norm of torchvision's model, as in its published models; the parameters stay the same."""
     for module in list(model.modules()):
         for name, norm in module.named_children():
             if isinstance(norm, torch.nn.BatchNorm2d):
@@ -90,10 +95,10 @@ def freeze(model):
 
 @torch.no_grad()
 def spread(model, images):
-    """Scale the last layers so that what they say of `images` has about the standard deviations below.
+    """Scale the last layers so that their outputs for `images` have about the standard deviations given below.
 
-    As they are initialized they say 1/2, 1/91 and "stay" of every anchor and RoI. What class scores have in common for
-    all RoIs is taken out, or one class would win everywhere.
+    As initialized, these layers give nearly the same answer for every anchor and RoI: objectness 1/2, each class 1/91,
+    no shift of the box. The mean class logits over all RoIs are subtracted; otherwise one class would win everywhere.
     """
     heads = model.roi_heads
     stages = theirs(model, images)
@@ -115,14 +120,14 @@ def scale(layer, outputs, deviation):
         parameter *= deviation / float(outputs.std())
 
 
-# ----------------------------------------------------------------------------------------------------- their own stages
+# ------------------------------------------------------------------------------------------------- torchvision's stages
 
 
 def theirs(model, images):
-    """The stages of torchvision's `model` (in evaluation) for a list of (H, W, 3) uint8 images.
+    """The stages of torchvision's `model` (in evaluation mode) for a list of (H, W, 3) uint8 images.
 
-    The norms of a new model let everything through (mean 0, variance 1); calibrated to the images they would magnify
-    rounding from stage to stage, torchvision's own included (of 96 pixels: 1e-5 in the image, 8e-4 in C5).
+    The norms of a new model change nothing (mean 0, variance 1). If they were calibrated to the images, they would
+    amplify rounding errors from stage to stage, in torchvision's model too (96 pixels: 1e-5 in the image, 8e-4 in C5).
     """
     stages, handles = {}, []
 
@@ -149,7 +154,7 @@ def theirs(model, images):
         found = model([to_chw(image, dtype) for image in images])
     for handle in handles:
         handle.remove()
-    if "mask_logits" in stages:  # of all classes: that of the box's own
+    if "mask_logits" in stages:  # one per class: keep that of the box's class
         logits, labels = stages["mask_logits"], stages["detected_labels"]
         stages["mask_logits"] = logits[np.arange(len(labels)), :, :, labels]
     stages["original_sizes"] = np.array([image.shape[:2] for image in images])
@@ -157,14 +162,14 @@ def theirs(model, images):
 
 
 def _rows(image_name, **lists):
-    """Lists of tensors, one an image -> arrays of all rows, and the image of each row."""
+    """Lists of tensors, one per image -> arrays of the rows of all images, and the image index of each row."""
     arrays = {name: np.concatenate([x.numpy() for x in tensors]) for name, tensors in lists.items()}
     counts = [len(x) for x in next(iter(lists.values()))]
     return {**arrays, image_name: np.repeat(np.arange(len(counts)), counts)}
 
 
 def _rpn_stages(out):
-    """Maps (N, P, h, w) and (N, 4 P, h, w) a level -> objectness (N, A) and rpn_deltas (N, A, 4)."""
+    """Maps (N, P, h, w) and (N, 4 P, h, w) of each level -> objectness (N, A) and rpn_deltas (N, A, 4)."""
     logits, deltas = ([nhwc(x) for x in maps] for maps in out)
     n = len(logits[0])
     return dict(
@@ -175,7 +180,7 @@ def _rpn_stages(out):
 
 @contextlib.contextmanager
 def _proposal_scores(model, stages):
-    """The scores that the RPN computes and does not return."""
+    """While inside, record the scores of proposals, which the RPN computes but does not return."""
     original = model.rpn.filter_proposals
 
     def filter_proposals(*arguments):
@@ -189,7 +194,7 @@ def _proposal_scores(model, stages):
 
 
 def _detected(found):
-    """What the RoI heads return, in pixels of the resized image."""
+    """What the RoI heads return; coordinates are pixels of the resized image."""
     names = dict(detected_boxes="boxes", detected_labels="labels", detected_scores="scores")
     stages = _rows("detected_image", **{name: [f[key] for f in found] for name, key in names.items()})
     if "masks" in found[0]:
@@ -201,7 +206,7 @@ def _detected(found):
 
 
 def _final(found):
-    """What the model returns, in pixels of the photos; the masks of each photo by themselves."""
+    """What the model returns, in pixels of the photos; the masks of each photo are a stage of their own."""
     stages = dict(final_boxes=np.concatenate([f["boxes"].numpy() for f in found]))
     for i, f in enumerate(found):
         if "masks" in f:
@@ -214,7 +219,7 @@ def _final(found):
 # ------------------------------------------------------------------------------------------------------------- photos
 
 
-SIZES = {  # photo: height, width; "low" and "high" are parts of one
+SIZES = {  # photo: height, width; "low" and "high" are crops of the last photo
     "000000166918": (640, 480),
     "000000119828": (375, 500),
     "000000165518": (612, 612),
@@ -226,7 +231,7 @@ SIZES = {  # photo: height, width; "low" and "high" are parts of one
 
 @functools.lru_cache
 def photo(name):
-    """A photo of the folder of real data where it is, else a drawn scene of the same size. (H, W, 3) uint8."""
+    """(H, W, 3) uint8: the real photo if the data folder is there, otherwise a drawn scene of the same size."""
     height, width = SIZES[name]
     if name in ("low", "high"):
         return np.ascontiguousarray(photo("000000177977")[-height:, :width])
@@ -237,7 +242,7 @@ def photo(name):
 
 
 def double(model):
-    """torchvision's model in float64: what rounding alone does to it."""
+    """torchvision's model in float64; comparing it with float32 shows what rounding alone changes."""
     return copy.deepcopy(model).double()
 
 

@@ -1,4 +1,4 @@
-"""torchvision trained on the anchors and RoIs that minimask sampled: what is left to differ is arithmetic."""
+"""torchvision trained on the anchors and RoIs that minimask sampled, so that only the arithmetic can differ."""
 
 import contextlib
 
@@ -11,16 +11,16 @@ from tests.references.live import to_chw
 
 
 def our_losses(model, samples, seed=0):
-    """Losses (Tensors) of our model in training, and its Trace, which says what was sampled."""
+    """The training losses (Tensors) of our model, and the Trace that records what was sampled."""
     with Trace() as trace:
         losses = model.train().losses(model.transform(samples), generator(seed))
     return losses, trace
 
 
 def their_losses(model, samples, trace, others=0.0):
-    """Losses of torchvision's model in training for what `trace` sampled.
+    """The training losses of torchvision's model for the anchors and RoIs in `trace`.
 
-    others: which part of the RoIs need not be among torchvision's own proposals.
+    others: the fraction of the RoIs of an image that may be missing from torchvision's proposals.
     """
     dtype = next(model.parameters()).dtype
     targets = []
@@ -31,7 +31,9 @@ def their_losses(model, samples, trace, others=0.0):
         targets.append(target)
     model.train()
     normalize = model.transform.normalize
-    model.transform.normalize = lambda image: normalize(image.float()).to(dtype)  # as ours do, also in float64
+    model.transform.normalize = lambda image: normalize(image.float()).to(
+        dtype
+    )  # in float32 even if the model is float64, as in our model
     try:
         with same_samples(model, trace, others):
             return model([to_chw(sample.image, dtype) for sample in samples], targets)
@@ -43,8 +45,8 @@ def their_losses(model, samples, trace, others=0.0):
 def same_samples(model, trace, others):
     """While inside, torchvision's `model` samples the anchors and the RoIs of `trace`.
 
-    That these may be sampled is checked against torchvision's own matching: anchors and RoIs have its labels, and each
-    RoI, but for a part `others`, is one of its proposals or a true box.
+    They are checked against torchvision's own matching: anchors and RoIs must have the labels it assigns, and all RoIs
+    except a fraction `others` must be among its proposals and the true boxes.
     """
     rpn, heads = model.rpn, model.roi_heads
     sampler = rpn.fg_bg_sampler
@@ -58,20 +60,22 @@ def same_samples(model, trace, others):
 
 
 def sampled_anchors(labels, trace):
-    """For each image a mask of the positive and one of the negative anchors; labels: torchvision's, (A,) an image."""
+    """Per image, a mask of the positive and one of the negative anchors. labels: torchvision's, (A,) per image."""
     positives, negatives = [], []
     for i, theirs in enumerate(labels):
         index, positive, valid = (trace[f"rpn_{key}"][i] for key in ("sampled", "positive", "valid"))
         for chosen, label, masks in ((valid & positive, 1, positives), (valid & ~positive, 0, negatives)):
             mask = torch.zeros(len(theirs), dtype=torch.uint8)
             mask[index[chosen]] = 1
-            assert (theirs[mask > 0] == label).all(), f"image {i}: a sampled anchor is no {label} for torchvision"
+            assert (theirs[mask > 0] == label).all(), (
+                f"image {i}: torchvision labels a sampled anchor other than {label}"
+            )
             masks.append(mask)
     return positives, negatives
 
 
 def sampled_rois(heads, proposals, targets, trace, others):
-    """What select_training_samples returns, for our RoIs: they, their objects, labels and regression targets."""
+    """What select_training_samples returns, for our RoIs: the RoIs, their objects, labels and regression targets."""
     dtype = proposals[0].dtype
     truth = [t["boxes"].to(dtype) for t in targets]
     valid = trace["roi_valid"]
@@ -86,5 +90,5 @@ def sampled_rois(heads, proposals, targets, trace, others):
 
 
 def gradients(model):
-    """Name -> gradient of torchvision's model after `backward`."""
+    """Name -> gradient of each parameter of torchvision's model after `backward`."""
     return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}

@@ -1,8 +1,9 @@
 """Writes the golden files of this folder: what torch and torchvision compute, in our layouts (NHWC, HWIO).
 
-    python -m tests.references.make_golden        (with torch and torchvision, from the project's folder)
+    python -m tests.references.make_golden        (in the project's folder; needs torch and torchvision)
 
-tests/test_reference_model.py compares ours with the files where torch is absent, and calls these functions where not.
+tests/test_reference_model.py compares our results with these files if torch is not installed; if it is, the test calls
+the functions below instead.
 """
 
 from pathlib import Path
@@ -39,7 +40,7 @@ def nchw(x):
 
 
 def operations():
-    """Name -> array: "conv_3x3.y", "conv_3x3.gx", ... in float64, of inputs that the test makes again."""
+    """Name -> float64 array: "conv_3x3.y", "conv_3x3.gx", ... for inputs that the test generates again."""
     golden = {}
     for name, (x_shape, w_shape, keywords) in CONVOLUTIONS.items():
         golden |= convolution(name, F.conv2d, x_shape, w_shape, (3, 2, 0, 1), (2, 3, 1, 0), keywords)
@@ -55,7 +56,7 @@ def operations():
 
 
 def with_gradients(name, y, **inputs):
-    """y and the gradient of each input for a cotangent that is random in our layout."""
+    """y and the gradient of each input, for a random cotangent generated in our layout."""
     n, c, h, w = y.shape
     y.backward(nchw(normal(n, h, w, c, seed=9)))
     golden = {f"{name}.y": nhwc(y)}
@@ -75,7 +76,7 @@ def convolution(name, function, x_shape, w_shape, to_torch, from_torch, keywords
 
 
 def normalizations():
-    """Batch norm in training (with its running statistics afterwards) and inference, group norm."""
+    """Batch norm in training (and its running statistics afterwards) and in inference, and group norm."""
     golden = {}
     for name in ("batch_norm_training", "batch_norm_inference", "group_norm"):
         x = nchw(normal(2, 5, 4, 6)).requires_grad_()
@@ -103,7 +104,7 @@ def roi_aligns():
 
 
 def suppression():
-    """NMS: indices kept at two thresholds, and within classes."""
+    """NMS: the indices kept at two thresholds, and by NMS within each class."""
     boxes, scores = map(torch.from_numpy, crowded_boxes())
     classes = torch.arange(len(boxes)) % 3
     golden = {f"nms_{t}": torchvision.ops.nms(boxes, scores, t).numpy() for t in (0.3, 0.7)}
@@ -112,7 +113,7 @@ def suppression():
 
 
 def transform():
-    """The normalized, resized and padded batch of two small pictures; resized boxes and masks."""
+    """The normalized, resized and padded batch of two small pictures, and their resized boxes and masks."""
     images, truths = cropped_pictures()
     resize = GeneralizedRCNNTransform(20, 30, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     targets = [{key: torch.from_numpy(value) for key, value in truth.items()} for truth in truths]
@@ -134,7 +135,7 @@ def tiny_model(seed=tiny.SEED):
 
 
 def small_model(settings, classes):
-    """torchvision's Mask R-CNN with the architecture of `build("toy", classes, **settings)`, settings as in `tiny`."""
+    """torchvision's Mask R-CNN with the architecture of `build("toy", classes, **settings)`; settings: as in `tiny`."""
     backbone, rpn, roi, heads = (settings[group] for group in ("backbone", "rpn", "roi", "heads"))
     return small_mask_rcnn(
         widths=backbone["channels"],
@@ -164,12 +165,14 @@ def small_model(settings, classes):
 
 
 def detections(seed=tiny.SEED):
-    """What the tiny model finds: boxes0, labels0, scores0, probabilities0 (28x28), masks0 (packed bits), keypoints0
-    (x, y, score), boxes1...
+    """What the tiny model finds in each picture.
+
+    Of picture 0: boxes0, labels0, scores0, probabilities0 (28 x 28), masks0 (packed bits), keypoints0 (x, y, score);
+    of picture 1: boxes1, ...
     """
     model = tiny_model(seed).eval()
     images, _ = tiny.pictures(seed)
-    soft = []  # the mask head's logits, one mask for each class
+    soft = []  # the mask head's logits, one mask per class
     with torch.no_grad():
         model.roi_heads.mask_predictor.register_forward_hook(lambda module, inputs, output: soft.append(output))
         found = model([to_chw(image).double() for image in images])
@@ -199,7 +202,7 @@ def training(seed=tiny.SEED):
 
 
 def resnet50():
-    """Digests of the stages of torchvision's published architecture, with weights of `tiny.state`, in float64."""
+    """Digests of the stages of torchvision's published architecture with weights from `tiny.state`, in float64."""
     settings = tiny.RESNET50
     model = resnet50_mask_rcnn(
         **settings["transform"],
@@ -213,9 +216,13 @@ def resnet50():
 
 
 FILES = dict(
-    operations=operations, suppression=suppression, transform=transform, detections=detections, training=training,
+    operations=operations,
+    suppression=suppression,
+    transform=transform,
+    detections=detections,
+    training=training,
     resnet50=resnet50,
-)  # fmt: skip
+)
 
 
 def main():
@@ -227,7 +234,7 @@ def main():
 
 
 def single(key, value):
-    """Gradients and probabilities of the model as float32: half the size, and more digits than are compared."""
+    """Gradients and probabilities of the model as float32: half the size, and still more digits than are compared."""
     return value.astype(np.float32) if key.startswith(("gradient", "probabilities")) else value
 
 

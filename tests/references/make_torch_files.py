@@ -1,9 +1,9 @@
-"""Makes torch_files/: small files by the real torch.save, and what is in them as expected.npz.
+"""Makes torch_files/: small files written by the real torch.save, and their contents as expected.npz.
 
     python tests/references/make_torch_files.py                    needs torch
-    python tests/references/make_torch_files.py --python2 PYTHON   needs a Python 2.7 with numpy; python2.pkl alone
+    python tests/references/make_torch_files.py --python2 PYTHON   needs Python 2.7 with numpy; writes python2.pkl only
 
-Names in expected.npz: FILE/KEY, where KEY is the path of the array in the file, joined by "/".
+Names in expected.npz are FILE/KEY, where KEY is the path of the array in the file, joined by "/".
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "torch_files"
 
-# Arrays in strings of one byte (short and long), texts that are no UTF-8, Python 2's OrderedDict and long integers.
+# Arrays stored as byte strings (short and long), text that is not UTF-8, Python 2's OrderedDict and long integers.
 PYTHON2 = """
 import cPickle, sys
 from collections import OrderedDict
@@ -35,7 +35,7 @@ cPickle.dump(value, open(sys.argv[1], "wb"), 2)
 
 
 def tensors(torch):
-    """Tensors of every admitted type, and views of all kinds that do not overlap."""
+    """Tensors of every supported type, and all kinds of views that do not overlap."""
     torch.manual_seed(0)
     names = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
     types = [getattr(torch, name) for name in names]
@@ -58,7 +58,7 @@ def tensors(torch):
 
 
 def checkpoint(torch):
-    """What a training script saves: the state after three steps, with its arguments."""
+    """What a training script saves: the state after three steps, and the script's arguments."""
     torch.manual_seed(1)
     layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2)]
     model = torch.nn.Sequential(*layers)
@@ -80,7 +80,7 @@ def checkpoint(torch):
 
 
 def flatten(value, name, arrays):
-    """Collect the tensors in a nest of containers under the path to them."""
+    """Collect the tensors in nested containers; each is stored under its path."""
     if hasattr(value, "detach"):
         value = value.detach()
         arrays[name] = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()

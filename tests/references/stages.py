@@ -1,7 +1,7 @@
-"""What each stage of minimask's model computes, for comparison with torchvision stage by stage; needs no torch.
+"""What each stage of minimask's model computes, for a stage-by-stage comparison with torchvision. Needs no torch.
 
-Stages are a dict of arrays under the names of minimask.trace. What belongs to RoIs or detections has one row for each
-of all images, one image after the other; `proposal_image` and `detected_image` say whose each row is.
+Stages are a dict of arrays under the names of minimask.trace. Arrays about RoIs or detections have one row for each,
+all images one after the other; `proposal_image` and `detected_image` hold the image index of each row.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ PYRAMID = ("P2", "P3", "P4", "P5", "P6")
 
 
 def ours(model, images):
-    """The same of our model, each stage fed with our own previous one."""
+    """The stages of our model end to end: each is computed from our own results of the stage before."""
     batch = model.transform(images)
     with Trace() as trace:
         found = model.detect(batch)
@@ -42,9 +42,9 @@ def ours(model, images):
 
 
 def _valid_rows(x, valid):
-    """(N, R, ...) or one row for each valid place -> one row for each valid place."""
+    """(N, R, ...), or already one row per valid entry -> one row per valid entry."""
     x = x[valid] if x.shape[: valid.ndim] == valid.shape else x
-    return x[: valid.sum()]  # where nothing is valid the heads compute one row all the same
+    return x[: valid.sum()]  # if nothing is valid, the heads still compute one row
 
 
 def _our_final(found, batch):
@@ -62,7 +62,7 @@ def _our_final(found, batch):
 
 
 def fed_with(model, images, t):
-    """The same, each stage fed with the stages `t` that torchvision computed before it."""
+    """The stages of our model, each computed from the stages `t` of torchvision that come before it."""
     with no_grad():
         batch = model.transform(images)
         stages = dict(images=batch.images)
@@ -107,7 +107,7 @@ def fed_with(model, images, t):
 
 
 def _padded(n, image, *rows):
-    """Rows of all images -> arrays (N, most rows of an image, ...) and which of these places are rows."""
+    """Rows of all images -> padded arrays (N, largest number of rows, ...), and which of their entries are real."""
     valid = np.arange(max(np.bincount(image, minlength=n).max(), 1)) < np.bincount(image, minlength=n)[:, None]
     arrays = [np.zeros((*valid.shape, *x.shape[1:]), x.dtype) for x in rows]
     for array, x in zip(arrays, rows):
@@ -117,23 +117,33 @@ def _padded(n, image, *rows):
 
 # ---------------------------------------------------------------------------------------------------------- comparison
 
-NEAR_TIE = 1e-5  # scores nearer than this may stand in another order
+NEAR_TIE = 1e-5  # scores that are closer than this may be ordered differently
 FOUND = ("proposals", "proposal_scores"), ("detected_boxes", "detected_scores", "detected_labels")
-COMPUTED_OF_THEM = (  # row by row
+COMPUTED_FROM_THEM = (  # one row for each proposal, one row for each detection
     ("box_features", "class_logits", "box_deltas"),
-    ("mask_features", "mask_logits", "mask_probabilities", "keypoint_features", "keypoint_logits", "keypoints",
-     "final_boxes", "final_keypoints"),
-)  # fmt: skip
+    (
+        "mask_features",
+        "mask_logits",
+        "mask_probabilities",
+        "keypoint_features",
+        "keypoint_logits",
+        "keypoints",
+        "final_boxes",
+        "final_keypoints",
+    ),
+)
 SIZES = ("sizes", "original_sizes")
 
 
 def errors(found, expected, fed=False):
-    """Name -> relative error of each stage: the largest difference, over the largest of the expected values.
+    """Name -> relative error of each stage: the largest difference divided by the largest expected value.
 
-    Of boxes and the places of keypoints: over the longer side of the padded batch, or of the largest photo.
-    Proposals and detections must be the same sets in the same order, except where scores differ by less than NEAR_TIE;
-    AssertionError if not. What is computed of them is compared with that of the same box. fed: `found` comes from
-    `fed_with`, so that what is computed of boxes is in the expected order already.
+    For boxes and the positions of keypoints, the divisor is the longer side of the padded batch or of the largest
+    photo. Proposals and detections must be the same sets in the same order, except where scores differ by less than
+    NEAR_TIE. What is computed from a box is compared with what torchvision computes from the same box.
+
+    fed: `found` comes from `fed_with`, so what is computed from boxes is already in the expected order.
+    Raises AssertionError if the sets, their order or a shape differ.
     """
     for name in SIZES:
         np.testing.assert_array_equal(found[name], expected[name])
@@ -143,7 +153,7 @@ def errors(found, expected, fed=False):
     for name, value in expected.items():
         if name.endswith(("sizes", "_image", "_labels")):
             continue
-        mine = found.get(name, value[:0])  # of no detections there are no masks
+        mine = found.get(name, value[:0])  # without detections there are no masks
         assert mine.shape == value.shape, f"{name}: {mine.shape}, expected {value.shape}"
         if name == "keypoints":
             result["keypoint_scores"] = relative(mine[..., 2], value[..., 2])
@@ -153,13 +163,13 @@ def errors(found, expected, fed=False):
     return result
 
 
-SLICE = 48  # numbers kept of a stage in a golden file
+SLICE = 48  # numbers of each stage that a golden file keeps
 
 
 def digests(stages):
-    """Of each stage some of its numbers, evenly spaced, and the mean of all and of their sizes: name -> (50,) float64.
+    """Name -> (50,) float64: the mean, the mean absolute value, and 48 evenly spaced numbers of each stage.
 
-    Of detections all numbers, and none of pasted masks.
+    Detections are kept completely; pasted masks are left out.
     """
     result = {}
     for name, value in stages.items():
@@ -173,7 +183,7 @@ def digests(stages):
 
 
 def relative(found, expected, scale=None):
-    """The largest difference over `scale`, or over the largest of the expected values."""
+    """The largest difference divided by `scale`, by default the largest expected absolute value."""
     if not expected.size:
         return 0.0
     scale = scale or max(float(np.abs(expected).max()), 1e-30)
@@ -181,9 +191,9 @@ def relative(found, expected, scale=None):
 
 
 def in_order(found, expected, side, fed):
-    """Both with proposals and detections, and what was computed of them, in the same order: two new dicts."""
+    """Two new dicts in which proposals, detections and what was computed from them are in the same order."""
     found, expected = dict(found), dict(expected)
-    for kind, names, computed in zip(("proposal", "detected"), FOUND, COMPUTED_OF_THEM):
+    for kind, names, computed in zip(("proposal", "detected"), FOUND, COMPUTED_FROM_THEM):
         rows = counterparts(expected, found, kind, *names[:2], side)
         for stages, own, image in zip((expected, found), rows, [s[f"{kind}_image"] for s in (expected, found)]):
             for name in names if fed else names + computed:
@@ -196,12 +206,13 @@ def in_order(found, expected, side, fed):
 
 
 def counterparts(expected, found, kind, boxes, scores, side):
-    """Rows of `expected` and the rows of `found` that are the same: (R,), (R,).
+    """Rows of `expected` and the corresponding rows of `found`: (R,), (R,).
 
-    The same is the nearest box (of the same label) of the same image, one to one, within a thousandth of the image.
-    Where boxes are cut off after the best so many, of two with nearly the same score either may be in: up to one in a
-    hundred may be exchanged for one whose score is within NEAR_TIE; they are left out. Raises AssertionError if
-    anything else differs, or if the order does where scores do.
+    A row's counterpart is the nearest box with the same label in the same image, within a thousandth of the image's
+    size; no two rows share one. Only the best boxes are kept, and of two with nearly the same score either may make the
+    cut: up to one box in a hundred may be replaced by another whose score is within NEAR_TIE. Those are left out.
+
+    Raises AssertionError if anything else differs, or if boxes with different scores are in a different order.
     """
     pairs = [], []
     labels = "detected_labels" if kind == "detected" else f"{kind}_image"
@@ -213,7 +224,7 @@ def counterparts(expected, found, kind, boxes, scores, side):
         distance += np.abs(found[scores][candidates] - expected[scores][rows][:, None])  # tells equal boxes apart
         same = distance.min(axis=1) < 1e-3
         counterpart = candidates[distance.argmin(axis=1)][same]
-        assert len(np.unique(counterpart)) == len(counterpart), f"image {i}: two {boxes} have one counterpart"
+        assert len(np.unique(counterpart)) == len(counterpart), f"image {i}: two {boxes} have the same counterpart"
         lost, new = rows[~same], np.setdiff1d(candidates, counterpart)
         differences = np.abs(np.sort(expected[scores][lost]) - np.sort(found[scores][new]))
         assert len(lost) <= len(rows) / 100 and differences.max(initial=0) < NEAR_TIE, (
@@ -221,20 +232,22 @@ def counterparts(expected, found, kind, boxes, scores, side):
         )
         in_our_order = expected[scores][rows[same]][np.argsort(counterpart)]
         rises = in_our_order - np.minimum.accumulate(in_our_order)
-        assert rises.max(initial=0) <= NEAR_TIE, f"image {i}: {boxes} in another order"
+        assert rises.max(initial=0) <= NEAR_TIE, f"image {i}: {boxes} are in a different order"
         pairs[0].append(rows[same])
         pairs[1].append(counterpart)
     return tuple(np.concatenate([np.zeros(0, np.int64), *p]) for p in pairs)
 
 
-CONSTANT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"  # the softmax over places does not see it: gradient 0
+# Adding a constant to all logits does not change the softmax over positions, so the gradient of this bias is 0.
+CONSTANT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
 
 
 def gradient_errors(model, expected):
-    """Name -> relative error of the gradient of each parameter of `model` (which must have been through `backward`).
+    """Name -> relative error of the gradient of each parameter of `model`, on which `backward` must have been called.
 
-    expected: name -> gradient, torchvision's names and layouts. As for stages: the largest difference over the largest
-    value; but of the one that is 0 but for rounding, over that of its layer's weight.
+    expected: name -> gradient, with torchvision's names and layouts. As for stages, the error is the largest difference
+    divided by the largest expected value; for CONSTANT, whose gradient is 0 except for rounding, the divisor is the
+    largest gradient of the weight of the same layer.
     """
     mine = to_torchvision({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert mine.keys() == expected.keys()

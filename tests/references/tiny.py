@@ -1,6 +1,6 @@
-"""A tiny Mask R-CNN and two pictures, as functions of fixed seeds: what the golden files were computed from.
+"""The tiny Mask R-CNN and the two pictures from which the golden files were computed, as functions of fixed seeds.
 
-NumPy alone. Random numbers come from RandomState, whose stream never changes, so that weights need not be stored.
+Needs only NumPy. Random numbers come from RandomState, whose stream never changes, so no weights need to be stored.
 """
 
 import zlib
@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 CLASSES = 5
-SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SETTINGS)
+SETTINGS = dict(  # for minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SETTINGS)
     backbone=dict(channels=(8, 8, 16, 16), stem="small", fpn_channels=16),
     rpn=dict(
         first_level=0,
@@ -18,7 +18,7 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
         pre_nms=(60, 60),
         post_nms=(50, 50),
     ),
-    # As many RoIs as there are, and all positives: nothing depends on how they are sampled.
+    # All RoIs are kept, and all positive ones, so nothing depends on random sampling.
     roi=dict(samples=100_000, positive_fraction=1.0, canonical_size=64),
     heads=dict(box_width=24, mask_channels=(16, 16), mask_width=16, keypoints=3, keypoint_channels=(16, 16)),
     conventions=dict(aligned=False, whole_pixels=True),  # torchvision's
@@ -26,8 +26,8 @@ SETTINGS = dict(  # of minimask.mask_rcnn.build("toy", num_classes=CLASSES, **SE
     transform=dict(min_size=96, max_size=128),
 )
 
-SEED = 1  # with it all classes are found
-SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are spread
+SEED = 1  # with this seed, all classes are found
+SCALES = {  # factors for layers' weights: they keep residual sums small and spread scores and boxes
     "bn2.weight": 0.3,
     "rpn.head.cls_logits.weight": 0.5,
     "rpn.head.bbox_pred.weight": 0.1,
@@ -35,7 +35,7 @@ SCALES = {  # of layers' weights: residual sums stay small, scores and boxes are
     "roi_heads.box_predictor.bbox_pred.weight": 0.15,
 }
 
-RESNET50 = dict(  # of build("resnet50_fpn", num_classes=91, **RESNET50)
+RESNET50 = dict(  # for build("resnet50_fpn", num_classes=91, **RESNET50)
     rpn=dict(pre_nms=(100, 100), post_nms=(50, 50)),
     detection=dict(max_detections=10),
     transform=dict(min_size=128, max_size=192),
@@ -43,7 +43,7 @@ RESNET50 = dict(  # of build("resnet50_fpn", num_classes=91, **RESNET50)
 
 
 def state(shapes, seed=SEED):
-    """Name -> float32 array for name -> shape, in torchvision's layout: each a function of its name, shape and seed."""
+    """Float32 arrays for name -> shape, in torchvision's layout; each depends only on its name, shape and the seed."""
     return {name: _array(name, tuple(shape), seed) for name, shape in shapes.items()}
 
 
@@ -63,7 +63,7 @@ def _array(name, shape, seed):
 
 
 def pictures(seed=SEED):
-    """Two (H, W, 3) uint8 images of different sizes and their objects: dicts of boxes, labels, masks, keypoints."""
+    """Two (H, W, 3) uint8 images of different sizes, and their objects as dicts of boxes, labels, masks, keypoints."""
     rng = np.random.RandomState(seed)
     images, truths = [], []
     for height, width, count in ((64, 80, 3), (70, 56, 2)):
@@ -89,7 +89,7 @@ def pictures(seed=SEED):
 
 
 def _keypoints(boxes, seed):
-    """Three points anywhere in each box (G, 3, 3): visible, absent, hidden."""
+    """(G, 3, 3): three random points in each box, the first visible, the second not labeled, the third hidden."""
     shares = np.random.RandomState(seed).uniform(0, 1, (len(boxes), 3, 2))
     places = boxes[:, None, :2] + shares * (boxes[:, None, 2:] - boxes[:, None, :2])
     visibility = np.broadcast_to(np.array([[2], [0], [1]]), (len(boxes), 3, 1))
