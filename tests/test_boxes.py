@@ -131,6 +131,12 @@ def test_nms_worked_number():
     assert indices[kept].tolist() == [1, 0, 3, 2]
 
 
+def test_nms_takes_all_its_arguments_by_name():
+    corners, scores = np.float32([[[0, 0, 2, 2], [0, 0, 2, 2]]]), np.float32([[1, 2]])
+    indices, kept = boxes.nms(valid=scores > 0, threshold=0.5, scores=scores, boxes=corners)
+    assert indices.tolist() == [[1, 0]] and kept.tolist() == [[True, False]]
+
+
 def test_nms_ties_and_the_exact_threshold():
     same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 3, 1))
     flat = np.ones((1, 3), np.float32)
