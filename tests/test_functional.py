@@ -90,7 +90,7 @@ OPERATIONS = {
         lambda t, a: t.nn.functional.interpolate(a.permute(0, 3, 1, 2), (2, 3), mode="bilinear").permute(0, 2, 3, 1),
         [smooth(1, 1, 1, 2)],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
