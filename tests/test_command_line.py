@@ -455,7 +455,7 @@ def test_an_unreadable_photo_is_named(tmp_path, capsys):
 def test_an_earlier_run_stays_as_it_is(run, capsys):
     before = snapshot(run)
     message = fails(capsys, "train", "--output", run, "--steps", "1", *TINY)
-    assert "holds a run already" in message and "go on with it (resume)" in message and "(overwrite)" in message
+    assert "holds a run already" in message and "--resume" in message and "--overwrite" in message
     # what fails before training starts deletes nothing, even with --overwrite
     fails(capsys, "train", "--output", run, "--overwrite", "--steps", "0")
     fails(capsys, "train", "--output", run, "--overwrite", "--steps", "1", "--weights", run / "nowhere.npz", *TINY)

@@ -59,6 +59,16 @@ def newest_settings(folder):
     return load_newest(folder)[2]
 
 
+def refuse_earlier_run(folder):
+    """Raises InputError if the folder holds a run."""
+    earlier = checkpoints(folder)
+    if earlier:
+        raise InputError(
+            f"{folder}: holds a run already (its last checkpoint is {earlier[-1].name}); resume it (--resume), "
+            "delete it (--overwrite) or choose another folder (--output)"
+        )
+
+
 def remove_old(folder):
     """Delete all checkpoints in `folder` but the last two."""
     for path in checkpoints(folder)[:-KEEP]:

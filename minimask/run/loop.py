@@ -19,14 +19,14 @@ from minimask.machine.card import enough_memory
 from minimask.run.best import BEST, Best
 from minimask.run.files import remove_leftovers
 from minimask.run.finite import NotFiniteError
-from minimask.run.folder import checkpoints, load_newest
+from minimask.run.folder import checkpoints, load_newest, refuse_earlier_run
 from minimask.run.log import LOG, Log, NoLog
 from minimask.run.messages import say
 from minimask.run.progress import Bar, Clock
+from minimask.run.settings import may_change
 from minimask.run.signals import StopRequest
 
 SECONDS_BETWEEN_CHECKPOINTS = 60  # if the settings do not say after how many steps
-MAY_CHANGE = ("save_every", "validate_every")  # settings that a resumed run may change: the steps stay the same
 
 
 @contextlib.contextmanager
@@ -183,11 +183,8 @@ class Run:
         Returns (step, seconds): how many steps were taken before, and how long they took.
         """
         earlier = checkpoints(self.folder)
-        if earlier and not (resume or overwrite):
-            raise InputError(
-                f"{self.folder}: holds a run already (its last checkpoint is {earlier[-1].name}); resume it "
-                "(--resume), delete it (--overwrite) or choose another folder (--output)"
-            )
+        if not (resume or overwrite):
+            refuse_earlier_run(self.folder)
         if not (earlier or overwrite) and (self.folder / BEST).exists():
             raise InputError(
                 f"{self.folder}: holds {BEST} of an earlier run, but no checkpoint to resume; delete it (--overwrite) "
@@ -227,7 +224,7 @@ class Run:
         for name, ours in dataclasses.asdict(self.settings).items():
             theirs = saved["training"].get(name)
             theirs = tuple(theirs) if isinstance(theirs, list) else theirs
-            if theirs != ours and name not in MAY_CHANGE:
+            if theirs != ours and name not in may_change(type(self.settings)):
                 raise InputError(f"{path}: this run was started with {name} = {theirs}; it cannot resume with {ours}")
         if saved["class_names"] != list(self.info["class_names"]):
             raise InputError(

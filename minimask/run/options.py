@@ -166,11 +166,6 @@ class TrainOptions(MachineOptions, TrainSettings):
         return TrainSettings(**values)
 
 
-def may_change(options):
-    """Names of the fields of an options class that may change when a run is resumed."""
-    return [field.name for field in dataclasses.fields(options) if field.metadata.get("resume")]
-
-
 # ------------------------------------------------------------------------------------------------- the command line
 
 

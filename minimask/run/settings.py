@@ -126,6 +126,11 @@ def _kind(kind):
     return KINDS.get(kind, "a function")
 
 
+def may_change(kind):
+    """Names of the fields of a settings class that may change when a run is resumed: the steps stay the same."""
+    return [field.name for field in dataclasses.fields(kind) if field.metadata.get("resume")]
+
+
 # ------------------------------------------------------------------------------------------------------------- messages
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from minimask.errors import InputError
 from minimask.machine import distributed
-from minimask.run.folder import checkpoints, newest_settings
+from minimask.run.folder import checkpoints, newest_settings, refuse_earlier_run
 from minimask.run.log import LOG
 from minimask.run.messages import say
-from minimask.run.options import TrainOptions, in_words, may_change
-from minimask.run.settings import check_name
+from minimask.run.options import TrainOptions, in_words
+from minimask.run.settings import check_name, may_change
 
 FOR_MODEL = ("preset", "weights", "new_heads", "keypoints", "min_size", "max_size", "set")  # what `model` stands for
 FOR_DATA = ("images", "annotations", "toy_size", "toy_case")  # what `dataset` stands for
@@ -154,16 +154,6 @@ def _resumed(folder, saved, given, dataset):
                 "leave that out to go on with it, or start another run (output)"
             )
     return ours
-
-
-def refuse_earlier_run(folder):
-    """Raises InputError if the folder holds a run."""
-    earlier = checkpoints(folder)
-    if earlier:
-        raise InputError(
-            f"{folder}: holds a run already (its last checkpoint is {earlier[-1].name}); go on with it (resume), "
-            "delete it (overwrite) or choose another folder (output)"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
