@@ -9,9 +9,10 @@ import sys
 
 from minimask import __version__
 from minimask.errors import InputError
-from minimask.run import commands
+from minimask.run import commands, data_commands
 from minimask.run.options import (
     Collect,
+    DataOptions,
     EvaluateOptions,
     MachineOptions,
     PredictOptions,
@@ -63,7 +64,19 @@ def make_parsers():
     )
     parser.add_argument("--version", action="version", version=f"minimask {__version__}")
     subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for add in (_demo, _train, _evaluate, _predict, _download, _convert, _split, _benchmark, _compile, _course):
+    for add in (
+        _demo,
+        _train,
+        _evaluate,
+        _predict,
+        _download,
+        _convert,
+        _split,
+        _import,
+        _benchmark,
+        _compile,
+        _course,
+    ):
         add(subparsers)
     return parser, subparsers.choices
 
@@ -244,6 +257,29 @@ def _split(subparsers):
     )
     parser.add_argument("--output", metavar="DIR", help="folder for the two files (default: beside FILE.json)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def _import(subparsers):
+    parser = _command(
+        subparsers,
+        "import",
+        data_commands.import_annotations,
+        "turn annotations of labelme, VIA, YOLO, Pascal VOC, or label images into a COCO file",
+        """  python -m minimask import labelme_folder --output annotations.json
+  python -m minimask import via_project.json --images photos --output annotations.json
+  python -m minimask import yolo_folder --output annotations.json --classes cat dog
+  python -m minimask import cells --format labels --classes cell --output annotations.json
+""",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="the folder of the annotations, or the json file of VIA")
+    parser.add_argument("--output", required=True, metavar="FILE.json", help="the COCO file to write")
+    parser.add_argument("--images", metavar="DIR", help="folder of the photos, if they are not beside the annotations")
+    parser.add_argument("--format", choices=data_commands.FORMATS, help="default: recognized by what is in the folder")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="names of the classes, where the format numbers them"
+    )
+    add_options(parser, DataOptions)
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
 
 
 def _benchmark(subparsers):

@@ -100,6 +100,7 @@ COMMANDS = [
     "download",
     "convert",
     "split",
+    "import",
     "benchmark",
     "compile",
     "check",

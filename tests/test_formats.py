@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minimask.__main__ import main
 from minimask.datasets.coco import CocoDataset
 from minimask.datasets.formats import recognize, to_coco
 from minimask.errors import InputError
@@ -240,3 +241,23 @@ def test_nothing_there(tmp_path):
         to_coco(tmp_path)
     with pytest.raises(InputError, match="must be one of labelme, via, yolo, voc, labels, got 'coco'"):
         to_coco(tmp_path, format="coco")
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_refuses_what_is_bad_unless_told_to_leave_it_out(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    write(tmp_path / "in" / "a.json", labelme([shape("cat", SQUARE), shape("cat", [[1, 1], [9, 9]], "line")]))
+    words = ["import", tmp_path / "in", "--output", tmp_path / "coco.json"]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "line (it has no area): a.json, shape 2" in message and "--skip-bad" in message
+    assert not (tmp_path / "coco.json").exists()
+
+    assert main([*words, "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert "left out: 1" in told.out and "shape 2" in told.err
+    assert len(CocoDataset(tmp_path / "in", tmp_path / "coco.json")[0].labels) == 1
+    assert main([*words, "--skip-bad"]) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -60,7 +60,16 @@ class PredictOptions(MachineOptions):
 
 
 @dataclass(frozen=True, repr=False)
-class TrainOptions(MachineOptions, TrainSettings):
+class DataOptions(Settings):
+    """How to read annotations."""
+
+    skip_bad: bool = setting(
+        False, "leave out annotations and images that cannot be used; their number is printed", group="data"
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class TrainOptions(MachineOptions, DataOptions, TrainSettings):
     """Everything that a training run is made from; its checkpoints keep it, so resuming it needs none of it again."""
 
     owner = "train: "
