@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from minimask import boxes, check, roi_align
+from minimask import boxes, check, losses, roi_align
 from minimask.__main__ import main
 from minimask.check import CheckFailed
 from minimask.tensor import Tensor
@@ -59,6 +59,13 @@ def test_without_a_case_of_the_signature():
 
     with pytest.raises(CheckFailed, match="cannot be called with the 5 arguments boxes, scores, valid, threshold, max"):
         check.stage("nms", my_nms)
+
+
+def test_callable_objects(capsys):
+    check.stage(
+        "class_loss", functools.partial(lambda function, z, *rest: function(Tensor(z), *rest), losses.class_loss)
+    )
+    assert "correct" in capsys.readouterr().out
 
 
 def test_places_without_a_box_may_hold_any_index(capsys):

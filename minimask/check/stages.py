@@ -17,6 +17,7 @@ import numpy as np
 
 from minimask import anchors, boxes, convolution, losses, mask_head, roi_align, targets
 from minimask.check.engine import Check
+from minimask.check.words import name_of
 from minimask.tensor import Tensor
 
 
@@ -69,7 +70,8 @@ class Stage:
             view_allowed=True,
             name=f'stage "{self.library.__name__}"',
         )
-        one(self._called(function, cases, tensors) if inspect.isroutine(function) else function)
+        usable = callable(function) and not inspect.isclass(function)
+        one(self._called(function, cases, tensors) if usable else function)  # the check names what is not a function
 
     def signature(self):
         """The library's signature: "nms(boxes, scores, ...)"."""
@@ -87,6 +89,7 @@ class Stage:
                 ]
             return self.meaningful(_as_arrays(function(*arguments)))
 
+        run.__name__ = name_of(function)
         return run
 
 
