@@ -228,8 +228,8 @@ print(inspect.getsource(F.Multiply))
 # %% [markdown] slideshow={"slide_type": "notes"}
 # forward takes raw arrays and keeps what backward will need. backward takes gy, the gradient that comes back to the
 # result, and returns one gradient for each input. `needs` says which inputs want one at all; `unbroadcast` is section
-# 7. The operations in functional.py look like that, none longer than a screen. For functions of one number, such as exp or
-# ReLU, one line has both formulas: y = f(x), and gx from gy and x or y.
+# 7. The operations in functional.py look like that, none longer than a screen. For functions of one number, such as exp
+# or ReLU, one line has both formulas: y = f(x), and gx from gy and x or y.
 
 # %% [markdown]
 # **By hand.** y = a b with a = 2, b = 3. If a grows by 0.001, y grows by 0.003: the derivative with respect to a is b.
