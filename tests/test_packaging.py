@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,35 @@ def statements(text):
     """The lines of a text without their comments."""
     lines = [line.partition("  #")[0].strip() for line in text.splitlines()]
     return [line for line in lines if line]
+
+
+def commands(path):
+    """The arguments of each call of minimask in the code blocks of a page, as lists of words."""
+    found = []
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
+    for text in (text for language, text in blocks if not language):
+        for line in text.replace("\\\n", " ").splitlines():
+            call = re.match(r"(?:mpiexec -n 4 )?(?:\S*python -m )?minimask (.*)", line)
+            if call:
+                found.append(shlex.split(call[1], comments=True))
+    return found
+
+
+def test_commands_of_the_pages_exist():
+    from minimask.__main__ import make_parsers
+
+    parser, _ = make_parsers()
+    calls = [words for path in PAGES for words in commands(path)]
+    assert len(calls) > 20
+    for words in calls:
+        if "--help" not in words:
+            parser.parse_args(words)
+
+
+def test_python_of_the_pages_is_valid():
+    for path in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            compile(block.replace(", ...)", ")"), path.name, "exec")
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
