@@ -26,7 +26,7 @@ from minimask import box_head, check, draw
 from minimask import boxes as box_ops
 from minimask.convolution import Conv2dFunction, ConvTranspose2dFunction
 from minimask.datasets.toy import ToyScenes
-from minimask.functional import softmax_array
+from minimask.functional import Linear, softmax_array
 from minimask.mask_head import restore
 from minimask.mask_rcnn import BOX_WEIGHTS
 from minimask.tensor import Tensor, no_grad
@@ -178,8 +178,9 @@ plt.show()
 # %%
 @contextlib.contextmanager
 def counting():
-    """Inside `with counting() as count`, count[0] grows by the multiplications of every convolution that is run."""
+    """Inside `with counting() as count`, count[0] grows by the multiplications of each convolution and dense layer."""
     count, forward, transposed = [0], Conv2dFunction.forward, ConvTranspose2dFunction.forward
+    dense = Linear.forward
 
     def convolution(self, x, w, *rest):
         y = forward(self, x, w, *rest)
@@ -190,7 +191,12 @@ def counting():
         count[0] += x.size * w[:, :, 0].size  # (kh, kw, Cout) for each number of x (notebook 10)
         return transposed(self, x, w, *rest)
 
+    def dense_layer(self, x, w, b):
+        count[0] += x.size * w.shape[1]  # M for each number of x
+        return dense(self, x, w, b)
+
     with (
+        mock.patch.object(Linear, "forward", dense_layer),
         mock.patch.object(Conv2dFunction, "forward", convolution),
         mock.patch.object(ConvTranspose2dFunction, "forward", transposed_convolution),
     ):

@@ -356,7 +356,8 @@ check.split_by_group(my_split_by_group)
 # %%
 def new_model():
     """The toy model for our two classes (and the background), with the shipped weights and new heads."""
-    model = mask_rcnn.build("toy", num_classes=len(dataset.class_names) + 1)
+    model = mask_rcnn.build("toy", classes=dataset.class_names)
+    model.name_classes(dataset.class_names, dataset.category_ids)
     return model, weights.load_into(model, weights.toy_weights(), replace_heads=True)
 
 
@@ -488,11 +489,11 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Find them in a photo
 #
-# `predict_files(model, class_names, photos, folder)` writes for each photo a picture and a json.
+# `predict_files(model, photos, folder)` writes, for each photo, a picture and a json with the objects' names.
 
 # %%
 photo = FOLDER / "photos" / sorted(names[1])[5]
-written = predict_files(model, dataset.class_names, [photo], FOLDER / "found", category_ids=dataset.category_ids)
+written = predict_files(model, [photo], FOLDER / "found")
 record = json.loads(written[0][2].read_text())
 for one in record["detections"]:
     print(f"{one['name']:10} {one['score']:.2f}  box {np.round(one['box']).tolist()}")
