@@ -223,8 +223,8 @@ def test_pascal_voc(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"images": [], "annotations": []}, "COCO file already"),
-        (labelme([]), "give the folder"),
+        ({"images": [], "annotations": []}, "already a COCO file"),
+        (labelme([]), "pass the folder"),
         ({"a": 1}, "no known annotations"),
     ],
 )

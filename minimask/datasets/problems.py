@@ -1,4 +1,4 @@
-"""One report of everything that is wrong with a data set: kinds, counts, and where to look."""
+"""One report of everything that is wrong with a dataset: kinds of problems, how many there are, and where to look."""
 
 from minimask.errors import InputError
 
@@ -6,9 +6,9 @@ SHOWN = 5  # places named per kind
 
 
 class Problems:
-    """Collects problems by kind; a problem is one place (an annotation, a line, a file) that cannot be used.
+    """Collects problems by kind. A problem is one place (an annotation, a line, a file) that cannot be used.
 
-    Notes are things that were read all the same, and how: they stop nothing.
+    Notes are things that could be read nevertheless, and how they were read. They stop nothing.
     """
 
     def __init__(self, source):
@@ -16,11 +16,11 @@ class Problems:
         self.kinds, self.notes = {}, {}
 
     def add(self, kind, where):
-        """One more place with this kind of problem, e.g. add("polygon of two points", "annotation 7")."""
+        """Record a place with this kind of problem, such as add("polygon of two points", "annotation 7")."""
         self.kinds.setdefault(kind, []).append(str(where))
 
     def note(self, kind, where):
-        """One more place that was read in a way worth knowing."""
+        """Record a place that was read in a way worth knowing."""
         self.notes.setdefault(kind, []).append(str(where))
 
     def __len__(self):
@@ -32,12 +32,12 @@ class Problems:
             lines.append(f"{self.source}: {_count(len(self), 'problem')}")
             lines += _lines(self.kinds)
         if self.notes:
-            lines.append(f"{self.source}: read all the same")
+            lines.append(f"{self.source}: read nevertheless")
             lines += _lines(self.notes)
         return "\n".join(lines)
 
     def refuse(self, advice):
-        """Raises InputError with the whole report and what to do, if there is a problem."""
+        """Raise InputError with the whole report and some advice, if there is any problem."""
         if self.kinds:
             raise InputError(f"{self}\n{advice}")
 

@@ -1,12 +1,12 @@
 """Other people's annotation formats, turned into one COCO file.
 
-    labelme      a folder of json files, one per image, with "shapes" (also nested folders)
-    via          one json of the VGG Image Annotator: a project, or its exported annotations
-    yolo         the folders of YOLO segmentation: labels/*.txt with "class x1 y1 x2 y2 ..." in parts of the image
+    labelme      a folder of json files with "shapes", one per image (folders may be nested)
+    via          one json file of the VGG Image Annotator: a project, or its exported annotations
+    yolo         the folders of YOLO segmentation: labels/*.txt with "class x1 y1 x2 y2 ..." as fractions of the image
     voc          Pascal VOC: SegmentationObject/*.png (one number per object) and SegmentationClass/*.png
-    labels       label images, as microscopy has them: 0 is background, each other number is one object
+    labels       label images, as used in microscopy: 0 is background, every other number is one object
 
-Polygons stay polygons, with the coordinates as they are; what is drawn in pixels becomes run lengths, pixel by pixel.
+Polygons stay polygons with unchanged coordinates. Objects drawn in pixels become run lengths (RLE).
 """
 
 from pathlib import Path
@@ -21,13 +21,16 @@ FORMATS = tuple(READERS)
 
 
 def to_coco(source, format=None, images=None, classes=None):
-    """Read annotations in another format. Returns (COCO dict, folder its file names start from, Problems).
+    """Read annotations in another format.
 
-    source: a folder, or for VIA a json file. format: one of FORMATS; by default it is recognized.
-    images: folder of the images, where the format does not say. classes: names of class 0, 1, ... (YOLO), of class
-    1, 2, ... (VOC), or the one name of all objects (label images).
-    Raises InputError if the format is not recognized or there is nothing to read; what cannot be used of the rest is
-    collected in Problems and left out.
+    What cannot be used is collected in Problems and left out.
+
+    source: a folder, or a json file of VIA.
+    format: one of FORMATS; by default it is recognized.
+    images: folder of the images, if the format does not say where they are.
+    classes: names of classes 0, 1, ... (YOLO) or 1, 2, ... (VOC), or the one name of all objects (label images).
+    Returns the COCO dict, the folder that its file names are relative to, and the Problems.
+    Raises InputError if the format is not recognized or nothing can be read.
     """
     source = Path(source)
     if not source.exists():
@@ -41,16 +44,16 @@ def to_coco(source, format=None, images=None, classes=None):
 
 
 def recognize(source):
-    """The format of a folder or file, by its content. Raises InputError with what was looked for."""
+    """Recognize the format of a folder or file by its content. Raises InputError that says what was looked for."""
     source = Path(source)
     if source.is_file():
         content = read_json(source)
         if isinstance(content, dict) and via_entries(content):
             return "via"
         if isinstance(content, dict) and "annotations" in content and "images" in content:
-            raise InputError(f"{source}: this is a COCO file already; give it as --annotations")
+            raise InputError(f"{source}: is already a COCO file; pass it as --annotations")
         if isinstance(content, dict) and "shapes" in content:
-            raise InputError(f"{source}: this is one image's file of labelme; give the folder that holds them")
+            raise InputError(f"{source}: is labelme's file for one image; pass the folder that contains these files")
     elif (source / "SegmentationObject").is_dir():
         return "voc"
     elif yolo_labels(source):
@@ -60,6 +63,6 @@ def recognize(source):
     elif pairs_of(source, None):
         return "labels"
     raise InputError(
-        f"{source}: no known annotations there; looked for labelme (json files with shapes), VIA (a json file), YOLO "
+        f"{source}: has no known annotations; looked for labelme (json files with shapes), VIA (a json file), YOLO "
         "(labels/*.txt), Pascal VOC (SegmentationObject/) and label images (images/ and masks/ or labels/)"
     )

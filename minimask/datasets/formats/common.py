@@ -1,4 +1,4 @@
-"""What the readers share: a COCO file as it grows, and reading json."""
+"""Shared by the readers: building a COCO file, finding images, reading json."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".
 
 
 def find(base):
-    """The image file of this name without ending; None if there is none."""
+    """The image file with this name and any extension, or None."""
     names = (base.parent / (base.name + ending) for e in ENDINGS for ending in (e, e.upper()))
     return next((path for path in names if path.is_file()), None)
 
 
 class CocoFile:
-    """A COCO file as it grows."""
+    """A COCO file that is being built."""
 
     def __init__(self, source, images):
         self.source, self.given = source, images
@@ -29,14 +29,14 @@ class CocoFile:
         self.ids = {}
 
     def category(self, name):
-        """The id of a category, made when it is first seen."""
+        """The id of a category, which is created when the name is first seen."""
         if name not in self.ids:
             self.ids[name] = len(self.ids) + 1
             self.content["categories"].append({"id": self.ids[name], "name": name})
         return self.ids[name]
 
     def image(self, path):
-        """A new image -> its id, height and width; None if it cannot be read."""
+        """Add an image. Returns its id, height and width, or None if it cannot be read."""
         try:
             width, height = _array_size(path) if path.suffix == ".npy" else _picture_size(path)
         except OSError as error:
@@ -48,7 +48,7 @@ class CocoFile:
         return number, height, width
 
     def add(self, image, name, segmentation, crowd=False):
-        """An object: polygons, or run lengths of pycocotools. Its box and area are those of its segmentation."""
+        """Add an object: polygons, or an RLE of pycocotools. Its box and area are those of its segmentation."""
         from pycocotools import mask as coco_mask
 
         number, height, width = image
@@ -75,7 +75,7 @@ class CocoFile:
     def finish(self):
         if not self.content["images"]:
             self.problems.refuse(f"{self.source}: none of its images can be used")
-            raise InputError(f"{self.source}: there is nothing in it that could be read")
+            raise InputError(f"{self.source}: contains nothing that can be read")
         return self.content
 
 
@@ -96,7 +96,7 @@ def _array_size(path):
 
 
 def read_json(path):
-    """A file's content, or None if it is no json."""
+    """The content of a json file, or None if it is not json."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from minimask.datasets.formats.common import ENDINGS, encode, find
 
-VOID = 255  # Pascal VOC: pixels that belong to nobody
+VOID = 255  # in Pascal VOC, the number of pixels that belong to no object
 
 VOC_CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -14,7 +14,7 @@ VOC_CLASSES = (
 
 
 def read_voc(source, target, classes):
-    """SegmentationObject numbers the objects, SegmentationClass their classes; 255 (the contour) belongs to nobody."""
+    """SegmentationObject has the objects' numbers, SegmentationClass their classes. 255, the contour, is no object."""
     colors = _labelmap(source / "labelmap.txt")
     names = classes or [name for name in colors.values() if name != "background"] or VOC_CLASSES
     for name in names:
@@ -45,7 +45,7 @@ def read_voc(source, target, classes):
 
 
 def _labelmap(path):
-    """CVAT's labelmap.txt: "name:r,g,b:parts:actions" -> color -> name."""
+    """The names in CVAT's labelmap.txt ("name:r,g,b:parts:actions"), by color."""
     colors = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8-sig").splitlines():
@@ -56,7 +56,7 @@ def _labelmap(path):
 
 
 def _class_numbers(path, colors, names):
-    """SegmentationClass as numbers from 1: by palette index, or by labelmap's colors."""
+    """SegmentationClass as numbers from 1, taken from the palette indices or from the labelmap's colors."""
     if not path.is_file():
         return None
     if not colors:

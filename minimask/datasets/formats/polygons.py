@@ -10,13 +10,13 @@ from PIL import Image
 from minimask.datasets.formats.common import ENDINGS, encode, find, read_json
 from minimask.errors import InputError
 
-CIRCLE_POINTS = 64  # corners of the polygon that stands for a circle or an ellipse
+CIRCLE_POINTS = 64  # corners of the polygon that replaces a circle or an ellipse
 
 # -------------------------------------------------------------------------------------------------------------- labelme
 
 
 def read_labelme(source, target, classes):
-    """Each json has "imagePath" and "shapes"; shapes of one label and one group_id are parts of one object."""
+    """Each json has "imagePath" and "shapes". Shapes with the same label and group_id are parts of one object."""
     for name in classes or ():
         target.category(name)
     for path in sorted(source.rglob("*.json")):
@@ -44,7 +44,7 @@ def read_labelme(source, target, classes):
 
 
 def _labelme_part(shape, image, where, problems):
-    """One shape -> a flat polygon, or run lengths for a drawn mask; None with a problem noted."""
+    """Convert a shape to a flat polygon, or to run lengths if it is a drawn mask. Returns None if it has a problem."""
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     if not shape.get("label"):
         problems.add("shape without a label", where)
@@ -85,8 +85,8 @@ def _labelme_mask(shape, points, image, where, problems):
 
 
 def _add_parts(target, image, name, parts):
-    """An object of one or several polygons; with a drawn mask among them, all become pixels."""
-    crowd = name == "__ignore__"  # labelme's name for regions that say nothing
+    """Add an object of one or several polygons. If one of them is a drawn mask, all become pixels."""
+    crowd = name == "__ignore__"  # labelme's name for regions to ignore
     if crowd and not target.content["categories"]:
         target.problems.add("__ignore__ before any class", f"image {image[0]}")
         return
@@ -108,14 +108,14 @@ def _add_parts(target, image, name, parts):
 
 
 def via_entries(content):
-    """The images of a VIA file, {} if it is none."""
+    """The images of a VIA file, or {} if it is something else."""
     entries = content.get("_via_img_metadata", content)
     good = isinstance(entries, dict) and entries and all(isinstance(e, dict) for e in entries.values())
     return entries if good and all("filename" in e and "regions" in e for e in entries.values()) else {}
 
 
 def read_via(source, target, classes):
-    """Each image has "regions"; the class is the one text attribute of a region, or the only class given."""
+    """Each image has "regions". The class is the only text attribute of a region, or the only class in `classes`."""
     for name in classes or ():
         target.category(name)
     for entry in via_entries(read_json(source) or {}).values():
@@ -174,7 +174,7 @@ def yolo_labels(source):
 
 
 def read_yolo(source, target, classes):
-    """A line per object: its class, then x, y of each corner in parts of the image's width and height."""
+    """One line per object: its class, then x, y of each corner as fractions of the image's width and height."""
     names = classes or _yolo_names(source)
     for name in names or ():
         target.category(name)
@@ -215,7 +215,7 @@ def _yolo_line(fields, image, names, where, target):
 
 
 def _yolo_names(source):
-    """Class names from classes.txt or data.yaml, None without either."""
+    """The class names from classes.txt or data.yaml, or None if there is neither."""
     lists = [path for path in sorted(source.rglob("classes.txt"))]
     if lists:
         return [line.strip() for line in lists[0].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -241,7 +241,7 @@ def _yolo_names(source):
 
 
 def ellipse(x, y, rx, ry, theta=0.0):
-    """The corners of a polygon with the ellipse's area: center, half axes, turn in radians."""
+    """The corners of a polygon with the area of an ellipse, given its center, half axes and rotation in radians."""
     grow = math.sqrt(2 * math.pi / (CIRCLE_POINTS * math.sin(2 * math.pi / CIRCLE_POINTS)))
     angle = 2 * np.pi * np.arange(CIRCLE_POINTS) / CIRCLE_POINTS
     along, across = grow * rx * np.cos(angle), grow * ry * np.sin(angle)
