@@ -67,6 +67,16 @@ def test_version_is_the_same_everywhere(project):
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_lines_of_the_lecture_are_counted():
+    """README and guide say how long the engine and the stages are: the modules in minimask/ itself."""
+    modules = set((ROOT / "minimask").glob("*.py"))
+    modules -= {ROOT / "minimask" / name for name in ("__init__.py", "__main__.py", "errors.py")}
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in modules)
+    for path in (ROOT / "README.md", ROOT / "notebooks" / "guide" / "layout.md"):
+        (said,) = re.findall(r"about ([\d,]+) lines", path.read_text(encoding="utf-8"))
+        assert abs(int(said.replace(",", "")) - lines) <= 100, f"{path.name} says {said}, there are {lines}"
+
+
 def test_readme_shows_the_lines_of_the_docstring():
     """tests/test_front_door.py runs the lines of the docstring; the README loads the model that needs no run."""
     import minimask
