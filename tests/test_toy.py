@@ -49,7 +49,7 @@ def test_ground_truth_is_consistent(case, size):
         assert sample.image.flags.c_contiguous
         assert sample.boxes.shape == (count, 4) and sample.boxes.dtype == np.float32
         assert sample.masks.shape == (count, size, size) and sample.masks.dtype == np.uint8
-        assert sample.masks.max() == 1 and sample.masks.sum(0).max() == 1# each pixel shows at most one object
+        assert sample.masks.max() == 1 and sample.masks.sum(0).max() == 1  # each pixel shows at most one object
         assert sample.labels.min() >= 1 and sample.labels.max() <= 3 and not sample.crowd.any()
         for mask, (x1, y1, x2, y2) in zip(sample.masks, sample.boxes.astype(int)):
             assert mask.sum() >= 4

@@ -1,4 +1,4 @@
-"""The fixture `gpu`: CuPy where there is a card, else a strict stand-in for it that runs the kernels on the CPU."""
+"""The fixture `gpu`: CuPy if there is a GPU, otherwise a strict stand-in for CuPy that runs the kernels on the CPU."""
 
 import platform
 import shutil
@@ -13,15 +13,15 @@ SCHEDULES = {
     0: "in order",
     1: "in reverse",
     2: "warps shuffled",
-    3: "warps shuffled again, each access to memory checked",
+    3: "warps shuffled differently, and every memory access checked",
 }
-_checked_modules = {}  # these kernels are compiled in another way
+_checked_modules = {}  # kernels of schedule 3, which are compiled with checks
 
 
 def stand_in_or_skip():
-    """(minicuda, stand_in), or the test is skipped with the reason."""
+    """Returns (minicuda, stand_in), or skips the test and says why."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        pytest.skip("kernels run on the CPU on x86-64 Linux only", allow_module_level=True)
+        pytest.skip("kernels run on the CPU only on x86-64 Linux", allow_module_level=True)
     if shutil.which("g++") is None:
         pytest.skip("running kernels on the CPU needs g++", allow_module_level=True)
     from tests.cuda_on_cpu import minicuda, stand_in
@@ -31,10 +31,10 @@ def stand_in_or_skip():
 
 @pytest.fixture(params=SCHEDULES, ids=lambda order: f"schedule{order}")
 def gpu(request, monkeypatch):
-    """The module to use as cupy. On the CPU each test runs under four schedules of a kernel's threads."""
+    """The module to use as cupy. On the CPU, each test runs under four schedules of a kernel's threads."""
     if device.gpu_available():
         if request.param:
-            pytest.skip("a card has its own schedule")
+            pytest.skip("a GPU has its own schedule")
         import cupy
 
         yield cupy

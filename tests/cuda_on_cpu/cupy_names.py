@@ -1,4 +1,4 @@
-"""Writes cupy_names.json: the names of CuPy and their parameters, for the stand-in. Needs CuPy, but no card.
+"""Writes cupy_names.json for the stand-in: CuPy's names and their parameters. Needs CuPy but no GPU.
 
 python -m tests.cuda_on_cpu.cupy_names
 """
@@ -12,12 +12,12 @@ FILE = Path(__file__).parent / "cupy_names.json"
 
 
 def parameters(name, function):
-    """[[name, kind, has a default], ...] of a function, or None where CuPy does not tell."""
+    """[[name, kind, has a default], ...] of a function, or None if CuPy does not reveal its signature."""
     if isinstance(function, type) or not callable(function):
         return None
     try:
         signature = inspect.signature(function)
-    except ValueError:  # a compiled method: the first line of its text is its signature
+    except ValueError:  # a compiled method: the first line of its docstring is its signature
         line = re.match(r"\w+\." + name + r"\((.*)\)", (function.__doc__ or "").split("\n")[0])
         if line is None:
             return None

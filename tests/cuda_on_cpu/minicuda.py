@@ -1,8 +1,8 @@
-"""RawModule and RawKernel as CuPy has them, on a CPU: g++ compiles the CUDA source with minicuda.h.
+"""CuPy's RawModule and RawKernel on a CPU: g++ compiles the CUDA source together with minicuda.h.
 
-Launches are checked for what CUDA or the kernel's declaration do not allow; real CuPy passes wrong types on unchecked.
-ORDER chooses the schedule (see minicuda.h). With CHECK each access to memory is looked at as well (minicuda_check.h),
-which takes about three times as long.
+Each launch is checked against the limits of CUDA and the kernel's declaration; real CuPy passes on arguments of a wrong
+type unchecked. ORDER chooses the schedule (see minicuda.h). With CHECK, every memory access is checked as well
+(minicuda_check.h), which takes about three times as long.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"minimask-kernels-{os.getuid()}"
 ORDER = 0
 CHECK = False
-# -fno-weak: shared memory of templates and of other functions can lie in one section.
+# -fno-weak: the shared memory of templates and that of other functions can be in the same section.
 FLAGS = [
     "-std=c++17",
     "-O2",
@@ -34,8 +34,8 @@ CHECK_FLAGS = [
     "-DMINICUDA_CHECK", "-g1", "-fno-threadsafe-statics", "-fsanitize=thread",
     "-fsanitize=bounds,alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent",
 ]  # fmt: skip
-MOST_SHARED = 99 << 10  # bytes that a block can have on every architecture but the oldest
-MOST_THREADS = 256  # of a block whose kernel does not say more by __launch_bounds__: 65,536 registers are 256 for each
+MOST_SHARED = 99 << 10  # bytes per block that every architecture except the oldest allows
+MOST_THREADS = 256  # per block, unless __launch_bounds__ allows more: 65,536 registers are then 256 per thread
 
 _KERNEL = re.compile(
     r"(?:template\s*<(?P<template>[^;{]*?)>\s*)?(?:extern\s+\"C\"\s+)?__global__\s+"
@@ -53,7 +53,7 @@ class CompileError(Exception):
 
 
 class KernelError(RuntimeError):
-    """What a kernel did that a card would not do, or would do wrong."""
+    """The kernel did something that fails or is undefined on a GPU."""
 
 
 class RawModule:
@@ -76,7 +76,7 @@ class RawModule:
 
 
 def _shared(declaration):
-    """C++ text for `__shared__ T a, b[2];`: references to the members of a struct in the block's shared memory."""
+    """C++ code for `__shared__ T a, b[2];`: references to the members of a struct in the block's shared memory."""
     kind = f"Shared{declaration.start()}"
     members = re.sub(r"__align__\(\d+\)|\[[^]]*\]", "", declaration[1]).split(",")
     references = "".join(f" auto &{name} = mc::shared<{kind}>().{name};" for name in (m.split()[-1] for m in members))
@@ -84,7 +84,7 @@ def _shared(declaration):
 
 
 def _bound(kernel):
-    """C++ text of the most threads that a kernel may be launched with."""
+    """C++ code of the largest number of threads with which a kernel may be launched."""
     bounds = kernel["before"] or kernel["after"]
     if bounds is None:
         return str(MOST_THREADS)
@@ -94,7 +94,7 @@ def _bound(kernel):
 
 
 def _library(text, options, check):
-    """The compiled text; kept on disk."""
+    """The compiled code as a library, which is also cached on disk."""
     flags = [*FLAGS, *(CHECK_FLAGS if check else ()), *options]
     headers = [(HERE / name).read_text(encoding="utf-8") for name in ("minicuda.h", "minicuda_check.h")]
     key = hashlib.sha256("\0".join([text, *headers, *flags, _compiler()]).encode()).hexdigest()[:24]
@@ -102,7 +102,7 @@ def _library(text, options, check):
     if not path.exists():
         CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            # Linked in a second step: with -fsanitize the linker would add the compiler's own run-time libraries.
+            # Linked in a separate step: with -fsanitize, the compiler would link its own run-time libraries too.
             built, linked = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
             _run(["g++", *flags, "-include", str(HERE / "minicuda.h"), "-x", "c++", "-c", "-", "-o", str(built)], text)
             address = [flag for flag in flags if flag.startswith("-fsanitize=address")]
@@ -127,7 +127,7 @@ def _run(command, text):
 
 
 class _Memory(ctypes.Structure):
-    """minicuda.h's struct Memory."""
+    """struct Memory of minicuda.h."""
 
     _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("granule", ctypes.c_size_t)]
 
@@ -151,7 +151,7 @@ class RawKernel:
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size):
         if size > MOST_SHARED:
-            raise ValueError(f"{self.name}: cards have at most {MOST_SHARED} bytes of shared memory for a block")
+            raise ValueError(f"{self.name}: a block can have at most {MOST_SHARED} bytes of shared memory")
         self._most_shared = size
 
     def __call__(self, grid, block, args, *, shared_mem=0):
@@ -171,11 +171,11 @@ class RawKernel:
 
     @staticmethod
     def array_at(address):
-        """The array in whose memory an address lies, which a struct contains; None if there is none."""
+        """The array that contains an address stored in a struct argument; None if there is none."""
         return None
 
     def _arrays(self, args):
-        """The arrays that the kernel may read and write."""
+        """All arrays that the kernel may read or write."""
         arrays = [a for a in args if isinstance(a, np.ndarray) and not a.dtype.fields]
         if not CHECK:
             return arrays
@@ -191,15 +191,15 @@ class RawKernel:
         if threads > self._most_threads:
             raise ValueError(
                 f"{self.name}: a block of {threads} threads, but __launch_bounds__ allows {self._most_threads} "
-                f"(without it {MOST_THREADS}): there may not be registers enough"
+                f"({MOST_THREADS} without it): there may not be enough registers"
             )
         if not (0 < grid[0] < 2**31 and 0 < grid[1] < 2**16 and 0 < grid[2] < 2**16):
             raise ValueError(f"{self.name}: CUDA refuses the grid {grid}")
         if shared > self._most_shared:
-            raise ValueError(f"{self.name}: too much shared memory, {shared} bytes, of {self._most_shared} allowed")
+            raise ValueError(f"{self.name}: {shared} bytes of shared memory, but {self._most_shared} are allowed")
 
     def _value(self, i, value, declared):
-        """A NumPy array with the bytes of an argument."""
+        """A NumPy array that holds the bytes of an argument."""
 
         def wrong(what):
             return TypeError(f"{self.name}: argument {i} is {what}, the kernel declares {declared}")
@@ -213,17 +213,17 @@ class RawKernel:
             if declared[0] != "P" or pointed not in ("?", _code(value.dtype)) and pointed[0] not in "V":
                 raise wrong(f"an array of {value.dtype}")
             if not value.flags.c_contiguous:
-                raise wrong(f"an array with strides {value.strides}, which kernels do not see")
+                raise wrong(f"an array with strides {value.strides}, which kernels ignore")
             return np.array(value.ctypes.data, np.uint64)
         if isinstance(value, np.uint64) and value == 0 and declared[0] == "P":  # no array
             return np.array(value)
-        number = np.array(value)  # Python's int and float have 64 bits, as CuPy passes them
+        number = np.array(value)  # Python's int and float become 64 bits, as in CuPy
         if not isinstance(value, (np.generic, int, float)) or _code(number.dtype) != declared:
             raise wrong(type(value).__name__)
         return number
 
     def _with_line(self, text):
-        """The message with file:line in place of an address in the library."""
+        """The message, with the address in the library replaced by file:line."""
         text, _, address = text.partition(" @")
         if not address:
             return text
@@ -231,7 +231,7 @@ class RawKernel:
             found = subprocess.run(
                 ["addr2line", "-e", str(self._library.path), hex(int(address) - 1)], capture_output=True, text=True
             ).stdout
-        except OSError:  # no binutils
+        except OSError:  # binutils are not installed
             return text
         return f"{text}, at {Path(found.split()[0]).name}" if found else text
 

@@ -1,17 +1,18 @@
-// Looks at each read and write of a kernel: is it inside an array, and is it ordered with those of other threads?
+// Checks each read and write of a kernel: is it inside an array, and is it ordered with those of other threads?
 //
-// g++ calls __tsan_read4(address) and its like before each access (-fsanitize=thread), and __ubsan_handle_... for wrong
-// arithmetic (-fsanitize=bounds,alignment,...); what they do is defined here, no library of the compiler is used.
+// g++ inserts calls of __tsan_read4(address) and similar functions before each access (-fsanitize=thread), and calls of
+// __ubsan_handle_... for invalid arithmetic (-fsanitize=bounds,alignment,...). These functions are defined here instead
+// of in the compiler's libraries.
 //
-// Two accesses to a number by different threads, one of them a write, need a barrier between: one of the block, or
-// of the warp if they are of the same warp. Threads of different blocks have none. Atomics need no order among
-// themselves, and two threads may write the same bits.
+// If different threads access the same number and one of them writes, there must be a barrier in between: of the
+// block, or of the warp if both belong to the same warp. No barrier orders threads of different blocks. Atomic
+// operations need no order among themselves, and two threads may write the same bits.
 #define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("undefined")))
 
 namespace mc {
-struct Last {  // who accessed a number last, and how often the barriers had opened by then
-  uint32_t thread = 0;  // 1 + number in the grid; 0: nobody
-  uint8_t many = 0;     // readers: 1 several of the warp, 2 several of the block, 3 of several blocks
+struct Last {  // which thread accessed a number last, and how many times its barriers had opened by then
+  uint32_t thread = 0;  // 1 + index in the grid; 0: none yet
+  uint8_t many = 0;     // several readers: 1 in the same warp, 2 in the same block, 3 in several blocks
   uint8_t atomic = 0;
   uint32_t block_round = 0, warp_round = 0;
 };
@@ -23,12 +24,12 @@ struct Watched {
   Cell *cells;
 };
 constexpr int MOST = 256;
-static Watched watched[MOST];  // arguments, then static and dynamic shared memory
+static Watched watched[MOST];  // arguments, then static, then dynamic shared memory
 static int watched_count, shared_from;
 static std::vector<std::vector<Cell>> all_cells(MOST);
 extern "C" char __ehdr_start[] HIDDEN, _end[] HIDDEN;  // this library
 
-// A write after another thread's is an error if it changes something, which is known at the next access.
+// A write after another thread's write is an error if it changes the value, which is known at the next access.
 static struct {
   bool open;
   char before[16];
@@ -54,7 +55,7 @@ static void begin_checking(const Memory *arrays, int count, size_t dynamic) {
   watch(dynamic_shared, dynamic, 1);
 }
 
-// `from`: an address in the kernel's code; Python finds the line.
+// from: an address in the kernel's code; Python looks up its line.
 static void report(const std::string &text, const void *from) {
   quiet = 1;
   fail(text + " @" + std::to_string((char *)from - __ehdr_start));
@@ -66,12 +67,12 @@ UNWATCHED static inline uint32_t own_number() {
   return 1 + b * (block.x * block.y * block.z) + self->number;
 }
 
-// Whether what `last` says happened before what this thread does now.
+// Whether the access recorded in `last` is ordered before the current access of this thread.
 UNWATCHED static inline bool ordered(const Last &last, uint32_t own, bool shared) {
   if (!last.thread || (last.thread == own && !last.many)) return true;
   const uint32_t in_block = block.x * block.y * block.z, a = last.thread - 1, b = own - 1;
   if (last.many == 3) return false;
-  if (a / in_block != b / in_block) return shared;  // another block has other shared memory
+  if (a / in_block != b / in_block) return shared;  // each block has its own shared memory
   if (last.block_round != (uint32_t)block_barrier.round) return true;
   return last.many < 2 && a % in_block / 32 == b % in_block / 32 && last.warp_round != (uint32_t)self->warp->rounds;
 }
@@ -95,7 +96,7 @@ NOINLINE static void report_race(const Watched &w, size_t index, const Last &las
   report("race: " + name(b) + (access == READ ? " reads " : access == WRITE ? " writes " : " changes ") +
              (shared ? "byte " + std::to_string(index) + " of shared memory"
                      : "element " + std::to_string(index) + " of array " + std::to_string(&w - watched)) +
-             ", which " + name(a) + (was_write ? " wrote" : " read") + ", with no barrier between",
+             ", which " + name(a) + (was_write ? " wrote" : " read") + ", with no barrier in between",
          from);
 }
 
@@ -108,7 +109,7 @@ NOINLINE static void report_outside(const char *at, size_t bytes, Access access,
     if (at + bytes > m.begin - 4096 && at < m.begin + m.bytes + 4096)
       near += " (" + std::to_string(at - m.begin) + " bytes after the beginning of " +
               (i < shared_from ? "array " + std::to_string(i) : "shared memory") + ", which has " +
-              std::to_string(m.bytes) + ")";
+              std::to_string(m.bytes) + " bytes)";
   }
   report(std::string(access == READ ? "reads" : "writes") + " outside of all arrays" + near, from);
 }
@@ -151,7 +152,7 @@ UNWATCHED static void check(const char *at, size_t bytes, Access access, const v
       if (access == READ) {
         Last &r = cell.read;
         uint8_t many = 0;
-        if (!ordered(r, own, shared)) {  // several readers: the next writer must come after all of them
+        if (!ordered(r, own, shared)) {  // several readers: the next write must come after all of them
           const uint32_t in_block = block.x * block.y * block.z, a = r.thread - 1, b = own - 1;
           many = a / in_block != b / in_block ? 3 : a % in_block / 32 != b % in_block / 32 ? 2 : 1;
           if (r.many > many) many = r.many;
@@ -208,9 +209,9 @@ UNWATCHED HIDDEN void __tsan_vptr_update(void **, void *) {}
 WRONG(out_of_bounds, "an index outside of its array", void *)
 WRONG(type_mismatch_v1, "a misaligned address", void *)
 WRONG(divrem_overflow, "an integer divided by zero", void *, void *)
-WRONG(add_overflow, "an int too large in a sum", void *, void *)
-WRONG(sub_overflow, "an int too large in a difference", void *, void *)
-WRONG(mul_overflow, "an int too large in a product", void *, void *)
-WRONG(negate_overflow, "an int too large to be negated", void *)
+WRONG(add_overflow, "an int becomes too large in a sum", void *, void *)
+WRONG(sub_overflow, "an int becomes too large in a difference", void *, void *)
+WRONG(mul_overflow, "an int becomes too large in a product", void *, void *)
+WRONG(negate_overflow, "an int is too large to be negated", void *)
 WRONG(shift_out_of_bounds, "a shift by too many bits", void *, void *)
 }

@@ -1,6 +1,6 @@
-"""Compile CUDA sources with NVRTC as CuPy does, without a driver or a card; read what ptxas says about each kernel.
+"""Compiles CUDA sources with NVRTC as CuPy does, and reads the resources that ptxas reports for each kernel.
 
-NVRTC comes from the package nvidia-cuda-nvrtc-cu12 (in the extra `test`).
+This needs neither a driver nor a GPU. NVRTC comes from the package nvidia-cuda-nvrtc-cu12 (in the extra `test`).
 """
 
 import ctypes
@@ -13,17 +13,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# What CuPy 14 passes to NVRTC for RawModule(options=("--std=c++17",)), and the log that we want.
+# What CuPy 14 passes to NVRTC for RawModule(options=("--std=c++17",)), and the option that makes ptxas report.
 OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space", "--ptxas-options=-v")
 
 
 class CompileError(Exception):
-    """The compiler's log."""
+    """The message is the compiler's log."""
 
 
 @dataclass
 class Resources:
-    """What a kernel needs on one architecture: registers a thread, and bytes in local memory, which is slow."""
+    """What a kernel needs on one architecture: registers per thread, and bytes of local (slow) and shared memory."""
 
     registers: int
     stack: int
@@ -33,7 +33,7 @@ class Resources:
 
 @functools.cache
 def library():
-    """libnvrtc of the installed package; None where there is none."""
+    """libnvrtc of the installed package, or None if it is not installed."""
     spec = importlib.util.find_spec("nvidia")
     for folder in map(Path, spec.submodule_search_locations if spec else ()):
         for builtins in sorted(folder.glob("cuda_nvrtc/lib/libnvrtc-builtins.so.12*")):
@@ -46,7 +46,7 @@ def library():
 
 
 def compile_source(nvrtc, text, name, architecture, instantiations=()):
-    """{kernel: Resources} of a source's kernels for sm_ARCHITECTURE. Raises CompileError with the compiler's log."""
+    """{kernel: Resources} of all kernels in a source, for sm_ARCHITECTURE. Raises CompileError with the log."""
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
     try:
@@ -67,9 +67,9 @@ def compile_source(nvrtc, text, name, architecture, instantiations=()):
 
 
 def compile_all(jobs, processes=2):
-    """{job: {kernel: Resources}, or the compiler's log} for jobs (text, name, architecture, instantiations).
+    """{job: {kernel: Resources} or the compiler's log} for jobs (text, name, architecture, instantiations).
 
-    In processes of their own: within one, NVRTC compiles one source after the other.
+    Several processes are used because NVRTC compiles only one source at a time in each.
     """
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         return dict(zip(jobs, pool.map(_compile_job, jobs)))
@@ -83,7 +83,7 @@ def _compile_job(job):
 
 
 def _mangled(nvrtc, program, instantiations):
-    """{name in the compiled code: template's name in the source}"""
+    """{name in the compiled code: name of the instantiated template in the source}"""
     names = {}
     for expression in instantiations:
         lowered = ctypes.c_char_p()
@@ -105,7 +105,7 @@ def _resources(log, names):
 
 
 def report(sources, architectures):
-    """Print what each kernel needs: `python -m tests.cuda_on_cpu.nvrtc [source ...]`."""
+    """Print the resources of each kernel: `python -m tests.cuda_on_cpu.nvrtc [source ...]`."""
     from minimask.kernels import cuda
 
     print(f"{'source':16s} {'kernel':32s} sm  registers  spilled bytes  shared bytes")

@@ -1,4 +1,4 @@
-"""What the tests of RoIAlign, RoIPool and RoIWarp on the GPU share."""
+"""Helpers for the tests of RoIAlign, RoIPool and RoIWarp on the GPU."""
 
 from contextlib import nullcontext
 
@@ -8,16 +8,16 @@ from minimask.tensor import Tensor
 
 
 def close(found, expected):
-    """Assert that float32 numbers agree to 1e-5, relative to each of them or to the largest one.
+    """Assert that float32 numbers agree within 1e-5, relative to each number or to the largest one.
 
-    The largest one counts because a sum of numbers that cancel is small while its rounding error is not.
+    The largest one is included because a sum whose terms cancel is small while its rounding error is not.
     """
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
 
 
 def run_pooling(gpu, operation, features, boxes, image_index, levels, scales, *settings, gy=None):
-    """The result and the gradients of features and boxes (None for those that have none), as NumPy arrays."""
+    """The result and the gradients of features and boxes (None where there is no gradient), as NumPy arrays."""
     inputs = [Tensor(gpu.asarray(feature), requires_grad=True) for feature in features]
     boxes = Tensor(gpu.asarray(boxes), requires_grad=True)
     image_index, levels = gpu.asarray(image_index), gpu.asarray(levels)

@@ -1,12 +1,13 @@
-"""The kernels' tests on a card under NVIDIA's compute-sanitizer: python -m tests.cuda_on_cpu.sanitize [TOOL ...]
+"""Runs the kernels' tests on a GPU under NVIDIA's compute-sanitizer: python -m tests.cuda_on_cpu.sanitize [TOOL ...]
 
-    memcheck    reads and writes outside an array, misaligned ones
-    racecheck   threads of a block that touch one place of shared memory without a barrier between
-    synccheck   barriers that some threads of a block do not reach
-    initcheck   reads of a card's memory that nobody wrote
+    memcheck    finds reads and writes outside an array, and misaligned ones
+    racecheck   finds threads of a block that access the same shared memory without a barrier in between
+    synccheck   finds barriers that some threads of a block do not reach
+    initcheck   finds reads of GPU memory that was never written
 
-CuPy cuts arrays out of large blocks of memory that it keeps; what lies beyond an array is then mostly another one, and
-no tool could tell. So here each array is given memory of its own. `make sanitize` installs what this needs.
+CuPy normally cuts arrays out of large blocks of memory, so that beyond the end of one array there is usually another,
+and no tool would notice the mistake. For these runs, each array therefore gets its own memory. `make sanitize`
+installs everything that is needed.
 """
 
 import argparse
@@ -22,20 +23,27 @@ from minimask.errors import InputError
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 HERE = Path(__file__).resolve().parent
-NOT_KERNELS = {"test_benchmark", "test_heads", "test_model", "test_planted_bugs", "test_sanitize", "test_stand_in",
-               "test_workers"}  # fmt: skip
+NOT_KERNELS = {
+    "test_benchmark",
+    "test_heads",
+    "test_model",
+    "test_planted_bugs",
+    "test_sanitize",
+    "test_stand_in",
+    "test_workers",
+}
 WHEEL = "nvidia-cuda-sanitizer-api-cu12"
 
 
 def main(arguments=None):
-    """Run every tool that is asked for; the exit status: 0, 1 if one of them found something, 2 if none can run."""
+    """Run the chosen tools. Returns the exit status: 0, 1 if a tool found something, 2 if none can run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"{', '.join(TOOLS)} (default: all)")
-    parser.add_argument("-k", default="", help="only tests whose names contain this, as for pytest")
+    parser.add_argument("-k", default="", help="run only tests whose names contain this, as in pytest")
     chosen = parser.parse_args(arguments)
     unknown = set(chosen.tools) - set(TOOLS)
     if unknown:
-        parser.error(f"no tool is called {unknown.pop()}")
+        parser.error(f"there is no tool {unknown.pop()}")
     try:
         device.resolve("cuda")
         start = compute_sanitizer()
@@ -53,7 +61,7 @@ def main(arguments=None):
 
 
 def compute_sanitizer():
-    """The beginning of the command: that of CUDA's toolkit, or of its wheel. InputError if there is none."""
+    """The start of the command, from the CUDA toolkit or from the wheel. Raises InputError if neither is installed."""
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if program:
         return [program]
@@ -61,24 +69,24 @@ def compute_sanitizer():
     program = folder / "bin" / "compute-sanitizer"
     if not program.exists():
         raise InputError(f"compute-sanitizer is not installed: pip install {WHEEL}")
-    program.chmod(0o755)  # a wheel's files need not be executable
+    program.chmod(0o755)  # files of a wheel may not be executable
     return [str(program), "--injection-path", str(folder / "lib")]
 
 
 def tests(names=""):
-    """The command that runs the tests of single kernels, each array in memory of its own."""
+    """The command that runs the tests of single kernels with separate memory for each array."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.cuda_on_cpu.sanitize"]
     return [*command, *(["-k", names] if names else []), *map(str, test_files())]
 
 
 def test_files():
-    """The files with tests of single kernels: those that use a card, but for whole models, which would take hours."""
+    """The files that test single kernels on a GPU. Tests of whole models are left out: they would take hours."""
     files = [path for path in sorted(HERE.glob("test_*.py")) if path.stem not in NOT_KERNELS]
     return [path for path in files if re.search(r"\bgpu\b", path.read_text(encoding="utf-8"))]
 
 
 def pytest_configure(config):
-    """As a plugin of pytest: no pool."""
+    """As a pytest plugin: turn off CuPy's memory pool."""
     import cupy
 
     cupy.cuda.set_allocator(None)

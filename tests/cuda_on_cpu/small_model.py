@@ -1,4 +1,4 @@
-"""A model that is small enough for CUDA kernels that run on the CPU, with its data and training settings."""
+"""A model that is small enough for CUDA kernels running on the CPU, with its data and training settings."""
 
 import contextlib
 
@@ -11,18 +11,16 @@ from minimask.train import TrainSettings
 
 SMALL = dict(
     backbone=dict(channels=(8, 8, 8, 8), stem="small", fpn_channels=8),
-    rpn=dict(
-        first_level=0, anchor_sizes=((8,), (16,), (32,), (64,)), samples=16, pre_nms=(60, 60), post_nms=(40, 40)
-    ),
+    rpn=dict(first_level=0, anchor_sizes=((8,), (16,), (32,), (64,)), samples=16, pre_nms=(60, 60), post_nms=(40, 40)),
     roi=dict(samples=16, canonical_size=56, box_size=4, mask_size=4),
     heads=dict(box_width=16, mask_channels=(8,), mask_width=8),
     transform=dict(min_size=64, max_size=64),
-)  # fmt: skip
+)
 
-# For tests in which the order of a kernel's threads does not matter; each kernel's own tests try several orders.
+# For tests of whole models. The tests of single kernels try several orders of a kernel's threads.
 one_schedule = pytest.mark.parametrize("gpu", [0], indirect=True, ids=["schedule0"])
 
-RATE = 2e-3  # with 1e-2, changing the weights by 3e-7 on the CPU changes a gradient in step 10 by 1 %
+RATE = 2e-3  # with 1e-2, a change of the weights by 3e-7 would change a gradient in step 10 by 1%
 
 
 def small_model(**changes):
@@ -41,5 +39,5 @@ def settings(**changes):
 
 
 def no_sync(gpu, **rules):
-    """A block in which waiting for the card raises an error, if the stand-in for CuPy is there to notice."""
+    """While inside, waiting for the GPU raises an error if `gpu` is the stand-in for CuPy."""
     return gpu.no_sync(**rules) if hasattr(gpu, "no_sync") else contextlib.nullcontext()

@@ -1,12 +1,13 @@
-"""A strict stand-in for CuPy, on the CPU: the GPU branches of the whole model run on it, kernels and all.
+"""A strict stand-in for CuPy on the CPU: the GPU code of the whole model runs on it, including the kernels.
 
-`install()` puts it in CuPy's place. It computes with NumPy and runs CUDA sources through minicuda, and it raises
-- where CuPy raises: NumPy arrays given to its functions, implicit conversion to NumPy, names and arguments CuPy lacks
-  (cupy_names.json lists those that it has), cuBLAS and waiting while a graph is captured;
+`install()` makes it the module `cupy`. It computes with NumPy, runs CUDA sources through minicuda, and raises an error
+- where CuPy raises: NumPy arrays passed to its functions, implicit conversion to NumPy, names and arguments that CuPy
+  lacks (cupy_names.json lists what it has), cuBLAS and waiting while a graph is captured;
 - where CuPy goes on with wrong or undefined numbers: indices out of range, assignment through repeated indices, kernel
-  arguments of another type than declared;
-- within no_sync(), where CuPy makes the host wait for the card.
-Streams, events, graphs and memory: stand_in_cuda.py.
+  arguments that do not have the declared type;
+- within no_sync(), where CuPy makes the host wait for the GPU.
+
+Streams, events, graphs and memory are in stand_in_cuda.py.
 """
 
 import functools
@@ -22,25 +23,34 @@ import numpy as np
 
 from tests.cuda_on_cpu import minicuda
 from tests.cuda_on_cpu import stand_in_cuda as cuda
-from tests.cuda_on_cpu.stand_in_cuda import SynchronisationError, host_waits, no_sync  # noqa: F401
+from tests.cuda_on_cpu.stand_in_cuda import SynchronizationError, host_waits, no_sync  # noqa: F401
 
 __version__ = "stand-in"
 _SCALARS = (bool, int, float, complex, np.generic)
 _NAMES = json.loads((Path(__file__).parent / "cupy_names.json").read_text(encoding="utf-8"))
 
-# What CuPy's functions do that NumPy's do not.
-_READS_SIZES = {  # their result's size or an error depends on values: the host reads them
+# How CuPy's functions differ from NumPy's.
+_READS_SIZES = {  # the size of the result, or an error, depends on values that the host must read
     "argwhere", "bincount", "compress", "digitize", "extract", "flatnonzero", "histogram", "isin", "nonzero", "place",
     "setdiff1d", "trim_zeros", "union1d", "unique",
 }  # fmt: skip
-_SORTS = {"argpartition", "argsort", "lexsort", "median", "partition", "percentile", "quantile", "sort"}  # Thrust waits
+_SORTS = {
+    "argpartition",
+    "argsort",
+    "lexsort",
+    "median",
+    "partition",
+    "percentile",
+    "quantile",
+    "sort",
+}  # they use Thrust, which waits
 _CUBLAS = {"dot", "einsum", "inner", "matmul", "outer", "tensordot", "vdot", "vecdot"}
-_GIVES_ARRAY = {"allclose", "array_equal", "array_equiv"}  # 0-d arrays in place of NumPy's bools
+_GIVES_ARRAY = {"allclose", "array_equal", "array_equiv"}  # return 0-d arrays instead of bools
 _ATOMIC = [np.dtype(code) for code in ("i4", "u4", "i8", "u8", "f2", "f4", "f8")]
 
 
 def _unwrap(value):
-    """What NumPy's function gets for an argument of CuPy's."""
+    """The argument to pass to NumPy's function for an argument of CuPy's function."""
     if isinstance(value, ndarray):
         return value._a
     if isinstance(value, np.ndarray):
@@ -51,7 +61,7 @@ def _unwrap(value):
 
 
 def _arrays(value):
-    """The NumPy arrays among unwrapped arguments."""
+    """All NumPy arrays in unwrapped arguments."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -60,10 +70,10 @@ def _arrays(value):
 
 
 def _apply(function, args, kwargs, gives_array=False):
-    """function(*args, **kwargs) on NumPy arrays, on the current stream."""
+    """Call function(*args, **kwargs) with NumPy arrays, on the current stream."""
     args, kwargs = _unwrap(args), {name: _unwrap(value) for name, value in kwargs.items()}
     reads = _arrays(args) + _arrays(tuple(kwargs.values()))
-    kind = []  # of what the function gives: None for one array, tuple or list for several, else the value itself
+    kind = []  # of the result: None for one array, tuple or list for several, otherwise the value itself
 
     def run():
         with np.errstate(all="ignore"):
@@ -126,7 +136,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_function__(self, function, classes, args, kwargs):
         return getattr(sys.modules[__name__], function.__name__)(*args, **kwargs)
 
-    # what makes the host wait
+    # operations that make the host wait
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         with stream or cuda.get_current_stream():
@@ -195,7 +205,9 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
                 times = np.zeros(self.shape, np.int32)
                 np.add.at(times, key, 1)
                 if times.max(initial=0) > 1:
-                    raise RuntimeError("assignment through repeated indices: which one stays is undefined on a card")
+                    raise RuntimeError(
+                        "assignment through repeated indices: on a GPU, it is undefined which value remains"
+                    )
             with np.errstate(all="ignore"):
                 self._a[key] = value
 
@@ -213,7 +225,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __rmatmul__(self, other):
         return __getattr__("matmul")(other, self)
 
-    # in place
+    # in-place operations
 
     def fill(self, value):
         if isinstance(value, ndarray):
@@ -226,7 +238,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def put(self, indices, values, mode="wrap"):
         self.ravel()[indices] = values
 
-    # what it is
+    # attributes
 
     shape = property(lambda self: self._a.shape, lambda self, shape: setattr(self._a, "shape", shape))
     T = property(lambda self: self.transpose())
@@ -240,7 +252,7 @@ for _name in ("dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags")
 
 
 def _key(key):
-    """An index as NumPy takes it. CuPy arrays of no dimension in slices make the host wait (`__index__`)."""
+    """An index in the form that NumPy takes. In slices, CuPy's 0-d arrays make the host wait (`__index__`)."""
     if isinstance(key, tuple):
         return tuple(map(_key, key))
     if isinstance(key, slice):
@@ -256,7 +268,7 @@ def _parts(key):
 
 
 def _signature(parameters):
-    """An inspect.Signature from its list in cupy_names.json: [[name, kind, has a default], ...]."""
+    """The inspect.Signature for a list in cupy_names.json: [[name, kind, has a default], ...]."""
     if parameters is None:
         return None
     return inspect.Signature(
@@ -333,7 +345,7 @@ def _ufunc(function):
     return __getattr__(function.__name__)
 
 
-_made = {}  # not globals(): cupy.max must not hide max here
+_made = {}  # not in globals(), because cupy.max must not hide max in this file
 
 
 def __getattr__(name):
@@ -355,7 +367,7 @@ for _name, _parameters in _NAMES["cupy.ndarray"].items():
 
 
 def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
-    """The only door for data from the host."""
+    """The only function through which data of the host gets in."""
     if isinstance(obj, ndarray):
         result = obj if not copy and dtype in (None, obj.dtype) else obj.astype(dtype or obj.dtype)
     elif isinstance(obj, (list, tuple)) and any(isinstance(item, ndarray) for item in obj):
@@ -408,7 +420,7 @@ _pinned_pool = cuda.PinnedMemoryPool()
 
 # ---------------------------------------------------------------- kernels
 
-_shim = threading.Lock()  # it runs one kernel at a time
+_shim = threading.Lock()  # minicuda runs one kernel at a time
 
 
 class RawKernel(minicuda.RawKernel):
@@ -419,7 +431,7 @@ class RawKernel(minicuda.RawKernel):
         arrays = [a._a for a in args if isinstance(a, ndarray)]
         for a in args:
             if isinstance(a, np.ndarray) and not (a.dtype.fields and a.size == 1):  # one record is a C struct
-                raise TypeError(f"{self.name}: a numpy.ndarray as a kernel's argument")
+                raise TypeError(f"{self.name}: a numpy.ndarray as a kernel argument")
         grid = tuple(max(1, int(g)) for g in grid)  # as CuPy does
         args = tuple(a._a if isinstance(a, ndarray) else a for a in args)
 
@@ -455,5 +467,5 @@ MODULES = {"cupy": sys.modules[__name__], "cupy.cuda": cuda, "cupyx": cupyx}
 
 
 def install():
-    """Put the stand-in in CuPy's place for the rest of this process."""
+    """Replace CuPy by the stand-in for the rest of this process."""
     sys.modules.update(MODULES)

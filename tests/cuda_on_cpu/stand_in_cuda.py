@@ -1,13 +1,13 @@
 """The stand-in's `cupy.cuda`: streams, events, graphs, pinned memory, memory pools, and what makes the host wait.
 
-What a card may do later happens here as late as the program allows it, so that a wait that is missing shows:
-- What is copied to pinned memory arrives when the host waits for it; until then the target holds NaN.
+Whatever a GPU may do later, happens here as late as the program allows, so that a missing wait shows up:
+- A copy to pinned memory arrives when the host waits for it; until then, the target holds NaN.
 - Work on a stream that launches no kernel of ours (a stream for copies) is done when another stream or the host waits
-  for it; until then its results hold NaN.
-- Pinned memory that the host overwrites before it knows that a copy from it is done: raises.
-- While a graph is captured nothing is computed: afterwards what was there is as before, and new arrays hold NaN.
-- `no_sync()` makes each wait of the host an error.
-With real CuPy such a program runs on, with wrong numbers, sometimes.
+  for it; until then, its results hold NaN.
+- If the host overwrites pinned memory before it has waited for a copy from it, an error is raised.
+- While a graph is captured, nothing is computed: afterwards, existing arrays are unchanged and new ones hold NaN.
+- Within `no_sync()`, each wait of the host is an error.
+With real CuPy, a program with such a mistake keeps running and only sometimes computes wrong numbers.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ import weakref
 import numpy as np
 
 
-class SynchronisationError(RuntimeError):
-    """The host waited for the card where it must not."""
+class SynchronizationError(RuntimeError):
+    """The host waited for the GPU where it must not."""
 
 
 @contextlib.contextmanager
 def no_sync(uploads=True, events=False):
-    """A block in which waiting for the card raises SynchronisationError.
+    """While inside, waiting for the GPU raises SynchronizationError.
 
-    uploads: may arrays in pageable memory be sent? (No wait, but work for the host.)
-    events: may the host wait for events? (As it does to read what an earlier step left in pinned memory.)
+    uploads: whether arrays in pageable memory may be sent (which is no wait, but work for the host).
+    events: whether the host may wait for events (as it does to read the results of an earlier step).
     """
     before, _local.rules = _local.rules, {"wait": False, "upload": uploads, "event": events}
     try:
@@ -37,18 +37,18 @@ def no_sync(uploads=True, events=False):
 
 
 def host_waits(what, kind="wait"):
-    """Called wherever CuPy makes the host wait for the card ("wait", "event") or sends pageable memory ("upload")."""
+    """Call this where CuPy makes the host wait for the GPU ("wait", "event") or sends pageable memory ("upload")."""
     if capturing():
         raise RuntimeError(f"{what}: the current stream is capturing, so synchronous API calls are disallowed")
     if not _local.rules[kind]:
-        raise SynchronisationError(f"{what}: {'sends pageable memory' if kind == 'upload' else 'waits for the card'}")
+        raise SynchronizationError(f"{what}: {'sends pageable memory' if kind == 'upload' else 'waits for the GPU'}")
 
 
 # ---------------------------------------------------------------- streams and events
 
 
 class Queue:
-    """Actions that may not have happened yet, oldest first."""
+    """Actions that have not happened yet, oldest first."""
 
     def __init__(self):
         self.actions, self.done = [], 0
@@ -61,15 +61,17 @@ class Queue:
         return self.done + len(self.actions)
 
     def drain(self, end=None):
-        """Do them, up to the place that `end` was before."""
+        """Do all actions, or those that were queued when `end` was read."""
         while self.actions and (end is None or self.done < end):
             self.done += 1
             self.actions.pop(0)()
 
 
 class Stream:
-    """work: what the card has to do, if this is a stream for copies (else it is done at once).
-    arrivals: what the host sees once it waited: numbers in pinned memory, pinned memory free to be overwritten.
+    """A stream with two queues.
+
+    work: what the GPU still has to do, if this is a stream for copies; other streams do their work at once.
+    arrivals: what the host learns when it waits: numbers arrive in pinned memory, pinned memory may be overwritten.
     """
 
     null = None
@@ -81,7 +83,7 @@ class Stream:
         self.is_non_blocking = non_blocking
         self.computes = null
         self.work, self.arrivals = Queue(), Queue()
-        self.graph = None  # the one that is captured
+        self.graph = None  # the graph that is being captured
 
     def __enter__(self):
         _local.streams.append(self)
@@ -126,7 +128,7 @@ class Stream:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
         if self.graph is not None:
-            raise RuntimeError("the stream is capturing already")
+            raise RuntimeError("the stream is already capturing")
         self.begin_to_compute()
         self.graph = Graph()
 
@@ -142,7 +144,7 @@ class Stream:
 
 
 class Event:
-    """A place in a stream's queues."""
+    """A position in the queues of a stream."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self.stream, self.asked = None, False
@@ -165,7 +167,7 @@ class Event:
 
     @property
     def done(self):
-        """False when first asked, so that programs meet this case; then true."""
+        """False the first time it is read, so that programs must handle this case; then true."""
         before, self.asked = self.asked, True
         if before:
             self.wait_on_host()
@@ -173,7 +175,7 @@ class Event:
 
 
 class _Local(threading.local):
-    """What CuPy keeps for each thread."""
+    """The state that CuPy keeps per thread."""
 
     def __init__(self):
         self.streams = [Stream.null]
@@ -194,7 +196,7 @@ def capturing():
 
 
 def get_elapsed_time(start_event, end_event):
-    """Milliseconds between two events; nothing that can be measured here."""
+    """Milliseconds between two events: a constant, because nothing can be measured here."""
     host_waits("get_elapsed_time", "event")
     return 1.0
 
@@ -203,27 +205,27 @@ def get_elapsed_time(start_event, end_event):
 
 
 def owner(array):
-    """The NumPy array whose memory a view shows."""
+    """The NumPy array that owns the memory of a view."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def poison(array):
-    """NaN, -1 or True: what stands in memory that nobody wrote."""
+    """Fill an array with NaN, -1 or True, which stand for memory that was never written."""
     if array.size:
         array[...] = True if array.dtype == bool else np.frombuffer(b"\xff" * array.itemsize, array.dtype)[0]
 
 
 def spoil(array):
-    """Poison new memory, at each launch of a graph too."""
+    """Poison new memory, also at each launch of a graph that is being captured."""
     poison(array)
     if capturing():
         get_current_stream().graph._actions.append(lambda: poison(array))
 
 
 def change(function, targets):
-    """Let `function` write into NumPy arrays, on the current stream."""
+    """Let `function` write to the NumPy arrays `targets`, on the current stream."""
     stream = get_current_stream()
     if stream.graph is not None:
         stream.graph._keep(targets)
@@ -235,7 +237,7 @@ def change(function, targets):
 
 
 def compute(function, inputs):
-    """The arrays that `function` makes (a list), on the current stream. Views of `inputs` cost no work."""
+    """The list of arrays that `function` returns, computed on the current stream. Views of `inputs` need no work."""
     stream = get_current_stream()
     results = function()
     known = {id(owner(array)) for array in inputs}
@@ -258,7 +260,7 @@ def compute(function, inputs):
 
 
 def send(source, target):
-    """Copy a NumPy array on the host into one on the card, on the current stream."""
+    """Copy an array of the host to one of the GPU (both NumPy arrays here), on the current stream."""
     memory = pinned_memory(source)
     if memory is None:
         host_waits("a copy to the card", "upload")
@@ -275,9 +277,9 @@ def send(source, target):
 
 
 def fetch(source, target, blocking):
-    """Copy a NumPy array on the card into one on the host, on the current stream."""
+    """Copy an array of the GPU to one of the host (both NumPy arrays here), on the current stream."""
     stream = get_current_stream()
-    if blocking or pinned_memory(target) is None:  # with pageable memory the host waits in any case
+    if blocking or pinned_memory(target) is None:  # with pageable memory, the host always waits
         host_waits(".get()")
         stream.wait_on_host()
         np.copyto(target, source)
@@ -303,7 +305,7 @@ def _on(stream, action):
 
 
 class Graph:
-    """Recorded actions on the same memory; launch() does them again with the numbers that it holds then."""
+    """Recorded actions. launch() repeats them on the same memory, with the numbers it holds at that time."""
 
     def __init__(self):
         self._actions, self._before, self._made, self._pools = [], {}, {}, []
@@ -320,7 +322,7 @@ class Graph:
             poison(array)
         if any(pool() is default_pool for pool in self._pools):
             raise RuntimeError(
-                "arrays made while capturing lie in the default memory pool, which gives their memory away"
+                "arrays made while capturing are in the default memory pool, which may give their memory to others"
             )
         self._before = None
 
@@ -330,7 +332,7 @@ class Graph:
     def launch(self, stream=None):
         stream = stream or get_current_stream()
         if stream.graph is not None:
-            raise RuntimeError("a graph was launched while another was captured")
+            raise RuntimeError("a graph was launched while another was being captured")
         if any(pool() is None for pool in self._pools):
             raise RuntimeError("the memory pool of the graph's arrays is gone")
         stream.begin_to_compute()
@@ -360,7 +362,7 @@ class MemoryPointer:
 
 
 class MemoryPool:
-    """Counts bytes; blocks are multiples of 512."""
+    """Counts bytes in blocks that are multiples of 512."""
 
     def __init__(self, allocator=None):
         self._used = self._held = self._limit = 0
@@ -395,11 +397,11 @@ class MemoryPool:
 default_pool = MemoryPool()
 
 
-_living = weakref.WeakValueDictionary()  # arrays on the card, by address
+_living = weakref.WeakValueDictionary()  # arrays of the GPU, by address
 
 
 def array_at(address):
-    """The NumPy array on the card in whose memory an address lies, or None."""
+    """The array of the GPU whose memory contains an address, or None."""
     for begin, array in list(_living.items()):
         if begin <= address < begin + array.nbytes:
             return array
@@ -407,7 +409,7 @@ def array_at(address):
 
 
 def allocate(array):
-    """Let the current allocator account for the memory of a new NumPy array."""
+    """Have the current allocator account for the memory of a new NumPy array."""
     array = owner(array)
     _living[array.ctypes.data] = array
     pointer = get_allocator()(array.nbytes)
@@ -439,7 +441,7 @@ _allocator = [default_pool.malloc]
 
 
 class PinnedMemoryPointer(bytearray):
-    """Page-locked memory of the host. `reads`: copies from it that may not be done, with what they copy."""
+    """Page-locked memory of the host. reads: copies from it that may not be finished, and the numbers they copy."""
 
     def __init__(self, size):
         super().__init__(size)
@@ -449,14 +451,14 @@ class PinnedMemoryPointer(bytearray):
         return len(self)
 
     def read(self, source, stream):
-        """The numbers that a copy on `stream` takes from here; they must stay until the host waited for it."""
+        """The numbers that a copy on `stream` reads; they must not change before the host has waited for the copy."""
         for earlier, _ in self.reads:
             earlier()
         values = source.copy()
 
         def check():
             if source.tobytes() != values.tobytes():
-                raise RuntimeError("pinned memory was overwritten before the host knew that a copy from it was done")
+                raise RuntimeError("pinned memory was overwritten before the host had waited for a copy from it")
 
         entry = check, values
         self.reads.append(entry)
@@ -485,13 +487,13 @@ def alloc_pinned_memory(size):
 
 
 def pinned_memory(array):
-    """The pinned memory that a NumPy array shows, or None."""
+    """The pinned memory of a NumPy array, or None."""
     base = owner(array).base
     base = base.obj if isinstance(base, memoryview) else base
     return base if isinstance(base, PinnedMemoryPointer) else None
 
 
-# ---------------------------------------------------------------- the card
+# ---------------------------------------------------------------- the device
 
 
 class Device:
@@ -524,7 +526,7 @@ class Device:
 
 
 class CUDARuntimeError(RuntimeError):
-    """status: cudaError_t, e.g. 35 (the driver is too old or absent), 100 (no card)."""
+    """status: cudaError_t, e.g. 35 (the driver is missing or too old), 100 (no GPU)."""
 
     def __init__(self, status):
         self.status = status

@@ -26,7 +26,7 @@ def test_what_fits(gpu):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_tensor_used_three_times(gpu, dtype):
-    """Gradients 2, 3 and 5 meet in x; the last is a transposed array, which the kernel does not take."""
+    """The gradients 2, 3 and 5 are added in x; the last is a transposed array, which the kernel does not take."""
     x = Tensor(gpu.asarray(np.ones((3, 3), dtype)), requires_grad=True)
     (x * 2.0 + x * 3.0 + (x * 5.0).transpose(1, 0)).sum().backward()
     assert x.grad.get().tolist() == [[10.0] * 3] * 3

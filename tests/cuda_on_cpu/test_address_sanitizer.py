@@ -1,6 +1,6 @@
-"""The kernels' tests under AddressSanitizer: reads and writes outside of arrays, found by another tool.
+"""The kernels' tests under AddressSanitizer, an independent tool that finds reads and writes outside of arrays.
 
-In a process of its own, for the tool must be there before Python: LD_PRELOAD.
+They run in a separate process because the tool must be loaded before Python (LD_PRELOAD).
 """
 
 import os
@@ -14,7 +14,7 @@ from minimask import device
 from tests.cuda_on_cpu.conftest import stand_in_or_skip
 
 HERE = Path(__file__).parent
-# Not those that launch no kernel of their own, or whole steps of training.
+# Tests that launch no kernel themselves, or that run whole training steps.
 LEFT_OUT = ("address_sanitizer", "benchmark", "heads", "model", "nvrtc", "planted_bugs", "shim", "stand_in", "workers")
 OUTSIDE = """
 import numpy as np
@@ -28,18 +28,20 @@ print(x.sum())
 
 @pytest.fixture(scope="module")
 def sanitized():
-    """Runs Python with arguments under the sanitizer."""
+    """A function that runs Python with the given arguments under the sanitizer."""
     if device.gpu_available():
-        pytest.skip("kernels run on the card here: `make sanitize`")
+        pytest.skip("kernels run on the GPU here: use `make sanitize`")
     stand_in_or_skip()
     library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not os.path.isabs(library):
-        pytest.skip("g++ has no AddressSanitizer here")
+        pytest.skip("this g++ has no AddressSanitizer")
     environment = dict(
-        os.environ, LD_PRELOAD=library, PYTHONMALLOC="malloc",  # so that the tool sees what Python allocates
-        ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0",  # fibers change stacks
+        os.environ,
+        LD_PRELOAD=library,
+        PYTHONMALLOC="malloc",  # so that the tool sees what Python allocates
+        ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0",  # because fibers switch stacks
         MINICUDA_CXXFLAGS="-fsanitize=address -fno-omit-frame-pointer -g1",
-    )  # fmt: skip
+    )
 
     def run(*arguments, text=""):
         command = [sys.executable, *arguments]

@@ -1,4 +1,4 @@
-"""The benchmark's pieces of work on a card give what they give on the CPU."""
+"""The benchmark's pieces of work give the same results on a GPU as on the CPU."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.cuda_on_cpu.small_model import SMALL, one_schedule
 
 pytestmark = one_schedule
 MAP = dict(height=6, width=9)
-SETTINGS = {  # each piece in a few numbers
+SETTINGS = {  # small sizes for each piece
     "conv": dict(MAP, n=2, inputs=4, outputs=8, size=3, stride=1, groups=1),
     "conv_transpose": dict(MAP, n=2, inputs=4, outputs=4),
     "max_pool": dict(shape=[1, 8, 6, 4]),
@@ -37,13 +37,13 @@ def on_card(gpu, monkeypatch):
 
 
 def small(case):
-    """The case in a few numbers, the direction as it is."""
+    """The case with small sizes; direction and kind stay the same."""
     kept = {name: value for name, value in case.settings.items() if name in ("direction", "kind")}
     return case.piece, {**SETTINGS[case.piece], **kept}
 
 
 def second_result(piece, settings):
-    """What a piece gives when it is done again: the first time must leave nothing behind."""
+    """The result of running a piece a second time: the first run must leave nothing behind."""
     run = ours.PIECES[piece](**settings)
     run()
     return fingerprint(ours.to_arrays(run()))
@@ -61,7 +61,7 @@ def test_each_kernel_does_the_same_work(on_card):
 
 
 def test_our_side_on_a_card(gpu):
-    """The process of our side: what it says about itself, times, memory of the card."""
+    """The process that runs minimask: what it reports about itself, times, and memory of the GPU."""
     install = "from tests.cuda_on_cpu import stand_in; stand_in.install(); " if hasattr(gpu, "no_sync") else ""
     code = f"{install}import sys; sys.argv[1:] = 'cuda', 'high'; from minimask.benchmark import ours; ours.main()"
     work = {"piece": "max_pool", "settings": {"direction": "forward", "shape": [1, 8, 6, 4]}}
@@ -76,7 +76,7 @@ def test_our_side_on_a_card(gpu):
 
 @pytest.fixture
 def small_models(monkeypatch):
-    """The models of the whole cases in a few channels, on two pictures."""
+    """Replaces the models of whole-model cases by one with few channels, and uses two pictures."""
     build = mask_rcnn.build
 
     def small(preset, num_classes, seed=0):

@@ -14,7 +14,7 @@ WEIGHTS = (10, 10, 5, 5)
 def test_encode(gpu, shape, weights):
     rng = np.random.default_rng(0)
     truth, anchors = (random_boxes(rng, *shape, dtype=np.float32) for _ in range(2))
-    truth[..., 2:][..., -1:, :] = truth[..., :2][..., -1:, :]  # boxes without a size: padding
+    truth[..., 2:][..., -1:, :] = truth[..., :2][..., -1:, :]  # boxes of size 0, as in padding
     with no_sync(gpu):
         found = boxes.encode(gpu.asarray(truth), gpu.asarray(anchors), weights)
     expected = boxes.encode(truth, anchors, weights)

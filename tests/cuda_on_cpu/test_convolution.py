@@ -1,4 +1,4 @@
-"""The convolution kernels for the GPU against the array code in float64: forward, both gradients, and as operations."""
+"""The GPU kernels of convolution against the array code in float64: forward, both gradients, and as operations."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from tests.convolution_cases import (
     transposed_arrays,
 )
 
-# N, H, W, Cin, Cout, kernel: several tiles of pixels, channels and terms; channels not in fours; a linear layer.
+# N, H, W, Cin, Cout, kernel: several tiles of pixels, channels and terms; channels not a multiple of 4; a linear layer.
 SEVERAL_TILES = [
     (2, 9, 10, 12, 132, 3),
     (1, 17, 21, 33, 5, 3),
@@ -36,23 +36,23 @@ SEVERAL_TILES = [
 
 
 def tf32(a):
-    """Rounded to 10 bits of fraction, halves away from zero."""
+    """Rounded to 10 fraction bits, ties away from zero."""
     bits = a.view(np.uint32)
     return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
 
 
 def bf16(a):
-    """Rounded to 7 bits of fraction, halves to even."""
+    """Rounded to 7 fraction bits, ties to even."""
     bits = a.view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & ~np.uint32(0xFFFF)).view(np.float32)
 
 
 ROUNDED = {"highest": lambda a: a, "high": tf32, "medium": bf16}
-TENSOR = 5e-5  # even with equally rounded factors, the sums of tensor cores are a little less exact than float32's
+TENSOR = 5e-5  # even of equally rounded factors, tensor cores compute sums a little less exactly than float32 does
 
 
 def check(gpu, x, w, b, settings, bound=DIRECT, w_on_card=None, rounded=lambda a: a):
-    """Compare the three functions with the array code, whose factors are `rounded` before they are multiplied."""
+    """Compare the three functions with the array code; its factors are first rounded with `rounded`."""
     window = Window(w.shape[:2], **settings)
     size = window.output_size(x.shape[1:3])
     gy = random(len(x), *size, w.shape[3], seed=9, dtype=np.float32)
@@ -83,7 +83,7 @@ def test_each_case(gpu, case):
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 2), (3, 9, 10, 8, 68), (70, 1, 1, 36, 65)])
 def test_pointwise_in_a_graph(gpu, shape):
-    """cuBLAS computes 1x1 layers, except in a CUDA graph, where our own kernels do."""
+    """1x1 layers are computed by cuBLAS, but in a CUDA graph by our own kernels."""
     with cuda.as_in_a_graph():
         check(gpu, *arrays(*shape, 1), {})
 
@@ -104,7 +104,7 @@ def test_random_shapes(gpu, seed):
 @pytest.mark.parametrize("enough", [1, 264], ids=["large tiles", "small tiles"])
 @pytest.mark.parametrize("shape", SEVERAL_TILES)
 def test_several_tiles(gpu, monkeypatch, shape, enough):
-    """If one block is enough, tiles are large and sums over pixels are not cut into parts."""
+    """If one block is considered enough, tiles are large and sums over pixels are not split into parts."""
     monkeypatch.setattr(conv_cuda, "ENOUGH_BLOCKS", enough)
     check(gpu, *arrays(*shape), dict(padding=shape[5] // 2))
 
@@ -112,7 +112,7 @@ def test_several_tiles(gpu, monkeypatch, shape, enough):
 @pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (2, 2), ((1, 3), (2, 1))])
 @pytest.mark.parametrize("groups, inner, outer", [(40, 1, 1), (33, 1, 2), (6, 4, 4), (3, 5, 16), (2, 20, 24)])
 def test_groups(gpu, groups, inner, outer, stride, dilation):
-    """Depthwise, small groups, and groups that fill part of a tile."""
+    """Depthwise convolution, small groups, and groups that fill only part of a tile."""
     settings = dict(stride=stride, padding=1, dilation=dilation, groups=groups)
     check(gpu, *arrays(2, 9, 11, groups * inner, groups * outer, 3, groups), settings)
 
@@ -125,7 +125,7 @@ def highest_precision():
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The names and blocks of the kernels that are launched."""
+    """Collects (name, blocks) of each kernel that is launched."""
     names = []
     launch = conv_cuda.launch
     monkeypatch.setattr(
@@ -136,7 +136,7 @@ def launched(monkeypatch):
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
-    """2 images of 17 x 31 pixels make 4 parts of at most 272 pixels; the last one is shorter."""
+    """The pixels of 2 images of 17 x 31 are split into 4 parts of at most 272 pixels; the last one is shorter."""
     x, gy = random(2, 17, 31, 9, dtype=np.float32), random(2, 17, 31, 6, seed=1, dtype=np.float32)
     window = Window((3, 3), padding=1, groups=groups)
     gw = conv_cuda.convolve_backward_weights(gpu.asarray(x), gpu.asarray(gy), window)
@@ -148,7 +148,7 @@ def test_parts_of_the_sum_over_pixels(gpu, launched, groups):
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_parts_of_the_sum_over_terms(gpu, launched, precision):
-    """9 x 70 = 630 terms on few tiles make 2 parts, which `finish` adds; with stride 2 the phases have 1 to 4 taps."""
+    """With few tiles, 9 x 70 = 630 terms make 2 parts, added by `finish`; with stride 2, phases have 1 to 4 taps."""
     device.set_matmul_precision(precision)
     settings = dict(padding=1), dict(padding=1, stride=2)
     for more in settings:
@@ -160,12 +160,12 @@ def test_parts_of_the_sum_over_terms(gpu, launched, precision):
             rounded=ROUNDED[precision],
         )
     forward = [blocks for name, blocks in launched if name == "convolve"]
-    assert forward[0] == (3, 2, 1) and forward[2] == (2, 4, 1)  # 140 channels; then backward, 1260 terms
+    assert forward[0] == (3, 2, 1) and forward[2] == (2, 4, 1)  # 140 channels; then backward with 1260 terms
     assert forward[5] == (2, 2, 4) and [name for name, _ in launched].count("finish") == 6
 
 
-def test_arrays_that_begin_anywhere(gpu):
-    """Part of a larger array may begin where a float4 may not; a transposed convolution exchanges its weights' axes."""
+def test_arrays_at_any_address(gpu):
+    """Part of an array may begin where a float4 must not; a transposed convolution exchanges its weights' axes."""
     x, w, b = arrays(2, 5, 6, 8, 12, 3)
     flat = gpu.empty(x.size + w.size + 2, np.float32)
     flat[1 : 1 + x.size] = gpu.asarray(x.ravel())
@@ -183,7 +183,7 @@ def test_arrays_that_begin_anywhere(gpu):
 
 
 def test_nan_passes(gpu):
-    """A NaN reaches all results whose windows hold it, through the ReLU."""
+    """A NaN reaches all results whose windows contain it; ReLU does not remove it."""
     x, w, _ = arrays(1, 5, 5, 4, 4, 3)
     x[0, 0, 0, 1] = np.nan
     y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), Window(w.shape[:2], padding=1), (5, 5), relu=True).get()
@@ -227,7 +227,7 @@ def test_groups_on_tensor_cores(gpu, precision):
 
 
 def test_errors_of_tensor_cores(gpu, precision):
-    """TF32 errs by less than 1e-3 of the largest result, BF16 by less than 1e-2; neither is as exact as float32."""
+    """The error is below 1e-3 (TF32) and 1e-2 (BF16) of the largest result; neither is as exact as float32."""
     x, w, _ = arrays(1, 12, 12, 64, 64, 3)
     window = Window(w.shape[:2], padding=1)
     y = conv_cuda.convolve(gpu.asarray(x), gpu.asarray(w), window, (12, 12)).get()
@@ -236,9 +236,9 @@ def test_errors_of_tensor_cores(gpu, precision):
     assert {"high": 1e-5, "medium": 1e-4}[precision] < worst < {"high": 1e-3, "medium": 1e-2}[precision]
 
 
-def test_older_cards_have_no_tensor_cores_for_these(gpu, precision, monkeypatch):
+def test_older_gpus_do_not_use_tensor_cores(gpu, precision, monkeypatch):
     if gpu.__name__ == "cupy":
-        pytest.skip("a card is as old as it is")
+        pytest.skip("the age of a real GPU cannot be changed")
     monkeypatch.setattr(gpu.cuda.Device, "compute_capability", "75")
     check(gpu, *arrays(1, 5, 6, 4, 8, 3), dict(padding=1))
 

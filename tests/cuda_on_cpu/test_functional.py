@@ -1,4 +1,4 @@
-"""Operations of functional.py on the GPU: those that run other code there, and that none of them waits."""
+"""Operations of functional.py on the GPU: those that run different code there, and that none of them waits."""
 
 from contextlib import nullcontext
 
@@ -9,7 +9,7 @@ from minimask import functional as F
 from minimask.kernels import scatter_add_cuda
 from minimask.tensor import Tensor
 
-ROWS = np.random.default_rng(0).integers(0, 4, (300, 1))  # 4 of 5 rows are taken, most of them often
+ROWS = np.random.default_rng(0).integers(0, 4, (300, 1))  # 4 of 5 rows are taken, most of them many times
 COLUMNS = np.array([-5, 3, 3])
 INDICES = {
     "rows": ROWS[:, 0],
@@ -42,12 +42,14 @@ def test_taking_elements_by_index(gpu, name):
         taken = found[index]
         taken.backward(gy)
     np.testing.assert_array_equal(taken.data.get(), y.data)
-    np.testing.assert_array_equal(found.grad.get(), expected.grad)  # also the order of the sums is the CPU's
+    np.testing.assert_array_equal(
+        found.grad.get(), expected.grad
+    )  # exactly: the order of the additions is that of the CPU
 
 
 @pytest.mark.parametrize("most", [1000, 10])
 def test_scatter_add(gpu, monkeypatch, most):
-    monkeypatch.setattr(scatter_add_cuda, "MOST", most)  # beyond it CuPy adds
+    monkeypatch.setattr(scatter_add_cuda, "MOST", most)  # with more numbers, CuPy adds them
     places = np.random.default_rng(3).integers(0, 30, 600).astype(np.int32)
     gy = np.random.default_rng(4).standard_normal(600).astype(np.float32)
     expected = F.index_backward.plain(gy, places, (40,))
@@ -55,9 +57,9 @@ def test_scatter_add(gpu, monkeypatch, most):
     np.testing.assert_allclose(found.get(), expected, rtol=0 if most > 600 else 1e-5, atol=1e-6)
 
 
-def test_numbers_beside_tensors_are_not_copied_to_the_card(gpu, monkeypatch):
+def test_numbers_next_to_tensors_are_not_copied_to_the_gpu(gpu, monkeypatch):
     x = Tensor(gpu.asarray(np.array([1.0, 4], np.float32)))
-    monkeypatch.setattr(gpu, "asarray", None)  # what would copy
+    monkeypatch.setattr(gpu, "asarray", None)  # it would be called to copy
     y = 1 - (2 * x + 0.5) / np.float64(4) ** 0.5
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y.data.get(), [-0.25, -3.25])
@@ -77,7 +79,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_operations_without_kernels_wait_for_nothing(gpu, name):
+def test_operations_without_kernels_do_not_wait(gpu, name):
     operation = OPERATIONS[name]
     x = np.random.default_rng(5).standard_normal((3, 4, 4)).astype(np.float32)
     expected = Tensor(x, requires_grad=True)

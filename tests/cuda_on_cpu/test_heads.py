@@ -1,4 +1,4 @@
-"""The mask and keypoint branches on the GPU: targets, losses and results equal those of the CPU; nothing waits."""
+"""The mask and keypoint branches on the GPU: targets, losses and results equal those on the CPU; nothing waits."""
 
 from contextlib import nullcontext
 

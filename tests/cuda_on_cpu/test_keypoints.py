@@ -1,4 +1,4 @@
-"""Keypoints found on the GPU, against the array code and the kernel of the CPU."""
+"""Keypoints decoded on the GPU, against the array code and the CPU kernel."""
 
 from contextlib import nullcontext
 from unittest import mock
@@ -38,10 +38,10 @@ def test_peaks(gpu, shape):
 def test_map_of_one_cell(gpu):
     maps = np.array([-3, 5], np.float32).reshape(1, 1, 1, 2)
     found = find_peaks(gpu.asarray(maps), gpu.asarray([[7, 40]])).get()
-    np.testing.assert_allclose(found[..., 2], [[-3, 5]], rtol=1e-6)  # everywhere, so the place is arbitrary
+    np.testing.assert_allclose(found[..., 2], [[-3, 5]], rtol=1e-6)  # the same everywhere, so the position is arbitrary
 
 
-def test_worked_number(gpu):
+def test_worked_example(gpu):
     logits = np.zeros((1, 3, 3, 1), np.float32)
     logits[0, 1, 1] = 2  # the middle of 3 x 3 cells, in a box of 3 x 3 pixels
     found = decode(gpu, logits, np.array([[10, 20, 12.5, 23]], np.float32))
@@ -49,8 +49,8 @@ def test_worked_number(gpu):
 
 
 @pytest.mark.parametrize("height, width", [(70, 100), (200, 40)])
-def test_of_equal_logits_the_first_counts(gpu, height, width):
-    maps = np.zeros((1, height, width, 2), np.float32)  # each cell is a pixel: nothing is rounded
+def test_the_first_of_equal_logits_wins(gpu, height, width):
+    maps = np.zeros((1, height, width, 2), np.float32)  # each cell is one pixel, so nothing is rounded
     maps[0, 40, [33, 34], 0] = 1
     maps[0, 41, 3, 0] = 1  # farther left, but later
     maps[..., 1] = -2
@@ -75,6 +75,6 @@ def test_no_boxes_and_nan_boxes(gpu):
     found = decode(gpu, logits, boxes)  # a box of 1e9 pixels is limited to 65,536
     assert np.isfinite(found).all()
     boxes[0, 1], boxes[1, 2] = 0, 65536
-    expected = decode_plain(logits, boxes)  # 16,384 pixels per cell: the top is flat
+    expected = decode_plain(logits, boxes)  # 16,384 pixels per cell, so the peak is flat
     np.testing.assert_allclose(found, expected, rtol=3e-4)
     np.testing.assert_allclose(found[..., 2], expected[..., 2], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The losses' kernels against the array code in float64: values and gradients."""
+"""The GPU kernels of the losses against the array code in float64: values and gradients."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def random(*shape, seed=0, scale=3):
 
 
 def compare(gpu, loss, logits, *others):
-    """Compare loss(logits, *others) and its gradient for gy = 0.7: kernels in float32 with array code in float64."""
+    """Compare loss(logits, *others) and its gradient for gy = 0.7: float32 kernels with float64 array code."""
     theirs = Tensor(logits.astype(np.float64), requires_grad=True)
     y = loss(theirs, *others)
     y.backward(np.asarray(0.7))
@@ -36,7 +36,7 @@ def cross_entropy(z, labels, w):
     return Loss(losses.cross_entropy, labels, w)(z)
 
 
-# One number; a warp and one; two blocks; more than the threads of 512 blocks take in one pass.
+# One number; one more than a warp; two blocks; more than the threads of 512 blocks process in one pass.
 SIZES = [(1, 1), (3, 11), (2, 200), (3, 44000)]
 
 
@@ -104,8 +104,8 @@ def test_no_valid_box(gpu, kind):
     assert value == 0 and not gradient.any()
 
 
-def test_stages_losses(gpu):
-    """The functions that the model calls: nothing counts twice, and a loss is 0 if nothing counts."""
+def test_losses_of_the_stages(gpu):
+    """The functions that the model calls; a loss is 0 if nothing was sampled."""
     rng = np.random.default_rng(1)
     positive, valid = rng.random((2, 6)) < 0.4, rng.random((2, 6)) < 0.8
     compare(gpu, losses.objectness_loss, random(2, 6), positive, valid)
@@ -135,8 +135,8 @@ def test_losses_do_not_wait(gpu):
     assert all(np.isfinite(z.grad.get()).all() for z in logits)
 
 
-def test_nothing_at_all(gpu):
-    """Without rows no kernel runs, and the loss is 0."""
+def test_no_rows(gpu):
+    """Without rows, no kernel is launched, and the loss is 0."""
     empty = gpu.asarray(np.zeros((0, 3), np.float32))
     y = losses.class_loss(Tensor(empty, True), gpu.asarray(np.zeros(0, np.int64)), gpu.asarray(np.zeros(0, bool)))
     y.backward()

@@ -14,7 +14,7 @@ def test_match_equals_its_array_code(gpu, n, a, g, shared):
     if shared and n:
         arguments = arguments[0][:1], *arguments[1:]
     on_card = [gpu.asarray(x) for x in arguments]
-    # The second pair of limits makes every anchor ignored, except for the low-quality matches.
+    # With the second pair of limits, every anchor is ignored unless it is a low-quality match.
     for low, high in ((0.3, 0.6), (-1, 2), (0.5, 0.5)):
         for allow_low_quality in (False, True):
             with no_sync(gpu):

@@ -1,4 +1,4 @@
-"""The whole model on a GPU: training, inference, checkpoints and commands agree with the CPU and never wait."""
+"""The whole model on a GPU: training, inference, checkpoints and commands agree with the CPU, and nothing waits."""
 
 import contextlib
 import itertools
@@ -16,7 +16,6 @@ from minimask.__main__ import main
 from minimask.datasets.toy import ToyScenes
 from minimask.errors import InputError
 from minimask.kernels import cuda
-from minimask.machine.cpu_steps import StepsOnCpu
 from minimask.machine.gpu_steps import OBJECTS, Draws, Feeder, StepGraph, StepsOnGpu
 from minimask.mask_head import restore
 from minimask.mask_rcnn import sampling_generator
@@ -24,8 +23,9 @@ from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG
 from minimask.run.validation import validation_loss
 from minimask.tensor import Function
-from minimask.train import fit, make_optimizer, rate_factor, sum_of, training_step
-from tests.cuda_on_cpu.small_model import RATE, SMALL, no_sync, one_schedule, scenes, settings, small_model
+from minimask.train import fit, make_optimizer, sum_of
+from tests.cuda_on_cpu.small_model import SMALL, no_sync, one_schedule, scenes, settings, small_model
+from tests.cuda_on_cpu.training import assert_same_steps, check_training_steps, make_steps, make_steps_on_cpu
 
 BOTTLENECKS = dict(name="resnet50", norm="frozen", channels=(4, 4, 4, 8), stem="large")
 VARIANTS = {
@@ -48,67 +48,22 @@ VARIANTS = {
     "roi_pool, mlp": dict(roi=dict(pooling="roi_pool"), heads=dict(mask="mlp")),
     "roi_warp, one mask": dict(roi=dict(pooling="roi_warp"), heads=dict(class_agnostic_masks=True)),
     "softmax, detectron2": dict(heads=dict(mask_loss="softmax"), conventions="detectron2", roi=dict(sampling_ratio=0)),
-    "boxes alone": dict(heads=dict(mask=None)),
+    "boxes only": dict(heads=dict(mask=None)),
 }  # fmt: skip
-
-
-def make_steps(gpu, model, count, loader=None, make=StepsOnGpu, **options):
-    """Take the first `count` steps, each with its own learning rate, and return their reports. No step may wait."""
-    chosen = settings()
-    optimizer = make_optimizer(model, chosen)
-    finished = []
-    with make(model, optimizer, chosen, **options) as steps:
-        batches = steps.batches((loader or scenes(model)).iterate(0))
-        for step in range(count):
-            optimizer.lr = RATE * rate_factor(chosen, step, step / 20)
-            batch = next(batches)
-            with no_sync(gpu, events=True):  # events are allowed: by them the step before is read
-                finished += steps.run(batch, step)
-        finished += steps.rest()
-        batches.close()
-    return finished
-
-
-def make_steps_on_cpu(model, count, loader=None):
-    """Take the same steps on the CPU, and return their reports."""
-    chosen = settings()
-    optimizer = make_optimizer(model, chosen)
-    steps, loader, finished = StepsOnCpu(training_step, model, optimizer, chosen), loader or scenes(model), []
-    for step in range(count):
-        optimizer.lr = RATE * rate_factor(chosen, step, step / 20)
-        finished += steps.run(loader.batch(step), step)
-    return finished
-
-
-def assert_same_steps(found, expected, tolerance=1e-5):
-    assert [f.step for f in found] == list(range(len(expected)))
-    for ours, theirs in zip(found, expected):
-        assert (ours.images, ours.learning_rate) == (theirs.images, theirs.learning_rate)
-        assert list(ours.losses) == list(theirs.losses)
-        np.testing.assert_allclose(list(ours.losses.values()), list(theirs.losses.values()), tolerance, tolerance)
-        np.testing.assert_allclose(ours.gradient_norm, theirs.gradient_norm, rtol=10 * tolerance)
 
 
 # ---------------------------------------------------------------------------------------------------- training steps
 
 
 def test_training_steps_equal_the_cpu(gpu, request):
-    """Losses, gradient, weights and running statistics over 20 steps (3 under the other schedules), without a wait."""
-    count = 20 if "schedule0" in request.node.name else 3
-    cpu, card = small_model(), small_model().to("cuda")
-    expected = make_steps_on_cpu(cpu, count)
-    assert_same_steps(make_steps(gpu, card, count), expected)
-    assert len({sum(e.losses.values()) for e in expected}) == count
-    theirs, before = cpu.state_dict(), small_model().state_dict()
-    for name, array in card.state_dict().items():
-        assert np.abs(theirs[name] - before[name]).max() > 1e-4, name  # training changes all of them
-        np.testing.assert_allclose(array.get(), theirs[name], atol=2e-3, err_msg=name)
+    """20 steps, or 3 under the slower schedules."""
+    check_training_steps(gpu, 20 if "schedule0" in request.node.name else 3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @one_schedule
 def test_gradients_and_detections_equal_the_cpu(gpu, variant):
-    """Each part that a model can be made of: one step and one inference, without a wait."""
+    """One training step and one inference with each of the parts that a model can have; nothing waits."""
     cpu, card = small_model(**VARIANTS[variant]), small_model(**VARIANTS[variant]).to("cuda")
     batch = scenes(cpu).batch(0)
     on_card = batch.to("cuda")
@@ -145,7 +100,7 @@ def test_gradients_and_detections_equal_the_cpu(gpu, variant):
 @one_schedule
 @pytest.mark.parametrize("precision, error", [("high", 1e-2), ("medium", 5e-2)])
 def test_a_lower_precision_is_close(gpu, monkeypatch, precision, error):
-    """TF32 keeps 10 bits of the fraction, BF16 7: products are off by up to 1e-3 and 8e-3, and not by nothing."""
+    """TF32 has 10 fraction bits and BF16 has 7: products are off by up to 1e-3 and 8e-3, but not exact."""
     batch = scenes(small_model()).batch(0)
     found = {}
     for chosen in ("highest", precision):
@@ -155,7 +110,7 @@ def test_a_lower_precision_is_close(gpu, monkeypatch, precision, error):
     assert 1e-6 < np.abs(found[precision] - found["highest"]).max() < error
 
 
-def test_a_model_on_the_card_predicts_from_pictures(gpu):
+def test_a_model_on_the_gpu_predicts_from_pictures(gpu):
     cpu, card = small_model(), small_model().to("cuda")
     images = [ToyScenes("test", 64, 2)[i].image for i in range(2)]
     for ours, theirs in zip(card.predict(images), cpu.predict(images)):
@@ -172,7 +127,7 @@ def test_a_model_on_the_card_predicts_from_pictures(gpu):
 
 @one_schedule
 def test_results_do_not_depend_on_the_run(gpu):
-    """Two runs give the same bits: no sum depends on the order in which threads arrive."""
+    """Two runs give the same bits, because no sum depends on the order in which threads arrive."""
     first, second = (make_steps(gpu, small_model().to("cuda"), 3) for _ in range(2))
     assert first == second
 
@@ -181,7 +136,7 @@ def test_results_do_not_depend_on_the_run(gpu):
 
 
 class GrowingScenes:
-    """Batches with room for 4, 4, 9, 4, 2, ... objects, which makes two shapes of ground truth."""
+    """Batches of which some have room for more objects, so that ground truth comes in two shapes."""
 
     def __init__(self, model):
         self.loader = scenes(model)
@@ -202,7 +157,7 @@ class GrowingScenes:
 
 @one_schedule
 def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
-    """A replay uses the new batch, random numbers and learning rate; a shape that comes later gets its own graph."""
+    """A replay uses the new batch, random numbers and learning rate; a second shape gets its own graph."""
     launches, capture = [], StepGraph._capture
 
     def capture_and_count(step_graph):
@@ -212,7 +167,7 @@ def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
 
     monkeypatch.setattr(StepGraph, "_capture", capture_and_count)
     plain, graphs = small_model().to("cuda"), small_model().to("cuda")
-    with cuda.as_in_a_graph():  # with the same kernels, because cuBLAS rounds differently
+    with cuda.as_in_a_graph():  # uses the same kernels, because cuBLAS rounds differently
         expected = make_steps(gpu, plain, 7, GrowingScenes(plain))
     assert not launches
     found = make_steps(gpu, graphs, 7, GrowingScenes(graphs), graph=True)
@@ -225,7 +180,7 @@ def test_steps_as_graphs_equal_plain_steps(gpu, monkeypatch):
 @one_schedule
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_can_be_a_graph(gpu, variant):
-    """While a step is captured, nothing waits for the card, calls cuBLAS or sends arrays from the host."""
+    """While a step is captured, nothing waits for the GPU, calls cuBLAS or sends arrays from the host."""
     plain, graph = (small_model(**VARIANTS[variant]).to("cuda") for _ in range(2))
     with cuda.as_in_a_graph():
         expected = make_steps(gpu, plain, 2)
@@ -233,7 +188,7 @@ def test_every_variant_can_be_a_graph(gpu, variant):
 
 
 @one_schedule
-def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch):
+def test_more_shapes_than_graphs_are_computed_without_a_graph(gpu, monkeypatch):
     monkeypatch.setattr("minimask.machine.gpu_steps.MOST_GRAPHS", 1)
     cpu, card = small_model(), small_model().to("cuda")
     found = make_steps(gpu, card, 4, GrowingScenes(card), graph=True)
@@ -241,18 +196,18 @@ def test_shapes_beyond_the_last_graph_are_computed_without_one(gpu, monkeypatch)
 
 
 @one_schedule
-def test_what_cannot_be_trained_is_said(gpu, tmp_path):
+def test_messages_about_what_cannot_be_trained(gpu, tmp_path):
     with pytest.raises(InputError, match="CUDA graphs need a GPU"):
         fit(small_model(), None, settings(), tmp_path, cuda_graph=True)
     with pytest.raises(InputError, match="on a GPU parameters must be float32, got float64"):
         fit(small_model().to("cuda").to(np.float64), None, settings(), tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------- batches on the card
+# -------------------------------------------------------------------------------------------------- batches on the GPU
 
 
 def test_the_feeder_copies_ahead_on_its_own_stream(gpu, monkeypatch):
-    """Every batch arrives complete. One earlier batch is kept; the memory of the others is reused after the card."""
+    """Every batch arrives complete. One earlier batch is kept alive; the memory of the others is released."""
     model = small_model()
     loader = scenes(model)
     feeder = Feeder(loader.iterate(0))
@@ -274,7 +229,7 @@ def test_the_feeder_copies_ahead_on_its_own_stream(gpu, monkeypatch):
     feeder.close()
 
 
-# -------------------------------------------------------------------------------------------------- what is not finite
+# --------------------------------------------------------------------------- losses and gradients that are not finite
 
 
 class NotFiniteGradient(Function):
@@ -300,7 +255,7 @@ def spoiled_scenes(model, bad_step):
 @pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
 @one_schedule
 def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
-    """Although the host finds out only after it has launched the next step."""
+    """The host finds out only after it has launched the next step, and still no weight changes."""
     model, chosen = small_model().to("cuda"), settings()
     optimizer = make_optimizer(model, chosen)
     with StepsOnGpu(model, optimizer, chosen, graph) as steps:
@@ -320,7 +275,7 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_no_weight(gpu, graph):
                 np.testing.assert_array_equal(array.get(), state[name].get(), err_msg=name)
         assert optimizer.steps == state["steps"] == 3
         assert steps.rest() == []
-        steps.run(scenes(model).batch(5).to("cuda"), 5)  # it can go on
+        steps.run(scenes(model).batch(5).to("cuda"), 5)  # training can go on
         (fifth,) = steps.rest()
         assert np.isfinite(fifth.gradient_norm) and (steps.gpu_optimizer.flat.data.get() != before).any()
 
@@ -352,7 +307,7 @@ class PowerCut(Exception):
 
 
 class ScenesUntil:
-    """The batches of the steps before `end`; then the power is cut."""
+    """The batches of the steps before `end`; then PowerCut is raised."""
 
     def __init__(self, model, end):
         self.loader, self.dataset, self.end = scenes(model), range(12), end
@@ -364,7 +319,7 @@ class ScenesUntil:
 
 
 def run(model, folder, end=5, **options):
-    """Train for 4 steps or until the power is cut. Returns the contents of the last checkpoint."""
+    """Train for 4 steps, or up to step `end`. Returns the contents of the last checkpoint."""
     with contextlib.suppress(PowerCut):
         chosen = settings(steps=4, save_every=2)
         fit(model, ScenesUntil(model, end), chosen, folder, progress=False, **options)
@@ -372,8 +327,8 @@ def run(model, folder, end=5, **options):
 
 
 @one_schedule
-def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
-    """The same numbers give the same bytes, and a run that began on one device can be resumed on the other."""
+def test_checkpoints_do_not_depend_on_the_device(gpu, tmp_path):
+    """The same numbers give the same bytes, and a run that was started on one device can be resumed on the other."""
     cpu = small_model()
     paths = []
     for where in ("cpu", "cuda"):
@@ -398,7 +353,7 @@ def test_checkpoints_do_not_tell_the_device(gpu, tmp_path):
 
 
 @one_schedule
-def test_a_run_validates_and_logs_on_the_card(gpu, tmp_path):
+def test_a_run_validates_and_logs_on_the_gpu(gpu, tmp_path):
     model = small_model().to("cuda")
     chosen = settings(steps=3, validate_every=2)
 
@@ -428,7 +383,7 @@ def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
 
 
 @one_schedule
-def test_commands_take_a_device(gpu, tmp_path, capsys):
+def test_commands_with_a_device(gpu, tmp_path, capsys):
     """train, evaluate and predict with --device cuda."""
     changes = [f"--set={group}={json.dumps(values)}" for group, values in SMALL.items() if group != "transform"]
     folder = str(tmp_path / "run")

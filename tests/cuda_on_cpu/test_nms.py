@@ -1,4 +1,4 @@
-"""Non-maximum suppression on the GPU against the array code, and on lists too long for a table of all pairs."""
+"""Non-maximum suppression on the GPU against the array code, also on lists too long for a table of all pairs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.cases import no_sync, random_boxes
 
 
 def compare(gpu, corners, scores, valid, threshold, max_kept, groups):
-    """`nms` on the card, without a wait, equals `nms` on the CPU; returns the latter."""
+    """Assert that `nms` on the GPU equals `nms` on the CPU and does not wait. Returns the result of the CPU."""
     on_card = [None if x is None else gpu.asarray(x) for x in (corners, scores, valid, groups)]
     with no_sync(gpu):
         found = boxes.nms(*on_card[:3], threshold, max_kept, on_card[3])
@@ -53,8 +53,8 @@ def test_the_exact_threshold_in_a_later_chunk(gpu):
         assert compare(gpu, apart, descending, descending > 0, threshold, None, None)[1].all() == last
 
 
-def test_groups_of_one_share_stay_apart(gpu):
-    """The same block walks through groups 1 and 17: first far apart in the list, then within one chunk of 64."""
+def test_groups_of_the_same_block_do_not_interact(gpu):
+    """The same block handles groups 1 and 17: first far apart in the list, then within one chunk of 64."""
     x = np.arange(100, dtype=np.float32) * 10
     apart = np.stack([x, 0 * x, x + 9, 0 * x + 9], axis=1)
     twice = np.concatenate([apart, apart])[None]
@@ -65,7 +65,7 @@ def test_groups_of_one_share_stay_apart(gpu):
 
 
 def test_a_chain_through_a_chunk(gpu):
-    """Each box overlaps the next: 0 drops 1, so 1 cannot drop 2, and so on, also from one chunk of 64 to the next."""
+    """Each box overlaps the next: 0 removes 1, so 1 cannot remove 2, and so on, also across chunks of 64."""
     x = np.arange(200, dtype=np.float32) * 4
     chain = np.stack([x, 0 * x, x + 10, 0 * x + 10], axis=1)[None]  # IoU of neighbors 6 / 14
     descending = np.linspace(1, 0.5, 200, dtype=np.float32)[None]
@@ -78,7 +78,7 @@ def test_boxes_without_an_area_are_kept(gpu):
     assert compare(gpu, nothing, np.ones((1, 3), np.float32), np.ones((1, 3), bool), 0.5, None, None)[1].all()
 
 
-def test_as_many_candidates_as_classes_times_proposals(gpu):
+def test_candidates_of_all_classes_and_proposals(gpu):
     rng = np.random.default_rng(7)
     count = 90_000
     corners = random_boxes(rng, 1, count, side=500.0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Normalization's kernels against the array code in float64, pass by pass; whole layers against the CPU's."""
+"""The GPU kernels of normalization against the array code in float64, and whole layers against the CPU."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from minimask.kernels import normalization_cuda
 from minimask.normalization import batch_norm, group_norm
 from minimask.tensor import Tensor
 
-# (segments, pixels, channels): one number, fewer channels than a warp, odd ones, two tiles of channels, several blocks.
+# (segments, pixels, channels): one number, fewer channels than a warp, odd numbers, two tiles of channels, many blocks.
 SHAPES = [(1, 1, 1), (3, 5, 1), (1, 7, 3), (2, 301, 5), (1, 64, 33), (3, 40, 64), (2, 30, 65), (1, 9, 300), (1, 900, 9)]
 
 
@@ -17,14 +17,14 @@ def random(*shape, seed=0):
 
 
 def maps(shape):
-    """x around 5, gy, y, residual; then small ones: mean, a, b, c."""
+    """The maps x (around 5), gy, y and residual, and the arrays mean, a, b, c of one number per channel."""
     small = (shape[0], shape[2])
     x = 2 * random(*shape) + 5
     return x, *(random(*shape, seed=s) for s in (1, 2, 3)), *(random(*small, seed=s) for s in (4, 5, 6, 7))
 
 
 def close(ours, theirs, tolerance=1e-5):
-    """Within `tolerance` of the largest number."""
+    """Assert that arrays agree within `tolerance`, relative to the largest number."""
     assert ours.shape == theirs.shape and ours.dtype == np.float32
     scale = max(1.0, float(abs(theirs).max(initial=0)))
     np.testing.assert_allclose(ours.get(), theirs, rtol=0, atol=tolerance * scale)
@@ -32,7 +32,7 @@ def close(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("shape, blocks", [*((s, None) for s in SHAPES), ((2, 600, 64), None), ((2, 601, 64), 1)])
 def test_passes_equal_the_array_code(gpu, monkeypatch, shape, blocks):
-    """600 x 64: more than 32 parts to add up. 1: as many pixels a thread as there are on large maps."""
+    """600 x 64: more than 32 parts to add up. blocks = 1: as many pixels per thread as on large maps."""
     monkeypatch.setattr(normalization_cuda, "BLOCKS", blocks or normalization_cuda.BLOCKS)
     arrays = maps(shape)
     x, gy, y, residual, mean, a, b, c = (v.astype(np.float64) for v in arrays)
@@ -86,14 +86,14 @@ def test_running_statistics(gpu):
 
 
 def test_a_mean_far_from_zero(gpu):
-    """The variance of 10,000 + noise: the shift by the first pixel keeps the digits."""
+    """The variance of 10,000 + noise stays exact because the first pixel is subtracted from all."""
     x = 10000 + random(1, 4000, 2)
     mean, var = normalization.moments(gpu.asarray(x))
     np.testing.assert_allclose(mean.get(), x.astype(np.float64).mean(1), rtol=1e-6)
     np.testing.assert_allclose(var.get(), x.astype(np.float64).var(1), rtol=1e-4)
 
 
-def test_not_a_number_stays(gpu):
+def test_nan_stays_visible(gpu):
     x = random(1, 8, 2)
     x[0, 3, 1] = np.nan
     mean, var = (a.get() for a in normalization.moments(gpu.asarray(x)))
@@ -104,7 +104,7 @@ def test_not_a_number_stays(gpu):
 
 
 def layer(asarray, get, kind, training, shape, transposed=False):
-    """y, running statistics and the gradients of a layer with residual and ReLU."""
+    """y, the running statistics and the gradients of a layer with residual and ReLU."""
     channels = shape[-1]
     inputs = 2 * random(*shape) + 1, random(channels, seed=1), random(channels, seed=2), random(*shape, seed=3)
     x, gamma, beta, residual = (Tensor(asarray(a), requires_grad=True) for a in inputs)

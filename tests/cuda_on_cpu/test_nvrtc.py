@@ -1,4 +1,4 @@
-"""Every .cu compiles for every architecture that we name, and what must be fast keeps its numbers in registers."""
+"""Every .cu compiles for every supported architecture, and fast kernels keep their numbers in registers."""
 
 import itertools
 import platform
@@ -16,7 +16,7 @@ NO_SPILLS = [name for name in SOURCES if name.startswith(("conv", "depthwise", "
 @pytest.fixture(scope="module")
 def compiler():
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        pytest.skip("the package with NVRTC is for x86-64 Linux only")
+        pytest.skip("the package with NVRTC exists only for x86-64 Linux")
     library = nvrtc.library()
     if library is None:
         pytest.skip("NVRTC is missing: pip install nvidia-cuda-nvrtc-cu12")
@@ -45,7 +45,7 @@ def test_compiles(compiled, source, architecture):
 
 @pytest.mark.parametrize("source", NO_SPILLS)
 def test_nothing_is_spilled(compiled, source):
-    """Registers that do not suffice are kept in memory: tens of times slower."""
+    """If registers do not suffice, numbers are kept in memory, which is tens of times slower."""
     spilled = {
         f"sm_{architecture} {name}": kernel
         for architecture in ARCHITECTURES
@@ -55,13 +55,13 @@ def test_nothing_is_spilled(compiled, source):
     assert not spilled
 
 
-def test_the_check_sees_an_error(compiler):
+def test_the_check_finds_an_error(compiler):
     with pytest.raises(nvrtc.CompileError, match="undefined"):
         nvrtc.compile_source(compiler, 'extern "C" __global__ void k(int *x) { *x = missing; }', "k.cu", 80)
 
 
-def test_the_check_sees_spilled_registers(compiler):
-    """100 numbers that are all needed later, in the 32 registers that each of 2,048 threads can have."""
+def test_the_check_finds_spilled_registers(compiler):
+    """100 numbers that are all needed later do not fit in the 32 registers that each of 2,048 threads can have."""
     text = """
         extern "C" __global__ void __launch_bounds__(1024, 2) k(float *x) {
           float v[100];

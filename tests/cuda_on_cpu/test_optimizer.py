@@ -61,7 +61,7 @@ def test_steps_equal_the_cpu(gpu, name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_large_buffers(gpu, name):
-    """More numbers than the threads of the norm's 1,024 blocks take at once, in the first schedule only."""
+    """More numbers than the threads of the 1,024 blocks of the norm process at once; only in the first schedule."""
     if gpu.__name__ != "cupy" and order(gpu):
         pytest.skip("one schedule is enough for a large array")
     shapes = ((1100, 1024),)
@@ -77,7 +77,7 @@ def test_large_buffers(gpu, name):
 
 
 def order(gpu):
-    """The number of the stand-in's schedule."""
+    """The stand-in's current schedule."""
     from tests.cuda_on_cpu import minicuda
 
     return minicuda.ORDER
@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(gpu, name, bad):
     state = [buffer.get() for buffer in card.buffers]
     values = gradients(1)
     values[4][60, 2] = values[5][999] = bad
-    for step in range(2):  # the step that is bad, and the one after it
+    for step in range(2):  # the bad step and the one after it
         set_gradients(params, values if step == 0 else gradients(2), gpu.asarray)
         card.prepare_step()
         report = card.step(5.0).get()
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(gpu):
     np.testing.assert_array_equal(sgd.flat.data.get(), before)
 
 
-def test_a_square_too_large_is_no_single_gradients_fault(gpu):
+def test_an_overflowing_square_names_no_parameter(gpu):
     params = parameters(gpu.asarray, ((2,),))
     sgd = GpuOptimizer(OPTIMIZERS["SGD"](params))
     params[0].grad = gpu.asarray(np.float32([1e20, 0]))
@@ -156,7 +156,7 @@ def test_steps_without_synchronization(gpu):
 
 @pytest.mark.parametrize("sizes", [(1,), (5000, 64, 4096, 1, 8193), tuple(range(1, 140))])
 def test_collect(gpu, sizes):
-    """Several tiles of an array, arrays of one number, more arrays than one launch takes; one with strides."""
+    """Several tiles per array, arrays of one number, more arrays than one launch takes, and one with strides."""
     params = [Parameter(gpu.asarray(np.zeros(size, np.float32))) for size in sizes]
     params.append(Parameter(gpu.asarray(np.zeros((3, 5), np.float32))))
     flat = FlatParameters(params)
@@ -173,7 +173,7 @@ def test_collect(gpu, sizes):
 
 
 def test_state_continues(gpu):
-    """A state goes through NumPy arrays into another optimizer, which makes the same next step."""
+    """A state passed as NumPy arrays to another optimizer gives the same next step."""
     params = parameters(gpu.asarray)
     first = GpuOptimizer(OPTIMIZERS["AdamW"](params))
     set_gradients(params, gradients(0), gpu.asarray)
@@ -199,7 +199,7 @@ def test_replaced_arrays_are_refused(gpu):
         sgd.step()
 
 
-def test_what_it_cannot_take_is_refused(gpu):
+def test_unsupported_parameters_are_refused(gpu):
     params = [Parameter(gpu.asarray(np.zeros(3)))]
     with pytest.raises(TypeError, match="SGD or AdamW with float32"):
         GpuOptimizer(OPTIMIZERS["SGD"](params))

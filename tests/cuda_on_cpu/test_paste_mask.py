@@ -1,4 +1,4 @@
-"""Masks cropped to targets and pasted into images on the GPU, against the array code and the kernels of the CPU."""
+"""Mask targets and pasted masks on the GPU, against the array code and the CPU kernels."""
 
 from contextlib import nullcontext
 
@@ -40,7 +40,7 @@ def test_targets_where_height_and_width_differ_much(gpu):
     np.testing.assert_allclose(found.get(), mask_targets.plain(masks, boxes, matches, 5), atol=2e-6)
 
 
-def test_binary_targets_of_a_half(gpu):
+def test_binary_targets_round_one_half_up(gpu):
     masks = np.zeros((1, 1, 8, 8), np.uint8)
     masks[0, 0, :, :4] = 1  # the left half; halfway between pixels 3 and 4 the mask is 1/2, which becomes 1
     boxes, matches = np.array([[[0, 0, 4, 4]]], np.float32), np.zeros((1, 1), int)
@@ -51,7 +51,7 @@ def test_binary_targets_of_a_half(gpu):
     np.testing.assert_array_equal(found.get()[0, 0], np.tile([1, 1, 1, 0], (4, 1)))
 
 
-def test_targets_of_nothing_of_nan_boxes_and_of_padding(gpu):
+def test_targets_of_no_boxes_nan_boxes_and_padding(gpu):
     masks, boxes, matches = target_case()
     none = mask_targets(gpu.asarray(masks), gpu.asarray(boxes[:, :0]), gpu.asarray(matches[:, :0]), 7)
     assert none.shape == (2, 0, 7, 7)
@@ -96,7 +96,7 @@ def test_paste_with_a_threshold(gpu, size):
     assert half.get()[0, 8:32, 10:40].all()  # a probability equal to the threshold counts as the object
 
 
-def test_paste_nothing_and_nan_boxes(gpu):
+def test_paste_of_no_boxes_and_nan_boxes(gpu):
     masks, boxes = paste_case()
     assert paste_masks(gpu.asarray(masks[:0]), gpu.asarray(boxes[:0]), 4, 5).shape == (0, 4, 5)
     boxes[0], boxes[1, 2] = np.nan, np.inf

@@ -1,13 +1,12 @@
-"""Mistakes put into the kernels on purpose. A test must find each, for a test that cannot fail proves nothing.
+"""Mistakes planted in the kernels. A test must find each of them, since a test that cannot fail proves nothing.
 
-On a card such mistakes give wrong numbers now and then, or only for some shapes.
+On a GPU, such mistakes give wrong numbers only now and then, or only for some shapes.
 """
 
 import importlib
 import inspect
 import shutil
 import sys
-import types
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,24 +15,25 @@ from minimask import device, image
 from minimask.kernels import cuda
 from minimask.machine import gpu_steps
 from tests.cuda_on_cpu.conftest import stand_in_or_skip
+from tests.cuda_on_cpu.training import check_training_steps
 
-CHECKED = 3  # the schedule that looks at each access to memory; see conftest.py
+CHECKED = 3  # the schedule that checks every memory access; see conftest.py
 
 
 @dataclass
 class Bug:
-    file: str  # of kernels/
-    right: str  # its text, and what is put there
+    file: str  # in kernels/
+    right: str  # text in the file, and its replacement
     wrong: str
     test: str  # module.function
     arguments: dict = field(default_factory=dict)
     schedule: int = 0
-    found: str = "."  # a pattern in the error
+    found: str = "."  # a pattern that the error must match
 
 
 BUGS = {
     # memory
-    "add: one too many": Bug(
+    "add: one number too many": Bug(
         "add.cu", "GRID_LOOP(i, count)", "GRID_LOOP(i, count + 1)", "test_add.test_add", {"shape": (3, 700)}, CHECKED,
         "reads outside of all arrays",
     ),
@@ -45,9 +45,9 @@ BUGS = {
         "take.cu", "array[from * words + i % words]", "array[from * words + i % words + 1]",
         "test_take.test_take_of_rows_that_begin_between_words", {}, CHECKED, "reads outside of all arrays",
     ),
-    "max_pool: <= for <": Bug(
+    "max_pool: <= instead of <": Bug(
         "max_pool.cu", "row < min(rows, y / sy + 1)", "row <= min(rows, y / sy + 1)",
-        "test_max_pool.test_of_resnet", {"channels": 3}, CHECKED, "outside of all arrays",
+        "test_max_pool.test_the_pooling_of_resnet", {"channels": 3}, CHECKED, "outside of all arrays",
     ),
     "roi_pool: list of boxes past its end": Bug(
         "roi_pool.cu", "if (near) list[place] = r;", "list[place + 1] = r;",
@@ -87,7 +87,7 @@ BUGS = {
     ),
     "top_k: no atomic in the list": Bug(
         "top_k.cu", "list[atomicAdd(&found, 1)] = k;", "list[found++] = k;",
-        "test_top_k.test_top_k_of_equal_scores_by_index", {}, CHECKED, "race",
+        "test_top_k.test_top_k_orders_equal_scores_by_index", {}, CHECKED, "race",
     ),
     "normalization: no barrier in the block's sum": Bug(
         "normalization.cu", "of_a[threadIdx.x] = a, of_b[threadIdx.x] = b;\n    __syncthreads();",
@@ -111,7 +111,7 @@ BUGS = {
         "conv_weights.cu", "if (step + 1 < steps) store((step + 1) % 2);", "if (step + 1 < steps) store(step % 2);",
         "test_convolution.test_several_tiles", {"shape": (1, 40, 18, 4, 4, 3), "enough": 1}, CHECKED, "race",
     ),
-    "conv_tensor: nobody waits for the copies": Bug(
+    "conv_tensor: no wait for the copies": Bug(
         "conv_tensor.cu", "copies_wait<STAGES - 2>();", "copies_wait<STAGES>();",
         "test_convolution.test_several_tiles_on_tensor_cores",
         {"precision": "high", "shape": (70, 1, 1, 200, 65, 1), "enough": 264},
@@ -141,11 +141,11 @@ BUGS = {
         "if (relu) sum = fmaxf(sum, 0); if (residual) sum += residual[at];",
         "test_convolution.test_groups", {"groups": 40, "inner": 1, "outer": 1, "stride": 1, "dilation": 1},
     ),
-    "conv: the step of another axis": Bug(
+    "conv: the stride of the other axis": Bug(
         "conv_window.cuh", "left = s.x.start + p.column * s.x.stride;", "left = s.x.start + p.column * s.y.stride;",
         "test_convolution.test_groups", {"groups": 40, "inner": 1, "outer": 1, "stride": (1, 3), "dilation": (2, 1)},
     ),
-    "roi_align: x and y changed": Bug(
+    "roi_align: x and y exchanged": Bug(
         "roi_align.cu", "return map_axis(box[1], box[3], level.scale", "return map_axis(box[0], box[2], level.scale",
         "test_roi_align.test_tiny_maps_and_maps_larger_than_a_tile", {"shape": (2, 17, 9, 4)},
     ),
@@ -157,35 +157,35 @@ BUGS = {
         "roi_align.cu", "aligned ? 0.5f : 0.0f", "0.0f",
         "test_roi_align.test_tiny_maps_and_maps_larger_than_a_tile", {"shape": (2, 17, 9, 4)},
     ),
-    "max_pool: the last of equals": Bug(
+    "max_pool: the last of equal values wins": Bug(
         "max_pool.cu", "value.at[v] > best.at[v]", "value.at[v] >= best.at[v]",
-        "test_max_pool.test_what_is_not_a_number_wins_and_minus_infinity_keeps_its_place",
+        "test_max_pool.test_nan_wins_and_minus_infinity_keeps_its_position",
     ),
-    "boxes: width for height": Bug(
+    "boxes: height instead of width": Bug(
         "boxes.cu", "ww * logf(fmaxf(box.width, side)", "ww * logf(fmaxf(box.height, side)",
         "test_boxes.test_encode", {"shape": (2, 300), "weights": (10, 10, 5, 5)},
     ),
-    "match: >= for >": Bug(
+    "match: > instead of >=": Bug(
         "match.cu", "own_best >= high ? 1", "own_best > high ? 1",
         "test_match.test_an_iou_equal_to_a_limit_counts_as_above",
     ),
-    "nms: >= for >": Bug(
+    "nms: >= instead of >": Bug(
         "nms.cu", "iou(chunk[i], candidate) > threshold", "iou(chunk[i], candidate) >= threshold",
         "test_nms.test_ties_and_the_exact_threshold",
     ),
-    "top_k: the larger index of equals": Bug(
+    "top_k: the larger index of equal scores wins": Bug(
         "top_k.cu", "return (Key)~rising << 32 | index;", "return (Key)~rising << 32 | ~index;",
-        "test_top_k.test_top_k_of_equal_scores_by_index",
+        "test_top_k.test_top_k_orders_equal_scores_by_index",
     ),
-    "losses: the mean over too many": Bug(
+    "losses: the mean over too many elements": Bug(
         "losses.cu", "gz[i] = gradient / *n;", "gz[i] = gradient / count;",
         "test_losses.test_mask_loss", {"kind": "sigmoid", "boxes": 4, "size": 7, "channels": 3},
     ),
-    "losses: e^z without the largest": Bug(
+    "losses: e^z without subtracting the largest logit": Bug(
         "losses.cu", "total += expf(z[c] - largest);", "total += expf(z[c]) / expf(largest);",
         "test_losses.test_logits_that_overflow",
     ),
-    "optimizer: decay before the gradient's scale": Bug(
+    "optimizer: decay before the gradient is scaled": Bug(
         "optimizer.cu", "g * scale + decay * p", "(g + decay * p) * scale",
         "test_optimizer.test_steps_equal_the_cpu", {"name": "SGD"},
     ),
@@ -197,13 +197,13 @@ BUGS = {
         "paste_mask.cu", "axis.offset + i + 0.5f", "axis.offset + i",
         "test_paste_mask.test_paste", {"height": 40, "width": 50, "whole_pixels": True},
     ),
-    "resize: another rounding": Bug(
+    "resize: different rounding": Bug(
         "resize.cu", "return (y * high + h - 1) / h;", "return y * high / h;",
-        "test_resize.test_resize", {"resize": image.resize_nearest, "name": "up, not whole"},
+        "test_resize.test_resize", {"resize": image.resize_nearest, "name": "up, not a multiple"},
     ),
-    "keypoints: the last of equals": Bug(
+    "keypoints: the last of equal logits wins": Bug(
         "keypoints.cu", "a.y < b.y ||", "a.y > b.y ||",
-        "test_keypoints.test_of_equal_logits_the_first_counts", {"height": 70, "width": 100},
+        "test_keypoints.test_the_first_of_equal_logits_wins", {"height": 70, "width": 100},
     ),
 }  # fmt: skip
 
@@ -232,17 +232,17 @@ def run(bug, folder):
 def test_planted_bugs_are_found(name, tmp_path):
     bug = BUGS[name]
     minicuda, _ = stand_in_or_skip()
-    run(bug, cuda.FOLDER)  # without the bug it passes
+    run(bug, cuda.FOLDER)  # without the bug, the test passes
     for path in [*cuda.FOLDER.glob("*.cu"), *cuda.FOLDER.glob("*.cuh")]:
         shutil.copy(path, tmp_path)
     text = (tmp_path / bug.file).read_text(encoding="utf-8")
-    assert text.count(bug.right) == 1, f"{bug.file} has {text.count(bug.right)} times {bug.right!r}"
+    assert text.count(bug.right) == 1, f"{bug.file} contains {text.count(bug.right)} times {bug.right!r}"
     (tmp_path / bug.file).write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
     with pytest.raises((AssertionError, minicuda.KernelError), match=bug.found):
         run(bug, tmp_path)
 
 
-# ---------------------------------------------------------------- what the host does
+# ---------------------------------------------------------------- mistakes of the host
 
 
 def forget_wait_event(stand_in, patch):
@@ -265,14 +265,11 @@ def look_at_a_loss(stand_in, patch):
     [
         (forget_wait_event, "."),
         (forget_to_wait_for_results, "nan|finite"),
-        (look_at_a_loss, "float.*waits for the card"),
+        (look_at_a_loss, "float.*waits for the GPU"),
     ],
 )
-def test_what_the_host_forgets_is_found(plant, error):
+def test_mistakes_of_the_host_are_found(plant, error):
     minicuda, stand_in = stand_in_or_skip()
-    from tests.cuda_on_cpu import test_model
-
-    request = types.SimpleNamespace(node=types.SimpleNamespace(name="schedule1"))  # three steps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minicuda, "ORDER", 1)
         for replaced, module in stand_in.MODULES.items():
@@ -281,4 +278,4 @@ def test_what_the_host_forgets_is_found(plant, error):
         with pytest.raises(
             (AssertionError, ArithmeticError, IndexError, RuntimeError, ValueError), match=f"(?i){error}"
         ):
-            test_model.test_training_steps_equal_the_cpu(stand_in, request)
+            check_training_steps(stand_in, 3)

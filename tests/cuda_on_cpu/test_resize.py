@@ -1,4 +1,4 @@
-"""Feature maps resized on the GPU, forward and backward, against the array code of image.py on the CPU."""
+"""Resizing feature maps on the GPU, forward and backward, against image.py on the CPU."""
 
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ from minimask.tensor import Tensor
 
 CASES = {  # shape, size
     "twice": ((2, 3, 4, 8), (6, 8)),
-    "up, not whole": ((1, 3, 5, 5), (5, 13)),
+    "up, not a multiple": ((1, 3, 5, 5), (5, 13)),
     "down": ((2, 7, 9, 3), (3, 2)),
     "up and down": ((1, 2, 11, 4), (9, 4)),
     "from one pixel": ((1, 1, 1, 33), (4, 5)),

@@ -1,4 +1,4 @@
-"""RoIAlign on the GPU: forward, and the gradients of features and boxes, against array code and Numba kernel."""
+"""RoIAlign on the GPU: forward and the gradients of features and boxes, against the array code and the CPU kernel."""
 
 import itertools
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ SETTINGS = list(itertools.product((0, 1, 2), (False, True), ("average", "max")))
 
 
 def compare(gpu, features, boxes, *settings, seed=0):
-    """The result and the gradients of the kernels equal those of the array code."""
+    """Assert that the kernels' result and gradients equal those of the array code."""
     size, channels = settings[3], features[0].shape[3]
     gy = np.random.default_rng(seed).standard_normal((len(boxes), size, size, channels)).astype(np.float32)
     found, gradients = run_pooling(gpu, roi_align, features, boxes, *settings, gy=gy)
@@ -55,7 +55,7 @@ def test_tiny_maps_and_maps_larger_than_a_tile(gpu, shape):
 
 
 def test_more_boxes_than_a_block_has_threads(gpu):
-    # 600 boxes in one spot. A block picks its own, one in six, in three rounds, and sums them in groups of eight.
+    # 600 boxes in one spot. A block finds its own (one in six) in three rounds, and sums them in groups of eight.
     rng = np.random.default_rng(3)
     features = [rng.standard_normal((2, 9, 8, 4)).astype(np.float32) for _ in range(3)]
     boxes = (rng.uniform(0, 4, (600, 4)) + [0, 0, 4, 4]).astype(np.float32)
@@ -107,7 +107,7 @@ def test_nan_boxes_and_levels_that_do_not_exist(gpu):
     assert np.isfinite(gradient).all() and gradient.sum() >= 8
 
 
-def test_the_largest_of_equals_is_the_first(gpu):
+def test_the_first_of_equal_maxima_wins(gpu):
     feature = np.zeros((1, 4, 4, 4), np.float32)
     gy = np.ones((1, 1, 1, 4), np.float32)
     settings = np.zeros(1, int), np.zeros(1, int), [1.0], 1, 2, False, "max"
@@ -123,7 +123,7 @@ def test_atomic_additions_give_the_same_sums(gpu, monkeypatch, pooling, channels
     compare(gpu, features, boxes, *where, 3, 2, False, pooling)
 
 
-def test_gathered_gradients_are_the_same_bits_again(gpu):
+def test_gathered_gradients_are_reproducible(gpu):
     features, boxes, *where = roi_case(channels=4, dtype=np.float32)
     gy = np.random.default_rng(5).standard_normal((len(boxes), 7, 7, 4)).astype(np.float32)
     (_, first), (_, second) = (run_pooling(gpu, roi_align, features, boxes, *where, gy=gy) for _ in range(2))
@@ -131,7 +131,7 @@ def test_gathered_gradients_are_the_same_bits_again(gpu):
         np.testing.assert_array_equal(a, b)
 
 
-def test_equals_the_kernel_of_the_cpu(gpu):
+def test_equals_the_cpu_kernel(gpu):
     features, boxes, *where = roi_case(channels=8, dtype=np.float32)
     gy = np.random.default_rng(6).standard_normal((len(boxes), 7, 7, 8)).astype(np.float32)
     inputs = [*(Tensor(feature, requires_grad=True) for feature in features), Tensor(boxes, requires_grad=True)]

@@ -1,4 +1,4 @@
-"""RoIPool and RoIWarp on the GPU: forward and gradient against array code and Numba kernel."""
+"""RoIPool and RoIWarp on the GPU: forward and gradient, against the array code and the CPU kernel."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.rois import roi_case
 
 
 def compare(gpu, features, boxes, *settings, seed=0):
-    """The result and the gradients of the kernels equal those of the array code and of the Numba kernel."""
+    """Assert that the kernels' result and gradients equal those of the array code and of the CPU kernel."""
     size, channels = settings[3], features[0].shape[3]
     gy = np.random.default_rng(seed).standard_normal((len(boxes), size, size, channels)).astype(np.float32)
     found, (*gradients, gboxes) = run_pooling(gpu, roi_pool, features, boxes, *settings, gy=gy)
@@ -20,8 +20,8 @@ def compare(gpu, features, boxes, *settings, seed=0):
     assert gboxes is None
     inputs = [Tensor(feature, requires_grad=True) for feature in features]
     roi_pool(inputs, boxes, *settings).backward(gy)
-    specified = roi_pool_backward.plain(gy, chosen, features, boxes, *settings)
-    for gradient, expected, tensor in zip(gradients, specified, inputs):
+    plain = roi_pool_backward.plain(gy, chosen, features, boxes, *settings)
+    for gradient, expected, tensor in zip(gradients, plain, inputs):
         close(gradient, expected)
         close(gradient, tensor.grad)
     return found, gradients
@@ -44,7 +44,7 @@ def test_channels(gpu, channels):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 7, 5), (3, 2, 1, 19), (2, 17, 9, 4)])
 def test_tiny_maps_and_maps_larger_than_a_tile(gpu, shape):
     rng = np.random.default_rng(2)
-    feature = rng.integers(0, 4, shape).astype(np.float32)  # with ties, which the first cell wins
+    feature = rng.integers(0, 4, shape).astype(np.float32)  # with ties: the first cell wins
     boxes = rng.uniform(-2, 20, (9, 4)).astype(np.float32)
     boxes[:, 2:] += boxes[:, :2]
     compare(gpu, [feature], boxes, rng.integers(0, shape[0], 9), np.zeros(9, int), [0.5], 2)
@@ -93,7 +93,7 @@ def test_rounded_boxes(gpu):
 
 
 @pytest.mark.parametrize("pooling", ["average", "max"])
-def test_warp_equals_the_kernel_of_the_cpu(gpu, pooling):
+def test_warp_equals_the_cpu_kernel(gpu, pooling):
     features, boxes, *where = roi_case(channels=4, dtype=np.float32)
     gy = np.random.default_rng(6).standard_normal((len(boxes), 3, 3, 4)).astype(np.float32)
     inputs = [Tensor(feature, requires_grad=True) for feature in features]

@@ -1,4 +1,4 @@
-"""The command that runs the kernels' tests under compute-sanitizer (which itself needs a card)."""
+"""The command that runs the kernels' tests under compute-sanitizer (which itself needs a GPU)."""
 
 import subprocess
 import types
@@ -13,7 +13,7 @@ from tests.cuda_on_cpu.small_model import one_schedule
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would be run; racecheck finds something."""
+    """Records the commands instead of running them; racecheck pretends to find something."""
     run = []
 
     def fake(command, cwd):
@@ -26,7 +26,7 @@ def commands(monkeypatch):
     return run
 
 
-def test_every_tool_looks_at_every_kernel(commands, capsys):
+def test_every_tool_checks_every_kernel(commands, capsys):
     assert sanitize.main([]) == 1
     assert [command[command.index("--tool") + 1] for command in commands] == list(sanitize.TOOLS)
     printed = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_one_tool_and_some_tests(commands):
     assert command[command.index("-k") + 1] == "roi_align"
 
 
-def test_from_the_wheel(monkeypatch, tmp_path):
+def test_the_sanitizer_of_the_wheel(monkeypatch, tmp_path):
     monkeypatch.setattr(sanitize.shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(sanitize.sysconfig, "get_path", lambda name: tmp_path)
     with pytest.raises(InputError, match="pip install nvidia-cuda-sanitizer-api-cu12"):
@@ -57,7 +57,7 @@ def test_from_the_wheel(monkeypatch, tmp_path):
     assert start == [str(folder / "bin" / "compute-sanitizer"), "--injection-path", str(folder / "lib")]
 
 
-def test_what_is_missing_is_told(monkeypatch, capsys):
+def test_messages_about_what_is_missing(monkeypatch, capsys):
     def nothing(name):
         raise InputError("device cuda: this machine has no card")
 
@@ -69,9 +69,9 @@ def test_what_is_missing_is_told(monkeypatch, capsys):
 
 
 @one_schedule
-def test_arrays_have_memory_of_their_own(gpu):
+def test_each_array_has_its_own_memory(gpu):
     if hasattr(gpu, "no_sync"):
-        pytest.skip("the stand-in has no memory that could be cut up")
+        pytest.skip("the stand-in allocates each array separately")
     before = gpu.cuda.get_allocator()
     try:
         sanitize.pytest_configure(None)

@@ -1,4 +1,4 @@
-"""From predictions to proposals, samples and detections: on the GPU as on the CPU, without waiting, also in a graph."""
+"""Proposals, samples and detections on the GPU equal those on the CPU, also in a CUDA graph, and nothing waits."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ OBJECTS = dict(
     labels=np.array([[1, 2, 0], [2, 0, 0]]),
     crowd=np.array([[False, False, True], [False] * 3]),
     valid=np.array([[True, True, True], [True, False, False]]),
-)  # fmt: skip
+)
 
 
 def case(seed=0):
-    """An RPN, and random logits (2, A) and deltas (2, A, 4) for it."""
+    """An RPN, random logits (2, A) and random deltas (2, A, 4)."""
     sizes = (16,), (32,), (64,)
     rpn = RPN(8, RPNSettings(anchor_sizes=sizes, samples=32, pre_nms=(200, 150), post_nms=(120, 100)))
     rng, count = np.random.default_rng(seed), 3 * sum(h * w for h, w in SHAPES)
@@ -73,7 +73,7 @@ def test_what_the_rpn_samples(gpu):
 
 
 def sampled_rois(module, rng):
-    """A call of `sample_rois` on the proposals of `case`, with arrays of `module`."""
+    """A function that calls `sample_rois` on the proposals of `case`, with arrays of `module`."""
     rpn, *predictions = case()
     batch = batch_of(module)
     boxes, _, valid = rpn.proposals(*map(module.asarray, predictions), anchors_of(module), batch.sizes)
@@ -107,7 +107,7 @@ def test_detect(gpu):
 
 
 def test_in_a_graph(gpu):
-    """Proposals and the sample of the RPN are captured once; the replay computes them from other numbers."""
+    """The RPN's proposals and samples are captured once; the replay computes them from different numbers."""
     rpn, *first = case(0)
     _, *second = case(1)
     (logits, deltas), anchors, batch = map(gpu.asarray, first), anchors_of(gpu), batch_of(gpu)
@@ -122,7 +122,7 @@ def test_in_a_graph(gpu):
 
     pool, stream = gpu.cuda.MemoryPool(), gpu.cuda.Stream(non_blocking=True)
     with stream, gpu.cuda.using_allocator(pool.malloc):
-        step()  # kernels are compiled and tables sent before anything is recorded
+        step()  # compiles the kernels and sends tables before the capture
         stream.begin_capture()
         results = step()
         graph = stream.end_capture()
@@ -139,7 +139,7 @@ def test_in_a_graph(gpu):
 
 
 def test_float64_runs_the_array_code(gpu):
-    """Gradient checks run in float64, for which there is no kernel: the results are the same numbers."""
+    """Gradient checks run in float64, for which there are no kernels; the results equal those on the CPU."""
     rpn, *predictions = case()
     predictions = [x.astype(np.float64) for x in predictions]
     anchors = [x.astype(np.float64) for x in anchors_of(np)]

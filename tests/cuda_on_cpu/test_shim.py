@@ -1,4 +1,4 @@
-"""Kernels on the CPU: what CUDA C means, and that each mistake is caught that a card may let pass."""
+"""Kernels on the CPU: they do what CUDA C defines, and mistakes that a GPU may not report are caught."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ def shim(monkeypatch):
 
 
 def run(shim, body, *, check=False, order=0, grid=1, threads=64, shared=0):
-    """The array x of 64 numbers after a kernel with this body of the tables below."""
+    """The array x of 64 numbers after running the kernel with this body, which is in one of the tables below."""
     shim.CHECK, shim.ORDER = check, order
     x = np.zeros(64, bool if body == BYTES else np.float32)
     _module(shim, check).get_function(f"k{BODIES.index(body)}")(
@@ -32,7 +32,7 @@ def run(shim, body, *, check=False, order=0, grid=1, threads=64, shared=0):
 
 @functools.cache
 def _module(shim, check):
-    """All bodies, compiled at once. In each, x is the array, i the thread's number, n = 64."""
+    """All bodies, compiled together. In each, x is the array, i the index of the thread, and n = 64."""
     code = COMMON
     for k, body in enumerate(BODIES):
         number = "bool" if body == BYTES else "float"
@@ -41,7 +41,7 @@ def _module(shim, check):
     return shim.RawModule(code=code)
 
 
-RIGHT = {  # body: x[0], x[1], x[2], x[3]
+CORRECT = {  # body: x[0], x[1], x[2], x[3]
     "x[i] = i;": (0, 1, 2, 3),
     "GRID_LOOP(k, n) x[k] = k + gridDim.x;": (1, 2, 3, 4),
     "atomicAdd(x, 1.f);": (64, 0, 0, 0),
@@ -66,13 +66,13 @@ RIGHT = {  # body: x[0], x[1], x[2], x[3]
 
 
 @pytest.mark.parametrize("check", [False, True], ids=["plain", "checked"])
-@pytest.mark.parametrize("body", RIGHT)
-def test_what_cuda_means(shim, body, check):
+@pytest.mark.parametrize("body", CORRECT)
+def test_kernels_do_what_cuda_defines(shim, body, check):
     for order in range(4):
-        np.testing.assert_array_equal(run(shim, body, check=check, order=order, shared=256)[:4], RIGHT[body])
+        np.testing.assert_array_equal(run(shim, body, check=check, order=order, shared=256)[:4], CORRECT[body])
 
 
-WRONG = {  # what: (body, the error)
+WRONG = {  # mistake: (body, message)
     "write past the end": ("x[i + 1] = 1;", "writes outside of all arrays .256 bytes after the beginning of array 0"),
     "read before the beginning": ("x[i] = x[i - 64];", "reads outside of all arrays .-[0-9]+ bytes"),
     "no array": ("float *p = n > 0 ? nullptr : x; x[i] = p[i];", "reads outside"),
@@ -92,11 +92,11 @@ WRONG = {  # what: (body, the error)
     "int too large in a sum": ("x[i] = n + 2147483647;", "too large in a sum"),
     "int too large in a product": ("x[i] = n * 50000 * 50000;", "too large in a product"),
     "different barriers": ("if (i < 32) {\n__syncthreads();\n} else {\n__syncthreads();\n}", "divergent .*body.cu"),
-    "barrier that some leave out": ("if (i < 32) __syncthreads(); else __syncwarp(0x1);", "outside its mask|deadlock"),
-    "barrier of a lane that never comes": ("if (i < 31) __syncwarp(); else __syncthreads();", "deadlock|divergent"),
+    "barrier that some skip": ("if (i < 32) __syncthreads(); else __syncwarp(0x1);", "outside its mask|deadlock"),
+    "barrier that a lane never reaches": ("if (i < 31) __syncwarp(); else __syncthreads();", "deadlock|divergent"),
     "trap": ("if (i == 3) __trap();", "trap"),
     "copy not aligned": ("extern __shared__ float s[]; copy16(s + 1, x, true); x[i] = 0;", "multiple of 16"),
-    "copy from outside": (
+    "copy from outside an array": (
         "extern __shared__ float s[]; if (i == 0) copy16(s, x + n, true); copies_commit(); copies_wait<0>();",
         "reads outside",
     ),
@@ -127,7 +127,7 @@ ROUNDED = """
     x[4 * (i % 4) + 1] = __int_as_float(to_bf16x2(0, v));
     x[4 * (i % 4) + 2] = __int_as_float(to_bf16x2(v, 0) << 16);"""
 BODIES = [
-    *dict.fromkeys([*RIGHT, *(body for body, _ in WRONG.values()), *UNORDERED]),
+    *dict.fromkeys([*CORRECT, *(body for body, _ in WRONG.values()), *UNORDERED]),
     *(THIRD_LINE, SAME, BLOCKS, BYTES, UNWRITTEN, UNWAITED, WAITED, NOT_INSIDE, FIRST_OF_TWO, ROUNDED),
 ]
 
@@ -166,13 +166,13 @@ def test_shared_memory_begins_as_nan(shim):
 
 @pytest.mark.parametrize("body", UNORDERED, ids=["no barrier", "last writer", "order of atomics", "order of blocks"])
 def test_schedules_differ(shim, body):
-    """What depends on the order of threads or blocks has other results in another schedule."""
+    """A result that depends on the order of threads or blocks differs between schedules."""
     results = {run(shim, body, order=order, grid=5).tobytes() for order in range(4)}
     assert len(results) > 1
 
 
-def test_a_copy_in_the_background_lands_late_or_at_once(shim):
-    """Without waiting its target holds NaN; a target that is still read is overwritten (schedules 1 and 3)."""
+def test_an_asynchronous_copy_arrives_late_or_at_once(shim):
+    """Late: without a wait, the target holds NaN. At once (schedules 1 and 3): it is overwritten immediately."""
     unwaited = [np.isnan(run(shim, UNWAITED, order=order)).any() for order in range(4)]
     assert unwaited == [True, False, True, False]
     for order in range(4):
@@ -182,7 +182,7 @@ def test_a_copy_in_the_background_lands_late_or_at_once(shim):
 
 
 def test_tensor_cores(shim):
-    """Products of small matrices, by the layouts that common.cuh describes. Rounding: 11 and 8 bits of each number."""
+    """Products of small matrices in the layouts that common.cuh describes, of numbers rounded to 11 and to 8 bits."""
     code = (
         COMMON
         + r"""
@@ -212,13 +212,13 @@ def test_tensor_cores(shim):
         d, d2 = np.zeros((2, 16, 8), np.float32)
         shim.RawModule(code=code).get_function("k")((1,), (32,), (a, b, d, a2, b2, d2))
         for result, x, y, bits in [(d, a, b, 11), (d2, a2, b2, 8)]:
-            bound = np.abs(x).astype(float) @ np.abs(y) * 2.0**-bits * 2  # half a unit of the last bit in x and in y
+            bound = np.abs(x).astype(float) @ np.abs(y) * 2.0**-bits * 2  # half a unit in the last place, in x and in y
             error = np.abs(result - x.astype(float) @ y)
             assert (error <= bound).all() and error.max() > bound.max() / 100
 
 
 def test_rounding_to_fewer_bits(shim):
-    """To the nearest number of 11 (TF32, ties away from zero) or 8 bits (BF16, ties to even); NaN stays NaN."""
+    """To the nearest number with 11 bits (TF32, ties away from zero) or 8 bits (BF16, ties to even); NaN stays NaN."""
     x = run(shim, ROUNDED, threads=4).reshape(-1, 4)[:4]
     assert x[0, 0] == 1 + 2.0**-10 and x[1, 0] == 1 + 2.0**-8
     np.testing.assert_array_equal(x[:3, 1:3], np.array([[1, 1], [1, 1], [1 + 2.0**-6] * 2], np.float32))
@@ -270,14 +270,14 @@ def test_structs_and_absent_arrays(shim):
         ((1,), (32,), 50 << 10, "shared memory"),
     ],
 )
-def test_sizes_that_cuda_refuses(shim, grid, block, shared, message):
+def test_sizes_that_cuda_rejects(shim, grid, block, shared, message):
     kernel = shim.RawModule(code=TWO).get_function("k")
     with pytest.raises(ValueError, match=message):
         kernel(grid, block, (np.zeros(1, np.float32), np.int32(0), np.float32(0), np.bool_(0)), shared_mem=shared)
 
 
 def test_launch_bounds(shim):
-    """Also those that are a constant of the source; those that a template's parameter gives are not looked at."""
+    """They may be constants of the source. Bounds that are template parameters are not checked."""
     code = """constexpr int MOST = 64;
     extern "C" __global__ void __launch_bounds__(MOST, 2) k(int *x) { x[0] = 1; }
     template <int T> __global__ void __launch_bounds__(T) t(int *x) { x[0] = T; }"""
@@ -289,7 +289,7 @@ def test_launch_bounds(shim):
 
 
 def test_shared_memory_of_a_template(shim):
-    """It is checked as that of other functions; several declarations lie side by side; there are 48 KiB."""
+    """It is checked like that of other functions; several declarations have separate memory; the limit is 48 KiB."""
     code = """template <int N> __device__ int other(int i) {
       __shared__ int numbers[N];
       numbers[i] = i;

@@ -1,4 +1,4 @@
-"""The stand-in for CuPy computes what NumPy computes and raises where a program on a card would wait or go wrong."""
+"""The stand-in for CuPy computes what NumPy computes, and raises where a program on a GPU would wait or go wrong."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_views_share_memory_and_others_do_not(x):
         "index out of range": (lambda x: x[cupy.asarray([0, 2])], "out of bounds"),
         "assignment through repeated indices": (lambda x: x.__setitem__(cupy.asarray([0, 0]), x), "repeated"),
         "text": (lambda x: cupy.asarray(["a"]), "dtype"),
-        "sum of bools by atomics": (lambda x: cupy.add.at(x > 0, 0, True), "add.at"),
+        "atomic sum of bools": (lambda x: cupy.add.at(x > 0, 0, True), "add.at"),
         "get into another shape": (lambda x: x.get(out=np.empty(6, np.float32)), "out is"),
         "set from another type": (lambda x: x.set(RAMP.astype(float)), "set"),
     }.items(),
@@ -117,7 +117,7 @@ WAITS = {
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_waiting_is_refused_within_no_sync_and_while_capturing(x, wait):
-    with cupy.no_sync(), pytest.raises(cupy.SynchronisationError, match="waits"):
+    with cupy.no_sync(), pytest.raises(cupy.SynchronizationError, match="waits"):
         WAITS[wait](x)
     stream = cuda.Stream(non_blocking=True)
     with stream, cuda.using_allocator(cuda.MemoryPool().malloc):
@@ -125,7 +125,7 @@ def test_waiting_is_refused_within_no_sync_and_while_capturing(x, wait):
         with pytest.raises(RuntimeError, match="capturing"):
             WAITS[wait](x)
         stream.end_capture()
-    WAITS[wait](x)  # and allowed elsewhere
+    WAITS[wait](x)  # elsewhere it is allowed
 
 
 def test_what_does_not_wait_is_allowed_within_no_sync(x):
@@ -136,7 +136,7 @@ def test_what_does_not_wait_is_allowed_within_no_sync(x):
         cupy.asarray(RAMP)
         cuda.get_current_stream().wait_event(cuda.get_current_stream().record())
     np.testing.assert_array_equal(y.get(), [0, 1])
-    with cupy.no_sync(uploads=False), pytest.raises(cupy.SynchronisationError, match="pageable"):
+    with cupy.no_sync(uploads=False), pytest.raises(cupy.SynchronizationError, match="pageable"):
         cupy.asarray(RAMP)
     with cupy.no_sync(uploads=False, events=True):
         cupy.asarray(pinned(RAMP))
@@ -152,17 +152,17 @@ def doubling():
 # ---------------------------------------------------------------- streams
 
 
-def test_a_copy_to_pinned_memory_lands_when_the_host_waited(x):
+def test_a_copy_to_pinned_memory_arrives_when_the_host_waits(x):
     host = pinned(np.zeros((2, 3), np.float32))
     x.get(out=host, blocking=False)
     event = cuda.get_current_stream().record()
-    x[...] = 0  # later on the stream: the copy has the numbers from before
+    x[...] = 0  # later on the stream, so the copy has the earlier numbers
     assert np.isnan(host).all()
     event.synchronize()
     np.testing.assert_array_equal(host, RAMP)
 
 
-def test_an_event_is_done_the_second_time_it_is_asked(x):
+def test_an_event_is_done_the_second_time_it_is_read(x):
     host = pinned(np.zeros((2, 3), np.float32))
     x.get(out=host, blocking=False)
     event = cuda.get_current_stream().record()
@@ -198,7 +198,7 @@ def test_the_copying_stream_waits_for_events_of_the_other(x):
 
 
 @pytest.mark.parametrize("when", ["at the next copy", "when the host waits"])
-def test_pinned_memory_must_not_be_overwritten_under_a_copy(when):
+def test_pinned_memory_must_not_be_overwritten_during_a_copy(when):
     host = pinned(RAMP)
     stream = cuda.Stream(non_blocking=True)
     with stream:
@@ -231,7 +231,7 @@ def capture(function, pool):
         return result, stream.end_capture()
 
 
-def test_a_graph_computes_again_with_what_its_memory_holds(x):
+def test_a_graph_computes_with_the_current_contents_of_its_memory(x):
     weights = cupy.ones((2, 3), np.float32)
     host = pinned(np.zeros(2, np.float32))
 
@@ -264,9 +264,9 @@ def test_a_graph_computes_again_with_what_its_memory_holds(x):
         (lambda x: cupy.asarray(3.0), RuntimeError, "capturing"),
         (lambda x: x.set(RAMP), RuntimeError, "capturing"),
     ],
-    ids=["cuBLAS", "array of the host", "number of the host", "set"],
+    ids=["cuBLAS", "array from the host", "number from the host", "set"],
 )
-def test_what_a_capture_refuses(x, action, error, message):
+def test_what_is_refused_during_a_capture(x, action, error, message):
     with pytest.raises(error, match=message):
         capture(lambda: action(x), cuda.MemoryPool())
 
@@ -282,7 +282,7 @@ def test_pinned_memory_is_read_at_each_launch():
     np.testing.assert_array_equal(sent.get(), np.full((2, 3), 5))
 
 
-def test_a_graph_needs_memory_of_its_own(x):
+def test_a_graph_needs_its_own_memory(x):
     with pytest.raises(RuntimeError, match="default memory pool"):
         capture(lambda: x * 2, cuda.default_pool)
     pool = cuda.MemoryPool()
@@ -328,7 +328,7 @@ def test_names_are_those_of_the_real_package():
 
     real = cupy_names.names()
     if real["version"] != cupy._NAMES["version"]:
-        pytest.skip(f"cupy_names.json is of CuPy {cupy._NAMES['version']}, installed is {real['version']}")
+        pytest.skip(f"cupy_names.json is for CuPy {cupy._NAMES['version']}, but {real['version']} is installed")
     assert real == cupy._NAMES
 
 

@@ -1,4 +1,4 @@
-"""Rows by index on the GPU: words of every size, and no rows at all."""
+"""Taking rows by index on the GPU: elements of every size, and no rows at all."""
 
 import numpy as np
 import pytest

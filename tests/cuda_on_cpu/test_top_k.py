@@ -1,4 +1,4 @@
-"""Top k, sorting and sampling on the GPU against NumPy and the CPU."""
+"""Top k, sorting and sampling on the GPU, against NumPy and the CPU."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.cases import HostNumbers, no_sync
 
 
 def few_values(rng, *shape):
-    """Scores with many equal ones, both zeros, both infinities and NaN."""
+    """Scores of which many are equal, with both zeros, both infinities and NaN."""
     values = np.array([-np.inf, -2.5, -0.0, 0.0, 1e-30, 1, 1 + 2**-23, 3e38, np.inf, np.nan], np.float32)
     return rng.choice(values, shape)
 
@@ -33,8 +33,8 @@ def test_top_k(gpu, images, total, count, draw):
     np.testing.assert_array_equal(found.get(), targets.top_k(scores, count))
 
 
-def test_top_k_of_equal_scores_by_index(gpu):
-    """The cut runs through equal scores, so all three bytes of the index decide."""
+def test_top_k_orders_equal_scores_by_index(gpu):
+    """The last kept score equals the first dropped one, so all three bytes of the index matter."""
     scores = np.zeros((1, 70000), np.float32)
     scores[0, 69999], scores[0, :66000] = 1, -1
     found = targets.top_k(gpu.asarray(scores), 1000).get()
@@ -42,7 +42,7 @@ def test_top_k_of_equal_scores_by_index(gpu):
 
 
 @pytest.mark.parametrize("count", [5000, 9001])
-def test_top_k_of_more_than_a_block_sorts(gpu, count):
+def test_top_k_of_more_than_one_block_can_sort(gpu, count):
     scores = few_values(np.random.default_rng(0), 2, 9001)
     found = targets.top_k(gpu.asarray(scores), count)
     assert found.dtype == np.int64

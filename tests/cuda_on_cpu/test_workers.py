@@ -1,7 +1,8 @@
-"""Workers on cards: the same sums over NCCL, on the stream that computes, without waiting.
+"""Workers on GPUs: sums over NCCL are on the stream that computes, and nothing waits.
 
-There is at most one card here, so the other worker is a mirror that holds what this one holds. Every sum is then twice
-as large, including the counts in the losses, and a step must give what it gives for this worker alone.
+There is at most one GPU here, so the second worker is a mirror image that always holds the same numbers as this one.
+Every sum is then twice as large, including the counts in the losses, and a step must give the same results as for this
+worker alone.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ TYPES = {"NCCL_INT32": np.int32, "NCCL_INT64": np.int64, "NCCL_FLOAT32": np.floa
 
 
 class MirroredMPI:
-    """A fake mpi4py communicator of two workers that hold the same."""
+    """A fake mpi4py communicator of two workers that hold the same values."""
 
     def Get_size(self):
         return 2
@@ -44,7 +45,7 @@ class MirroredMPI:
 
 
 def mirrored_nccl(gpu, calls):
-    """A fake cupy.cuda.nccl for arrays of the stand-in, whose addresses point into the memory of the host."""
+    """A fake cupy.cuda.nccl for arrays of the stand-in, whose addresses are addresses of the host."""
 
     def at(address, count, kind):
         size = count * np.dtype(TYPES[kind]).itemsize
@@ -74,9 +75,9 @@ def mirrored_nccl(gpu, calls):
 
 @pytest.fixture
 def mirror(gpu, monkeypatch):
-    """Make this process one of two workers. Gives the list of the types that NCCL was asked to send."""
+    """Makes this process one of two workers. Returns the list of the types that NCCL was asked to send."""
     if not hasattr(gpu, "no_sync"):
-        pytest.skip("on a card NCCL itself would be asked, which wants two of them")
+        pytest.skip("with a GPU, the real NCCL would be called, which needs two of them")
     calls = []
     monkeypatch.setattr(gpu.cuda, "nccl", mirrored_nccl(gpu, calls), raising=False)
     monkeypatch.setattr(distributed, "_group", distributed.Group(MirroredMPI()))
@@ -102,7 +103,7 @@ def test_moments_of_all(gpu, mirror):
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
+def test_a_step_of_two_equal_workers_is_that_of_one(gpu, mirror, graph):
     def steps():
         model = small_model().to("cuda")
         chosen = settings()
@@ -120,7 +121,7 @@ def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
         return finished, model.state_dict()
 
     class FirstRows:
-        """Draws the numbers that worker 0 of two draws."""
+        """Draws the numbers that worker 0 of two workers would draw."""
 
         def __init__(self, rng):
             self.rng = rng
@@ -138,12 +139,12 @@ def test_a_step_of_two_that_are_alike_is_that_of_one(gpu, mirror, graph):
         assert a.losses == pytest.approx(b.losses, rel=1e-5)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4)
     for name, array in weights.items():
-        if not name.endswith("running_var"):  # it divides by pixels - 1, and two workers have twice the pixels
+        if not name.endswith("running_var"):  # divided by pixels - 1, and two workers have twice the pixels
             wanted = expected[name].get()
             assert abs(array.get() - wanted).max() <= 1e-4 * max(1e-3, abs(wanted).max()), name
 
 
-def test_each_worker_takes_a_card_of_its_own(gpu, mirror, monkeypatch):
+def test_each_worker_takes_its_own_gpu(gpu, mirror, monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", types.SimpleNamespace(MPI=types.SimpleNamespace(COMM_TYPE_SHARED=1)))
     monkeypatch.setattr(gpu.cuda.runtime, "getDeviceCount", lambda: 2)
     assert distributed.own_device("cuda") == "cuda:0"
