@@ -1,8 +1,29 @@
 """What several test files share: small samples, options of a short training run, the step in a checkpoint's name."""
 
+import json
+
 import numpy as np
 
 from minimask.structures import Sample
+
+# The toy preset with few channels, and with two sizes of images: settings of `build`.
+SMALL = dict(
+    backbone=dict(channels=(8, 8, 16, 16), fpn_channels=16),
+    heads=dict(box_width=32, mask_channels=(16,), mask_width=16),
+    transform=dict(min_size=64, max_size=96),
+)
+
+
+def set_options(settings):
+    """Settings of `build` as options of the command line: --set=backbone.fpn_channels=16 ..."""
+    return [f"--set={group}.{name}={json.dumps(v)}" for group, values in settings.items() for name, v in values.items()]
+
+
+# The model above and a batch of two images, as options of `minimask train`.
+SMALL_RUN = [*set_options(SMALL), "--batch-size", "2", "--threads", "1"]
+
+# A run of six steps with a checkpoint after every second one, as options of `minimask train`.
+SHORT_RUN = [*SMALL_RUN, "--max-size", "1333", "--toy-size", "64", "--steps", "6", "--save-every", "2", "--seed", "3"]
 
 
 def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):

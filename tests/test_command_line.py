@@ -14,30 +14,11 @@ from PIL import Image
 from minimask import checkpoint, weights
 from minimask.__main__ import main
 from minimask.run.folder import load_newest, newest_settings
+from tests.helpers import SMALL_RUN
 from tests.references import tiny
 from tests.weight_files import old_names, plain, small_model, write
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = [
-    "--set",
-    "backbone.channels=[8, 8, 16, 16]",
-    "--set",
-    "backbone.fpn_channels=16",
-    "--set",
-    "heads.box_width=32",
-    "--set",
-    "heads.mask_channels=[16]",
-    "--set",
-    "heads.mask_width=16",
-    "--min-size",
-    "64",
-    "--max-size",
-    "96",
-    "--batch-size",
-    "2",
-    "--threads",
-    "1",
-]
 
 
 def snapshot(folder):
@@ -59,7 +40,7 @@ def fails(capsys, *argv):
 def run(tmp_path_factory):
     """A run of two steps on drawn scenes."""
     folder = tmp_path_factory.mktemp("runs") / "toy"
-    assert main(["train", "--output", str(folder), "--toy-size", "64", "--steps", "2", *TINY]) == 0
+    assert main(["train", "--output", str(folder), "--toy-size", "64", "--steps", "2", *SMALL_RUN]) == 0
     return folder
 
 
@@ -183,7 +164,7 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     photos, output = str(tmp_path / "photos"), str(tmp_path / "run")
     data = ["--images", photos, "--annotations", str(tmp_path / "all_train.json")]
     check = ["--val-annotations", str(tmp_path / "all_val.json"), "--validate-every", "1"]
-    assert main(["train", "--output", output, *data, *check, "--epochs", "1", *TINY]) == 0
+    assert main(["train", "--output", output, *data, *check, "--epochs", "1", *SMALL_RUN]) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [1, 1, 2, 2]  # 4 images in batches of 2, each step validated
     assert records[1]["validation_loss"] > 0 and {"validation_box_AP", "validation_mask_AP50"} < records[1].keys()
@@ -200,7 +181,7 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
 
     # from these weights onwards, and the clock as the end
     more = ["--weights", output, "--output", str(tmp_path / "more"), "--minutes", "0.005"]
-    assert main(["train", *data, *more, *TINY]) == 0
+    assert main(["train", *data, *more, *SMALL_RUN]) == 0
 
 
 def test_demo_does_it_all(tmp_path, capsys, monkeypatch):
@@ -432,7 +413,9 @@ def test_train_data(tmp_path, capsys):
 
     def message(content, images=photos):
         file.write_text(content if isinstance(content, str) else json.dumps(content))
-        return fails(capsys, "train", "--output", tmp_path / "run", "--images", images, "--annotations", file, *TINY)
+        return fails(
+            capsys, "train", "--output", tmp_path / "run", "--images", images, "--annotations", file, *SMALL_RUN
+        )
 
     assert "bad.json" in message("{")
     assert "images" in message({"annotations": [], "categories": []})
@@ -449,17 +432,17 @@ def test_an_unreadable_photo_is_named(tmp_path, capsys):
     write_coco(tmp_path)
     (tmp_path / "photos" / "photo_3.png").write_bytes(b"no picture")
     data = ["--images", tmp_path / "photos", "--annotations", tmp_path / "all.json"]
-    message = fails(capsys, "train", "--output", tmp_path / "run", *data, "--steps", "3", *TINY)
+    message = fails(capsys, "train", "--output", tmp_path / "run", *data, "--steps", "3", *SMALL_RUN)
     assert "photo_3.png" in message
 
 
 def test_an_earlier_run_stays_as_it_is(run, capsys):
     before = snapshot(run)
-    message = fails(capsys, "train", "--output", run, "--steps", "1", *TINY)
+    message = fails(capsys, "train", "--output", run, "--steps", "1", *SMALL_RUN)
     assert "holds a run already" in message and "--resume" in message and "--overwrite" in message
     # what fails before training starts deletes nothing, even with --overwrite
     fails(capsys, "train", "--output", run, "--overwrite", "--steps", "0")
-    fails(capsys, "train", "--output", run, "--overwrite", "--steps", "1", "--weights", run / "nowhere.npz", *TINY)
+    fails(capsys, "train", "--output", run, "--overwrite", "--steps", "1", "--weights", run / "nowhere.npz", *SMALL_RUN)
     assert snapshot(run) == before
 
 
@@ -474,7 +457,7 @@ def test_damaged_weights_and_another_class_count(run, tmp_path, capsys):
     photo = tmp_path / "photos" / "photo_0.png"
     assert "damaged.npz: the checkpoint is damaged" in fails(capsys, "predict", photo, "--weights", damaged)
     assert "damaged.npz: the checkpoint is damaged" in fails(capsys, "evaluate", "--weights", damaged)
-    message = fails(capsys, "train", "--weights", path, "--output", tmp_path / "run", *data, *TINY)
+    message = fails(capsys, "train", "--weights", path, "--output", tmp_path / "run", *data, *SMALL_RUN)
     assert "4 classes" in message and "2 classes" in message and str(path) in message
     message = fails(capsys, "evaluate", "--weights", run, *data)
     assert "3 classes of objects (cat, dog, duck), the data has 1 (cell)" in message
@@ -482,7 +465,7 @@ def test_damaged_weights_and_another_class_count(run, tmp_path, capsys):
 
 
 def test_a_full_disk_while_training(tmp_path, capsys, monkeypatch):
-    options = ["--output", str(tmp_path / "run"), "--toy-size", "64", "--steps", "4", "--save-every", "1", *TINY]
+    options = ["--output", str(tmp_path / "run"), "--toy-size", "64", "--steps", "4", "--save-every", "1", *SMALL_RUN]
     real = os.replace
 
     def replace(a, b):

@@ -22,8 +22,7 @@ from minimask.image import ImageTransform
 from minimask.machine import distributed
 from minimask.structures import Batch
 from tests import workers
-from tests.helpers import step_of
-from tests.test_resume import OPTIONS
+from tests.helpers import SHORT_RUN, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +87,7 @@ def test_each_worker_has_its_share_of_the_cores(tmp_path):
 # ------------------------------------------------------------------------------------------------------ whole runs
 
 # So small a learning rate that the weights hardly change: otherwise two float32 runs soon drift apart.
-SLOW = [*OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e-5", "--batch-size", "4"]
+SLOW = [*SHORT_RUN, "--optimizer", "sgd", "--learning-rate", "1e-5", "--batch-size", "4"]
 
 
 def lines_of(folder):
@@ -171,7 +170,7 @@ def test_one_worker_that_fails_ends_all_with_its_message(tmp_path, kind, message
 
 
 def test_what_all_do_wrong_is_told_once(tmp_path):
-    options = [*OPTIONS, "--batch-size", "3"]
+    options = [*SHORT_RUN, "--batch-size", "3"]
     _, complaints = run(2, "-m", "minimask", "train", "--distributed", "--output", tmp_path, *options, code=2)
     message = "loader: 2 workers share each batch equally, so the batch size must be a multiple of 2, got 3"
     assert complaints.count(message) == 1
@@ -179,7 +178,7 @@ def test_what_all_do_wrong_is_told_once(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_images_of_all_workers(tmp_path):
-    options = [*OPTIONS, "--learning-rate", "1e30", "--batch-size", "4"]
+    options = [*SHORT_RUN, "--learning-rate", "1e30", "--batch-size", "4"]
     _, complaints = run(2, "-m", "minimask", "train", "--distributed", "--output", tmp_path, *options, code=2)
     message = next(line for line in complaints.splitlines() if "not finite" in line)
     names = message.split("on the images ")[1].split(";")[0].split(", ")
@@ -193,7 +192,7 @@ def train_distributed(capsys, tmp_path, *more):
 
 def test_one_worker_alone(capsys, tmp_path):
     pytest.importorskip("mpi4py", reason="workers need mpi4py (pip install mpi4py mpich)")
-    assert main(["train", "--distributed", "--output", str(tmp_path), *OPTIONS, "--steps", "1"]) == 0
+    assert main(["train", "--distributed", "--output", str(tmp_path), *SHORT_RUN, "--steps", "1"]) == 0
     assert "this is a single worker; start several with: mpiexec -n 4" in capsys.readouterr().err
     assert distributed.size() == 1 and len(lines_of(tmp_path)) == 1
 

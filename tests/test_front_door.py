@@ -20,13 +20,9 @@ from minimask.datasets.loader import InMemory, Loader
 from minimask.errors import InputError
 from minimask.run.options import TrainOptions
 from minimask.weights import toy_weights
+from tests.helpers import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(
-    backbone=dict(channels=(8, 8, 16, 16), fpn_channels=16),
-    heads=dict(box_width=32, mask_channels=(16,), mask_width=16),
-    transform=dict(min_size=64, max_size=96),
-)
 
 
 def run_python(code, folder, **variables):

@@ -21,6 +21,7 @@ from minimask.losses import keypoint_loss
 from minimask.run.folder import newest_settings
 from minimask.tensor import Tensor, no_grad
 from tests.gradcheck import check_gradients
+from tests.helpers import SMALL_RUN
 
 
 def theirs(name):
@@ -275,28 +276,7 @@ def test_says_what_does_not_fit():
 
 # -------------------------------------------------------------------------------------------------- from the terminal
 
-TINY = [
-    "--set",
-    "backbone.channels=[8, 8, 16, 16]",
-    "--set",
-    "backbone.fpn_channels=16",
-    "--set",
-    "heads.box_width=32",
-    "--set",
-    "heads.mask_channels=[16]",
-    "--set",
-    "heads.mask_width=16",
-    "--set",
-    "heads.keypoint_channels=[16]",
-    "--min-size",
-    "64",
-    "--max-size",
-    "96",
-    "--batch-size",
-    "2",
-    "--threads",
-    "1",
-]
+SMALL_KEYPOINTS = [*SMALL_RUN, "--set=heads.keypoint_channels=[16]"]
 
 
 def write_people(folder, labeled):
@@ -336,7 +316,7 @@ def log_of(folder):
 
 
 def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
-    run("train", "--keypoints", "--output", tmp_path / "run", "--toy-size", 64, "--steps", 2, *TINY)
+    run("train", "--keypoints", "--output", tmp_path / "run", "--toy-size", 64, "--steps", 2, *SMALL_KEYPOINTS)
     assert all(4 < record["loss_keypoint"] < 12 for record in log_of(tmp_path / "run"))
     saved = newest_settings(tmp_path / "run")
     assert saved["keypoint_names"][0] == "nose" and saved["skeleton"][0] == [0, 1]
@@ -356,7 +336,7 @@ def test_drawn_scenes_from_training_to_pictures(tmp_path, capsys):
 def test_people_without_keypoints_among_others(tmp_path, labeled):
     data = write_people(tmp_path, labeled)
     check = ["--val-annotations", tmp_path / "people.json", "--validate-every", 2]
-    run("train", "--keypoints", *data, *check, "--output", tmp_path / "run", "--steps", 2, *TINY)
+    run("train", "--keypoints", *data, *check, "--output", tmp_path / "run", "--steps", 2, *SMALL_KEYPOINTS)
     first, _, validation = log_of(tmp_path / "run")
     assert (first["loss_keypoint"] > 4) == any(labeled) and first["gradient_norm"] > 0
     assert validation["validation_loss_keypoint"] >= 0
@@ -374,7 +354,7 @@ def test_data_without_keypoints_is_named(tmp_path, capsys):
     other["categories"][0]["keypoints"] = ["head", "left_hand", "right_hand"]
     (tmp_path / "other.json").write_text(json.dumps(other))
     validation = ["--val-annotations", str(tmp_path / "other.json"), "--validate-every", "1"]
-    train = ["train", "--keypoints", "--output", str(tmp_path / "run"), *TINY]
+    train = ["train", "--keypoints", "--output", str(tmp_path / "run"), *SMALL_KEYPOINTS]
     assert main([*train, *data, *validation]) == 2
     assert "other.json: must have the keypoints head, left_foot, right_foot" in capsys.readouterr().err
     del content["categories"][0]["keypoints"]

@@ -11,15 +11,10 @@ import pytest
 
 from minimask import checkpoint
 from minimask.__main__ import main
-from tests.helpers import step_of
+from tests.helpers import SHORT_RUN, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
-OPTIONS = [
-    "--toy-size", "64", "--batch-size", "2", "--steps", str(STEPS), "--save-every", "2", "--seed", "3",
-    "--set", "backbone.channels=[8, 8, 16, 16]", "--set", "backbone.fpn_channels=16", "--set", "heads.box_width=32",
-    "--set", "heads.mask_channels=[16]", "--set", "heads.mask_width=16", "--min-size", "64", "--threads", "1",
-]  # fmt: skip
 
 # Runs the command line in a process that kills itself just before the COUNT-th call of FUNCTION.
 KILL_ITSELF = """
@@ -50,7 +45,7 @@ MOMENTS = {
 
 
 def train(folder, *more, code=0):
-    assert main(["train", "--output", str(folder), *OPTIONS, *more]) == code
+    assert main(["train", "--output", str(folder), *SHORT_RUN, *more]) == code
 
 
 def arrays_of(folder):
@@ -85,7 +80,18 @@ def whole(tmp_path_factory):
 def test_killed(whole, tmp_path, moment):
     module, name, count = MOMENTS[moment]
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", KILL_ITSELF, module, name, str(count), "train", "--output", str(folder), *OPTIONS]
+    command = [
+        sys.executable,
+        "-c",
+        KILL_ITSELF,
+        module,
+        name,
+        str(count),
+        "train",
+        "--output",
+        str(folder),
+        *SHORT_RUN,
+    ]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == -signal.SIGKILL, process.stderr
     left = checkpoint.checkpoints(folder)
@@ -100,7 +106,7 @@ def test_killed(whole, tmp_path, moment):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_killed_again_and_again_from_outside(whole, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "minimask", "train", "--output", str(folder), *OPTIONS, "--resume"]
+    command = [sys.executable, "-m", "minimask", "train", "--output", str(folder), *SHORT_RUN, "--resume"]
     for lines in (1, 3):
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         log = folder / "log.jsonl"

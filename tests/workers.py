@@ -20,16 +20,17 @@ from minimask.run.commands import tell
 from minimask.run.validation import validation_loss
 from minimask.tensor import Parameter
 from minimask.train import TrainSettings, fit, make_optimizer, rate_factor, training_step
+from tests.helpers import SMALL
 
 STEPS, BATCH = 10, 8
 MODELS = {
     # the toy preset with all its batch norms but fewer channels
-    "batch_norm": ("toy", dict(backbone=dict(channels=(8, 8, 16, 16), stem="fine", fpn_channels=16))),
+    "batch_norm": ("toy", dict(backbone=dict(SMALL["backbone"], stem="fine"))),
     # group norm, keypoints, masks with a softmax over classes
     "keypoints": (
         "small",
         dict(
-            backbone=dict(channels=(8, 8, 16, 16), stem="small", fpn_channels=16),
+            backbone=dict(SMALL["backbone"], stem="small"),
             heads=dict(keypoints=8, keypoint_channels=(16,), mask_loss="softmax"),
             transform=dict(min_size=64, max_size=96),
         ),
@@ -58,7 +59,7 @@ class Mixed:
 def steps(name, optimizer, rate):
     """Take ten steps with a float64 model. Returns a dict of arrays: losses, gradient norms and weights."""
     preset, settings = MODELS[name]
-    small = {"heads": dict(box_width=32, mask_channels=(16,), mask_width=16)}
+    small = {"heads": SMALL["heads"]}
     model = mask_rcnn.build(preset, 4, seed=1, **presets.merge(small, settings)).to("float64").train()
     settings = TrainSettings(steps=STEPS, optimizer=optimizer, learning_rate=float(rate), warm_up=2, schedule="step")
     optimizer = make_optimizer(model, settings)
