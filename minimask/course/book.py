@@ -31,6 +31,7 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {{}}
 nb_merge_streams = True
 highlight_language = "none"
+smartquotes = False
 mathjax_path = "tex-svg-full.js"
 mathjax3_config = {{"options": {{"enableMenu": False}}}}
 html_theme = "sphinx_book_theme"
