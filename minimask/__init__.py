@@ -32,11 +32,11 @@ Reading order: the files that each notebook of the course is about.
     17 your own data              datasets/coco.py, datasets/loader.py
     18 published weights          weights/, presets.py, conventions.py
 
-One training step reads these twenty files: train.py, mask_rcnn.py, structures.py; backbone.py, fpn.py, anchors.py,
-boxes.py, rpn.py, targets.py, roi_align.py, box_head.py, mask_head.py, losses.py; and the engine below them: tensor.py,
-functional.py, nn.py, convolution.py, normalization.py, optim.py, device.py. What is on no slide is in folders: draw/,
-weights/, run/ (files, log, options, commands), machine/ (cards, threads, several workers), check/ (the exercises),
-course/ (the notebooks), benchmark/.
+One training step is in these twenty files, 4,000 lines at most: train.py, mask_rcnn.py, structures.py, trace.py;
+backbone.py, fpn.py, anchors.py, boxes.py, rpn.py, targets.py, roi_align.py, box_head.py, mask_head.py, losses.py; and
+the engine below them: tensor.py, functional.py, nn.py, convolution.py, normalization.py, optim.py. How an operation
+finds its kernel is in device.py. What is on no slide is in folders: draw/, weights/, run/ (files, log, options,
+commands), machine/ (cards, threads, several workers), check/ (the exercises), course/ (the notebooks), benchmark/.
 """
 
 import importlib

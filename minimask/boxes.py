@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from minimask.device import accelerated, array_module
+from minimask.errors import check_shape
 from minimask.tensor import Tensor
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)  # a side grows at most 62.5 times, so exp() cannot overflow
@@ -143,11 +144,9 @@ def _check_nms(boxes, scores, valid, threshold, max_kept=None, groups=None):
         if isinstance(array, Tensor) or found is None or found.kind != "f":
             found = type(array).__name__ if isinstance(array, Tensor) or found is None else f"an array of {found}"
             raise ValueError(f"nms: {name} must be a float array, got {found}")
-    if boxes.ndim != 3 or boxes.shape[2] != 4:
-        raise ValueError(f"nms: boxes must be (N, R, 4), got shape {boxes.shape}")
+    check_shape("nms", "boxes", boxes, ("N", "R", 4))
     for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):
-        if array is not None and np.shape(array) != boxes.shape[:2]:
-            raise ValueError(f"nms: {name} must be {boxes.shape[:2]} like the boxes, got shape {np.shape(array)}")
+        check_shape("nms", name, array, boxes.shape[:2])
 
 
 @accelerated("nms", check=_check_nms)

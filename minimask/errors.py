@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 
 class InputError(ValueError):
     """A file, argument or setting of the user's cannot be used. The command line prints it without a traceback."""
@@ -14,9 +16,10 @@ def check_shape(name, argument, x, shape):
     """
     if x is None:
         return
-    if x.ndim != len(shape) or any(n != m and not isinstance(n, str) for n, m in zip(shape, x.shape)):
+    found = np.shape(x)
+    if len(found) != len(shape) or any(n != m and not isinstance(n, str) for n, m in zip(shape, found)):
         expected = str(tuple(shape)).replace("'", "")
-        raise ValueError(f"{name}: {argument} must have shape {expected}, got {tuple(x.shape)}")
+        raise ValueError(f"{name}: {argument} must have shape {expected}, got {tuple(found)}")
 
 
 def check_pair(name, argument, value, least):

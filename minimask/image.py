@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minimask.device import accelerated, array_module
-from minimask.errors import InputError
+from minimask.errors import InputError, check_shape
 from minimask.structures import Batch, Sample
 from minimask.tensor import Function
 
@@ -325,11 +325,7 @@ def _add_ground_truth(batch, samples, sizes):
 
     for n, (sample, (h, w)) in enumerate(zip(samples, sizes)):
         g, size = len(sample.boxes), sample.image.shape[:2]
-        if sample.masks.shape != (g, *size):
-            raise ValueError(
-                f"ImageTransform: {sample.name} has {g} boxes and an image of {size[0]} x {size[1]}, "
-                f"so masks must be {(g, *size)}, got {sample.masks.shape}"
-            )
+        check_shape("ImageTransform", f"masks of {sample.name}", sample.masks, (g, *size))
         batch.boxes[n, :g] = resize_boxes(sample.boxes, size, (h, w))
         batch.labels[n, :g] = sample.labels
         batch.masks[n, :g, :h, :w] = sample.masks if size == (h, w) else resize_masks(sample.masks, h, w)

@@ -9,6 +9,7 @@ import numpy as np
 
 from minimask import nn
 from minimask.device import accelerated, array_module, on_cpu
+from minimask.errors import check_shape
 from minimask.image import resize_bilinear
 from minimask.targets import take
 
@@ -67,13 +68,11 @@ def keypoint_targets(keypoints, boxes, matches, size=56):
     lies in cell floor(7.2 * 2) = 14. Raises ValueError if the shapes do not fit together.
     """
     xp = array_module(boxes)
-    if keypoints.ndim != 4 or keypoints.shape[3] != 3 or not keypoints.shape[1]:
-        raise ValueError(f"keypoint_targets: keypoints must be (N, G, K, 3) with G >= 1, got {keypoints.shape}")
-    if boxes.ndim != 3 or boxes.shape[2] != 4 or len(boxes) != len(keypoints) or matches.shape != boxes.shape[:2]:
-        raise ValueError(
-            f"keypoint_targets: boxes must be ({len(keypoints)}, S, 4) and matches ({len(keypoints)}, S), "
-            f"got {boxes.shape} and {matches.shape}"
-        )
+    check_shape("keypoint_targets", "keypoints", keypoints, ("N", "G", "K", 3))
+    check_shape("keypoint_targets", "boxes", boxes, (len(keypoints), "S", 4))
+    check_shape("keypoint_targets", "matches", matches, boxes.shape[:2])
+    if not keypoints.shape[1]:
+        raise ValueError(f"keypoint_targets: keypoints must have room for an object, got shape {keypoints.shape}")
 
     points = take(keypoints, xp.clip(matches, 0, keypoints.shape[1] - 1))  # (N, S, K, 3)
     start, end = boxes[:, :, None, :2], boxes[:, :, None, 2:]  # (N, S, 1, 2)
@@ -101,10 +100,8 @@ def decode_keypoints(logits, boxes):
     ValueError if the shapes do not fit together or a box is wider than 65,536 pixels.
     """
     xp = array_module(logits)
-    if logits.ndim != 4 or boxes.shape != (len(logits), 4):
-        raise ValueError(
-            f"decode_keypoints: logits must be (R, H, W, K) and boxes (R, 4), got {logits.shape} and {boxes.shape}"
-        )
+    check_shape("decode_keypoints", "logits", logits, ("R", "H", "W", "K"))
+    check_shape("decode_keypoints", "boxes", boxes, (len(logits), 4))
     boxes = xp.nan_to_num(boxes)  # entries that are not used may hold anything
     side = xp.maximum(boxes[:, 2:] - boxes[:, :2], 1)
     if on_cpu(side) and side.max(initial=1) > LARGEST_SIDE:

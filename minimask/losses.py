@@ -9,6 +9,7 @@ over all of them, so that their losses add up to the loss of the whole batch. If
 """
 
 from minimask.device import accelerated, array_module
+from minimask.errors import check_shape
 from minimask.functional import sigmoid_array
 from minimask.machine import distributed
 from minimask.tensor import Function
@@ -137,10 +138,8 @@ def class_loss(logits, labels, weights):
 
     logits: Tensor (R, C). labels: (R,) int, 0 for the background. weights: (R,) of 0 and 1.
     """
-    if labels.shape != logits.shape[:1] or weights.shape != labels.shape:
-        raise ValueError(
-            f"class_loss: labels and weights must be ({logits.shape[0]},), got {labels.shape} and {weights.shape}"
-        )
+    check_shape("class_loss", "labels", labels, logits.shape[:1])
+    check_shape("class_loss", "weights", weights, logits.shape[:1])
     return Loss(cross_entropy, labels, _divide(weights, weights.sum(), logits.dtype))(logits)
 
 
@@ -165,11 +164,8 @@ def mask_loss(logits, labels, targets, valid, kind="sigmoid"):
     kind: "sigmoid", an independent mask per class, or "softmax", classes that compete (He et al. 2017, table 2b).
     """
     check_mask_logits("mask_loss", logits, labels, kind)
-    if targets.shape != logits.shape[:3] or valid.shape != logits.shape[:1]:
-        raise ValueError(
-            f"mask_loss: for logits {logits.shape}, targets must be {logits.shape[:3]} and valid {logits.shape[:1]}, "
-            f"got {targets.shape} and {valid.shape}"
-        )
+    check_shape("mask_loss", "targets", targets, logits.shape[:3])
+    check_shape("mask_loss", "valid", valid, logits.shape[:1])
     pixels = distributed.total(valid.sum()) * logits.shape[1] * logits.shape[2]
     n = array_module(valid).maximum(pixels, 1).astype(logits.dtype)
     formula = sigmoid_mask_loss if kind == "sigmoid" else softmax_mask_loss
@@ -182,11 +178,8 @@ def keypoint_loss(logits, places, visible):
     logits: Tensor (R, H, W, K). places: (R, K) int, y * W + x of each keypoint. visible: (R, K) bool, those that count.
     """
     r, h, w, k = logits.shape
-    if places.shape != (r, k) or visible.shape != (r, k):
-        raise ValueError(
-            f"keypoint_loss: for logits {logits.shape}, places and visible must be {(r, k)}, "
-            f"got {places.shape} and {visible.shape}"
-        )
+    check_shape("keypoint_loss", "places", places, (r, k))
+    check_shape("keypoint_loss", "visible", visible, (r, k))
     maps = logits.transpose(0, 3, 1, 2).reshape(r * k, h * w)
     weights = _divide(visible.reshape(-1), visible.sum(), logits.dtype)
     return Loss(cross_entropy, places.reshape(-1), weights)(maps)
@@ -207,10 +200,8 @@ def check_mask_logits(who, logits, labels, kind):
     """Raises ValueError, in the name of `who`, if the arguments do not fit together."""
     if kind not in ("sigmoid", "softmax"):
         raise ValueError(f'{who}: kind must be "sigmoid" or "softmax", got {kind!r}')
-    if logits.ndim != 4 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"{who}: logits must be (R, M, M, C) and labels (R,), got shapes {logits.shape} and {labels.shape}"
-        )
+    check_shape(who, "logits", logits, ("R", "M", "M", "C"))
+    check_shape(who, "labels", labels, logits.shape[:1])
 
 
 def _divide(weights, count, dtype):
@@ -221,5 +212,4 @@ def _divide(weights, count, dtype):
 
 def _same_shape(name, x, **arrays):
     for argument, array in arrays.items():
-        if array.shape != x.shape:
-            raise ValueError(f"{name}: {argument} must have the shape {x.shape} of the predictions, got {array.shape}")
+        check_shape(name, argument, array, x.shape)

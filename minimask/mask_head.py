@@ -10,6 +10,7 @@ import numpy as np
 
 from minimask import nn
 from minimask.device import accelerated, array_module, to_cpu
+from minimask.errors import check_shape
 from minimask.functional import sigmoid_array, softmax_array
 from minimask.image import resize_boxes, resize_keypoints
 from minimask.losses import check_mask_logits, own_channel
@@ -92,13 +93,11 @@ def mask_probabilities(logits, labels, kind="sigmoid"):
 
 
 def _check_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
-    if masks.ndim != 4 or boxes.ndim != 3 or boxes.shape[2] != 4 or len(masks) != len(boxes) or not masks.shape[1]:
-        raise ValueError(
-            "mask_targets: masks must be (N, G, H, W) with G >= 1 and boxes (N, S, 4), "
-            f"got {masks.shape} and {boxes.shape}"
-        )
-    if matches.shape != boxes.shape[:2]:
-        raise ValueError(f"mask_targets: matches must be {boxes.shape[:2]} like the boxes, got shape {matches.shape}")
+    check_shape("mask_targets", "masks", masks, ("N", "G", "H", "W"))
+    check_shape("mask_targets", "boxes", boxes, (len(masks), "S", 4))
+    check_shape("mask_targets", "matches", matches, boxes.shape[:2])
+    if not masks.shape[1]:
+        raise ValueError(f"mask_targets: masks must have room for at least one object, got shape {masks.shape}")
 
 
 @accelerated("paste_mask", check=_check_targets)
@@ -132,8 +131,8 @@ def mask_targets(masks, boxes, matches, size=28, aligned=False, binary=False):
 
 
 def _check_paste(masks, boxes, height, width, threshold=0.5, whole_pixels=True):
-    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
-        raise ValueError(f"paste_masks: masks must be (D, M, M) and boxes (D, 4), got {masks.shape} and {boxes.shape}")
+    check_shape("paste_masks", "masks", masks, ("D", "M", "M"))
+    check_shape("paste_masks", "boxes", boxes, (len(masks), 4))
 
 
 @accelerated("paste_mask", check=_check_paste)

@@ -12,6 +12,7 @@ from minimask import functional as F
 from minimask.convolution import conv2d, conv_transpose2d
 from minimask.errors import InputError
 from minimask.normalization import batch_norm, constant_scale_and_shift, group_norm
+from minimask.run.show import module_tree
 from minimask.tensor import Parameter, no_grad
 
 
@@ -30,22 +31,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def __repr__(self):
-        rows = self._rows("", indent="")
-        names, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
-        lines = [f"{name:<{names}}  {shape:<{shapes}}  {count:>11,}" for name, shape, count in rows]
-        return "\n".join([lines[0] + " parameters", *lines[1:]])
-
-    def _rows(self, name, indent):
-        """(name and class, shapes of its own arrays, number of parameters) of this module and all below it."""
-        own = [(key, value) for key, value in vars(self).items() if isinstance(value, Parameter)]
-        own += [(key, getattr(self, key)) for key in self.buffer_names]
-        shapes = ", ".join(f"{key} {value.shape}" for key, value in own)
-        count = sum(parameter.size for _, parameter in self.named_parameters())
-
-        rows = [(f"{indent}{name + ': ' if name else ''}{type(self).__name__}", shapes, count)]
-        for child_name, child in self.children():
-            rows += child._rows(child_name, indent + "  ")
-        return rows
+        return module_tree(self)
 
     def children(self):
         """(name, module) of each direct part, in the order of assignment."""

@@ -59,17 +59,6 @@ def gradient_norm(params):
     return math.sqrt(total)
 
 
-def clip_gradients(params, max_norm):
-    """Scale all gradients so that their norm is at most `max_norm`; returns the norm before."""
-    params = list(params)
-    norm = gradient_norm(params)
-    if norm > max_norm:
-        for p in params:
-            if p.grad is not None:
-                p.grad *= max_norm / (norm + 1e-6)
-    return norm
-
-
 # ------------------------------------------------------------------------------ schedules: factors of the learning rate
 
 

@@ -171,9 +171,9 @@ def test_nms_equals_its_array_code(images, count, keep, dtype):
 
 def test_nms_names_the_shape_that_does_not_fit():
     corners, scores = np.zeros((2, 3, 4)), np.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"nms: boxes must be \(N, R, 4\), got shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"nms: boxes must have shape \(N, R, 4\), got \(3, 4\)"):
         boxes.nms(corners[0], scores[0], scores[0] > 0, 0.5)
-    with pytest.raises(ValueError, match=r"nms: valid must be \(2, 3\) like the boxes, got shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"nms: valid must have shape \(2, 3\), got \(2, 2\)"):
         boxes.nms(corners, scores, scores[:, :2] > 0, 0.5)
 
 

@@ -192,7 +192,7 @@ def test_wrong_arrays_are_named(bad, found):
 def test_wrong_masks_and_settings_are_named():
     sample = make_sample(20, 30)
     sample.masks = sample.masks[:, :10]
-    with pytest.raises(ValueError, match=r"sample 0 has 2 boxes.*masks must be \(2, 20, 30\), got \(2, 10, 30\)"):
+    with pytest.raises(ValueError, match=r"masks of sample 0 must have shape \(2, 20, 30\), got \(2, 10, 30\)"):
         ImageTransform(32, 64)([sample])
     with pytest.raises(InputError, match="min_size <= max_size, got 800 and 600"):
         ImageTransform(800, 600)

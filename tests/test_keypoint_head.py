@@ -263,12 +263,12 @@ def test_decode_of_nothing_in_double_precision_and_of_nan_boxes():
 
 def test_says_what_does_not_fit():
     keypoints, boxes, matches = target_case()
-    with pytest.raises(ValueError, match=r"keypoints must be \(N, G, K, 3\) with G >= 1, got \(2, 0, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"keypoints must have room for an object, got shape \(2, 0, 4, 3\)"):
         keypoint_targets(keypoints[:, :0], boxes, matches)
-    with pytest.raises(ValueError, match=r"\(2, S, 4\) and matches \(2, S\), got \(2, 40, 4\) and \(2, 39\)"):
+    with pytest.raises(ValueError, match=r"matches must have shape \(2, 40\), got \(2, 39\)"):
         keypoint_targets(keypoints, boxes, matches[:, 1:])
     logits = np.zeros((3, 4, 4, 3))
-    with pytest.raises(ValueError, match=r"\(R, H, W, K\) and boxes \(R, 4\), got \(3, 4, 4, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"boxes must have shape \(3, 4\), got \(2, 4\)"):
         decode_keypoints(logits, np.zeros((2, 4)))
     with pytest.raises(ValueError, match="boxes must be at most 65536 pixels wide, got 100000"):
         decode_keypoints(logits, np.array([[0, 0, 1e5, 1]] * 3))

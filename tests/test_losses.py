@@ -231,17 +231,17 @@ def test_keypoint_loss_equals_torchvision():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"class_loss: labels and weights must be \(5,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"class_loss: labels must have shape \(5,\), got \(4,\)"):
         losses.class_loss(Tensor(np.zeros((5, 4))), LABELS[:4], SAMPLED[:4])
-    with pytest.raises(ValueError, match=r"objectness_loss: targets must have the shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"objectness_loss: targets must have shape \(2, 3\), got"):
         losses.objectness_loss(Tensor(np.zeros((2, 3))), np.zeros((2, 4)), np.zeros((2, 3)))
     logits, labels, targets, valid = mask_case()
-    with pytest.raises(ValueError, match=r"targets must be \(4, 3, 3\) and valid \(4,\), got \(4, 3, 2\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"mask_loss: targets must have shape \(4, 3, 3\), got \(4, 3, 2\)"):
         losses.mask_loss(Tensor(logits), labels, targets[:, :, :2], valid)
     with pytest.raises(ValueError, match='mask_loss: kind must be "sigmoid" or "softmax", got \'dice\''):
         losses.mask_loss(Tensor(logits), labels, targets, valid, kind="dice")
-    with pytest.raises(ValueError, match=r"mask_loss: logits must be \(R, M, M, C\) and labels \(R,\)"):
+    with pytest.raises(ValueError, match=r"mask_loss: labels must have shape \(4,\), got \(2,\)"):
         losses.mask_loss(Tensor(logits), labels[:2], targets, valid)
     logits, places, visible = keypoint_case()
-    with pytest.raises(ValueError, match=r"places and visible must be \(3, 3\), got \(3, 2\) and \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"keypoint_loss: places must have shape \(3, 3\), got \(3, 2\)"):
         losses.keypoint_loss(Tensor(logits), places[:, 1:], visible)

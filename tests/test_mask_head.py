@@ -146,11 +146,11 @@ def test_targets_equal_torchvision():
 
 def test_says_what_does_not_fit():
     masks, boxes, matches = target_case()
-    with pytest.raises(ValueError, match=r"mask_targets: matches must be \(2, 5\) like the boxes, got shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"mask_targets: matches must have shape \(2, 5\), got \(2, 4\)"):
         mask_targets(masks, boxes, matches[:, :4])
-    with pytest.raises(ValueError, match=r"mask_targets: masks must be \(N, G, H, W\) with G >= 1"):
+    with pytest.raises(ValueError, match="mask_targets: masks must have room for at least one object"):
         mask_targets(masks[:, :0], boxes, matches)
-    with pytest.raises(ValueError, match=r"paste_masks: masks must be \(D, M, M\) and boxes \(D, 4\)"):
+    with pytest.raises(ValueError, match=r"paste_masks: boxes must have shape \(2, 4\), got \(3, 4\)"):
         paste_masks(np.zeros((2, 3, 3)), np.zeros((3, 4)), 5, 5)
 
 

@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_bits():
         dict(roi=dict(pooling=my_pooling)),
         dict(roi=dict(sampling_ratio=0), conventions=dict(aligned=False)),
     ],
-    ids=str,
+    ids=lambda groups: str(groups).split(" at 0x")[0],
 )
 def test_variants_learn(settings):
     model = build("toy", 3, **merge(TINY, settings))

@@ -78,3 +78,23 @@ def count_text(number, word):
 def extras(masks, keypoints):
     """The names of the two that are there."""
     return ["masks"] * (masks is not None) + ["keypoints"] * (keypoints is not None)
+
+
+def module_tree(module):
+    """A line per module: its name and class, the shapes of its own arrays, the number of parameters in it and below."""
+    rows = _tree_rows(module, "", indent="")
+    names, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = [f"{name:<{names}}  {shape:<{shapes}}  {count:>11,}" for name, shape, count in rows]
+    return "\n".join([lines[0] + " parameters", *lines[1:]])
+
+
+def _tree_rows(module, name, indent):
+    buffers = {key: getattr(module, key) for key in module.buffer_names}
+    parameters = {key: value for key, value in vars(module).items() if hasattr(value, "requires_grad")}
+    shapes = ", ".join(f"{key} {value.shape}" for key, value in {**parameters, **buffers}.items())
+    count = sum(parameter.size for _, parameter in module.named_parameters())
+
+    rows = [(f"{indent}{name + ': ' if name else ''}{type(module).__name__}", shapes, count)]
+    for child_name, child in module.children():
+        rows += _tree_rows(child, child_name, indent + "  ")
+    return rows
