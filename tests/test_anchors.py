@@ -1,4 +1,4 @@
-"""Anchors: worked numbers, their order, and torchvision where it is installed."""
+"""Anchors: numbers worked out by hand, their order, and torchvision if it is installed."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ def test_order_is_y_then_x_then_anchor():
     assert anchors.per_location == [2]
     (found,) = anchors([(2, 3)], (32, 96))  # strides 16 down, 32 right
     assert found.shape == (12, 4) and found.dtype == np.float32
-    assert found[0].tolist() == [-4, -4, 4, 4]  # around the corner of the image, not half a stride from it
+    assert found[0].tolist() == [-4, -4, 4, 4]  # centered at the corner of the image, not half a stride away from it
     assert found[1].tolist() == [-8, -8, 8, 8]
-    assert found[2].tolist() == [28, -4, 36, 4]  # the next place to the right
-    assert found[6].tolist() == [-4, 12, 4, 20]  # the first place of the next row
+    assert found[2].tolist() == [28, -4, 36, 4]  # the next cell to the right
+    assert found[6].tolist() == [-4, 12, 4, 20]  # the first cell of the next row
 
 
 def test_stride_follows_the_padded_size():
@@ -36,7 +36,7 @@ def test_anchors_are_kept_for_each_shape():
     anchors = AnchorGenerator(sizes=((8,), (16,)))
     first = anchors([(4, 4), (2, 2)], (32, 32))
     assert all(a is b for a, b in zip(first, anchors(((4, 4), (2, 2)), (32, 32))))
-    # The first anchor of the second row is 12 x 6 pixels around (0, 8), or around (0, 16) where the stride is 16 down.
+    # The first anchor of the second row is 12 x 6 pixels, centered at (0, 8), or (0, 16) if the vertical stride is 16.
     assert first[0][12].tolist() == [-6, 5, 6, 11]
     assert anchors([(4, 4), (2, 2)], (64, 32))[0][12].tolist() == [-6, 13, 6, 19]
 

@@ -1,4 +1,4 @@
-"""Mirrored and turned samples, with worked numbers."""
+"""Mirrored and turned samples, compared with numbers worked out by hand."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def test_flip_twice_is_the_same():
         assert np.allclose(getattr(twice, name), getattr(sample, name), atol=1e-5)
 
 
-def test_flip_and_turn_leave_their_input_alone():
+def test_flip_and_turn_do_not_change_their_input():
     sample = make_sample(40, 60, 2, 3)
     before = [a.copy() for a in (sample.image, sample.boxes, sample.masks, sample.keypoints)]
     flip(sample, np.array([1, 0, 2]))
@@ -41,7 +41,7 @@ def test_flip_and_turn_leave_their_input_alone():
 
 
 def test_a_quarter_turn_by_hand():
-    image = np.arange(2 * 3 * 3).reshape(2, 3, 3).astype(np.uint8)  # 2 high, 3 wide
+    image = np.arange(2 * 3 * 3).reshape(2, 3, 3).astype(np.uint8)  # height 2, width 3
     masks = np.zeros((1, 2, 3), np.uint8)
     masks[0, 0, 2] = 1  # the pixel at the top right
     boxes, keypoints = np.array([[2, 0, 3, 1]], np.float32), np.array([[[2.5, 0.5, 2], [0, 0, 0]]], np.float32)

@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and FPN: names and numbers as torchvision's, strides, constant norms folded into convolutions."""
+"""ResNet, ResNeXt and FPN: names and results as in torchvision, strides, frozen norms folded into convolutions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SMALL = dict(channels=(8, 8, 16, 16), layers=(1, 1, 1, 1))
 
 
 def to_ours(state):
-    """torch's state dict -> ours: OIHW to HWIO, no counters."""
+    """Convert torch's state dict to ours: OIHW to HWIO, without counters."""
     return {
         name: value.numpy().transpose(2, 3, 1, 0) if value.ndim == 4 else value.numpy()
         for name, value in state.items()
@@ -22,7 +22,7 @@ def to_ours(state):
 
 
 def randomize(module, seed=0):
-    """Give every array of a torch module numbers that are no special case."""
+    """Fill every array of a torch module with random numbers, so that no value is a special case."""
     torch = pytest.importorskip("torch")
     g = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
@@ -99,7 +99,7 @@ def _with_weight(conv, w):
     return conv
 
 
-def test_the_stride_sits_where_it_is_told():
+def test_the_stride_is_in_the_chosen_convolution():
     for in_1x1, first in ((False, 1), (True, 2)):
         block = backbone_module.Bottleneck(16, 8, 2, "frozen", stride_in_1x1=in_1x1)
         assert (block.conv1.settings["stride"], block.conv2.settings["stride"]) == (first, 3 - first)

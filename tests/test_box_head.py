@@ -1,4 +1,4 @@
-"""Box head: detections against torchvision's, and a case worked by hand."""
+"""Box head: detections compared with torchvision's, and a case worked out by hand."""
 
 import numpy as np
 import pytest
@@ -31,8 +31,8 @@ def test_detections_equal_torchvision(max_detections):
 
 
 def test_detections_by_hand():
-    # Two proposals lie at the same place. Both say class 1, so the weaker is suppressed; the second also says class 2,
-    # which is kept. The third proposal lies elsewhere.
+    # Two proposals have the same box. Both are of class 1, so the weaker one is suppressed; the second is also of class
+    # 2, which is kept. The third proposal is somewhere else.
     proposals = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [30, 30, 31, 31]]], np.float32)
     logits = np.log(np.array([[[0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.9, 0.06, 0.04]]], np.float32))
     deltas, valid = np.zeros((1, 3, 12), np.float32), np.ones((1, 3), bool)

@@ -1,4 +1,4 @@
-"""Boxes: worked numbers, the array code of NMS against its kernel, and torchvision where it is installed."""
+"""Boxes: numbers worked out by hand, the kernel of NMS against its array code, and torchvision if installed."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ def test_area_and_iou_worked_numbers():
     b = np.array([[1, 0, 3, 2], [5.0, 5, 6, 7]])
     assert boxes.area(a).tolist() == [4, 2, 0]
     np.testing.assert_allclose(boxes.iou(a, b), [[1 / 3, 0], [0, 1], [0, 0]], atol=0)
-    assert boxes.iou(a[2:], a[2:]).tolist() == [[0]]  # two boxes without an area: 0, not NaN
+    assert boxes.iou(a[2:], a[2:]).tolist() == [[0]]  # for two boxes without an area, 0 instead of NaN
     np.testing.assert_allclose(boxes.intersection(a, b), [[2, 0], [0, 2], [0, 0]], atol=0)
 
 
@@ -33,7 +33,7 @@ def test_iou_shapes(shape_a, shape_b):
 
 
 def test_encode_worked_number():
-    # From (0, 0, 10, 10) to (5, 0, 25, 10): the center moves from 5 to 15, one width; the width doubles.
+    # From (0, 0, 10, 10) to (5, 0, 25, 10): the center moves from 5 to 15, which is one width, and the width doubles.
     deltas = boxes.encode(np.array([5.0, 0, 25, 10]), np.array([0.0, 0, 10, 10]), (10, 10, 5, 5))
     np.testing.assert_allclose(deltas, [10, 0, 5 * np.log(2), 0])
 
@@ -122,7 +122,7 @@ def test_nms_worked_number():
     scores = np.array([[0.8, 0.9, 0.5, 0.7, 0.99]], np.float32)
     valid = np.array([[True, True, True, True, False]])
     indices, kept = boxes.nms(corners, scores, valid, 0.5)
-    # 1 is best and drops 0 (IoU 0.9) but not 3 (4 / 9); 4 is not valid, although its score is the highest.
+    # 1 is best and suppresses 0 (IoU 0.9) but not 3 (4 / 9); 4 has the highest score but is not valid.
     assert indices.tolist() == [[1, 3, 2, 0, 0]] and kept.tolist() == [[True, True, True, False, False]]
     assert indices.dtype == np.int64 and kept.dtype == bool
     indices, kept = boxes.nms(corners, scores, valid, 0.5, max_kept=2)
@@ -141,7 +141,7 @@ def test_nms_ties_and_the_exact_threshold():
     same = np.tile(np.array([[0, 0, 2, 2]], np.float32), (1, 3, 1))
     flat = np.ones((1, 3), np.float32)
     indices, kept = boxes.nms(same, flat, flat > 0, 0.5)
-    assert indices[kept].tolist() == [0]  # of equal scores the first
+    assert indices[kept].tolist() == [0]  # of equal scores, the first is kept
     half = np.array([[[0, 0, 2, 1], [0, 0, 1, 1]]], np.float32)  # IoU exactly 0.5: not greater, so it stays
     assert boxes.nms(half, flat[:, :2], flat[:, :2] > 0, 0.5)[1].tolist() == [[True, True]]
     assert boxes.nms(half, flat[:, :2], flat[:, :2] > 0, 0.499)[1].tolist() == [[True, False]]
@@ -160,7 +160,7 @@ def test_nms_equals_its_array_code(images, count, keep, dtype):
     rng = np.random.default_rng(count)
     corners = random_boxes(rng, images, count, dtype=dtype)
     scores = rng.integers(0, 20, (images, count)).astype(dtype)  # with ties
-    scores[:, ::7] = -np.inf  # of which the valid ones come before all that are not valid
+    scores[:, ::7] = -np.inf  # the valid boxes come before all others
     valid = rng.random((images, count)) < 0.8
     for groups in (None, rng.integers(0, 3, (images, count))):
         found = boxes.nms(corners, scores, valid, 0.3, keep, groups)
@@ -201,7 +201,7 @@ def test_boxes_equal_torchvision(dtype):
         np.testing.assert_array_equal(boxes.clip(some, (90, 70)), clipped)
 
     for threshold in (0.3, 0.5, 0.7):
-        # Corners on a coarse grid: overlaps that are exactly the threshold, and boxes of no area.
+        # Corners on a coarse grid, so that some overlaps equal the threshold and some boxes have no area.
         corners = np.round(random_boxes(rng, 1000, side=30, dtype=dtype))
         scores = rng.integers(0, 500, 1000).astype(dtype)
         groups = rng.integers(0, 4, 1000)
@@ -209,7 +209,7 @@ def test_boxes_equal_torchvision(dtype):
         indices, kept = boxes.nms(corners[None], scores[None], valid, threshold)
         expected = torch_nms(torch.tensor(corners), torch.tensor(scores), threshold).numpy()
         np.testing.assert_array_equal(indices[kept], expected)
-        scores = rng.permutation(1000).astype(dtype)  # without ties, which batched_nms leaves in any order
+        scores = rng.permutation(1000).astype(dtype)  # without ties, whose order in batched_nms is undefined
         indices, kept = boxes.nms(corners[None], scores[None], valid, threshold, groups=groups[None])
         expected = batched_nms(torch.tensor(corners), torch.tensor(scores), torch.tensor(groups), threshold).numpy()
         np.testing.assert_array_equal(indices[kept], expected)

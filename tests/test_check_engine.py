@@ -1,4 +1,4 @@
-"""Checks of students' functions: what a check says about each kind of wrong answer."""
+"""Checks of students' functions: the message about each kind of wrong answer."""
 
 import copy
 
@@ -30,7 +30,7 @@ PAIR = Check(
 
 
 def message(function, which=HALVES):
-    """What the check says about a wrong function."""
+    """The message of the check about a wrong function."""
     with pytest.raises(CheckFailed) as caught:
         which(function)
     return str(caught.value)
@@ -228,7 +228,7 @@ def test_each_reference_passes_its_own_check(name):
 
 
 @pytest.mark.parametrize("name", [name for name, one in check.CHECKS.items() if one.mistakes])
-def test_each_known_mistake_is_called_by_its_own_name(name):
+def test_each_known_mistake_is_recognized(name):
     for description, mistake in check.CHECKS[name].mistakes.items():
         with pytest.raises(CheckFailed) as failed:
             check.CHECKS[name](mistake)

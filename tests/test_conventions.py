@@ -1,4 +1,4 @@
-"""Where implementations differ by half a pixel or so: a worked number for each difference, computed by hand."""
+"""Conventions in which implementations differ, often by half a pixel, each with an example worked out by hand."""
 
 import copy
 import json
@@ -34,12 +34,12 @@ def models():
 
 
 def by_name(torchvision, detectron2, paper):
-    """Parameters of a test: each convention with the expected result."""
+    """The parameters of a test: each convention with its expected result."""
     return pytest.mark.parametrize("name, expected", list(zip(NAMES, (torchvision, detectron2, paper))))
 
 
 def ramp(height, width):
-    """A map (1, height, width, 8) whose cells in column x hold x, so what is read tells where it was read."""
+    """A map (1, height, width, 8) whose cells in column x hold x, so a sampled value reveals where it was sampled."""
     columns = np.arange(width, dtype=np.float32)[:, None]
     return Tensor(np.ascontiguousarray(np.broadcast_to(columns, (1, height, width, 8))))
 
@@ -52,8 +52,8 @@ def test_where_a_box_is_read(models, name, expected):
     """A box from pixel 10 to 18 on a map of stride 4, in two bins of one cell each.
 
     It begins at 10 / 4 = 2.5 cells, and the centers of its bins are half a cell and one and a half cells further: 3 and
-    4, if cell 3 lies at 3. But cell 3 covers pixels 12 to 16, its center is pixel 14, and the center of the first bin
-    is pixel 12. Taking half a cell off gives 2.5, between cell 2 (pixel 10) and cell 3 (pixel 14).
+    4, if cell 3 is at position 3. But cell 3 covers pixels 12 to 16 and its center is pixel 14, while the center of the
+    first bin is pixel 12. Subtracting half a cell gives 2.5, between cell 2 (pixel 10) and cell 3 (pixel 14).
     """
     features = [ramp(16, 16), ramp(8, 8), ramp(4, 4), ramp(2, 2)]
     box, image = np.array([[10, 10, 18, 18]], np.float32), np.zeros(1, int)
@@ -63,9 +63,9 @@ def test_where_a_box_is_read(models, name, expected):
 
 @by_name(torchvision=3, detectron2=2.125, paper=3)
 def test_a_box_smaller_than_a_cell(models, name, expected):
-    """A box from pixel 10 to 11 is a quarter of a cell wide. Not aligned, it is read like a whole cell: 2.5 + 1 / 2.
+    """A box from pixel 10 to 11 is a quarter of a cell wide. Not aligned, it is widened to a whole cell: 2.5 + 1 / 2.
 
-    Aligned, it is read where it lies: 2.5 - 0.5 + 1 / 8.
+    Aligned, it is read where it is: 2.5 - 0.5 + 1 / 8.
     """
     features = [ramp(16, 16), ramp(8, 8), ramp(4, 4), ramp(2, 2)]
     x = models[name].pool(features, np.array([[10, 10, 11, 11]], np.float32), np.zeros(1, int), 1, "box").data
@@ -76,7 +76,7 @@ def test_a_box_smaller_than_a_cell(models, name, expected):
 
 
 def block_of_ones(model):
-    """The first block of stage 2 (stride 2; 32 channels to 8, 8 and 32) with weights of 1 and norms that do nothing."""
+    """The first block of stage 2 (stride 2; 32 channels to 8, 8 and 32) with weights of 1 and norms without effect."""
     block = copy.deepcopy(model.backbone.body.layer2[0])
     for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0]):
         conv.weight.data[...] = 1
@@ -91,12 +91,13 @@ def block_of_ones(model):
     paper={1: [[0, 0], [0, 0]], 2: [[64, 64], [64, 65]]},
 )
 def test_what_a_bottleneck_makes_of_one_cell(models, name, expected):
-    """Cell (1, 1), or (2, 2), of the input is 1 in one of 32 channels, all else is 0. What are the first 2 x 2 cells?
+    """Cell (1, 1), or (2, 2), of the input is 1 in one of 32 channels, the rest are 0. What are the first 2 x 2 cells?
 
-    Each path gives 64: the first 1x1 turns the 1 into a 1 in 8 channels, the 3x3 sums 8 channels, the last 1x1 again.
-    Stride in the 3x3: cell i of the output sees the rows 2 i - 1 to 2 i + 1. Cells 0 and 1 see row 1, and only cell 1
-    sees row 2. Stride in the 1x1: it reads the rows 0, 2, 4 and never row 1; row 2 becomes row 1, which the 3x3 passes
-    to the cells 0, 1 and 2. The shortcut, a 1x1 with stride 2 in both, adds 1 at (1, 1) for cell (2, 2).
+    Each path contributes 64: the first 1x1 turns the 1 into a 1 in 8 channels, and the 3x3 and the last 1x1 sum over 8
+    channels each. Stride in the 3x3: cell i of the output sees the rows 2 i - 1 to 2 i + 1. Cells 0 and 1 see row 1,
+    and only cell 1 sees row 2. Stride in the 1x1: it reads the rows 0, 2, 4 and never row 1; row 2 becomes row 1, which
+    the 3x3 passes to the cells 0, 1 and 2. In both cases, the shortcut (a 1x1 with stride 2) adds 1 at (1, 1) for cell
+    (2, 2).
     """
     block = block_of_ones(models[name])
     for cell, wanted in expected.items():
@@ -109,7 +110,7 @@ def test_what_a_bottleneck_makes_of_one_cell(models, name, expected):
 
 @by_name(torchvision=3136, detectron2=784, paper=784)
 def test_how_many_cells_a_bottleneck_sees(models, name, expected):
-    """56 x 56 = 3136 cells; every second cell of every second row is 28 x 28 = 784. A cell seen has a gradient."""
+    """Cells that are seen have a gradient: all 56 x 56 = 3136, or only every second one in both directions, 784."""
     x = Tensor(np.ones((1, 56, 56, 32), np.float32), requires_grad=True)
     y = block_of_ones(models[name])(x)
     y.backward(np.ones(y.shape, np.float32))
@@ -118,7 +119,7 @@ def test_how_many_cells_a_bottleneck_sees(models, name, expected):
 
 # ---------------------------------------------------------------------------------------------------------- anchors
 
-SHAPES = [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]  # of an image of 800 x 1088
+SHAPES = [(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)]  # for an image of 800 x 1088
 
 
 @by_name(
@@ -144,7 +145,7 @@ def test_center_of_the_last_anchors(models, name, expected):
     """The coarsest level has 13 x 17 cells of 64 pixels, and the last one is (12, 16).
 
     800 / 13 rounded down is 61, and 1088 / 17 is 64: x = 16 * 64 = 1024, y = 12 * 61 = 732 (torchvision). With a stride
-    of 64 both ways y = 768; from the center of the cell, 32 pixels further, it is (1056, 800).
+    of 64 in both directions, y = 768; at the center of the cell, 32 pixels further, it is (1056, 800).
     """
     last = models[name].rpn.anchor_generator(SHAPES, (800, 1088))[4][-3:]
     assert ((last[:, :2] + last[:, 2:]) / 2).tolist() == [list(expected)] * 3
@@ -173,7 +174,7 @@ def test_anchors_of_the_first_release():
 @pytest.mark.parametrize("rounding, start", [("none", 0), ("cells", 32)])
 @pytest.mark.parametrize("flat", [True, False])
 def test_stride_of_an_image_that_is_one_cell_high(rounding, start, flat):
-    """32 x 320 pixels: the coarsest map is 1 x 5. Its one row seems to be 32 pixels high, but it is 320 / 5 = 64."""
+    """For 32 x 320 pixels, the coarsest map is 1 x 5. Its row seems 32 pixels high, but the stride is 320 / 5 = 64."""
     shape, size = ((1, 5), (32, 320)) if flat else ((5, 1), (320, 32))
     (anchors,) = AnchorGenerator(((512,),), (1.0,), rounding)([shape], size)
     along = 0 if flat else 1
@@ -188,8 +189,8 @@ def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
     """A box of 10 pixels in two cells of 5. The object is 7 or 9 pixels wide, so it covers 2 or 4 of the second cell.
 
     That cell has five samples. Aligned, they are the centers of its pixels: 2 / 5 = 0.4 and 4 / 5 = 0.8. Not aligned,
-    they lie half a pixel further, each between two pixels: (1 + 0.5) / 5 = 0.3 and (1 + 1 + 1 + 0.5) / 5 = 0.7. A
-    binary target is 1 from 0.5 on.
+    they are half a pixel further, each between two pixels: (1 + 0.5) / 5 = 0.3 and (1 + 1 + 1 + 0.5) / 5 = 0.7. A
+    binary target is 1 if this average is at least 0.5.
     """
     model = models[name]
     masks = np.zeros((1, 2, 10, 12), np.uint8)
@@ -201,7 +202,7 @@ def test_target_of_a_cell_that_is_partly_covered(models, name, expected):
 
 
 def test_aligned_targets_that_are_not_binary():
-    """The two numbers 0.4 and 0.8 of the docstring above, which no convention shows."""
+    """The numbers 0.4 and 0.8 of the docstring above, which no convention produces."""
     masks = np.zeros((1, 2, 10, 12), np.uint8)
     masks[0, 0, :, :7] = masks[0, 1, :, :9] = 1
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], np.float32)
@@ -242,11 +243,11 @@ def test_targets_in_training(models, name, expected):
 def test_paste_into_a_box_between_pixels(models, name, expected):
     """A full mask of 28 cells in a box from 10.9 to 26.9. What are the pixels 10, 11, 26 and 27?
 
-    With a border of one empty cell there are 30 cells, from 18.9 - 8 * 30 / 28 = 10.329 to 27.471. Pasted exactly
-    there, a pixel is 1.75 cells wide. The center of pixel 10 lies 0.171 pixels or 0.3 cells in, in the outer half of
-    the empty cell: 0. Pixel 11 lies 2.05 cells in, in a full cell: 1. In whole pixels the mask goes from 10 to 28: 18
-    pixels, each 5 / 3 cells wide. The center of pixel 10 lies 5 / 6 cells in, a third of the way from the center of the
-    empty cell (1 / 2) to that of the full one (3 / 2): 1 / 3.
+    With a border of one empty cell, there are 30 cells, from 18.9 - 8 * 30 / 28 = 10.329 to 27.471. If the mask is
+    pasted exactly there, a pixel is 1.75 cells wide. The center of pixel 10 is 0.171 pixels or 0.3 cells from the left
+    edge, in the outer half of the empty cell: 0. Pixel 11 is 2.05 cells from the edge, in a full cell: 1. In whole
+    pixels, the mask extends from 10 to 28: 18 pixels, each 5 / 3 cells wide. The center of pixel 10 is 5 / 6 cells from
+    the edge, a third of the way from the center of the empty cell (1 / 2) to that of the full one (3 / 2): 1 / 3.
     """
     pasted = paste(models[name], [10.9, 10.9, 26.9, 26.9], threshold=None)
     np.testing.assert_allclose(pasted[18, [10, 11, 26, 27]], expected, atol=1e-4)
@@ -256,16 +257,16 @@ def test_paste_into_a_box_between_pixels(models, name, expected):
 def test_width_of_a_pasted_mask(models, name, expected):
     """A full mask in a box of 16 pixels, from 10.55 to 26.55: its first and its last pixel.
 
-    16 pixels have their centers in the box, 11 to 26. In whole pixels: 18.55 -+ 8.571 is 9.979 to 27.121, so 9 to 28,
-    19 pixels for 30 cells. The center of pixel 10 lies 1.5 * 30 / 19 = 2.37 cells in, so it is full; that of pixel 27
-    lies 0.79 cells from the end, nearer to the empty cell. That makes 17 pixels.
+    16 pixels have their centers in the box, 11 to 26. In whole pixels, 18.55 -+ 8.571 is 9.979 to 27.121, which becomes
+    9 to 28, 19 pixels for 30 cells. The center of pixel 10 is 1.5 * 30 / 19 = 2.37 cells from the left edge, so it is
+    full; that of pixel 27 is 0.79 cells from the right edge, closer to the empty cell. That makes 17 pixels.
     """
     row = np.flatnonzero(paste(models[name], [10.55, 10.55, 26.55, 26.55], threshold=0.5)[18])
     assert (row[0], row[-1]) == expected and len(row) == expected[1] - expected[0] + 1
 
 
 def paste(model, box, threshold):
-    """A full mask in `box` of an image of 64 x 64, by the conventions of the model and as `predict` pastes it."""
+    """Paste a full mask into `box` in an image of 64 x 64 as `predict` does, with the conventions of the model."""
     sizes = np.full((1, 2), 64)
     batch = Batch(np.zeros((1, 64, 64, 3), np.float32), sizes, sizes)
     model.eval()

@@ -1,4 +1,4 @@
-"""The feature pyramid: worked numbers, the top-down path, the initialization, gradients."""
+"""The feature pyramid: numbers worked out by hand, the top-down path, the initialization, and gradients."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def identity(channels=1):
 
 
 def test_each_level_is_its_lateral_plus_the_enlarged_coarser_one():
-    """One channel by hand: P3 = 10 C3 + 1; P2 = 2 C2 + 3 + P3 with each cell copied to 2 x 2."""
+    """One channel by hand: P3 = 10 C3 + 1, and P2 = 2 C2 + 3 + P3, with each cell of P3 copied to 2 x 2 cells."""
     fpn = small_fpn()
     set_block(fpn.inner_blocks[0], 2.0, 3.0)
     set_block(fpn.inner_blocks[1], 10.0, 1.0)
@@ -43,8 +43,8 @@ def test_each_level_is_its_lateral_plus_the_enlarged_coarser_one():
     np.testing.assert_array_equal(p4, [[11]])  # every second cell of P3
 
 
-def test_the_3x3_convolution_reads_the_sum_and_what_goes_down_is_not_smoothed():
-    """A smoothing kernel of 2 doubles both levels; were the smoothed P3 handed down, P2 would be larger by P3."""
+def test_the_3x3_convolution_reads_the_sum_and_the_top_down_path_is_not_smoothed():
+    """A smoothing kernel of 2 doubles both levels. If the smoothed P3 were passed down, P2 would be larger by P3."""
     fpn = small_fpn(pool=False)
     for block in fpn.inner_blocks:
         set_block(block, 1.0)
@@ -57,7 +57,7 @@ def test_the_3x3_convolution_reads_the_sum_and_what_goes_down_is_not_smoothed():
 
 
 def test_sizes_that_are_not_doubles_take_the_nearest_cell():
-    """5 rows read 3: row i takes floor(3 i / 5), so 0, 0, 1, 1, 2."""
+    """5 rows are filled from 3: row i takes row floor(3 i / 5), so 0, 0, 1, 1, 2."""
     fpn = small_fpn(pool=False)
     set_block(fpn.inner_blocks[0], 0.0)
     set_block(fpn.inner_blocks[1], 1.0)
@@ -78,18 +78,18 @@ def test_p6_is_every_second_cell(size, expected):
 
 
 def test_weights_are_drawn_as_torchvision_draws_them():
-    """Kaiming's uniform distribution with a = 1: bound sqrt(3 / fan_in), and the biases are 0."""
+    """Kaiming's uniform distribution with a = 1, whose bound is sqrt(3 / fan_in); biases are 0."""
     fpn = small_fpn((16, 64), channels=32)
     for blocks, fan_in in ((fpn.inner_blocks, (16, 64)), (fpn.layer_blocks, (9 * 32, 9 * 32))):
         for block, fan in zip(blocks, fan_in):
             bound, weight = (3 / fan) ** 0.5, block[0].weight.data
             assert 0.97 * bound < abs(weight).max() <= bound
-            assert abs(weight.std() / (bound / 3**0.5) - 1) < 0.1  # of a uniform distribution
+            assert abs(weight.std() / (bound / 3**0.5) - 1) < 0.1  # the standard deviation of a uniform distribution
             assert not block[0].bias.data.any()
 
 
 def test_gradients_reach_every_level_and_every_weight():
-    """In float64 against finite differences, with a random cotangent for each level."""
+    """Compared with finite differences in float64, with a random cotangent for each level."""
     rng = np.random.default_rng(3)
     fpn = small_fpn((2, 3), channels=2).to("float64")
     levels = [Tensor(rng.normal(size=(1, side, side, c)), requires_grad=True) for side, c in ((4, 2), (2, 3))]

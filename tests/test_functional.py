@@ -1,4 +1,4 @@
-"""Every operation: forward equal to torch (float64, 1e-10), gradient equal to finite differences (float64, 1e-6)."""
+"""Every operation in float64: forward equals torch (1e-10), and gradients equal finite differences (1e-6)."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def smooth(*shape, seed=0):
 
 INDEX = np.array([0, 2, 2, 1])
 
-# name: (ours, the same in torch, input arrays)
+# name: (our operation, torch's, input arrays)
 OPERATIONS = {
     "add": (lambda a, b: a + b, lambda t, a, b: a + b, [smooth(2, 3), smooth(3)]),
     "subtract": (lambda a, b: a - b, lambda t, a, b: a - b, [smooth(2, 1), smooth(2, 3)]),
@@ -126,7 +126,7 @@ def test_sigmoid_and_softmax_do_not_overflow():
 
 
 def test_bilinear_by_hand():
-    # From 2 pixels to 4: centers at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
+    # From 2 pixels to 4: the centers are -0.25 (clamped to 0), 0.25, 0.75, and 1.25 (clamped to 1).
     np.testing.assert_allclose(image.bilinear_matrix(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
 
 

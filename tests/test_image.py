@@ -1,4 +1,4 @@
-"""Resizing and the transform, against torch, torchvision and worked numbers, and the way back."""
+"""Resizing and the transform against torch, torchvision and numbers worked out by hand, and the way back."""
 
 import tracemalloc
 
@@ -22,7 +22,7 @@ from tests.helpers import make_sample
 def test_resized_size():
     assert resized_size(480, 640, 800, 1333) == (800, 1066)
     assert resized_size(427, 640, 800, 1333) == (800, 1199)
-    assert resized_size(300, 900, 800, 1333) == (444, 1333)  # the long side decides
+    assert resized_size(300, 900, 800, 1333) == (444, 1333)  # limited by the long side
     assert resized_size(128, 128, 128, 192) == (128, 128)
     assert resized_size(1, 1, 800, 1333) == (800, 800)
     assert resized_size(1, 10_000, 800, 1333) == (1, 1333)  # never 0
@@ -90,7 +90,7 @@ def test_nearest_equals_torch_for_many_sizes():
     rng = np.random.default_rng(2)
     for _ in range(300):
         h, w, new_h, new_w = rng.integers(1, 700, 4).tolist()
-        index = (np.arange(h)[:, None] * 1000 + np.arange(w))[None].astype(np.int32)  # names its own pixel
+        index = (np.arange(h)[:, None] * 1000 + np.arange(w))[None].astype(np.int32)  # each pixel's value is its index
         theirs = torch.nn.functional.interpolate(torch.from_numpy(index)[:, None].float(), size=(new_h, new_w))
         assert np.array_equal(resize_masks(index, new_h, new_w), theirs[:, 0].numpy().astype(np.int32))
 
@@ -148,7 +148,7 @@ def test_batch_of_images_without_ground_truth():
     assert batch.images.shape == (2, 64, 64, 3)
 
 
-def test_no_objects_leave_one_invalid_place():
+def test_no_objects_leave_one_invalid_entry():
     batch = ImageTransform(32, 64)([make_sample(32, 32, objects=0)])
     assert batch.boxes.shape == (1, 1, 4) and batch.masks.shape == (1, 1, 32, 32)
     assert not batch.valid.any()
@@ -166,7 +166,7 @@ def test_padded_size():
         ImageTransform(64, 128, padded_size=(64, 96))([make_sample(32, 64)])
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     sample = make_sample(40, 60, 2, 3)
     before = [a.copy() for a in (sample.image, sample.boxes, sample.masks, sample.keypoints)]
     ImageTransform(64, 96)([sample])

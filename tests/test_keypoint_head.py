@@ -1,4 +1,4 @@
-"""The keypoint branch: network, targets and decoding, against worked numbers, array code and torchvision."""
+"""The keypoint branch: network, targets and decoding, against numbers by hand, array code and torchvision."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_gradients_of_the_network():
 
 
 def test_it_learns_where_a_point_is():
-    # The keypoint is where the feature map has its one bright cell. Plain gradient descent.
+    # The keypoint is at the only bright cell of the feature map. Plain gradient descent.
     head, predictor = KeypointHead(1, (8,)), KeypointPredictor(8, 1)
     cells = np.random.default_rng(1).integers(2, 12, (16, 2))
     x = np.zeros((16, 14, 14, 1), np.float32)
@@ -90,7 +90,7 @@ def test_it_learns_where_a_point_is():
             for _, parameter in module.named_parameters():
                 parameter.data -= 1.0 * parameter.grad
                 parameter.grad = None
-    # A guess among all 3136 places costs ln 3136 = 8.05, one among the 16 places of the right cell ln 16 = 2.8.
+    # Guessing among all 3136 positions costs ln 3136 = 8.05, among the 16 positions of the right cell ln 16 = 2.8.
     assert losses[0] > 7 and losses[-1] < 3.5
     with no_grad():
         found = decode_keypoints(predictor(head(Tensor(x))).data, boxes[0])
@@ -100,8 +100,8 @@ def test_it_learns_where_a_point_is():
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-# x, y and visibility of a keypoint in the box (10, 20)-(38, 34), whose cells are 1/2 x 1/4 pixel; its place and whether
-# it counts. The numbers are those of torchvision 0.28's keypoints_to_heatmap.
+# x, y and visibility of a keypoint in the box (10, 20)-(38, 34), whose cells are 1/2 x 1/4 pixel; its position in the
+# map, and whether it counts. The numbers are those of keypoints_to_heatmap in torchvision 0.28.
 TARGETS = [
     ([17.2, 20.3, 2], 1 * 56 + 14, True),
     ([17.2, 20.3, 1], 1 * 56 + 14, True),  # hidden, but labeled
@@ -128,15 +128,15 @@ def test_target_worked_numbers():
 
 
 def target_case(seed=0):
-    """Two images, three objects of four keypoints each; boxes inside, across the border, without size, on keypoints."""
+    """Two images with three objects of four keypoints; boxes inside, across the border, of size 0, and at keypoints."""
     rng = np.random.default_rng(seed)
     keypoints = np.concatenate([rng.uniform(0, 50, (2, 3, 4, 2)), rng.integers(0, 3, (2, 3, 4, 1))], axis=3)
-    keypoints = np.round(keypoints * 4) / 4  # some then lie exactly on a border
+    keypoints = np.round(keypoints * 4) / 4  # some are then exactly on a border
     low = rng.uniform(-5, 30, (2, 40, 2))
     boxes = np.concatenate([low, low + rng.uniform(1, 40, (2, 40, 2))], axis=2)
     boxes[:, ::2] = np.round(boxes[:, ::2] * 4) / 4
     matches = rng.integers(0, 3, (2, 40))
-    for s in range(4):  # boxes whose lower right corner is a keypoint
+    for s in range(4):  # boxes with a keypoint at their lower right corner
         boxes[:, s, 2:] = keypoints[0, matches[0, s], s, :2]
         boxes[:, s, :2] = boxes[:, s, 2:] - 7
     boxes[:, 4] = [25, 25, 25, 25]
@@ -172,7 +172,7 @@ def test_targets_of_objects_without_keypoints_and_of_padding():
 
 
 def waves(r, k, size=56):
-    """Maps (r, size, size, k), each with a single peak, the same on every machine."""
+    """Maps (r, size, size, k) with a single peak each, the same on every machine."""
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     phase = np.arange(r * k).reshape(r, 1, 1, k)
     near = np.hypot(x[:, :, None] - (7 * phase + 3) % size, y[:, :, None] - (11 * phase + 5) % size)
@@ -182,14 +182,14 @@ def waves(r, k, size=56):
 BOXES = [
     [3.2, 4.1, 30.7, 33.3],
     [-5, -6, 12, 14],  # partly outside
-    [10, 10, 10, 10],  # without size: treated as one pixel
+    [10, 10, 10, 10],  # of size 0: treated as one pixel
     [5, 5, 5.4, 9],  # narrower than a pixel
     [100, 100, 612.5, 733.1],
     [9, 9, 7, 8],  # corners exchanged: treated as one pixel
     [1, 2, 2600.3, 40.2],  # huge
 ]
 
-# x, y, logit of torchvision 0.28's heatmaps_to_keypoints for waves(7, 2) and BOXES.
+# x, y, logit that heatmaps_to_keypoints of torchvision 0.28 computes for waves(7, 2) and BOXES.
 DECODED = [
     [[5.655357, 7.506666, 5.215647], [8.601786, 12.37333, 5.462331]],
     [[-0.5, 3.5, 4.892231], [2.5, 7.5, 5.409683]],
@@ -204,17 +204,17 @@ DECODED = [
 def test_decode_worked_numbers():
     logits = np.full((2, 56, 56, 1), -1, np.float32)
     logits[0, 28, 14], logits[1, 0, 55] = 3, 2
-    # In a box of 56 x 56 pixels each pixel is a cell, and the keypoint is at its center.
+    # In a box of 56 x 56 pixels, each pixel is a cell, and the keypoint is at its center.
     found = decode_keypoints(logits, np.array([[10, 20, 66, 76], [0, 0, 56, 56]], np.float32))
     np.testing.assert_allclose(found[:, 0], [[24.5, 48.5, 3], [55.5, 0.5, 2]])
-    # Of equal logits the first in reading order counts.
+    # Of equal logits, the first in reading order wins.
     flat = decode_keypoints(np.ones((1, 56, 56, 2), np.float32), np.array([[4, 4, 60, 60]], np.float32))
     np.testing.assert_allclose(flat[0], [[4.5, 4.5, 1]] * 2)
     twice = np.full((1, 56, 56, 1), -1, np.float32)
     twice[0, [5, 30], [40, 10], 0] = 3
     np.testing.assert_allclose(decode_keypoints(twice, np.array([[0, 0, 56, 56]], np.float32)), [[[40.5, 5.5, 3]]])
     np.testing.assert_allclose(find_peaks.plain(twice, np.array([[56, 56]])), [[[40, 5, 3]]])
-    # A box 2.5 pixels wide has 3 pixels of width 2.5 / 3, and a map that peaks in the middle gives the middle one.
+    # A box 2.5 pixels wide is treated as 3 pixels of width 2.5 / 3; a peak in the middle of the map gives the second.
     peak = -abs(np.arange(56) - 27.5).astype(np.float32)
     middle = decode_keypoints((peak[:, None] + peak)[None, :, :, None], np.array([[10, 0, 12.5, 1]], np.float32))
     np.testing.assert_allclose(middle[0, 0, :2], [10 + 1.5 * 2.5 / 3, 0.5], rtol=1e-6)
@@ -225,8 +225,8 @@ def test_bicubic_weights():
     np.testing.assert_allclose(cubic(d), [1, 0.59375, 0, -0.09375, 0], atol=1e-15)
     np.testing.assert_allclose(bicubic_matrix(5, 5, dtype=np.float64), np.eye(5), atol=1e-15)
     matrix = bicubic_matrix(56, 131, dtype=np.float64)
-    np.testing.assert_allclose(matrix.sum(1), 1)  # a constant stays one
-    # Halfway between cells: -3/32, 19/32, 19/32, -3/32; cells beyond the border have the border's value.
+    np.testing.assert_allclose(matrix.sum(1), 1)  # a constant stays constant
+    # Halfway between cells, the weights are -3/32, 19/32, 19/32, -3/32; cells beyond the border repeat the border.
     np.testing.assert_allclose(bicubic_matrix(4, 2, dtype=np.float64)[0], [0.5, 0.59375, -0.09375, 0], atol=1e-15)
 
 
@@ -249,7 +249,7 @@ def test_decode_equals_its_array_code_and_torchvision(size):
     np.testing.assert_allclose(found[..., 2], scores.numpy(), atol=1e-4)
 
 
-def test_decode_of_nothing_in_double_precision_and_of_nan_boxes():
+def test_decode_of_no_boxes_in_double_precision_and_of_nan_boxes():
     logits, boxes = waves(len(BOXES), 2), np.array(BOXES, np.float32)
     assert decode_keypoints(logits[:0], boxes[:0]).shape == (0, 2, 3)
     double = decode_keypoints(logits[:2].astype(np.float64), boxes[:2].astype(np.float64))
@@ -261,7 +261,7 @@ def test_decode_of_nothing_in_double_precision_and_of_nan_boxes():
     np.testing.assert_array_equal(found[0, :, :2], 0.5)
 
 
-def test_says_what_does_not_fit():
+def test_messages():
     keypoints, boxes, matches = target_case()
     with pytest.raises(ValueError, match=r"keypoints must have room for an object, got shape \(2, 0, 4, 3\)"):
         keypoint_targets(keypoints[:, :0], boxes, matches)

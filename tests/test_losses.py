@@ -1,4 +1,4 @@
-"""The losses: worked numbers, formulas, torch and finite differences; a loss is 0 if nothing counts."""
+"""The losses against numbers by hand, formulas, torch and finite differences; a loss is 0 if nothing counts."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ SAMPLED = np.array([1, 1, 1, 1, 0], bool)
 
 
 def test_objectness_by_hand():
-    # ln(1 + e^0) = 0.6931 for a logit of 0 whatever the target; the third anchor is not sampled.
+    # ln(1 + e^0) = 0.6931 for a logit of 0, whatever the target is; the third anchor is not sampled.
     loss = losses.objectness_loss(Tensor(np.zeros((1, 3))), np.array([[1, 0, 1]]), np.array([[1, 1, 0]]))
     assert loss.item() == pytest.approx(np.log(2), abs=1e-12)
 
 
 def test_smooth_l1_by_hand():
-    # beta 1/9: 0.1 lies in the square part, 0.1^2 * 9 / 2 = 0.045; 1 in the linear part, 1 - 1/18 = 0.9444.
+    # beta 1/9: 0.1 is in the quadratic part, 0.1^2 * 9 / 2 = 0.045; 1 is in the linear part, 1 - 1/18 = 0.9444.
     deltas = np.array([[[0.1, 1, 0, 0], [5, 5, 5, 5]]])
     loss = losses.rpn_box_loss(Tensor(deltas), np.zeros((1, 2, 4)), np.array([[1, 0]]), np.array([[1, 1]]))
     assert loss.item() == pytest.approx((0.045 + 1 - 1 / 18) / 2, abs=1e-12)

@@ -1,4 +1,4 @@
-"""The mask branch: its network, targets and pasting, against worked numbers, array code and torchvision."""
+"""The mask branch: network, targets and pasting, against numbers by hand, array code and torchvision."""
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_target_worked_numbers():
     masks[0, 0, :, :4] = 1  # the left half
     boxes = np.array([[[0, 0, 8, 8], [0, 0, 4, 4], [4, 4, 8, 8]]], np.float32)
     targets = mask_targets(masks, boxes, np.zeros((1, 3), int), size=4)
-    # Bins are 2 pixels wide, sampled at 0.5 and 1.5, 2.5 and 3.5, ... Halfway between pixels 3 and 4 the mask is 1/2.
+    # Bins are 2 pixels wide, sampled at 0.5 and 1.5, 2.5 and 3.5, ... Halfway between pixels 3 and 4, the mask is 1/2.
     np.testing.assert_allclose(targets[0, 0], np.tile([1, 0.75, 0, 0], (4, 1)))
     np.testing.assert_allclose(targets[0, 1], np.tile([1, 1, 1, 0.5], (4, 1)))
     assert not targets[0, 2].any() and targets.dtype == np.float32
@@ -144,7 +144,7 @@ def test_targets_equal_torchvision():
         np.testing.assert_allclose(targets[n], expected.numpy(), atol=1e-5)
 
 
-def test_says_what_does_not_fit():
+def test_messages():
     masks, boxes, matches = target_case()
     with pytest.raises(ValueError, match=r"mask_targets: matches must have shape \(2, 5\), got \(2, 4\)"):
         mask_targets(masks, boxes, matches[:, :4])
@@ -165,7 +165,7 @@ def paste_case():
 
 
 def test_paste_worked_number():
-    # A full mask of 28 x 28 cells over the box (4, 4)-(18, 18), 14 pixels wide, ends within one pixel of the box.
+    # A full mask of 28 x 28 cells in the box (4, 4)-(18, 18), 14 pixels wide, ends within one pixel of the box.
     mask = np.ones((1, 28, 28), np.float32)
     pasted = paste_masks(mask, np.array([[4.0, 4, 18, 18]], np.float32), 24, 30)
     assert pasted.shape == (1, 24, 30) and pasted.dtype == bool
@@ -176,9 +176,9 @@ def test_paste_worked_number():
     assert paste_masks(mask[:0], np.zeros((0, 4), np.float32), 5, 6).shape == (0, 5, 6)
 
 
-def test_aligned_targets_and_exact_paste_give_small_masks_back():
-    # Objects of 5 to 16 pixels, with their true boxes and perfect predictions: pasting gives back what was cropped only
-    # if both count half pixels. (With torchvision's conventions the IoU of the same masks is 0.80 on average.)
+def test_aligned_targets_and_exact_paste_recover_small_masks():
+    # Objects of 5 to 16 pixels with their true boxes and perfect predictions: pasting recovers the cropped mask only if
+    # both account for half pixels. (With torchvision's conventions, the average IoU of the same masks is 0.80.)
     rng, overlap = np.random.default_rng(0), {True: [], False: []}
     for _ in range(40):
         (w, h), (x, y) = rng.integers(5, 17, 2), rng.integers(2, 14, 2)
@@ -217,7 +217,7 @@ def test_paste_equals_torchvision(size):
     roi_heads = pytest.importorskip("torchvision.models.detection.roi_heads")
     _, boxes = paste_case()
     masks = np.random.default_rng(size).random((len(boxes), size, size)).astype(np.float32)
-    # torchvision itself fails on boxes that do not touch the image: it slices from a negative index.
+    # torchvision itself fails for boxes that do not touch the image, because it slices from a negative index.
     touching = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < 50) & (boxes[:, 1] < 40)
     masks, boxes = masks[touching], boxes[touching]
     soft = paste_masks(masks, boxes, 40, 50, threshold=None)

@@ -59,10 +59,12 @@ def train(model, batch, steps, lr=3e-3):
 def test_learns_two_squares():
     model, batch = build("toy", 3, **TINY), two_squares()
     history = train(model, batch, steps=110) + train(model, batch, steps=50, lr=3e-4)
-    last = np.mean([sum(losses.values()) for losses in history[-20:]])  # two images: single steps vary a lot
+    last = np.mean(
+        [sum(losses.values()) for losses in history[-20:]]
+    )  # with only two images, losses of single steps vary a lot
     assert last < 0.2 * sum(history[0].values())
     model.eval()
-    for _ in range(30):  # batch statistics of a constant batch: let the running ones arrive
+    for _ in range(30):  # let the running statistics approach those of this constant batch
         model.train(), model.losses(batch, generator(0)), model.eval()
     found = model(batch)
     for n in range(2):
@@ -74,7 +76,7 @@ def test_learns_two_squares():
 def test_parameter_names_and_count_are_torchvisions():
     model = build("resnet50_fpn", 91)
     state = model.state_dict()
-    # torchvision: 307 tensors with frozen batch norm, among them 4 buffers for each of 53 norms; 44,401,393 parameters.
+    # torchvision with frozen batch norm: 307 tensors, including 4 buffers for each of 53 norms; 44,401,393 parameters.
     assert len(state) == 307
     frozen = sum(a.size for name, a in state.items() if ".bn" in name or "downsample.1" in name)
     assert sum(a.size for a in state.values()) - frozen == 44_401_393
@@ -108,7 +110,7 @@ def test_settings_rebuild_the_model():
         assert a == b and (x == y).all()
 
 
-def test_inference_returns_fixed_places_in_descending_order_of_score():
+def test_inference_returns_a_fixed_number_of_entries_in_descending_order_of_score():
     model, batch = build("toy", 3, **TINY, detection=dict(score_threshold=0.0, max_detections=12)).eval(), two_squares()
     found = model(batch)
     assert found.boxes.shape == (2, 12, 4) and found.masks.shape == (2, 12, 28, 28) and found.valid.all()
@@ -219,7 +221,7 @@ def test_unknown_presets():
 def test_groups_are_merged_into_the_presets():
     model = build("toy", 3, rpn={"samples": 64}, conventions="paper")
     assert model.rpn.settings.samples == 64 and model.rpn.settings.pre_nms == (500, 500) and model.rpn_first_level == 1
-    assert model.conventions["aligned"] and model.conventions["binary_mask_targets"]  # of the preset, of "paper"
+    assert model.conventions["aligned"] and model.conventions["binary_mask_targets"]  # from the preset, from "paper"
     assert model.settings["rpn"] == {"samples": 64} and model.settings["conventions"] == {"name": "paper"}
 
 

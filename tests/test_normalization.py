@@ -1,4 +1,4 @@
-"""Batch and group normalization: worked numbers, torch, finite differences; kernels against the array code."""
+"""Batch and group normalization against numbers by hand, torch and finite differences; kernels against array code."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_fused_addition_and_relu():
 
 
 def test_frozen_batch_norm_worked_numbers():
-    """3 x - 4 + (1, 1) = (0, 6) of (1, 3), and the gradient of what ReLU lets through."""
+    """For x = (1, 3), 3 x - 4 + (1, 1) = (0, 6); the gradient passes only where ReLU does."""
     norm = nn.FrozenBatchNorm2d(1, relu=True, eps=0.0).to(np.float64)
     norm.weight[:], norm.bias[:], norm.running_mean[:], norm.running_var[:] = 6.0, 2.0, 2.0, 4.0
     x, residual = (Tensor(np.array(v).reshape(1, 1, 2, 1), requires_grad=True) for v in ([1.0, 3.0], [1.0, 1.0]))
@@ -77,7 +77,7 @@ def test_frozen_batch_norm_worked_numbers():
     assert [float(a[0]) for a in norm.scale_and_shift()] == [3, -4]
 
 
-def test_a_convolution_with_constant_statistics_behind_it_is_one_convolution():
+def test_a_convolution_with_a_frozen_norm_is_one_convolution():
     x, w = random(1, 5, 5, 3), random(3, 3, 3, 4, seed=1)
     gamma, beta = random(4, seed=2), random(4, seed=3)
     two = batch_norm(conv2d(Tensor(x), Tensor(w)), Tensor(gamma), Tensor(beta), *running(4), False, eps=1e-3).data
@@ -153,7 +153,7 @@ def error(found, expected):
     "shape", [(1, 7, 5), (1, 1000, 16), (3, 64, 24), (8, 1024, 16), (2, 2, 3), (4, 6, 300), (1, 40001, 2), (5, 1, 8)]
 )
 def test_kernels_equal_the_array_code(shape):
-    """(segments, pixels, channels): float32 passes against float64 ones, for numbers far from 0 (mean 10, sd 3)."""
+    """(segments, pixels, channels): float32 passes against float64, for numbers far from 0 (mean 10, deviation 3)."""
     segments, _, channels = shape
     x = 10 + 3 * random(*shape, dtype=np.float32)
     gy, residual = (random(*shape, seed=s, dtype=np.float32) for s in (1, 2))
@@ -178,7 +178,7 @@ def test_kernels_equal_the_array_code(shape):
     assert over is held and np.array_equal(over, g)
     over = normalization.gradient(held, x, mean, a, b, c, overwrite=True)
     assert over is held and np.array_equal(over, gx)
-    for held in (np.stack([gy, x], -1)[..., 0], np.broadcast_to(gy[:1], gy.shape)):  # cannot be written over
+    for held in (np.stack([gy, x], -1)[..., 0], np.broadcast_to(gy[:1], gy.shape)):  # cannot be overwritten
         before = held.copy()
         found = normalization.gradient(held, x, mean, a, b, c, overwrite=True)
         assert np.array_equal(found, normalization.gradient(before, x, mean, a, b, c)) and np.array_equal(held, before)
@@ -186,7 +186,7 @@ def test_kernels_equal_the_array_code(shape):
 
 @pytest.mark.parametrize("groups", [None, 1, 4, 12])
 def test_between_the_passes(groups):
-    """Channels' few numbers: mean 3, so that differences of large numbers would show."""
+    """The numbers per channel, with mean 3, so that differences of large numbers would be noticed."""
     a, b, c, d = (random(3, 12, seed=s, dtype=np.float32) for s in range(4))
     statistics = a + 3, abs(b), c[0], d[0]
     sums = a, b, c[0], abs(d) + 1
@@ -202,13 +202,13 @@ def test_between_the_passes(groups):
 
 
 def test_a_constant_channel_without_eps():
-    """1 / 0 is infinite, as in NumPy: no error within a kernel, where nobody would hear of it."""
+    """1 / 0 is infinite, as in NumPy, and not an error in a kernel, which would go unnoticed."""
     zero, one = np.zeros((1, 2), np.float32), np.ones(2, np.float32)
     _, inverse, *_ = normalization.scale_and_shift(zero, zero, one, one, 0.0)
     assert np.isposinf(inverse).all()
 
 
-def test_not_a_number_stays():
+def test_nan_stays_visible():
     x = random(1, 64, 3, dtype=np.float32)
     x[0, 5, 1] = np.nan
     for found in normalization.moments(x):
@@ -253,7 +253,7 @@ def test_same_bits_again_and_any_strides():
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_images(dtype, training):
-    """An empty batch leaves the running statistics alone and gives gradients 0."""
+    """An empty batch does not change the running statistics, and its gradients are 0."""
     mean, var = running(6, dtype)
     gamma, beta = (Tensor(np.ones(6, dtype), requires_grad=True) for _ in range(2))
     x = Tensor(np.ones((0, 4, 4, 6), dtype), requires_grad=True)

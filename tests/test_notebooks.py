@@ -1,7 +1,7 @@
-"""The course itself: each notebook runs from a clean kernel, matches its source, and can be read in slides and book.
+"""The course itself: each notebook runs from a clean kernel, matches its source, and fits into slides and book.
 
-Each notebook is run once, within its own time limit, as students meet it: before the solution of an exercise, its stub
-is run and checked, and the check must report that the function is not written yet.
+Each notebook is run once, within its own time limit, in the way students work: before the solution of an exercise, its
+stub is run and checked, and the check must report that the function is not written yet.
 """
 
 import copy
@@ -37,7 +37,7 @@ def test_notebook_is_what_its_source_says(path):
 
 
 @each_notebook
-def test_notebook_runs_and_its_stubs_are_told_apart(path):
+def test_notebook_runs_and_its_stubs_are_recognized(path):
     notebook = notebooks.read_source(path)
     limit = notebook.metadata.get("time_limit", notebooks.TIME_LIMIT)
     assert limit <= LONGEST
@@ -116,7 +116,7 @@ def test_slides_fit_and_show_their_figures(path, lectures):
 
 
 def figures_on_slides(cell):
-    """How many figures of a cell are on a slide."""
+    """The number of figures of a cell that are on a slide."""
     shown = notebooks.slide_type(cell) in slides.ON_SLIDES and "hide-output" not in cell.metadata.get("tags", [])
     return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", [])) if shown else 0
 

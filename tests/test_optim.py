@@ -1,4 +1,4 @@
-"""Optimizers and schedules against their formulas and, if it is installed, torch."""
+"""Optimizers and schedules against their formulas, and against torch if it is installed."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from minimask.tensor import Parameter
 
 
 def run(make, dtype, steps=5, seed=0):
-    """A few steps on two parameters with random gradients -> the parameters."""
+    """Take a few steps on two parameters with random gradients. Returns the parameters."""
     rng = np.random.default_rng(seed)
     params = [Parameter(rng.standard_normal(shape).astype(dtype)) for shape in ((3, 5), (7,))]
     optimizer = make(params)
@@ -46,7 +46,7 @@ def test_equals_torch(name):
 
 
 def test_kernels_equal_the_array_code():
-    """One update in float32 against the same in float64."""
+    """One update in float32, compared with the same in float64."""
     rng = np.random.default_rng(0)
     arrays = p, g, m, v = rng.standard_normal((4, 1001))
     v[:] = abs(v)
@@ -134,7 +134,7 @@ def test_bad_settings_are_named():
 
 
 def test_flat_parameters():
-    """Data and gradients are views of two buffers, where `collect` brings what `backward` found."""
+    """Data and gradients are views of two buffers; `collect` copies the gradients of `backward` to their buffer."""
     first, second = Parameter(np.arange(6.0).reshape(2, 3)), Parameter(np.ones(65))
     flat = FlatParameters([first, second])
     assert flat.data.shape == flat.gradients.shape == (192,)

@@ -1,4 +1,4 @@
-"""Importing minimask changes nothing for the rest of the process; training sets it up and puts it back."""
+"""Importing minimask changes nothing in the rest of the process; training changes settings and restores them."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from minimask.machine.process import tuned_process
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Says how many threads BLAS has and what is new in the environment: before and after importing minimask, in the middle
-# of a training step, in a prediction, and after them.
+# Prints the number of BLAS threads and new environment variables: before and after importing minimask, in the middle of
+# a training step, in a prediction, and after them.
 PROGRAM = """
 import os
 import numpy as np
@@ -62,7 +62,7 @@ def blas_threads():
 
 @pytest.fixture
 def two_threads():
-    """BLAS with two threads, as long as the test runs."""
+    """BLAS has two threads while the test runs."""
     controller = ThreadpoolController().select(user_api="blas")
     if not controller.info():
         pytest.skip("threadpoolctl does not know the BLAS of this NumPy")
@@ -71,7 +71,7 @@ def two_threads():
 
 
 def test_nested_and_overlapping_blocks_restore_the_threads(two_threads):
-    """Also if another Python thread comes later and stays longer."""
+    """Also if another Python thread enters a block later and leaves it later."""
     with tuned_process():
         with tuned_process():
             assert blas_threads() == {1}
@@ -105,7 +105,7 @@ def test_an_error_inside_restores_the_threads(two_threads):
 
 
 def settings_of_malloc(**variables):
-    """Which settings `keep_freed_memory` makes in a process with these environment variables."""
+    """The settings that `keep_freed_memory` makes in a process with these environment variables."""
     program = """
 import ctypes
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Operations and the whole model against torchvision: golden files everywhere, the library itself where installed."""
+"""Operations and the whole model against torchvision: against golden files, and the library itself if installed."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def leaf(*shape, seed=0):
 
 
 def check(expected, name, y, **inputs):
-    """y and the gradient of every input equal the golden ones (float64)."""
+    """Assert that y and the gradient of every input equal the golden ones (float64)."""
     y.backward(normal(*y.shape, seed=9))
     results = {"y": y.data, **{f"g{key}": tensor.grad for key, tensor in inputs.items()}}
     for key, value in results.items():
@@ -72,7 +72,7 @@ def test_transposed_convolution(operations, name):
 
 @pytest.mark.parametrize("name", [*CONVOLUTIONS, *TRANSPOSED])
 def test_convolutions_in_float32(operations, name):
-    """The kernels, where float32 has them: rounding only."""
+    """float32, for which some have kernels, differs only by rounding."""
     x_shape, w_shape, keywords = CONVOLUTIONS.get(name) or TRANSPOSED[name]
     function = conv2d if name in CONVOLUTIONS else conv_transpose2d
     x, w = (Tensor(normal(*shape, seed=i).astype(np.float32), True) for i, shape in enumerate((x_shape, w_shape)))
@@ -173,11 +173,13 @@ def check_detections(expected, dtype, seed=tiny.SEED):
         np.testing.assert_allclose(prediction.keypoints[..., 2], scores, atol=1e-4 * np.abs(scores).max())
         count = len(prediction.labels) * image.shape[0] * image.shape[1]
         masks = np.unpackbits(expected[f"masks{i}"], count=count).reshape(prediction.masks.shape)
-        assert (prediction.masks != masks).mean() < 1e-4  # a pixel at exactly 1/2 may fall on either side
+        assert (
+            prediction.masks != masks
+        ).mean() < 1e-4  # a pixel of exactly 1/2 may be on either side of the threshold
 
 
 def check_training(expected, dtype, seed=tiny.SEED):
-    """Losses to a relative 1e-5, gradients to 1e-3 (see `gradient_errors`)."""
+    """Assert that losses agree to a relative 1e-5, and gradients to 1e-3 (see `gradient_errors`)."""
     model = tiny_model(dtype, seed).train()
     losses = model(model.transform(samples(*tiny.pictures(seed))), rng=generator(0))
     sum(losses.values()).backward()
@@ -199,7 +201,7 @@ def test_losses_and_gradients_are_torchvisions(dtype):
     check_training(golden("training"), dtype)
 
 
-def test_weights_layout_there_and_back():
+def test_the_layout_of_weights_and_its_inverse():
     state = build("toy", num_classes=3).state_dict()
     theirs = to_torchvision(state)
     assert theirs["backbone.body.conv1.weight"].shape == (32, 3, 3, 3)

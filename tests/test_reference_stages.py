@@ -1,8 +1,9 @@
 """Every stage of Mask, Keypoint and Faster R-CNN with ResNet-50-FPN against torchvision's, in float32.
 
-Metric, for each stage: the largest difference over the largest value that torchvision computes; of boxes, anchors and
-keypoints over the image's longer side. Proposals and detections are the same sets, in the same order wherever scores
-differ by more than 1e-5. See tests/references/stages.py, and live.py for the weights: torchvision's own random ones.
+The error of a stage is the largest difference divided by the largest value that torchvision computes; for boxes,
+anchors and keypoints, it is divided by the longer side of the image. Proposals and detections must be the same sets,
+in the same order wherever scores differ by more than 1e-5: see tests/references/stages.py. The weights are random ones
+that torchvision initializes: see live.py.
 """
 
 from dataclasses import replace
@@ -15,12 +16,12 @@ from minimask.mask_rcnn import build
 from minimask.weights import from_torchvision, to_torchvision
 from tests.references import stages, tiny
 
-END_TO_END, STAGE_BY_STAGE = 1e-4, 1e-5  # each stage fed with our previous one, and with torchvision's
+END_TO_END, STAGE_BY_STAGE = 1e-4, 1e-5  # bounds if each stage is fed with our previous stage, and with torchvision's
 GOLDEN = Path(__file__).parent / "references" / "resnet50.npz"
 
 
 def test_stages_of_resnet50_fpn_are_the_golden_ones():
-    """Means and some numbers of each stage, to END_TO_END; torchvision computed them in float64."""
+    """Means and some numbers of each stage agree to END_TO_END with those that torchvision computed in float64."""
     model = build("resnet50_fpn", num_classes=91, **tiny.RESNET50).eval()
     shapes = {name: array.shape for name, array in to_torchvision(model.state_dict()).items()}
     model.load_state_dict(from_torchvision(tiny.state(shapes)))
@@ -40,7 +41,7 @@ def live():
     return live
 
 
-PHOTOS = {  # by their sizes, see live.SIZES
+PHOTOS = {  # chosen for their sizes, see live.SIZES
     "mask, high photo": ("mask", 0, ["000000166918"], dict(sizes=(320, 640))),
     "mask, low and square photo": ("mask", 1, ["low", "000000165518"], dict(sizes=(320, 640), max_detections=30)),
     "boxes, narrow and wide photo": ("box", 2, ["high", "000000177977"], dict(sizes=(320, 640))),
@@ -82,7 +83,7 @@ def test_stage_by_stage(case):
 
 
 def test_nothing_found(case, live):
-    """All scores are under the threshold: empty arrays of the same shapes."""
+    """All scores are below the threshold: the arrays are empty and have the same shapes."""
     theirs, model, images, _ = case
     before = theirs.roi_heads.score_thresh, model.detection
     theirs.roi_heads.score_thresh, model.detection = 1.0, replace(model.detection, score_threshold=1.0)
@@ -97,10 +98,11 @@ def test_nothing_found(case, live):
 
 
 def test_torchvisions_scales_of_a_low_first_photo(live):
-    """torchvision infers the maps' scales from the height of its first batch without the padding, and keeps them.
+    """torchvision infers the scales of the maps from the height of its first batch without padding, and keeps them.
 
-    40 pixels are padded to 64 and make 16 rows of P2. log2(16 / 40) rounds to -1: for torchvision P2 has the scale 1/2
-    and the others 1/4 to 1/16, in this batch and all later ones, where they are 1/4 to 1/32, as ours.
+    40 pixels are padded to 64 and become 16 rows of P2. log2(16 / 40) rounds to -1, so torchvision uses the scale 1/2
+    for P2 and 1/4 to 1/16 for the other levels, in this batch and all later ones. The true scales are 1/4 to 1/32,
+    which our model uses.
     """
     from tests.references import make_golden
 

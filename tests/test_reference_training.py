@@ -1,8 +1,8 @@
-"""Training against torchvision, live: losses, gradients of all parameters, and 50 steps, for the same anchors and RoIs.
+"""Training against torchvision itself: losses, gradients of all parameters, and 50 steps for the same anchors and RoIs.
 
-Both sides start from the same weights and learn from what minimask sampled; torchvision's own matching says that it
-might have sampled them too (tests/references/live_training.py). Metric: differences over torchvision's value; of a
-gradient, the largest difference over the largest value of that parameter's gradient.
+Both models start from the same weights and learn from what minimask sampled; torchvision's own matching confirms that
+it might have sampled the same (tests/references/live_training.py). Errors are relative to torchvision's value; for a
+gradient, the largest difference is divided by the largest value of that parameter's gradient.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ SIZE = 128
 
 @pytest.fixture(scope="module", params=["mask batch", "mask frozen", "keypoint batch", "keypoint frozen"])
 def case(request, torch):
-    """ResNet-50-FPN twice, torchvision's and ours, and two drawn scenes."""
+    """torchvision's and our ResNet-50-FPN, and two drawn scenes."""
     from tests.references import live
 
     kind, norm = request.param.split()
@@ -59,9 +59,12 @@ def test_losses_in_float32(case):
 
 
 def test_losses_and_gradients(case):
-    """In float64. In float32 one ReLU in millions that falls to the other side of 0 changes a gradient of these
-    untrained 50 layers by up to 1e-2, and with batch norm on 32 cells of C5 by up to 0.2: torchvision's own gradients
-    in float32 are 1.5e-3 and 0.14 from those in float64. (The tiny model's hold in float32: test_reference_model.)
+    """Compared in float64.
+
+    In float32, a single input of a ReLU among millions that rounds to the other side of 0 changes a gradient of these
+    50 untrained layers by up to 1e-2, and with batch norm over the 32 cells of C5 by up to 0.2. torchvision's float32
+    gradients differ from those in float64 by 1.5e-3 and 0.14. (For the tiny model, float32 is enough: see
+    test_reference_model.)
     """
     from tests.references.live_training import gradients, our_losses, their_losses
 
@@ -78,7 +81,7 @@ def test_losses_and_gradients(case):
 
 
 STEPS, BATCH = 50, 2
-TOY = merge(  # the tiny model without keypoints, with random samples and constant norms, for drawn scenes
+TOY = merge(  # the tiny model without keypoints but with random sampling and frozen norms, for drawn scenes
     tiny.SETTINGS,
     dict(
         backbone=dict(norm="frozen", channels=(16, 32, 32, 64)),
@@ -92,9 +95,9 @@ TOY = merge(  # the tiny model without keypoints, with random samples and consta
 def test_loss_curves_stay_together(torch):
     """50 steps of SGD with momentum and weight decay on the same batches, in float64: total losses within 1e-4.
 
-    They are 1.1e-7 apart at most. Rounding grows from step to step, the faster the longer the steps. In float32 the
-    same run ends 3.8 % apart, with batches of 4 1.0 %; at four times this learning rate even float64 ends 3.6 % apart,
-    with batch norm 28 %.
+    They differ by at most 1.1e-7. Rounding errors grow from step to step, and faster with a higher learning rate. In
+    float32, the same run ends with a difference of 3.8%, and with batches of 4 of 1.0%; at four times this learning
+    rate, even float64 ends with a difference of 3.6%, and with batch norm of 28%.
     """
     from tests.references.live import freeze
     from tests.references.live_training import our_losses, their_losses

@@ -1,4 +1,4 @@
-"""A run that is killed (`kill -9`) at any moment and resumed ends with the same bits as an undisturbed run."""
+"""A run that is killed (`kill -9`) at any moment and then resumed ends with the same bits as an undisturbed run."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_killed(whole, tmp_path, moment):
     left = checkpoint.checkpoints(folder)
     assert not left or step_of(left[-1]) < STEPS
     for path in left:
-        checkpoint.read(path)  # a file with a checkpoint's name is complete
+        checkpoint.read(path)  # a file named like a checkpoint is complete
     train(folder, "--resume")
     assert not list(folder.glob("*.partial"))
     assert_same_run(folder, whole)
@@ -114,14 +114,16 @@ def test_killed_again_and_again_from_outside(whole, tmp_path):
             pass
         process.kill()
         process.wait()
-    process = subprocess.run([*command[:6], "--resume"], cwd=ROOT, capture_output=True, text=True)  # needs no settings
+    process = subprocess.run(
+        [*command[:6], "--resume"], cwd=ROOT, capture_output=True, text=True
+    )  # no other options are needed
     assert process.returncode == 0, process.stderr
     assert_same_run(folder, whole)
 
 
 def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(whole, tmp_path):
     train(tmp_path / "without", "--workers", "0")
-    assert_same_run(tmp_path / "without", whole)  # which had the default number
+    assert_same_run(tmp_path / "without", whole)  # which used the default number
     train(tmp_path / "three", "--workers", "3")
     assert_same_run(tmp_path / "three", whole)
 

@@ -1,4 +1,4 @@
-"""RoIAlign: worked numbers, kernel against array code, finite differences, and torchvision where it is installed."""
+"""RoIAlign: numbers by hand, kernel against array code, finite differences, and torchvision if it is installed."""
 
 import itertools
 
@@ -28,10 +28,10 @@ def tensors(features):
 
 
 def test_average_worked_number():
-    # A ramp f(y, x) = x: the average over a bin is the x of the bin's center.
+    # On a ramp f(y, x) = x, the average over a bin is the x of the bin's center.
     ramp = np.tile(np.arange(8.0), (6, 1))[None, :, :, None]  # (1, 6, 8, 1)
     zero = np.zeros(1, int)
-    box = np.array([[2.0, 2.0, 10.0, 6.0]])  # at scale 1/2: 1 .. 5, two bins of width 2 with centers 2 and 4
+    box = np.array([[2.0, 2.0, 10.0, 6.0]])  # at scale 1/2, from 1 to 5: two bins of width 2 with centers 2 and 4
     found = roi_align([ramp], box, zero, zero, [0.5], size=2)
     np.testing.assert_allclose(found.data[0, :, :, 0], [[2, 4], [2, 4]])
     found = roi_align([ramp], box, zero, zero, [0.5], size=2, aligned=True)
@@ -43,14 +43,14 @@ def test_average_worked_number():
 
 def test_bilinear_worked_number():
     feature = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None]
-    # A quarter of the way right, three quarters of the way down: 1 + 0.25 * 1 + 0.75 * 2.
+    # A quarter of the way to the right and three quarters of the way down: 1 + 0.25 * 1 + 0.75 * 2.
     points = np.array([[0.25, 0.75], [-0.5, 0.0], [-1.5, 0.0], [1.9, 1.0], [2.1, 1.0]])
     np.testing.assert_allclose(bilinear(feature, points)[:, 0], [2.75, 1, 0, 4, 0])
 
 
-def test_adaptive_sampling_counts_each_axis_by_itself():
+def test_adaptive_sampling_treats_each_axis_separately():
     points = sampling_points(np.array([0.0, 0, 64, 28]), 0.25, 7, sampling_ratio=0)
-    assert points.shape == (7, 7, 1, 3, 2)  # 16 / 7 cells wide: 3 samples; 7 / 7 high: 1
+    assert points.shape == (7, 7, 1, 3, 2)  # bins 16 / 7 cells wide have 3 samples, bins 7 / 7 cells high have 1
     assert points[0, 0, 0, 1].tolist() == pytest.approx([16 / 7 / 2, 0.5])
     assert sampling_points(np.zeros(4), 0.25, 7, 0, aligned=True).shape == (7, 7, 0, 0, 2)
     assert sampling_points(np.zeros(4, np.float32), 0.25, 7).dtype == np.float32
@@ -102,7 +102,7 @@ def test_kernel_equals_array_code(size, sampling_ratio, aligned, pooling):
 def test_gradients_of_features_and_boxes(sampling_ratio, aligned, pooling):
     rng = np.random.default_rng(sampling_ratio)
     feature = rng.standard_normal((1, 6, 5, 2))
-    # No sample lies within 1e-6 of a cell, where the result has a kink.
+    # No sample is within 1e-6 of the center of a cell, where the result has a kink.
     boxes = np.array([[3.11, 2.23, 17.37, 18.41], [-5.3, -4.7, 9.77, 31.3], [9.03, 8.01, 10.97, 9.53]])
     zero = np.zeros(len(boxes), int)
 
@@ -142,7 +142,7 @@ def test_tiny_maps_and_odd_channels(shape):
         np.testing.assert_allclose(leaf.grad, gfeature, atol=1e-5 * max(1, abs(gfeature).max()))
 
 
-def test_nan_boxes_leave_the_others_alone():
+def test_nan_boxes_do_not_affect_the_others():
     feature = np.ones((1, 4, 4, 2), np.float32)
     boxes = np.array([[np.nan, 0, 4, 4], [0, 0, np.inf, 4], [0, 0, 3e38, 4], [0, 0, 4, 4]], np.float32)
     zero = np.zeros(4, int)
@@ -153,7 +153,7 @@ def test_nan_boxes_leave_the_others_alone():
 
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_samples_outside_receive_no_gradient(pooling):
-    """Not even one that is not finite."""
+    """Not even if the gradient is infinite."""
     feature = Tensor(np.ones((1, 4, 4, 2), np.float32), requires_grad=True)
     boxes, zero = np.array([[-40, -40, -20, -20]], np.float32), np.zeros(1, np.int64)
     out = roi_align([feature], boxes, zero, zero, [1.0], size=2, pooling=pooling)
@@ -181,7 +181,7 @@ def test_results_do_not_depend_on_the_number_of_threads(pooling):
         np.testing.assert_array_equal(one, several)
 
 
-def test_says_what_does_not_fit():
+def test_messages():
     features, boxes, image_index, levels, scales = roi_case()
     with pytest.raises(ValueError, match=r"boxes must be \(R, 4\) float arrays in image pixels, got shape \(3, 5\)"):
         roi_align(features, np.zeros((3, 5)), image_index, levels, scales)

@@ -1,4 +1,4 @@
-"""RoIPool and RoIWarp: worked numbers, kernel against array code, finite differences, torchvision if installed."""
+"""RoIPool and RoIWarp: numbers by hand, kernel against array code, finite differences, and torchvision if installed."""
 
 import numpy as np
 import pytest
@@ -19,15 +19,15 @@ def test_rounding_worked_number():
 def test_pool_worked_number():
     feature = np.arange(36.0).reshape(1, 6, 6, 1)
     zero = np.zeros(1, int)
-    # At scale 1/2 the box is cells 1 to 4 in both directions: two bins of 2 x 2 cells, the largest is bottom right.
+    # At scale 1/2, the box is cells 1 to 4 in both directions: two bins of 2 x 2 cells; the largest is bottom right.
     found = roi_pool([feature], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=2)
     assert found.data[0, :, :, 0].tolist() == [[14, 16], [26, 28]]
-    # Three bins of 4 / 3 cells; each takes every cell that it touches, so cells 1, 2 | 2, 3 | 3, 4.
+    # Three bins of 4 / 3 cells. Each includes every cell that it touches: cells 1, 2 | 2, 3 | 3, 4.
     found = roi_pool([feature], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=3)
     assert found.data[0, 0, :, 0].tolist() == [14, 15, 16]
 
 
-def test_pool_ignores_what_warp_and_align_see():
+def test_pool_ignores_fractions_of_a_cell():
     # Boxes that differ by less than a cell: RoIPool and RoIWarp cannot tell them apart, RoIAlign can (slide T10).
     feature = np.random.default_rng(0).standard_normal((1, 12, 10, 3))
     boxes, zero = np.array([[33.0, 34, 95, 93], [38.0, 38, 90, 90]]), np.zeros(2, int)
@@ -37,7 +37,7 @@ def test_pool_ignores_what_warp_and_align_see():
 
 
 def test_warp_worked_number():
-    # Cells 1 to 4 from edge to edge (0.5 to 4.5), on a ramp: two bins of width 2 with centers 1.5 and 3.5.
+    # Cells 1 to 4 from edge to edge (0.5 to 4.5) on a ramp: two bins of width 2 with centers 1.5 and 3.5.
     ramp = np.tile(np.arange(8.0), (6, 1))[None, :, :, None]
     zero = np.zeros(1, int)
     found = roi_warp([ramp], np.array([[2.4, 1.6, 8.2, 7.9]]), zero, zero, [0.5], size=2)
@@ -61,7 +61,7 @@ def test_kernel_equals_array_code(dtype, size):
 
 
 def test_bins_are_cut_in_the_precision_of_the_features():
-    # 29 cells in 7 bins: in float64 the last bin ends at 29.000000000000004 and takes the 30th cell too.
+    # 29 cells in 7 bins: in float64, the last bin ends at 29.000000000000004 and includes the 30th cell too.
     for dtype, largest in ((np.float32, 28), (np.float64, 29)):
         feature = np.broadcast_to(np.arange(32, dtype=dtype), (1, 1, 32))[..., None]
         settings = np.array([[0, 0, 28, 0]], dtype), np.zeros(1, int), np.zeros(1, int), [1.0], 7
@@ -86,7 +86,7 @@ def test_no_boxes_and_nan_boxes(operation):
     assert operation(features, boxes, image_index, levels, scales).shape == (len(boxes), 7, 7, 3)
 
 
-def test_says_what_does_not_fit():
+def test_messages():
     features, boxes, image_index, levels, scales = roi_case()
     with pytest.raises(ValueError, match=r"roi_pool: boxes must be \(R, 4\) float arrays"):
         roi_pool(features, boxes[:, :3], image_index, levels, scales)

@@ -1,4 +1,4 @@
-"""RPN: head, proposals and losses against torchvision, and what must hold for any weights."""
+"""RPN: head, proposals and losses against torchvision, and properties that hold for any weights."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_order_of_the_predictions_is_level_row_column_anchor():
     np.testing.assert_array_equal(deltas.data[:, place], coarse_deltas.data[:, 5, 7, 8:12])
 
 
-def test_convolutions_side_by_side_are_those_one_by_one():
+def test_convolutions_in_one_pass_equal_separate_ones():
     rpn, features = make()
     rpn.to(np.float64)
     head, results = rpn.head, []
@@ -135,7 +135,7 @@ def test_proposals_lie_in_their_image_and_do_not_overlap_much():
     assert (boxes[..., 2] <= SIZES[:, 1:]).all() and (boxes[..., 3] <= SIZES[:, :1]).all()
     assert (np.diff(scores, axis=1)[valid[:, 1:]] <= 0).all()
     overlap = iou(boxes, boxes) * (1 - np.eye(30))
-    assert (overlap > 0.7).sum() <= 4  # boxes of two levels may overlap, those of one level may not
+    assert (overlap > 0.7).sum() <= 4  # boxes of different levels may overlap, those of the same level may not
 
 
 def test_gradients_of_the_losses():

@@ -14,7 +14,7 @@ K, S = 3, 2  # bins per axis, and samples per bin and axis
 
 
 def crop(features, pooling="max"):
-    """RoIAlign of the RoIs of L10 with the lecture's settings: features (H, W, C) of stride 16 -> (3, K, K, C)."""
+    """RoIAlign of the RoIs of L10 with the settings of the lecture: features (H, W, C) of stride 16 -> (3, K, K, C)."""
     zero = np.zeros(len(ROIS), int)
     return roi_align([features[None]], ROIS, zero, zero, [SCALE], K, S, pooling=pooling).data
 
@@ -50,7 +50,7 @@ def test_L13_map_107x168_to_6_7x10_5():
 def test_L14_bins_of_2_2_x_3_5():
     _, extent = map_boxes(ROIS[0], SCALE)
     np.testing.assert_allclose(extent / K, [2.2291667, 3.5], atol=1e-7)
-    centers = sampling_points(ROIS[0], SCALE, K, 1)[:, :, 0, 0]  # a single sample per bin lies at its center
+    centers = sampling_points(ROIS[0], SCALE, K, 1)[:, :, 0, 0]  # a single sample per bin is at its center
     np.testing.assert_allclose(np.diff(centers[0, :, 0]), 2.2291667, atol=1e-7)  # neighbors in one row
     np.testing.assert_allclose(np.diff(centers[:, 0, 1]), 3.5)
     assert np.floor(10 * np.diff(centers[0, :, 0])).tolist() == [22, 22]  # 2.2
@@ -118,7 +118,7 @@ def test_L29_worked_terms():
     for p, t, term in zip(predicted, truth, terms):
         assert loss_of(np.array([[p]]), np.array([[t]])) == pytest.approx(term, abs=1e-7)
     assert loss_of(predicted.reshape(2, 2), truth.reshape(2, 2)) == pytest.approx(sum(terms) / 4, abs=1e-7)
-    # The dots on the slide: the same four points in a 28 x 28 map whose other points are right with certainty.
+    # The dots on the slide: the same four points in a 28 x 28 map whose other points are predicted with certainty.
     whole, whole_truth = np.full((28, 28), 1e-12), np.zeros((28, 28))
     whole[0, :4], whole_truth[0, :4] = predicted, truth
     assert loss_of(whole, whole_truth) == pytest.approx(1.3783262 / 784, abs=1e-9)

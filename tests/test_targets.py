@@ -1,4 +1,4 @@
-"""Matching and sampling: the kernels against the array code, torchvision's matcher, and cases worked by hand."""
+"""Matching and sampling: kernels against array code, torchvision's matcher, and cases worked out by hand."""
 
 import inspect
 
@@ -38,7 +38,7 @@ def test_match_equals_its_array_code(seed, allow_low_quality, shared, dtype):
 
 def test_match_by_hand():
     labels, matched = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7)
-    # The IoUs with their objects are 1, 0.5, 0.4, 0.25, 0, 0.25: one positive, two in between, three background.
+    # The IoUs with the best objects are 1, 0.5, 0.4, 0.25, 0, 0.25: one positive, two in between, three background.
     np.testing.assert_array_equal(labels, [[1, -1, -1, 0, 0, 0]])
     labels, matched = targets.match(ANCHORS, BOXES, REAL, NO_CROWD, 0.3, 0.7, allow_low_quality=True)
     # Both anchors that overlap the second object best (a tie at 0.25) become its positives.
@@ -132,14 +132,14 @@ def test_sample_is_uniform():
 def test_top_k_breaks_ties_by_index():
     scores = np.array([[1, 3, 3, 2, 3], [0, 0, 0, 0, 0.0]])
     for dtype in (np.float32, np.float64):
-        found = targets.top_k(scores.astype(dtype), 9)  # more than there are: all
+        found = targets.top_k(scores.astype(dtype), 9)  # more than there are: all of them
         np.testing.assert_array_equal(found, [[1, 2, 4, 3, 0], [0, 1, 2, 3, 4]])
         np.testing.assert_array_equal(targets.top_k(scores[:1].astype(dtype), 4), [[1, 2, 4, 3]])
 
 
 def test_top_k_cuts_through_equal_scores_and_puts_nan_last():
     rng = np.random.default_rng(0)
-    scores = rng.integers(0, 6, (3, 400)).astype(np.float32)  # many equal ones, also at the cut
+    scores = rng.integers(0, 6, (3, 400)).astype(np.float32)  # many are equal, also at the cut
     for count in (1, 37, 399, 400):
         expected = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         np.testing.assert_array_equal(targets.top_k(scores, count), expected)

@@ -1,4 +1,4 @@
-"""The walk back: order, adding up, freeing, messages."""
+"""Backpropagation: order, adding up gradients, freeing memory, messages."""
 
 import gc
 import weakref
@@ -97,7 +97,7 @@ def test_gradients_are_not_shared_between_leaves():
 
 
 class Told(Function):
-    """y = x + 1, and notes whether gy may be written over."""
+    """y = x + 1; records whether gy may be overwritten."""
 
     def __init__(self, notes, fresh):
         self.notes, self.fresh = notes, fresh
@@ -110,22 +110,22 @@ class Told(Function):
         return (gy.copy() if self.fresh else gy,)
 
 
-def test_overwrite_is_said_of_gradients_that_nobody_else_holds():
+def test_only_gradients_that_nobody_else_holds_may_be_overwritten():
     for fresh in (False, True):
         notes, x = [], leaf(1.0)
         Told(notes, fresh)(Told(notes, True)(x)).backward()
-        assert notes == [False, fresh]  # the first gets what the caller gave, the second that or a new one
+        assert notes == [False, fresh]  # the first gets the caller's gradient, the second the same or a new one
     for fresh in ((True, True), (True, False), (False, True), (False, False)):
         notes, x = [], leaf(1.0)
         shared = Told(notes, True)(x)
         (Told(notes, fresh[0])(shared) + Told(notes, fresh[1])(shared)).backward()
-        assert notes == [False, False, True]  # Add hands one array to both; their sum is new
+        assert notes == [False, False, True]  # Add passes the same array to both; their sum is new
 
 
 @pytest.mark.parametrize("first_fresh", [False, True])
 @pytest.mark.parametrize("second_fresh", [False, True])
-def test_sums_are_written_only_over_what_nobody_holds(first_fresh, second_fresh):
-    """Large enough for the kernel: gradients of x meet, and the caller's own is as it was."""
+def test_sums_overwrite_only_what_nobody_holds(first_fresh, second_fresh):
+    """Gradients of x, large enough for the kernel, are added without changing the caller's own gradient."""
     x = Tensor(np.zeros((300, 300), np.float32), requires_grad=True)
     gy = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
     before, y = gy.copy(), Told([], True)(x)
@@ -134,8 +134,8 @@ def test_sums_are_written_only_over_what_nobody_holds(first_fresh, second_fresh)
     np.testing.assert_array_equal(x.grad, 2 * before)
 
 
-def test_fused_operations_do_not_write_over_what_others_hold():
-    """Two branches get one gradient from Add, and ReLU's part in each is another; float64 takes other ways."""
+def test_fused_operations_do_not_overwrite_what_others_hold():
+    """Two branches get the same gradient from Add, and each has its own ReLU. float64 takes different paths."""
 
     def gradients(dtype):
         rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_fused_operations_do_not_write_over_what_others_hold():
         x, w = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
         ones = np.ones(4, dtype)
         given, shared = gy.copy(), conv2d(x, w, padding=1)
-        for _ in range(2):  # the second time each branch gets gradients that are new
+        for _ in range(2):  # the second time, each branch gets a new gradient
             one = conv2d(shared, w, padding=1, relu=True)
             other = batch_norm(shared, ones, 0 * ones, 0 * ones, ones, True, residual=x, relu=True)
             last = batch_norm(one, ones, 0 * ones, 0 * ones, ones, True, relu=True)
@@ -215,7 +215,7 @@ def test_parameter_requires_a_gradient():
 
 
 def test_large_gradients_are_added_by_the_kernel():
-    """The same sum as in NumPy, bit for bit: a tensor that is used three times, once through a view."""
+    """The same bits as in NumPy, for a tensor that is used three times, once through a view."""
     x = Tensor(np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32), requires_grad=True)
     gy = np.random.default_rng(1).standard_normal((300, 300)).astype(np.float32)
     y = x * 2 + x * 3 + x

@@ -98,7 +98,7 @@ def test_a_run_leaves_a_log_and_its_last_two_checkpoints(tmp_path):
     for r in records:
         assert r["loss"] == pytest.approx(r["loss_box"] + r["loss_mask"], rel=1e-5)
         assert {"epoch", "time", "lr", "gradient_norm", "images_per_second"} <= r.keys()
-    assert records[-1]["epoch"] == 2.0  # 10 steps of 4 images, 20 images
+    assert records[-1]["epoch"] == 2.0  # 10 steps of 4 images; 20 images per epoch
     arrays, settings = checkpoint.read(path)
     assert (arrays["model/w"] == model.w.data).all()
     assert settings["class_names"] == ["cat", "dog"] and settings["training"]["learning_rate"] == 1e-3
@@ -164,7 +164,7 @@ def test_resume_with_other_settings_is_refused(tmp_path):
         run(tmp_path, resume=True, learning_rate=0.1)
     with pytest.raises(InputError, match="classes cat, dog, but the data set has duck"):
         run(tmp_path, resume=True, info={"class_names": ["duck"]})
-    run(tmp_path, resume=True, save_every=7, validate_every=2)  # these change nothing
+    run(tmp_path, resume=True, save_every=7, validate_every=2)  # these options do not change the result
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path):

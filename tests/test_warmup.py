@@ -1,4 +1,4 @@
-"""Compiling ahead: what counts as cold, that old code is never used, helpers that fail, and where code is kept."""
+"""Compiling ahead: what needs compiling, discarding old code, helpers that fail, and where code is kept."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ WARM_UP = "\n\ndef warm_up():\n    pass\n"
 
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
-    """Three kernel files, two of which import from `shared`, and an empty cache; nothing is really compiled.
+    """Three kernel files, two of which import from `shared`, and an empty cache. Nothing is really compiled.
 
-    Gives the source folder, the cache folder, and the list of the names that were compiled.
+    Returns the source folder, the cache folder, and the list of names passed to the compiler.
     """
     source, cache = tmp_path / "kernels", tmp_path / "cache"
     source.mkdir()
@@ -85,7 +85,7 @@ def test_a_helper_process_answers():
 
 
 def test_helpers_share_the_work(tmp_path, monkeypatch):
-    """While the main process compiles one kernel, the helper takes the two others."""
+    """While the main process compiles one kernel, the helper compiles the two others."""
     helped, here, start = tmp_path / "helped", [], subprocess.Popen
     helped.write_text("")
     answer = f"import sys\nfor n in sys.stdin:\n  open({str(helped)!r}, 'a').write(n)\n  print(n.strip(), flush=True)"
@@ -115,8 +115,8 @@ def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
     assert sorted(called) == list("abcdef")
 
 
-def test_kernels_find_a_folder_where_nothing_can_be_written(tmp_path):
-    """If neither the package nor the home can be written to, the compiled code goes among the temporary files."""
+def test_kernels_find_a_folder_if_the_usual_ones_are_not_writable(tmp_path):
+    """If neither the package nor the home folder is writable, compiled code is kept among the temporary files."""
     for name in ("minimask", "kernels"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "kernels" / "__pycache__").write_text("a file, not a folder")
