@@ -164,6 +164,7 @@ def _evaluate(subparsers):
     parser.add_argument("--annotations", metavar="FILE.json", help="their objects, in COCO's format")
     parser.add_argument("--output", metavar="DIR", help="for the results (default: evaluation, beside the weights)")
     _quiet(parser)
+    add_options(parser, DataOptions)
     add_options(parser, EvaluateOptions)
 
 
@@ -256,6 +257,7 @@ def _split(subparsers):
         "--every", type=int, default=5, metavar="N", help="put every Nth image into the validation set (default: 5)"
     )
     parser.add_argument("--output", metavar="DIR", help="folder for the two files (default: beside FILE.json)")
+    add_options(parser, DataOptions)
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
 
 

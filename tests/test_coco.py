@@ -10,8 +10,9 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from minimask.__main__ import main
-from minimask.datasets.coco import CocoDataset, image_size, split
+from minimask.datasets.coco import CocoDataset, split
 from minimask.datasets.loader import Loader
+from minimask.datasets.photos import image_size
 from minimask.datasets.segmentation import decode_segmentation, rle_counts
 from minimask.errors import InputError
 from minimask.evaluate import coco_average_precision
@@ -342,7 +343,7 @@ BAD = [
     (change(("annotations", 1, "segmentation"), {**RLE, "counts": [0, 2.5]}), "annotation 5 has an RLE whose counts "),
     (change(("annotations", 1, "segmentation"), {**RLE, "counts": None}), "annotation 5 has an RLE whose counts must"),
     (change(("annotations", 3, "segmentation"), [[4, 4, 8, 4, 9, 4]]), "annotation 8 has a segmentation without area"),
-    (change(("annotations", 1, "iscrowd"), "0"), "annotation 5 must have 0 or 1 as iscrowd, has '0'"),
+    (change(("annotations", 1, "iscrowd"), "no"), "annotation 5 must have 0 or 1 as iscrowd, has 'no'"),
     (change(("annotations", 1, "area"), "large"), "annotation 5 must have a number as area, has 'large'"),
     (change(("annotations", 1, "keypoints"), [1, 2, 2]), "annotation 5 must have 6 keypoint numbers (x, y, visibility"),
 ]
@@ -350,6 +351,7 @@ BAD = [
 
 @pytest.mark.parametrize("content, message", BAD, ids=[message[:60] for _, message in BAD])
 def test_bad_json_is_named(folder, content, message):
+    """A single defect is told in one line."""
     with pytest.raises(InputError) as caught:
         open_coco(folder, content)
     assert str(caught.value).startswith(f"{folder / 'coco.json'}: {message}")
@@ -364,10 +366,10 @@ def test_training_evaluation_and_split_tell_a_defect_in_the_same_words(folder, c
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(InputError) as training:
         CocoDataset(folder / "images", path)
-    if "file_name" not in message:  # evaluation compares by id
+    if "file_name" not in message and "keypoint" not in message:  # evaluation of masks looks at neither
         with pytest.raises(InputError) as evaluation:
             coco_average_precision(path, [], "segm")
-        assert str(evaluation.value) == str(training.value)
+        assert str(training.value).startswith(str(evaluation.value))  # which has no option to leave anything out
     if "has None" not in message:  # split can do without sizes
         assert main(["split", str(path), "--output", str(folder / "parts")]) == 2
         assert str(training.value) in capsys.readouterr().err
@@ -390,7 +392,7 @@ def test_whatever_is_wrong_anywhere_is_an_input_error(folder, odd):
             samples = [dataset[i] for i in range(len(dataset))]
             assert all(np.isfinite(sample.boxes).all() for sample in samples)
         except InputError as error:
-            assert "\n" not in str(error) and len(str(error)) < 400
+            assert len(str(error)) < 1500 and "Traceback" not in str(error)
 
 
 def test_bad_files_are_named(folder):

@@ -346,9 +346,12 @@ def test_evaluating_published_weights_by_the_names_of_the_classes(tmp_path, caps
     found = json.loads((tmp_path / "evaluation" / "bbox_results.json").read_text())
     cats = [entry for entry in found if entry["category_id"] == 11]  # the file's id of "cat"
     assert len(cats) >= 3 and all(entry["score"] > 0.05 for entry in cats)
-    write_coco(tmp_path, 2, ("cat", "unicorn"))
+    write_coco(tmp_path, 2, ("cat", "unicorn"))  # no object is a unicorn
+    assert main(["evaluate", "--weights", str(file), *data]) == 0
+    assert 'category without objects that the model does not have: "unicorn"' in capsys.readouterr().err
+    write_coco(tmp_path, 2, ("unicorn", "cat"))
     message = fails(capsys, "evaluate", "--weights", file, *data)
-    assert "90 classes of objects (person, bicycle, car, motorcycle, ...), the data has 2 (cat, unicorn)" in message
+    assert "90 classes of objects (person, bicycle, car, motorcycle, ...), the data has 2 (unicorn, cat)" in message
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -507,8 +510,14 @@ def test_predict_a_photo_of_one_pixel_and_a_long_one(run, tmp_path):
         ("[1, 2", "is not json"),
         ("[]", "is not COCO json: it must hold an object, not a list"),
         ('{"images": [], "annotations": []}', 'is not COCO json: "categories" is missing'),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', 'images.0. has no "file_name"'),
-        ('{"images": [], "annotations": [{}], "categories": []}', 'annotations.0. has no "image_id"'),
+        (
+            '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+            'images.0. has no "file_name"',
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{}], "categories": [{"id": 1, "name": "a"}]}',
+            'annotations.0. has no "image_id"',
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "there are no images in it"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',

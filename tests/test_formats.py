@@ -252,12 +252,12 @@ def test_the_command_refuses_what_is_bad_unless_told_to_leave_it_out(tmp_path, c
     words = ["import", tmp_path / "in", "--output", tmp_path / "coco.json"]
     assert main(words) == 2
     message = capsys.readouterr().err
-    assert "line (it has no area): a.json, shape 2" in message and "--skip-bad" in message
+    assert "line (it has no area): a.json, shape 1" in message and "--skip-bad" in message
     assert not (tmp_path / "coco.json").exists()
 
     assert main([*words, "--skip-bad"]) == 0
     told = capsys.readouterr()
-    assert "left out: 1" in told.out and "shape 2" in told.err
+    assert "left out: 1" in told.out and "shape 1" in told.err
     assert len(CocoDataset(tmp_path / "in", tmp_path / "coco.json")[0].labels) == 1
     assert main([*words, "--skip-bad"]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -27,17 +27,24 @@ def toy(split="train", size=128, count=None, seed=0, case=None):
     return ToyScenes(split, size, SCENES.get(split, 0) if count is None else count, seed, case)
 
 
-def coco(images, annotations, classes=None):
+def coco(images, annotations, classes=None, keypoints=True, skip_bad=False, quiet=False):
     """Your own photos with their objects in COCO's format: a CocoDataset.
 
     images: the folder of the photos.
     annotations: path of the json, or its content as a dict.
     classes: the names of labels 1, 2, ..., if they should be those of a model: coco(..., classes=model.class_names).
-    Raises InputError if the folder or the file cannot be used.
+    keypoints: whether to read the objects' keypoints; False for a model that learns none.
+    skip_bad: leave out annotations and images that cannot be used, instead of refusing the file.
+    quiet: do not print what was left out and what is probably wrong; the data set has it as `problems`.
+    Raises InputError with all that cannot be used.
     """
     from minimask.datasets.coco import CocoDataset
+    from minimask.run.messages import say_problems
 
-    return CocoDataset(images, annotations, class_names=classes)
+    dataset = CocoDataset(images, annotations, class_names=classes, keypoints=keypoints, skip_bad=skip_bad)
+    if not quiet:
+        say_problems(dataset)
+    return dataset
 
 
 functions_first(__name__, ("toy", "coco"))

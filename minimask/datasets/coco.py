@@ -14,62 +14,67 @@ Rules
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from minimask.datasets.augmentation import flip_order
-from minimask.datasets.coco_file import box_of, read_coco, read_json
+from minimask.datasets.coco_file import read_coco, read_json
+from minimask.datasets.coco_objects import box_of
+from minimask.datasets.image_files import ImageFiles
 from minimask.datasets.photos import read_image
 from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
+from minimask.run.settings import did_you_mean
 from minimask.structures import Sample
 
 
 class CocoDataset:
     """A dataset of photos in a folder, with a COCO json. dataset[i] is a Sample.
 
-    images: the folder. An image is looked for by its `file_name`, then by the last part of that name.
+    images: the folder. An image is looked for by its `file_name`, then by the last part of that name (image_files.py).
     annotations: path of the json, or its content as a dict.
     image_ids: use only these images; by default all.
     class_names: the names of labels 1, 2, ..., if the file's categories are to be ordered like those of another file.
+    keypoints: whether to read keypoints; False: the objects have none.
+    skip_bad: leave out annotations and images that cannot be used, instead of refusing the file.
 
     Attributes:
     class_names, category_ids: name and COCO id of label 1, 2, ...
     keypoint_names: names of the keypoints, or None if the categories have none.
     coco_dict: the json's content, restricted to these images, with all class_names as categories.
+    problems: what was left out, what is probably wrong, and what was read all the same (a problems.Problems).
 
     Raises InputError if the folder or the file cannot be used.
     """
 
-    def __init__(self, images, annotations, image_ids=None, class_names=None):
+    def __init__(self, images, annotations, image_ids=None, class_names=None, keypoints=True, skip_bad=False):
         self.folder = Path(images)
         content, self.source = read_json(annotations)
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such folder of images")
-        content, _ = read_coco(
+        files = ImageFiles(self.folder, self.source)
+        content, self.problems = read_coco(
             content,
             source=self.source,
             needs="segmentation",
             image_ids=image_ids,
-            size_of=lambda image: image_size(self._find(image)),
+            files=files,
+            keypoints=keypoints,
+            skip_bad=skip_bad,
         )
-        wanted = {image["id"] for image in content["images"]} if image_ids is None else set(image_ids)
-        self.images = [image for image in content["images"] if image["id"] in wanted]
-        if not self.images:
-            raise InputError(f"{self.source}: there are no images in it")
-        self._files = [self._find(image) for image in self.images]
+        self.images = [image for image in content["images"] if image["id"] in files.paths]
+        self._files = [files.paths[image["id"]] for image in self.images]
 
         categories = sorted(content["categories"], key=lambda category: category["id"])
         if class_names is not None:
-            categories = _in_order(categories, class_names, self.source)
+            used = {annotation["category_id"] for annotation in content["annotations"]}
+            categories = _in_order(categories, class_names, used, self.problems)
         self.class_names = tuple(category["name"] for category in categories)
         self.category_ids = tuple(category["id"] for category in categories)
         self._labels = {category_id: label for label, category_id in enumerate(self.category_ids, start=1)}
-        self._read_keypoint_names(categories)
+        self._read_keypoint_names(categories if keypoints else [])
 
         self._annotations = {image["id"]: [] for image in self.images}
         for annotation in content["annotations"]:
-            if annotation["image_id"] in self._annotations:
-                self._annotations[annotation["image_id"]].append(annotation)
+            self._annotations[annotation["image_id"]].append(annotation)
         kept = [annotation for annotations in self._annotations.values() for annotation in annotations]
         self.coco_dict = {**content, "images": self.images, "annotations": kept, "categories": categories}
 
@@ -80,13 +85,16 @@ class CocoDataset:
         skeleton = named[0].get("skeleton") or () if named else ()
         self.skeleton = tuple((a - 1, b - 1) for a, b in skeleton)  # COCO counts from 1
 
-    def _find(self, image):
-        """The file of an image."""
-        name = image["file_name"].replace("\\", "/")
-        for place in (self.folder / name, self.folder / name.rsplit("/", 1)[-1]):
-            if place.is_file():
-                return place
-        raise InputError(f"{self.folder / name}: no such image file; {self.source} names it as image {image['id']}")
+    def check_learnable(self):
+        """Raise InputError if there is nothing to learn: no object, or nothing but crowds."""
+        objects = self.coco_dict["annotations"]
+        if not objects:
+            raise InputError(f"{self.source}: there is nothing to learn: none of its {len(self)} images has an object")
+        if all(annotation["iscrowd"] for annotation in objects):
+            raise InputError(
+                f"{self.source}: there is nothing to learn: all of its {len(objects)} objects are crowds (iscrowd 1), "
+                "which only say where not to look; single objects have iscrowd 0"
+            )
 
     def __len__(self):
         return len(self.images)
@@ -148,7 +156,8 @@ class CocoDataset:
 def split(coco_dict, every=5):
     """Split a COCO dict into a training and a validation part.
 
-    With the images sorted by file name, images 0, every, 2 * every, ... are for validation.
+    With the images sorted by file name, images 0, every, 2 * every, ... are for validation. Images of the same file
+    stay together.
 
     coco_dict: content of a COCO file. every: 2 or more.
     Returns (train, val), two COCO dicts.
@@ -156,9 +165,10 @@ def split(coco_dict, every=5):
     if every < 2:
         raise InputError(f"split: every must be 2 or more, got {every}")
     images = sorted(coco_dict["images"], key=lambda image: image["file_name"])
-    train = [image for number, image in enumerate(images) if number % every]
+    number = {name: n for n, name in enumerate(dict.fromkeys(image["file_name"] for image in images))}
     parts = []
-    for chosen in (train, images[::every]):
+    for is_val in (False, True):
+        chosen = [image for image in images if (number[image["file_name"]] % every == 0) == is_val]
         ids = {image["id"] for image in chosen}
         annotations = [annotation for annotation in coco_dict["annotations"] if annotation["image_id"] in ids]
         parts.append({**coco_dict, "images": chosen, "annotations": annotations})
@@ -207,27 +217,19 @@ def to_coco(dataset, count=None):
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 
 
-def image_size(path):
-    """(height, width) of the array that `read_image` would return, from the file's header alone.
+def _in_order(categories, class_names, used, problems):
+    """The categories in the order of class_names. A name that the file lacks gets an id that the file does not use.
 
-    Raises InputError if there is no such file or it is not an image.
+    used: ids of the categories that have objects; others may have any name, and are left out.
     """
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image file") from None
-    except Exception as error:
-        raise InputError(f"{path}: not a readable image ({error})") from None
-    return (width, height) if turned else (height, width)
-
-
-def _in_order(categories, class_names, source):
-    """The categories in the order of class_names. A name that the file lacks gets an id that the file does not use."""
     by_name = {category["name"]: category for category in categories}
-    for name in by_name:
+    for name, category in by_name.items():
+        if name not in class_names and category["id"] in used:
+            hint = did_you_mean(name, class_names)
+            raise InputError(
+                f'{problems.source}: has a category "{name}", which is not one of {", ".join(class_names)}{hint}'
+            )
         if name not in class_names:
-            raise InputError(f'{source}: has a category "{name}", which is not one of {", ".join(class_names)}')
+            problems.note("category without objects that the model does not have", f'"{name}"')
     free = max(category["id"] for category in categories) + 1
     return [by_name.get(name, {"id": free + k, "name": name}) for k, name in enumerate(class_names)]

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from minimask.datasets.coco_file import box_of, read_coco, read_json
-from minimask.datasets.segmentation import check_segmentation, encode_segmentation, kind_of
+from minimask.datasets.coco_file import read_coco, read_json
+from minimask.datasets.coco_objects import box_of
+from minimask.datasets.problems import Defect
+from minimask.datasets.segmentation import encode_segmentation, kind_of, read_numbers, read_segmentation, short
 from minimask.errors import InputError
 
 KINDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> what a result must have
@@ -20,12 +22,13 @@ def ground_truth(source, kind):
     kind: "bbox", "segm" or "keypoints".
     Returns the completed dict. Raises InputError, naming file and annotation, if something cannot be used.
     """
-    truth, _ = read_coco(source, needs="segmentation" if kind == "segm" else "bbox", names=False)
+    needs = "segmentation" if kind == "segm" else "bbox"
+    truth, problems = read_coco(source, needs=needs, names=False, keypoints=kind == "keypoints", advice=None)
     images = {image["id"]: image for image in truth["images"]}
-    points = _keypoint_count(truth)
+    points = _keypoint_count(truth, problems.source) if kind == "keypoints" else 0
     annotations = []
     for number, original in enumerate(truth["annotations"], start=1):
-        annotation = {**original, "id": number, "iscrowd": int(original.get("iscrowd") or 0)}
+        annotation = {**original, "id": number}
         if kind != "segm" and original.get("bbox") is None:
             x1, y1, x2, y2 = (float(v) for v in box_of(original))
             annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]
@@ -73,10 +76,16 @@ def some(values):
     return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
 
 
-def _keypoint_count(truth):
+def _keypoint_count(truth, name):
     """How many keypoints an object has: as the categories say, else as the annotations show, else COCO's 17."""
     counts = [len(category.get("keypoints") or ()) for category in truth["categories"]]
-    return max(counts + [len(annotation.get("keypoints") or ()) // 3 for annotation in truth["annotations"]]) or 17
+    for annotation in truth["annotations"]:
+        where = f"{name}: annotation {annotation.get('id')}"
+        points = annotation.get("keypoints")
+        if points and (not isinstance(points, list) or len(points) % 3):
+            raise Defect("keypoints of no triples", f"{where} must have a list of x, y, visibility as keypoints")
+        counts.append(len(read_numbers(where, points or [], "keypoints")[0]) // 3)
+    return max(counts) or 17
 
 
 def _complete_keypoints(annotation, count):
@@ -84,7 +93,8 @@ def _complete_keypoints(annotation, count):
     if not annotation.get("keypoints"):
         annotation["keypoints"] = [0] * (3 * count)
         annotation["num_keypoints"] = 0
-    annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
+    if type(annotation.get("num_keypoints")) is not int:
+        annotation["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
 
 
 def _check_result(where, result, images, categories, kind):
@@ -95,21 +105,23 @@ def _check_result(where, result, images, categories, kind):
             raise InputError(f'{where} has no "{key}"')
     for key, known, plural in (("image_id", images, "images"), ("category_id", categories, "categories")):
         if not isinstance(result[key], (int, str, np.integer)) or result[key] not in known:
-            raise InputError(f"{where} has {key} {result[key]!r}, which is not among the {plural} of the ground truth")
+            raise InputError(
+                f"{where} has {key} {short(result[key])}, which is not among the {plural} of the ground truth"
+            )
     if not _is_number(result["score"]):
-        raise InputError(f"{where} must have a number as score, has {result['score']!r}")
+        raise InputError(f"{where} must have a number as score, has {short(result['score'])}")
     box = result.get("bbox")
     if kind == "bbox" or box:
         if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4 or not all(map(_is_number, box)):
-            raise InputError(f"{where} must have a bbox [x, y, width, height], has {box!r}")
+            raise InputError(f"{where} must have a bbox [x, y, width, height], has {short(box)}")
 
 
 def _encode_result(where, segmentation, image):
     if image["height"] is None:
         raise InputError(f"{where} has a mask, but the ground truth does not say how large its image is")
-    if not segmentation:
+    segmentation = read_segmentation(where, segmentation, image["height"], image["width"], empty=True)
+    if segmentation is None:
         raise InputError(f"{where} has no segmentation")
-    check_segmentation(where, segmentation, image["height"], image["width"])
     return encode_segmentation(segmentation, image["height"], image["width"])
 
 
@@ -122,7 +134,8 @@ def _check_result_keypoints(where, keypoints, truth):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(value))
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and abs(value) < 1e15  # False for NaN
 
 
 def _area(annotation, kind):

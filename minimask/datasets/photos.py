@@ -34,6 +34,22 @@ def read_image(path, rotate=True):
         raise InputError(f"{path}: not a readable image ({_reason(error)})") from None
 
 
+def image_size(path):
+    """(height, width) of the array that `read_image` would return, from the file's header alone.
+
+    Raises InputError if there is no such file or it is not an image.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image file") from None
+    except Exception as error:
+        raise InputError(f"{path}: not a readable image ({error})") from None
+    return (width, height) if turned else (height, width)
+
+
 def rgb_array(picture):
     """The array (H, W, 3) uint8 that `read_image` would return for a PIL image."""
     return np.array(_to_rgb(ImageOps.exif_transpose(picture)))

@@ -1,12 +1,14 @@
-"""COCO's two ways to write a mask: polygons, and run lengths (RLE). Checked, decoded, encoded.
+"""COCO's two ways to write a mask: polygons, and run lengths (RLE). Read, decoded, encoded.
 
 pycocotools trusts its input: counts that do not fill the mask make it read memory that is not its own, and a point far
-outside makes it allocate memory for the whole way there. Everything from a file is therefore checked here first.
+outside makes it allocate memory for the whole way there. What comes from a file is read by `read_segmentation`.
 """
 
 import numpy as np
 
-from minimask.errors import InputError
+from minimask.datasets.problems import Defect
+
+LARGEST_SIDE = 1_000_000  # of an image, in pixels
 
 
 def decode_segmentation(segmentation, height, width):
@@ -37,13 +39,14 @@ def encode_segmentation(segmentation, height, width):
 
 
 def box_of_segmentation(segmentation):
-    """The box x1, y1, x2, y2 around a checked segmentation, in pixels. It is empty (all 0) if an RLE is empty."""
+    """The box x1, y1, x2, y2 around a checked segmentation, in pixels. It is empty if an RLE has no pixel."""
+    from pycocotools import mask as rle
+
     if isinstance(segmentation, list):
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])  # (P, 2)
         return *points.min(axis=0), *points.max(axis=0)
-    mask = decode_segmentation(segmentation, *segmentation["size"])
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)
+    x, y, w, h = rle.toBbox(encode_segmentation(segmentation, *segmentation["size"]))
+    return x, y, x + w, y + h
 
 
 def rle_counts(counts):
@@ -79,85 +82,199 @@ def rle_counts(counts):
     return numbers
 
 
-# ------------------------------------------------------------------------------------------------------------ checking
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
-def check_segmentation(where, segmentation, height, width):
-    """Raise InputError if a segmentation cannot be decoded.
+def read_segmentation(where, segmentation, height, width, note=None, empty=False):
+    """A segmentation in COCO's own form, checked; what needs no guess is brought into that form.
 
-    where: the beginning of the message, such as "a.json: annotation 5".
+    where: the beginning of messages, such as "annotation 5".
     height, width: size of the image in pixels, or None if it is not known; then sizes are not compared.
+    note: function of a text, called for what was not in COCO's form and was read all the same.
+    empty: whether it may have no pixel, as a predicted mask may.
+    Returns the polygons or the RLE; None if there is none (null, or an empty list).
+    Raises Defect if it cannot be decoded or has no pixel.
     """
+    note = note or (lambda kind: None)
+    if segmentation is None:
+        return None
     if isinstance(segmentation, dict):
-        _check_rle(where, segmentation, height, width)
-    elif isinstance(segmentation, list):
-        for polygon in segmentation:
-            _check_polygon(where, polygon, height, width)
-    else:
-        raise InputError(
-            f"{where} must have a list of polygons or an RLE object as segmentation, has {kind_of(segmentation)}"
+        return _read_rle(where, segmentation, height, width, empty)
+    if not isinstance(segmentation, list):
+        raise Defect(
+            "segmentation of an unknown kind",
+            f"{where} must have a list of polygons or an RLE object as segmentation, has {kind_of(segmentation)}",
         )
+    polygons = [_read_polygon(where, p, height, width, note) for p in _as_polygons(segmentation, note)]
+    if polygons and height is not None and not empty:
+        _check_pixels(where, polygons, height, width)
+    return polygons or None
 
 
-def _check_polygon(where, polygon, height, width):
+def _as_polygons(segmentation, note):
+    """The list of polygons that a list stands for: also one flat polygon, points [x, y], and empty polygons."""
+    if len(segmentation) >= 6 and not any(isinstance(value, (list, dict)) for value in segmentation):
+        note("segmentation that is one flat polygon")
+        return [segmentation]
+    if len(segmentation) >= 3 and all(map(_is_point, segmentation)):
+        note("polygon of [x, y] pairs")
+        return [sum(segmentation, [])]
+    polygons = []
+    for polygon in segmentation:
+        if polygon == []:
+            note("empty polygon, left out of its segmentation")
+        elif isinstance(polygon, list) and all(map(_is_point, polygon)):
+            note("polygon of [x, y] pairs")
+            polygons.append(sum(polygon, []))
+        else:
+            polygons.append(polygon)
+    return polygons
+
+
+def _is_point(value):
+    return isinstance(value, list) and len(value) == 2 and not isinstance(value[0], (list, dict))
+
+
+def _read_polygon(where, polygon, height, width, note):
     if not isinstance(polygon, list):
-        raise InputError(f"{where} must have polygons that are lists of numbers, has {kind_of(polygon)}")
+        raise Defect(
+            "segmentation of an unknown kind",
+            f"{where} must have polygons that are lists of numbers, has {kind_of(polygon)}",
+        )
     if len(polygon) % 2:
-        raise InputError(f"{where} has a polygon of {len(polygon)} numbers; x and y must come in pairs")
+        raise Defect(
+            "polygon of an odd count of numbers",
+            f"{where} has a polygon of {len(polygon)} numbers; x and y must come in pairs",
+        )
     if len(polygon) < 6:
-        raise InputError(f"{where} has a polygon of {_count(len(polygon) // 2, 'point')}; it takes at least 3")
-    points = check_numbers(where, polygon, "a polygon").reshape(-1, 2)
+        raise Defect(
+            "polygon of fewer than 3 points",
+            f"{where} has a polygon of {_count(len(polygon) // 2, 'point')}; it takes at least 3",
+        )
+    polygon, numbers = read_numbers(where, polygon, "a polygon", note)
     if height is None:
-        return
-    size = np.array([width, height], dtype=np.float64)
+        return polygon
+    points, size = numbers.reshape(-1, 2), np.array([width, height], dtype=np.float64)
     far = ((points < -size) | (points > 2 * size)).any(axis=1)
     if far.any():  # slightly beyond the border is common and is cut off
         x, y = points[far][0]
-        raise InputError(f"{where} has a polygon with a point far outside its image: ({x:g}, {y:g})")
-
-
-def _check_rle(where, segmentation, height, width):
-    size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
-        raise InputError(f"{where} has an RLE whose size must be [height, width], but is {size!r}")
-    if height is not None and size != [height, width]:
-        raise InputError(
-            f"{where} has an RLE of size {size[0]} x {size[1]} (height x width), but its image is {height} x {width}"
+        raise Defect(
+            "polygon with a point far outside its image",
+            f"{where} has a polygon with a point far outside its image: ({x:g}, {y:g})",
         )
+    if numbers.max() <= 1 < min(height, width) / 4 and numbers.min() >= 0 and (numbers % 1).any():
+        raise Defect(
+            "polygon in parts of the image (0 to 1)",
+            f"{where} has a polygon with coordinates from 0 to 1; they must be pixels (multiply by width and height)",
+        )
+    return polygon
+
+
+def _check_pixels(where, polygons, height, width):
+    """Raise Defect if polygons cover no pixel. Only small, thin, and outlying ones are drawn to find out."""
+    for polygon in polygons:
+        x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T  # (P,), (P,)
+        left, right, top, bottom = x.min(), x.max(), y.min(), y.max()
+        area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+        inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+        if inside and area > 2 * (right - left + bottom - top):
+            return
+    if not decode_segmentation(polygons, height, width).any():
+        raise Defect("segmentation that covers no pixel", f"{where} has a segmentation without area")
+
+
+def _read_rle(where, segmentation, height, width, empty):
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if isinstance(size, (list, tuple)):
+        size = [_integer(side) for side in size]
+    if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+        raise Defect(
+            "RLE without a size", f"{where} has an RLE whose size must be [height, width], but is {short(size)}"
+        )
+    if height is not None and size != [height, width]:
+        raise Defect(
+            "RLE whose size is not that of its image",
+            f"{where} has an RLE of size {size[0]} x {size[1]} (height x width), but its image is {height} x {width}",
+        )
+    if max(size) > LARGEST_SIDE:
+        raise Defect("RLE without a size", f"{where} has an RLE of size {size[0]} x {size[1]}, too large for an image")
+    kind = "RLE whose counts cannot be decoded"
     if not isinstance(counts, (list, str, bytes)) or not counts:
-        raise InputError(f"{where} has an RLE whose counts must be a list or a string, but are {kind_of(counts)}")
-    if isinstance(counts, list) and any(type(count) is not int for count in counts):
-        raise InputError(f"{where} has an RLE whose counts are not integers")
+        raise Defect(kind, f"{where} has an RLE whose counts must be a list or a string, but are {kind_of(counts)}")
+    if isinstance(counts, list):
+        counts = [_integer(count) for count in counts]
+        if any(type(count) is not int for count in counts):
+            raise Defect(kind, f"{where} has an RLE whose counts are not integers")
 
     area = size[0] * size[1]
     runs = rle_counts(counts)
     if runs is None or runs.min() < 0 or runs.max() > area:
-        raise InputError(f"{where} has an RLE whose counts cannot be decoded for {size[0]} x {size[1]} pixels")
+        raise Defect(kind, f"{where} has an RLE whose counts cannot be decoded for {size[0]} x {size[1]} pixels")
     if runs.sum() != area:
-        raise InputError(
-            f"{where} has an RLE whose counts add up to {runs.sum()} pixels; {size[0]} x {size[1]} are {area}"
+        raise Defect(
+            kind,
+            f"{where} has an RLE whose counts add up to {runs.sum()} pixels; {size[0]} x {size[1]} are {area}",
         )
+    if not empty and not runs[1::2].any():
+        raise Defect("segmentation that covers no pixel", f"{where} has a segmentation without area")
+    return {**segmentation, "size": size, "counts": counts}
 
 
-def check_numbers(where, values, what):
-    """The values as (n,) float64. Raises InputError unless all are finite numbers that can be pixels."""
+def read_numbers(where, values, what, note=None):
+    """Values from a file as (list of numbers, (n,) float64); numbers that were written as text are read.
+
+    Raises Defect unless all are finite numbers that can be pixels.
+    """
+    kind = f"{what.removeprefix('a ')} with values that are not numbers"
+    if not set(map(type, values)) <= {int, float}:
+        texts = any(isinstance(value, str) for value in values)
+        values = [number_of(value) for value in values]
+        if texts and note and None not in values:
+            note(f"{what.removeprefix('a ')} whose numbers are written as text")
     try:
         numbers = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = None
     if numbers is None or numbers.ndim != 1 or not np.isfinite(numbers).all():
-        raise InputError(f"{where} has {what} with values that are not numbers")
+        raise Defect(kind, f"{where} has {what} with values that are not numbers")
     if len(numbers) and np.abs(numbers).max() > 1e7:
-        raise InputError(
-            f"{where} has {what} with a value too large for any image: {numbers[np.abs(numbers).argmax()]:g}"
+        raise Defect(
+            f"{what.removeprefix('a ')} with a value too large for any image",
+            f"{where} has {what} with a value too large for any image: {numbers[np.abs(numbers).argmax()]:g}",
         )
-    return numbers
+    return values, numbers
+
+
+def number_of(value):
+    """The finite number that a value is, or that a text spells; None if it is none."""
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) < 40 else None
+        except ValueError:
+            return None
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return None
+    try:
+        return value if np.isfinite(float(value)) else None
+    except OverflowError:
+        return None
+
+
+def _integer(value):
+    """A float that is an integer as that integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def kind_of(value):
     """What a json value is, for messages."""
     names = {list: "a list", str: "text", dict: "an object", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def short(value):
+    """A value as text for messages, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _count(number, thing):

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from minimask.errors import InputError
-from minimask.run.messages import say
-from minimask.run.options import EvaluateOptions, PredictOptions, TrainOptions, given
+from minimask.run.messages import say, say_problems
+from minimask.run.options import DataOptions, EvaluateOptions, PredictOptions, TrainOptions, given
 
 DEMO = dict(preset="toy", steps=2400, batch_size=4, learning_rate=1.5e-3)
 DEMO_PICTURES = 4
@@ -79,10 +79,9 @@ def evaluate(args):
     model = opened.model
 
     data = TrainOptions(**opened.settings.get("options", {}))
-    dataset = _test_data(args, data)
-    names = list(dataset.class_names)
-    if names != list(model.class_names) and set(names) <= set(model.class_names):
-        dataset = _test_data(args, data, list(model.class_names))  # fewer classes, or in another order
+    dataset = _test_data(args, data, model)
+    if not args.quiet:
+        say_problems(dataset)
     path = Path(args.weights)
     output = Path(args.output) if args.output else (path if path.is_dir() else path.parent) / "evaluation"
     evaluation.evaluate(model, dataset, output, args.quiet, **given(args, EvaluateOptions))
@@ -90,12 +89,19 @@ def evaluate(args):
         print(f"results in COCO's format: {output}")
 
 
-def _test_data(args, options, class_names=None):
+def _test_data(args, options, model):
+    """The data that `evaluate` was given, with the model's classes in its order if it has no object of another."""
     from minimask import datasets
 
-    if args.annotations:
-        return datasets.coco(args.images, args.annotations, class_names)
-    return datasets.toy("test", options.toy_size, case=options.toy_case)
+    if not args.annotations:
+        return datasets.toy("test", options.toy_size, case=options.toy_case)
+    options = {"keypoints": bool(model.keypoint_names), "quiet": True, **given(args, DataOptions)}
+    dataset = datasets.coco(args.images, args.annotations, **options)
+    ours, theirs = list(model.class_names), list(dataset.class_names)
+    used = {dataset.class_names[dataset.category_ids.index(a["category_id"])] for a in dataset.coco_dict["annotations"]}
+    if theirs != ours and set(theirs) & set(ours) and used <= set(ours):
+        dataset = datasets.coco(args.images, args.annotations, ours, **options)
+    return dataset
 
 
 def _say_skipped(path, opened):
@@ -167,12 +173,15 @@ def convert(args):
 def split(args):
     """python -m minimask split"""
     from minimask.datasets.coco import split as split_coco
-    from minimask.datasets.coco_file import read_coco
+    from minimask.datasets.coco_file import finite, read_coco
     from minimask.run.files import json_bytes, write_files
 
     source = Path(args.annotations)
     output = Path(args.output) if args.output else source.parent
-    parts = dict(zip(("train", "val"), split_coco(read_coco(source)[0], args.every)))
+    content, problems = read_coco(source, **given(args, DataOptions))
+    if str(problems):
+        say(problems)
+    parts = dict(zip(("train", "val"), split_coco(finite(content), args.every)))
     for name, part in parts.items():
         if not part["images"]:
             raise InputError(f"{source}: has too few images to split: none would be left for {name}")

@@ -9,7 +9,7 @@ from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.run.folder import checkpoints, newest_settings, refuse_earlier_run
 from minimask.run.log import LOG
-from minimask.run.messages import say
+from minimask.run.messages import say, say_problems
 from minimask.run.options import TrainOptions, in_words
 from minimask.run.settings import check_name, may_change
 
@@ -161,6 +161,7 @@ def _resumed(folder, saved, given, dataset):
 
 def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     from minimask import device
+    from minimask.datasets.coco import CocoDataset
     from minimask.datasets.loader import InMemory, Loader
     from minimask.datasets.toy import ToyScenes
     from minimask.machine import warmup
@@ -172,6 +173,10 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     passed = None if dataset is None else repr(dataset)
     if dataset is None:
         dataset = open_dataset("train", options)
+    if isinstance(dataset, CocoDataset):
+        if distributed.is_first() and not quiet:
+            say_problems(dataset)
+        dataset.check_learnable()
     if isinstance(dataset, ToyScenes):
         options = dataclasses.replace(options, toy_size=dataset.size, toy_case=dataset.case)
     settings = options.step_settings(len(dataset))
@@ -195,7 +200,7 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     drawn = isinstance(dataset, ToyScenes)
     validate = _validation(options, validation, drawn, model) if settings.validate_every else None
     info = {"class_names": model.class_names, "category_ids": model.category_ids}
-    info |= {"options": dataclasses.asdict(options), "dataset": passed}
+    info |= {"options": dataclasses.asdict(options), "dataset": passed, "left_out": left_out(dataset)}
     if keypoint_names:
         info |= {"keypoint_names": model.keypoint_names, "skeleton": model.skeleton}
     if where == "cpu":
@@ -230,8 +235,14 @@ def open_dataset(split, options, class_names=None):
     if split == "val":
         images, annotations = options.val_images or images, options.val_annotations
     if annotations:
-        return datasets.coco(images, annotations, class_names)
+        return datasets.coco(images, annotations, class_names, options.keypoints, options.skip_bad, quiet=True)
     return datasets.toy(split, options.toy_size, case=options.toy_case)
+
+
+def left_out(dataset):
+    """How many annotations and images of a data set were left out because they cannot be used."""
+    problems = getattr(dataset, "problems", None)
+    return problems.left_out if problems else 0
 
 
 def _build(options, dataset, keypoint_names, resume, quiet):
