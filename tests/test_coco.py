@@ -193,7 +193,8 @@ def test_a_byte_order_mark_and_sizes_with_a_point_are_read(folder):
     content = small_coco()
     content["images"][0] |= {"width": 20.0, "height": 10.0}
     (folder / "coco.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
-    assert CocoDataset(folder / "images", folder / "coco.json")[0].masks.shape == (2, 10, 20)
+    sample = CocoDataset(folder / "images", folder / "coco.json")[0]
+    assert sample.masks.shape == (2, 10, 20) and sample.boxes[0].tolist() == [3, 2, 9, 5]
 
 
 def test_keypoints_of_a_category_without_keypoints_are_left_out(folder):

@@ -183,6 +183,7 @@ def test_boxes_at_and_beyond_the_border_and_empty_masks():
     boxes = [(-20, -20, 500, 500), (0, 0, 120, 90), (119, 89, 120, 90), (50, 50, 50, 50), (0, 0, 1, 90)]
     picture = draw.draw_prediction(_image(), _prediction(boxes), NAMES)
     assert picture.shape[1] == 960
+    assert not (picture[8 * 45, 8 * 20] == GREY).all()  # the boxes that cover the picture fill it
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
@@ -190,6 +191,8 @@ def test_tiny_and_thin_pictures(size):
     found = _prediction([(0, 0, size[1], size[0])], size=size)
     picture = draw.draw_prediction(_image(*size), found, NAMES, title="t")
     assert picture.ndim == 3 and picture.dtype == np.uint8
+    filled = np.array(GREY) + draw.FILL * (draw.COLORS[0] - np.array(GREY))
+    assert (np.abs(picture - filled).max(axis=2) <= 1).any() or _has(picture, draw.COLORS[0])
 
 
 def test_huge_pictures_are_reduced():
@@ -205,6 +208,8 @@ def test_hundreds_of_objects():
     found = _prediction(np.concatenate([corners, corners + 12], 1), size=(256, 256))
     picture = draw.draw_prediction(_image(256, 256), found, ("nucleus",))
     assert picture.shape[1] == 1024
+    for x, y in (corners + 6) * 4:  # at the center of each object
+        assert not (picture[y, x] == GREY).all()
 
 
 def test_ground_truth_with_crowds_and_keypoints():

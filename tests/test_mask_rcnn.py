@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from minimask import nn
 from minimask.device import generator
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
@@ -273,4 +272,7 @@ def test_messages():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
-    assert isinstance(build(preset, 2), nn.Module)
+    model = build(preset, 2)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert shapes["roi_heads.box_predictor.cls_score.bias"] == (2,)
+    assert shapes["roi_heads.box_predictor.bbox_pred.bias"] == (8,)

@@ -82,8 +82,11 @@ def test_no_boxes_and_nan_boxes(operation):
     features, boxes, image_index, levels, scales = roi_case(dtype=np.float32)
     nothing = np.zeros(0, int)
     assert operation(features, boxes[:0], nothing, nothing, scales).shape == (0, 7, 7, 3)
+    expected = operation(features, boxes, image_index, levels, scales).data
     boxes[0], boxes[1, 2], boxes[2] = np.nan, np.inf, 1e30
-    assert operation(features, boxes, image_index, levels, scales).shape == (len(boxes), 7, 7, 3)
+    found = operation(features, boxes, image_index, levels, scales).data
+    np.testing.assert_array_equal(found[3:], expected[3:])  # the other boxes are not affected
+    assert found.shape == expected.shape
 
 
 def test_messages():

@@ -31,6 +31,8 @@ def test_L10_three_rois():
 
 def test_L11_k_x_k_x_c_features_for_each_roi(features):
     assert crop(features).shape == (3, 3, 3, 5)
+    constant = np.arange(5.0) + 0 * features  # channel c is c everywhere
+    np.testing.assert_allclose(crop(constant), np.broadcast_to(np.arange(5.0), (3, 3, 3, 5)), atol=1e-12)
 
 
 def test_L12_the_four_steps_are_roi_align(features):
