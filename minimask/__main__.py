@@ -172,6 +172,16 @@ def _weights(parser):
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help='run, checkpoint or published weights; or "toy"'
     )
+    _classes(parser)
+
+
+def _classes(parser):
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="names of the labels, in their order, for published weights of your own classes (they have no names)",
+    )
 
 
 def _predict(subparsers):
@@ -229,6 +239,7 @@ def _convert(subparsers):
         metavar="PATH",
         help="a folder or FILE.npz for a checkpoint of minimask; FILE.safetensors for torchvision's names and layout",
     )
+    _classes(parser)
     parser.add_argument("--torchvision", action="store_true", help="torchvision's names and layout in a FILE.npz too")
     parser.add_argument("--small", action="store_true", help="a checkpoint of a quarter of the size, to be shared")
     parser.add_argument(

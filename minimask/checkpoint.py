@@ -15,9 +15,10 @@ import numpy as np
 from minimask.device import to_cpu
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
-from minimask.presets import merge
+from minimask.presets import complete, merge
 from minimask.run.archive import read, reduced, write
 from minimask.run.folder import checkpoint_path, checkpoints, find, remove_old
+from minimask.run.size import check_size
 
 __all__ = [
     "checkpoints",
@@ -75,7 +76,7 @@ def copy_weights(model, path, arrays, settings):
 
     Raises InputError, with the model unchanged, if they are for another number of classes or another model.
     """
-    theirs, ours = settings["model"].get("num_classes"), model.settings.get("num_classes")
+    theirs, ours = model_settings(path, settings)["num_classes"], model.settings.get("num_classes")
     if theirs != ours:
         raise InputError(
             f"{path}: holds weights for {count_classes(theirs)}, but the model here has {count_classes(ours)}"
@@ -92,6 +93,15 @@ def count_classes(num_classes):
     return f"{num_classes} classes (the background and {objects} kind{'s' * (objects != 1)} of object)"
 
 
+def model_settings(path, settings):
+    """The arguments of `build` in the settings of a checkpoint. Raises InputError if there are none."""
+    model = settings.get("model")
+    classes = model.get("num_classes") if isinstance(model, dict) else None
+    if not isinstance(classes, int) or classes < 2:
+        raise InputError(f"{path}: the checkpoint is damaged (it does not say how to build the model)")
+    return model
+
+
 def load_model(path):
     """Load a model for prediction and evaluation from a checkpoint or the folder of a run.
 
@@ -99,7 +109,7 @@ def load_model(path):
     the dataset's COCO file.
     """
     model, settings = load_with_settings(path)
-    return model, settings["class_names"], settings["category_ids"]
+    return model, settings.get("class_names", []), settings.get("category_ids", [])
 
 
 def load_with_settings(path, **changes):
@@ -107,11 +117,16 @@ def load_with_settings(path, **changes):
 
     changes: settings of `mask_rcnn.build` that replace the model's own.
     """
+    complete({name: value for name, value in changes.items() if name not in ("preset", "seed")})  # a user's mistake
     path = find(path)
     arrays, settings = read(path)
     try:
-        model = build(**merge(settings["model"], changes))
-    except (TypeError, ValueError, KeyError) as error:
+        merged = merge(model_settings(path, settings), changes)
+        check_size(path, merged, arrays)
+        model = build(**merged)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        if isinstance(error, InputError) and str(error).startswith(str(path)):
+            raise
         raise InputError(f"{path}: holds a model that this version cannot build ({error})") from error
     copy_weights(model, path, arrays, settings)
     model.eval()

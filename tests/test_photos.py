@@ -1,10 +1,14 @@
 """Reading photo files: what a person sees is what the array holds."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from minimask.datasets.photos import read_image
+from minimask.datasets import gray_levels
+from minimask.datasets.photos import UNDO, image_size, read_image
 from minimask.errors import InputError
 
 
@@ -89,3 +93,101 @@ def test_unreadable_files_are_named(tmp_path):
             read_image(tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
         assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- TIFF, gray levels
+
+
+def levels(path, values, **arguments):
+    """Write gray values as a TIFF, and read them."""
+    Image.fromarray(values).save(path, **arguments)
+    return read_image(path)[..., 0].tolist()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_is_turned_once(tmp_path, orientation, compression):
+    upright = np.random.default_rng(orientation).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+    stored = Image.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(UNDO[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.tif"
+    stored.save(path, exif=exif, compression=compression)
+    assert image_size(path) == (16, 32)
+    np.testing.assert_array_equal(read_image(path), upright)
+    np.testing.assert_array_equal(read_image(path, rotate=False), np.array(stored))
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),  # floats up to 1
+        (np.array([[0, 127.6, 255]], np.float32), [0, 128, 255]),
+        (np.array([[-1000, 0, 1000]], np.float32), [0, 128, 255]),  # their range
+        (np.array([[0, 7, 255]], np.int32), [0, 7, 255]),  # 8 bits in 32
+        (np.array([[0, 2048, 4095]], np.uint16), [0, 128, 255]),  # 12 bits in 16
+        (np.array([[0, 512, 1023]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 8192, 16383]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]),
+        (np.array([[0, 50_000, 100_000]], np.int32), [0, 128, 255]),
+        (np.array([[-500, 0, 500]], np.int32), [0, 128, 255]),  # a tomography
+        (np.array([[3, 3, 3]], np.int32), [3, 3, 3]),
+        (np.array([[-3, -3, -3]], np.int32), [0, 0, 0]),
+    ],
+)
+def test_gray_levels_by_the_data(tmp_path, values, expected):
+    assert levels(tmp_path / "a.tif", values) == [expected]
+
+
+@pytest.mark.parametrize("tags, expected", [((340, 341), 20), ((280, 281), 20)])
+def test_gray_levels_by_the_file(tmp_path, tags, expected):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[tags[0]], info[tags[1]] = 0, 51_000
+    assert levels(tmp_path / "a.tif", np.array([[0, 4000, 51_000]], np.uint16), tiffinfo=info) == [[0, expected, 255]]
+
+
+def test_what_gray_levels_become_is_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gray_levels, "_said", set())
+    for name in ("a.tif", "b.tif"):
+        levels(tmp_path / name, np.array([[0, 4095]], np.uint16))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "a.tif: gray levels from 0 to 4095 become 0 to 255: none of them needs" in said
+    levels(tmp_path / "c.tif", np.array([[0, 65535]], np.uint16))
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_that_are_no_numbers(tmp_path, value):
+    with pytest.raises(InputError, match="a.tif: not a readable image .it holds NaN or infinite values"):
+        levels(tmp_path / "a.tif", np.array([[0, value]], np.float32))
+
+
+def test_damaged_exif_prints_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker with a long name"
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (4, 8)).save(path, exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"Exif\0\0") + 6
+    path.write_bytes(data[: start + 8] + b"\xff\x7f" + data[start + 10 :])  # so many entries are not there
+    code = f"from minimask.datasets.photos import read_image; print(read_image({str(path)!r}).shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr and done.stdout.startswith("("), done.stderr
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "the file is empty"),
+        (b"II*\0" + bytes(40), "a TIFF of a kind that Pillow does not read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which Pillow does not read; convert it to JPEG"),
+        (b"<!DOCTYPE html><p>moved", "it is a web page, not a photo"),
+    ],
+)
+def test_what_a_file_is_instead_of_a_photo(tmp_path, content, reason):
+    (tmp_path / "a.jpg").write_bytes(content)
+    for read in (read_image, image_size):
+        with pytest.raises(InputError, match=f"a.jpg: not a readable image .{reason}"):
+            read(tmp_path / "a.jpg")

@@ -5,16 +5,31 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
+from minimask.datasets.gray_levels import to_8_bits
 from minimask.errors import InputError
 
 # A photo of 10,000 x 10,000 pixels is a photo, not an attack. Beyond 179 megapixels Pillow still refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF data, which nobody needs
+
+ORIENTATION, WIDTH, LENGTH = 0x0112, 256, 257  # tags of EXIF and TIFF
+SIDEWAYS = (5, 6, 7, 8)
+UNDO = {  # what turns an upright image into the one that is stored
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def read_image(path, rotate=True):
     """Read an image file.
 
-    Grayscale becomes RGB, transparent parts are put on white, palettes are looked up, 16 bits are scaled to 8.
+    Grayscale becomes RGB, transparent parts are put on white, palettes are looked up, more than 8 bits are scaled to 8
+    (gray_levels.py).
 
     path: the file.
     rotate: whether to turn the image as its EXIF orientation says.
@@ -22,16 +37,20 @@ def read_image(path, rotate=True):
     """
     try:
         with Image.open(path) as picture:
+            orientation, tags = _orientation(picture), getattr(picture, "tag_v2", None) or {}
             picture.load()
+            turned = orientation != 1 and _orientation(picture) == 1  # Pillow turns TIFF files when it loads them
             if rotate:
                 picture = ImageOps.exif_transpose(picture)
-            return np.array(_to_rgb(picture))
+            elif turned:
+                picture = picture.transpose(UNDO[orientation])
+            return np.array(_to_rgb(picture, path, tags))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image file") from None
     except MemoryError:
         raise InputError(f"{path}: too large for this machine's memory") from None
     except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, zlib.error ...
-        raise InputError(f"{path}: not a readable image ({_reason(error)})") from None
+        raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from None
 
 
 def image_size(path):
@@ -42,31 +61,57 @@ def image_size(path):
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            tags = getattr(picture, "tag_v2", None)
+            if tags is not None:  # a TIFF file; Pillow's size may be that of the upright image already
+                width, height = int(tags[WIDTH]), int(tags[LENGTH])
+            sideways = _orientation(picture) in SIDEWAYS
     except FileNotFoundError:
         raise InputError(f"{path}: no such image file") from None
     except Exception as error:
-        raise InputError(f"{path}: not a readable image ({error})") from None
-    return (width, height) if turned else (height, width)
+        raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from None
+    return (width, height) if sideways else (height, width)
 
 
 def rgb_array(picture):
     """The array (H, W, 3) uint8 that `read_image` would return for a PIL image."""
-    return np.array(_to_rgb(ImageOps.exif_transpose(picture)))
+    name, tags = getattr(picture, "filename", "") or "image", getattr(picture, "tag_v2", None) or {}
+    return np.array(_to_rgb(ImageOps.exif_transpose(picture), name, tags))
 
 
-def _reason(error):
+def _orientation(picture):
+    """1 to 8; 1 if the image is upright, or its tag is damaged."""
+    value = picture.getexif().get(ORIENTATION, 1)
+    return value if value in UNDO else 1
+
+
+def _reason(error, path):
+    """What is wrong with a file, in a few words."""
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, PermissionError):
         return "permission denied"
-    return "its format is unknown" if "cannot identify" in str(error) else str(error) or type(error).__name__
+    if "cannot identify" in str(error):
+        return _unknown_format(path)
+    return str(error) or type(error).__name__
 
 
-def _to_rgb(picture):
-    if picture.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion would clip at 255
-        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
-        picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+def _unknown_format(path):
+    with open(path, "rb") as file:
+        start = file.read(32)
+    if not start:
+        return "the file is empty"
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        return "a TIFF of a kind that Pillow does not read; save it with 8 or 16 bits in 1 or 3 channels"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "HEIC, which Pillow does not read; convert it to JPEG"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, not a photo"
+    return "its format is unknown"
+
+
+def _to_rgb(picture, path, tags):
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits per pixel; Pillow's own conversion would clip at 255
+        picture = Image.fromarray(to_8_bits(np.asarray(picture), tags, path))
     if "A" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         if picture.getextrema()[3][0] < 255:

@@ -6,9 +6,7 @@ under scale/NAME what each output channel (the last axis) is multiplied by. Read
 
 import io
 import json
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +16,6 @@ from minimask.errors import InputError
 from minimask.run.files import write_files
 
 FORMAT = "minimask checkpoint 1"
-
-# What reading a damaged zip or npy file can raise, depending on where the damage is.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    ValueError,
-    KeyError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-)
 
 
 def write(path, arrays, settings):
@@ -91,10 +74,12 @@ def _read_archive(path, file):
                 members[name.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         name = "settings"
         settings = json.loads(members.pop("settings").item())
+        if not isinstance(settings, dict):
+            raise ValueError("it is not a dict")
         kind, count = settings.get("format"), settings.get("arrays")
     except InputError:
         raise
-    except DAMAGE as error:
+    except Exception as error:  # damage may raise anything, in zipfile, zlib, json or NumPy's reader of headers
         raise InputError(f"{path}: the checkpoint is damaged ({name}: {error})") from error
 
     if kind != FORMAT:
@@ -122,5 +107,8 @@ def _scaled(path, arrays):
         target = f"model/{name.removeprefix('scale/')}"
         if target not in arrays:
             raise InputError(f"{path}: the checkpoint is damaged (it has {name}, but not {target})")
-        arrays[target] = arrays[target] * scale
+        array = arrays[target]
+        if scale.shape != array.shape[-1:] or scale.dtype.kind != "f" or array.dtype.kind not in "fi":
+            raise InputError(f"{path}: the checkpoint is damaged ({name} does not fit {target})")
+        arrays[target] = array * scale
     return arrays

@@ -74,7 +74,7 @@ def evaluate(args):
         raise InputError("evaluate: --images and --annotations belong together; give both, or neither for drawn scenes")
     options = EvaluateOptions.of(given(args, EvaluateOptions))
     training.set_up_machine(options)
-    opened = weights.open_file(args.weights)
+    opened = weights.open_file(args.weights, args.classes)
     _say_skipped(args.weights, opened)
     model = opened.model
 
@@ -120,7 +120,7 @@ def predict(args):
     set_up_machine(options)
     find_photos(args.photos)  # a wrong path is reported before anything slow is done
     where = device.resolve(options.device)
-    opened = weights.open_file(args.weights)
+    opened = weights.open_file(args.weights, args.classes)
     _say_skipped(args.weights, opened)
     model = opened.model
     model.to(where)
@@ -157,7 +157,7 @@ def convert(args):
         raise InputError(f"{output}: exists already; choose another --output, or --overwrite")
     if weights.is_graph(args.weights):
         weights.read(args.weights)  # says that it cannot be converted
-    opened = weights.open_file(args.weights, **args.set)
+    opened = weights.open_file(args.weights, args.classes, **args.set)
     if theirs:
         weights.save(output, opened.model)
     else:

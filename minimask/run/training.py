@@ -128,7 +128,7 @@ def _started(model, options):
     if chosen.weights and "preset" not in options:
         from minimask import weights
 
-        architecture = weights.recognize(chosen.weights)
+        architecture = weights.recognize(chosen.weights, **(chosen.set or {}))
         architecture = {name: value for name, value in architecture.items() if name != "num_classes"}
         return dataclasses.replace(chosen, preset=architecture["preset"], architecture=architecture)
     preset = chosen.preset or ("small" if chosen.annotations else "toy")

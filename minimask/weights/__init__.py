@@ -11,7 +11,6 @@ weights/published.py says which files can be read, and which model is in them.
 """
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from minimask.datasets.coco_names import meanings
 from minimask.errors import InputError
 from minimask.run.files import write_files
 from minimask.run.messages import say
-from minimask.weights import published
+from minimask.run.size import check_size
+from minimask.weights import files, published
 from minimask.weights.published import BODY, COUNTERS, FC6, MASK_LOGITS, SCORES, Published
 
 TRANSPOSED_CONVOLUTIONS = ("conv5_mask.weight", "kps_score_lowres.weight")
@@ -132,17 +132,11 @@ def is_graph(path):
 
 
 def is_checkpoint(path):
-    """Whether checkpoint.py should read `path`: a checkpoint, a run's folder, or a file of an unknown kind."""
+    """Whether checkpoint.py should read `path`: a checkpoint, a run's folder, or nothing at all."""
     path = Path(path)
-    if not path.is_file() or path.suffix.lower() not in published.FILES:
+    if not path.is_file():
         return not is_graph(path)
-    if path.suffix.lower() != ".npz":
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "settings.npy" in archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return True  # checkpoint.py says what is wrong
+    return files.kind(path) == "checkpoint"
 
 
 def read(path):
@@ -153,7 +147,11 @@ def read(path):
         return published.read(path)
     path = checkpoint.find(path)
     arrays, settings = checkpoint.read(path)
-    model = {name: value for name, value in settings["model"].items() if name not in ("num_classes", "seed")}
+    model = {
+        name: value
+        for name, value in checkpoint.model_settings(path, settings).items()
+        if name not in ("num_classes", "seed")
+    }
     return Published(path, to_torchvision(checkpoint.part(arrays, "model")), model)
 
 
@@ -233,10 +231,11 @@ class Opened:
     report: Report | None = None
 
 
-def open_file(path, **changes):
+def open_file(path, classes=None, **changes):
     """The Opened content of anything that holds a model.
 
     path: a checkpoint, the folder of a run, a published file, a folder with a graph.json, or "toy" (see `load`).
+    classes: names of labels 1, 2, ..., if the file does not have them.
     changes: groups of the model's settings that override what the file says.
     """
     if "://" in str(path):
@@ -244,10 +243,27 @@ def open_file(path, **changes):
     if str(path) == "toy" and not Path(path).exists():
         path = toy_weights()
     opened = _open(path, changes)
+    if classes is not None:
+        _name(path, opened, classes)
     known = {name: opened.settings.get(name) for name in ("class_names", "category_ids", "keypoint_names", "skeleton")}
     if known["class_names"]:
-        opened.model.name_classes(**known)
+        try:
+            opened.model.name_classes(**known)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: the names of its classes and keypoints are damaged ({error})") from error
     return opened
+
+
+def _name(path, opened, classes):
+    """Give the labels of an Opened file other names. Raises InputError unless there is one for each."""
+    count = len(opened.settings["class_names"])
+    names = [classes] if isinstance(classes, str) else list(classes)
+    if len(names) != count or len(set(names)) != count:
+        raise InputError(
+            f"{path}: the model has {count} classes of objects; give {count} different names in the order of its "
+            f"labels, without the background, got {len(names)}: {', '.join(map(str, names[:5]))}"
+        )
+    opened.settings = {**opened.settings, "class_names": names}
 
 
 def _open(path, changes):
@@ -265,20 +281,24 @@ def _open(path, changes):
     source = read(path)
     if source.is_backbone():
         raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it: train --weights")
-    model = build(**recognize(source, **changes)).eval()
+    found = recognize(source, **changes)
+    check_size(path, found, source.state)
+    model = build(**found).eval()
     return Opened(model, meanings(model.num_classes, model.heads.keypoints), load_into(model, source))
 
 
-def load(source, **groups):
+def load(source, classes=None, **groups):
     """Load a trained model, ready for prediction.
 
     source: the folder of a run ("runs/toy") or one of its checkpoints; a published file of torchvision (.pth) or
         Detectron2 (.pkl); or "toy", a small model trained on drawn scenes of cats, dogs and ducks.
+    classes: names of the labels, without the background, for a model of your own classes from torchvision or
+        Detectron2, whose files do not have them: load("mine.pth", classes=["cat", "dog"]).
     groups: settings of the model that override what the file says: load("toy", detection={"score_threshold": 0.3}).
     Returns the model in inference mode; it knows its class_names, category_ids, keypoint_names and skeleton.
     Raises InputError if there is no such file, or it holds no model.
     """
-    opened = open_file(source, **groups)
+    opened = open_file(source, classes, **groups)
     if opened.report and opened.report.skipped:
         say(f"weights of {source}:\n{opened.report}")
     return opened.model
@@ -303,7 +323,7 @@ def save(path, model):
     path = Path(path)
     state = to_torchvision(model.state_dict())
     if path.suffix.lower() == ".safetensors":
-        data = published.safetensors_package().save(state)
+        data = files.safetensors_package().numpy.save(state)
     elif path.suffix.lower() == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, **state)

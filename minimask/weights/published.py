@@ -1,29 +1,28 @@
 """Published weights: reads their files, and recognizes the model from the names and shapes of its arrays.
 
 These can be read: torchvision's Faster, Mask and Keypoint R-CNN with a ResNet or ResNeXt, with today's names or those
-of older files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). Files are .pth, .pt and .pkl (no pickle
-is executed, see torch_file.py), .safetensors and .npz.
+of older files; plain ResNets and ResNeXts; Detectron2's models (detectron2.py). Files (files.py) are those of PyTorch
+and pickles (none is executed, see torch_file.py), .safetensors and .npz.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from minimask import presets
 from minimask.backbone import RESNETS
 from minimask.errors import InputError
 from minimask.presets import merge
-from minimask.weights import detectron2
+from minimask.weights import detectron2, files
 
-TORCH_FILES = (".pth", ".pt", ".pkl")
-FILES = (*TORCH_FILES, ".safetensors", ".npz")
 COUNTERS = "num_batches_tracked"  # counters of batch norm, which are not needed here
 
 # torchvision's COCO_V1 files were trained with an epsilon of 0 in their norms. The weights do not show this, but the
 # name of the file does, because it ends with the first digits of its SHA-256: maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth.
 NORM_EPS_0 = ("258fb6c6", "bf2d0c1e", "fc266e95")  # Faster, Mask and Keypoint R-CNN
+
+# What arrays of other shapes than those of the known models raise here.
+FOREIGN = (IndexError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, MemoryError)
 
 BODY = "backbone.body."
 SCORES = "roi_heads.box_predictor.cls_score.weight"
@@ -54,62 +53,31 @@ class Published:
 def read(path):
     """Read a file. Returns a Published. Raises InputError if it cannot be read or contains something else."""
     path = Path(path)
-    state, settings = _find_state(_read_file(path), path), {}
-    if detectron2.is_detectron2(state):
-        state, settings = detectron2.to_torchvision(state)
+    state, settings = files.read(path), {}
+    for name, array in state.items():
+        if 0 in array.shape:
+            raise InputError(f"{path}: {name} is an empty array, of shape {array.shape}")
+    try:
+        if detectron2.is_detectron2(state):
+            state, settings = detectron2.to_torchvision(state)
+    except FOREIGN as error:
+        raise InputError(f"{path}: has shapes that fit no known model ({error})") from error
     state = {_today(name): value for name, value in state.items() if not name.endswith(COUNTERS)}
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         state = {name if name.startswith("fc.") else BODY + name: value for name, value in state.items()}
+    if "roi_heads.box_head.0.0.weight" in state or "backbone.fpn.inner_blocks.0.1.weight" in state:
+        raise InputError(
+            f"{path}: is one of torchvision's v2 models (such as maskrcnn_resnet50_fpn_v2), which have norms in the "
+            "pyramid and convolutions in the box head; minimask reads the first versions (maskrcnn_resnet50_fpn)"
+        )
     if f"{BODY}layer1.0.conv1.weight" not in state:
         some = ", ".join(list(state)[:3])
         raise InputError(f"{path}: contains neither a ResNet nor a detector with one (its arrays are {some}, ...)")
+    if SCORES in state and state[SCORES].ndim != 2:
+        raise InputError(f"{path}: {SCORES} must have two axes, got shape {state[SCORES].shape}")
     if any(digits in path.name for digits in NORM_EPS_0):
         settings = {"backbone": {"norm_eps": 0.0}}
     return Published(path, state, settings)
-
-
-def _read_file(path):
-    """The content of a published file: containers of NumPy arrays."""
-    suffix = path.suffix.lower()
-    if suffix in TORCH_FILES:
-        from minimask.weights import torch_file
-
-        return torch_file.read(path)
-    try:
-        if suffix == ".safetensors":
-            return safetensors_package().load_file(path)
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file may raise anything
-        raise InputError(f"{path}: cannot be read ({error})") from error
-
-
-def safetensors_package():
-    """The package safetensors, which is needed only for such files. Raises InputError if it is missing."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise InputError(".safetensors files need the package safetensors: pip install safetensors") from error
-    return safetensors.numpy
-
-
-def _find_state(content, path):
-    """The dict of arrays in the content of a file, wherever training scripts put it, without a wrapper's prefix."""
-    for key in ("model", "state_dict", "model_state"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if isinstance(content, dict):
-        content = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-    if not content or not isinstance(content, dict):
-        raise InputError(
-            f"{path}: contains no weights, that is, a dict of arrays, possibly under 'model', 'state_dict' or "
-            "'model_state'"
-        )
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    return content
 
 
 def _today(name):
@@ -141,7 +109,7 @@ def recognize(source, **changes):
         raise
     except KeyError as error:
         raise InputError(f"{source.path}: has no {error}, so the model cannot be recognized") from error
-    except (IndexError, ValueError, ZeroDivisionError) as error:
+    except FOREIGN as error:
         raise InputError(f"{source.path}: has shapes that fit no known model ({error})") from error
     return merge(merge(_unusual(found, found["preset"]), source.settings), changes)
 
@@ -209,11 +177,14 @@ def _heads(source, usual, changes):
     usual: the number of anchors per location, which is three ratios of one size or of five.
     """
     state, backbone, roi, heads = source.state, {}, {}, {}
-    anchors = len(state["rpn.head.cls_logits.weight"])
-    if anchors != usual and "anchor_sizes" not in changes.get("rpn", {}):
+    anchors, rpn = len(state["rpn.head.cls_logits.weight"]), changes.get("rpn")
+    if anchors != usual and not (isinstance(rpn, dict) and "anchor_sizes" in rpn):
+        levels, sizes = (5, [32, 64]) if usual == 3 else (1, [32, 64])
         raise InputError(
             f"{source.path}: has {anchors} anchors per location instead of the usual {usual}, and the weights do not "
-            "show their sizes; set rpn.anchor_sizes and rpn.anchor_ratios"
+            f"show their sizes; say them (and rpn.anchor_ratios) to train or convert, for example --set "
+            f"rpn.anchor_sizes={str([sizes] * levels).replace(' ', '')} (in Python rpn={{'anchor_sizes': ...}}): "
+            f"a list for each of the {levels} level{'s' * (levels > 1)}"
         )
     if "backbone.fpn.inner_blocks.0.0.weight" in state:
         backbone["fpn_channels"] = len(state["backbone.fpn.inner_blocks.0.0.weight"])

@@ -50,6 +50,11 @@ _ADMITTED = {
     "numpy.core.numeric _frombuffer",
 }
 
+WHOLE_MODEL = (
+    ". If the file holds a whole model or more than weights, save the weights alone in PyTorch: "
+    'torch.save(model.state_dict(), "weights.pth")'
+)
+
 
 class Storage:
     """`count` consecutive elements of type `element` ("float32", "bfloat16", ...) in the file, from byte `start`."""
@@ -115,6 +120,7 @@ class Builder:
         if _modern(name) not in _ADMITTED:
             raise InputError(
                 f"asks for {show(Symbol(name))}, which is not one of the few names that weights need. Nothing was run"
+                + (WHOLE_MODEL if _is_class(name) else "")
             )
 
     def call(self, name, args):
@@ -348,6 +354,11 @@ def _check_shape(shape):
 
 def _numpy_type(element):
     return np.dtype("uint16" if element == "bfloat16" else element)
+
+
+def _is_class(name):
+    """Whether a name looks like that of a class, such as a module of PyTorch."""
+    return name.startswith(("torch.nn.", "torchvision.")) or name.rpartition(" ")[2][:1].isupper()
 
 
 def _modern(name):
