@@ -9,7 +9,7 @@ import sys
 
 from minimask import __version__
 from minimask.errors import InputError
-from minimask.run import commands, data_commands
+from minimask.run import commands, data_commands, messages
 from minimask.run.options import (
     Collect,
     DataOptions,
@@ -29,6 +29,18 @@ EPILOG = "python -m minimask COMMAND --help explains a command's options and sho
 
 def main(argv=None):
     """Run one command. Returns the exit status: 0, 2 after bad input (reported in one message), 130 after Ctrl-C."""
+    messages.print_what_can_be_printed()
+    try:
+        return _run(argv)
+    except BrokenPipeError:  # the reader of our output has gone: minimask ... | head -1
+        return 0
+    except (InputError, OSError, MemoryError, KeyboardInterrupt) as error:
+        return commands.tell(error)
+    finally:
+        messages.close_pipe()
+
+
+def _run(argv):
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
     parser, commands_by_name = make_parsers()
     if not argv:
@@ -40,10 +52,7 @@ def main(argv=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         return commands.fail(_unknown(unknown[0], commands_by_name[args.command], args.command))
-    try:
-        return args.run(args) or 0
-    except (InputError, OSError, MemoryError, KeyboardInterrupt) as error:
-        return commands.tell(error)
+    return args.run(args) or 0
 
 
 def _unknown(word, parser, command):

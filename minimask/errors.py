@@ -9,6 +9,10 @@ class InputError(ValueError):
     """A file, argument or setting of the user's cannot be used. The command line prints it without a traceback."""
 
 
+class DamagedError(InputError):
+    """A file of ours was damaged: it is cut off, or its checksums do not fit."""
+
+
 def check_shape(name, argument, x, shape):
     """Raise ValueError unless x, an argument of operation `name`, has this shape, or is None (left out).
 

@@ -157,7 +157,7 @@ def test_the_one_before_is_used_if_the_newest_is_damaged(tmp_path):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     newest.write_bytes(newest.read_bytes()[:500])
-    path, _, settings = load_newest(tmp_path)
+    path, _, settings, damaged = load_newest(tmp_path)
     assert step_of(path) == settings["step"] == 1
     path.write_bytes(b"")
     with pytest.raises(InputError, match="cut off.*is empty"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minimask.device import to_cpu
-from minimask.errors import InputError
+from minimask.errors import DamagedError, InputError
 from minimask.run.files import write_files
 
 FORMAT = "minimask checkpoint 1"
@@ -51,12 +51,16 @@ def read(path):
         with open(path, "rb") as file:
             start = file.read(4)
             if not start:
-                raise InputError(f"{path}: the file is empty, not a checkpoint")
+                raise DamagedError(f"{path}: the file is empty, not a checkpoint")
             if start != b"PK\x03\x04":
-                raise InputError(f"{path}: not a checkpoint of minimask (not an .npz file: it begins with {start})")
+                raise DamagedError(f"{path}: not a checkpoint of minimask (not an .npz file: it begins with {start})")
             if not zipfile.is_zipfile(file):
-                raise InputError(f"{path}: the checkpoint is cut off (the table of contents at its end is missing)")
+                raise DamagedError(f"{path}: the checkpoint is cut off (the table of contents at its end is missing)")
             return _read_archive(path, file)
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path}: is a folder, not a checkpoint") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: there is not enough memory to read this checkpoint") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -67,7 +71,7 @@ def _read_archive(path, file):
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if "settings.npy" not in names:
-                raise InputError(f"{path}: not a checkpoint of minimask (it has no entry 'settings')")
+                raise DamagedError(f"{path}: not a checkpoint of minimask (it has no entry 'settings')")
             members = {}
             for name in names:
                 data = archive.read(name)  # compares the checksum
@@ -77,15 +81,15 @@ def _read_archive(path, file):
         if not isinstance(settings, dict):
             raise ValueError("it is not a dict")
         kind, count = settings.get("format"), settings.get("arrays")
-    except InputError:
+    except (InputError, MemoryError, OSError):  # see `read`
         raise
     except Exception as error:  # damage may raise anything, in zipfile, zlib, json or NumPy's reader of headers
-        raise InputError(f"{path}: the checkpoint is damaged ({name}: {error})") from error
+        raise DamagedError(f"{path}: the checkpoint is damaged ({name}: {error})") from error
 
     if kind != FORMAT:
         raise InputError(f"{path}: holds {kind!r}, but this version of minimask reads {FORMAT!r}")
     if count != len(members):
-        raise InputError(f"{path}: the checkpoint is damaged ({count} arrays were saved, {len(members)} are there)")
+        raise DamagedError(f"{path}: the checkpoint is damaged ({count} arrays were saved, {len(members)} are there)")
     return _scaled(path, members), settings
 
 
@@ -106,9 +110,9 @@ def _scaled(path, arrays):
     for name, scale in scales.items():
         target = f"model/{name.removeprefix('scale/')}"
         if target not in arrays:
-            raise InputError(f"{path}: the checkpoint is damaged (it has {name}, but not {target})")
+            raise DamagedError(f"{path}: the checkpoint is damaged (it has {name}, but not {target})")
         array = arrays[target]
         if scale.shape != array.shape[-1:] or scale.dtype.kind != "f" or array.dtype.kind not in "fi":
-            raise InputError(f"{path}: the checkpoint is damaged ({name} does not fit {target})")
+            raise DamagedError(f"{path}: the checkpoint is damaged ({name} does not fit {target})")
         arrays[target] = array * scale
     return arrays

@@ -1,7 +1,6 @@
 """What the commands do, each in a few calls of the package. __main__.py holds their parsers."""
 
 import json
-import sys
 from pathlib import Path
 
 from minimask.errors import InputError
@@ -23,14 +22,14 @@ def tell(error):
     if isinstance(error, MemoryError):
         return fail(f"not enough memory ({error}); try smaller images (--max-size) or fewer at once (--batch-size)")
     if isinstance(error, KeyboardInterrupt):
-        print("minimask: stopped", file=sys.stderr)
+        say("stopped")
         return 130
     raise error
 
 
 def fail(message):
     """Print an error message; returns the exit status 2."""
-    print(f"minimask: error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return 2
 
 

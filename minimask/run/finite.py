@@ -47,5 +47,10 @@ def gradient_error(step, name, images):
     return NotFiniteError(f"step {step + 1}: the gradient of {name} is not finite on the images {_all_names(images)}")
 
 
+def advice(learning_rate):
+    """What to try after a NotFiniteError."""
+    return f"try a lower learning rate (it was {learning_rate:g}), and look at these images and their annotations"
+
+
 def _all_names(images):
     return ", ".join(distributed.all_of(images))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from minimask.errors import InputError
+from minimask.errors import DamagedError, InputError
 from minimask.run.archive import read
 
 KEEP = 2
@@ -40,18 +40,38 @@ def find(path):
 
 
 def load_newest(folder):
-    """(path, arrays, settings) of the newest checkpoint in `folder` that can be read.
+    """(path, arrays, settings, damaged) of the newest checkpoint in `folder` that is not damaged.
 
-    A damaged one is skipped; a failing disk may leave one, our way of writing does not. Raises InputError if none can
-    be read.
+    damaged: dict from the path of each newer, damaged one to what is wrong with it. A failing disk may leave one; our
+        way of writing does not.
+    Raises InputError if all are damaged, or if one cannot be read for another reason (no permission, no memory).
     """
-    problems = []
+    damaged = {}
     for path in reversed(checkpoints(folder)):
         try:
-            return (path, *read(path))
-        except InputError as error:
-            problems.append(str(error))
-    raise InputError("; ".join(problems) or f"{folder}: this folder holds no checkpoint")
+            return (path, *read(path), damaged)
+        except DamagedError as error:
+            damaged[path] = str(error)
+    raise InputError("; ".join(damaged.values()) or f"{folder}: this folder holds no checkpoint")
+
+
+def check_complete(path, settings):
+    """Raises InputError if the settings of a checkpoint lack what a run needs in order to go on."""
+    needed = {"step": int, "seconds": (int, float), "training": dict, "model": dict, "class_names": list}
+    wrong = [name for name, kind in needed.items() if not isinstance(settings.get(name), kind)]
+    if wrong:
+        raise InputError(f"{path}: its settings lack {', '.join(wrong)}, so no run can go on from it")
+
+
+def set_aside(path):
+    """Rename a damaged checkpoint so that nothing takes it for one. Returns the new path."""
+    place = path.with_name(path.name + ".damaged")
+    number = 2
+    while place.exists():
+        place = path.with_name(f"{path.name}.damaged-{number}")
+        number += 1
+    path.rename(place)
+    return place
 
 
 def newest_settings(folder):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimask.errors import InputError
+from minimask.run.files import write_files
+from minimask.run.messages import say
+from minimask.run.show import count_text
 
 LOG = "log.jsonl"
 
@@ -33,7 +36,7 @@ class Log:
     """Appends lines to the log file at `path`.
 
     step: the step at which the run starts or resumes. Lines up to this step are kept; later ones belong to steps that
-        will be taken again, and are dropped.
+        will be taken again, and are dropped. So are damaged lines; their number is printed.
 
     Every method raises InputError if the file cannot be written.
     """
@@ -41,9 +44,9 @@ class Log:
     def __init__(self, path, step=0):
         self.path = Path(path)
         with self._naming():
-            keep = _length_until(self.path, step) if step and self.path.exists() else 0
-            self.file = open(self.path, "ab")
-            self.file.truncate(keep)
+            if step and self.path.exists():
+                _keep_until(self.path, step)
+            self.file = open(self.path, "ab" if step else "wb")
 
     def write(self, **values):
         """Append one line. Floats are rounded to 6 significant digits."""
@@ -82,15 +85,23 @@ class NoLog(contextlib.nullcontext):
         """Do nothing."""
 
 
-def _length_until(path, step):
-    """How many bytes at the start of a log are complete lines about steps up to `step`."""
-    length = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError):
-                break
-            length += len(line)
-    return length
+def _keep_until(path, step):
+    """Leave only the complete lines about steps up to `step` in a log."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [_step(line) for line in lines]
+    kept = [line for line, number in zip(lines, steps) if number is not None and number <= step]
+
+    damaged = steps.count(None) - (steps[-1:] == [None])  # a killed run may leave half of a last line
+    if damaged:
+        say(f"{path}: left out {count_text(damaged, 'damaged line')}; {count_text(len(kept), 'line')} could be read")
+    if len(kept) < len(lines):
+        write_files({path: b"".join(kept)})
+
+
+def _step(line):
+    """The step that a line of a log is about, None if it cannot be read."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if line.endswith(b"\n") and isinstance(step, int) else None

@@ -12,14 +12,17 @@ import dataclasses
 import time
 from pathlib import Path
 
+import numpy as np
+
 from minimask import checkpoint
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.machine.card import enough_memory
 from minimask.run.best import BEST, Best
 from minimask.run.files import remove_leftovers
-from minimask.run.finite import NotFiniteError
-from minimask.run.folder import checkpoints, load_newest, refuse_earlier_run
+from minimask.run.finite import NotFiniteError, advice
+from minimask.run.folder import check_complete, checkpoints, load_newest, refuse_earlier_run, set_aside
+from minimask.run.lock import FolderLock
 from minimask.run.log import LOG, Log, NoLog
 from minimask.run.messages import say
 from minimask.run.progress import Bar, Clock
@@ -33,20 +36,22 @@ SECONDS_BETWEEN_CHECKPOINTS = 60  # if the settings do not say after how many st
 def training_run(
     model, optimizer, settings, steps, folder, info=None, validate=None, resume=False, overwrite=False, progress=True
 ):
-    """Inside, a Run is open: its folder is ready, its log is open, Ctrl-C waits for the end of a step.
+    """Inside, a Run is open: its folder is locked, its log is open, Ctrl-C waits for the end of a step.
 
     steps: StepsOnCpu or StepsOnGpu.
     For the other arguments, and for what is raised, see `train.fit`.
     """
     run = Run(model, optimizer, settings, steps, folder, info, validate, resume, overwrite, progress)
-    advice = "use fewer images per step (--batch-size) or smaller ones (--max-size)"
-    with run.log, run.bar, run.stop, enough_memory(advice), steps:
+    memory = enough_memory("use fewer images per step (--batch-size) or smaller ones (--max-size)")
+    no_warnings = np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite has its own message
+    with contextlib.closing(run.lock), run.log, run.bar, run.stop, memory, no_warnings, steps:
         try:
             run.begin()
             yield run
             run.finish()
         except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; the last good checkpoint is {run.checkpoint}") from None
+            hint = advice(settings.learning_rate)
+            raise NotFiniteError(f"{error}; {hint}; the last good checkpoint is {run.checkpoint}") from None
         finally:
             run.close()
     run.say_how_it_ended()
@@ -66,13 +71,18 @@ class Run:
         self.first = distributed.is_first()
         self.talks = progress and self.first
 
-        state = self._prepare_folder(resume, overwrite) if self.first else None
-        self.step, seconds = distributed.from_first(state)
-        distributed.same_state(model, optimizer)
+        self.lock = contextlib.ExitStack()
+        try:
+            state = self._prepare_folder(resume, overwrite) if self.first else None
+            self.step, seconds = distributed.from_first(state)
+            distributed.same_state(model, optimizer)
+            self.log = Log(self.folder / LOG, self.step) if self.first else NoLog()
+        except BaseException:
+            self.lock.close()
+            raise
 
         self.resumed = self.step > 0
         self.clock = Clock(settings, seconds)
-        self.log = Log(self.folder / LOG, self.step) if self.first else NoLog()
         self.bar = Bar(settings, self.clock, self.step, self.talks)
         self.stop = StopRequest()
         self.best = Best(self.folder) if self.first else None
@@ -93,7 +103,15 @@ class Run:
         self.images = len(loader.dataset)
         self.data = self.steps.batches(loader.iterate(self.step))
         while not self._over() and not distributed.any_worker(self.stop.requested):
-            yield self.step, next(self.data)
+            try:
+                batch = next(self.data)
+            except Exception:  # an image that cannot be read: what was learned so far is kept
+                if distributed.size() == 1:
+                    self.finish()
+                    if self.talks:
+                        say(f"saved {self.checkpoint}; {self._how_to_go_on()}")
+                raise
+            yield self.step, batch
 
     def progress(self):
         """The fraction of the run, from 0 to 1, that is behind us; the same in all workers."""
@@ -128,10 +146,13 @@ class Run:
         if distributed.any_worker(self.stop.requested) and not self._over():
             if self.first:
                 say(f"stopped after step {self.step} and saved {self.checkpoint}")
-                say(f"go on with: python -m minimask train --output {self.folder} --resume")
+                say(self._how_to_go_on())
             raise distributed.Stopped
 
     # -------------------------------------------------------------------------------------------------- its parts
+
+    def _how_to_go_on(self):
+        return f"go on with: python -m minimask train --output {self.folder} --resume"
 
     def _over(self):
         return distributed.any_worker(self.clock.done(self.step))
@@ -150,6 +171,8 @@ class Run:
                 gradient_norm=report.gradient_norm,
                 images_per_second=self.bar.images_per_second,
             )
+        if self.bar.unread:
+            self.stop.requested = True
 
     def _validate(self):
         """The first worker validates while the others wait."""
@@ -182,6 +205,11 @@ class Run:
 
         Returns (step, seconds): how many steps were taken before, and how long they took.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot make this folder ({error.strerror or error})") from error
+        self.lock.enter_context(contextlib.closing(FolderLock(self.folder)))
         earlier = checkpoints(self.folder)
         if not (resume or overwrite):
             refuse_earlier_run(self.folder)
@@ -192,26 +220,20 @@ class Run:
             )
         state = 0, 0.0
         if earlier and resume:
-            state = self._load_newest(earlier)
+            state = self._load_newest()
         elif overwrite:
             for path in [*earlier, self.folder / LOG, self.folder / BEST]:
                 path.unlink(missing_ok=True)
 
         remove_leftovers(self.folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot make this folder ({error.strerror or error})") from error
         return state
 
-    def _load_newest(self, earlier):
-        path, arrays, saved = load_newest(self.folder)
-        if path != earlier[-1]:
-            say(f"{earlier[-1]} cannot be read; resuming from {path}")
-            for damaged in earlier[earlier.index(path) + 1 :]:
-                damaged.unlink()
-
+    def _load_newest(self):
+        path, arrays, saved, damaged = load_newest(self.folder)
+        check_complete(path, saved)
         self._check_same_run(path, saved)
+        for newer, reason in damaged.items():
+            say(f"{reason}; set aside as {set_aside(newer).name}; resuming from {path}")
         checkpoint.copy_weights(self.model, path, arrays, saved)
         try:
             self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
@@ -220,7 +242,14 @@ class Run:
         return saved["step"], saved["seconds"]
 
     def _check_same_run(self, path, saved):
-        """Raises InputError if the settings or the classes are not those that the run was started with."""
+        """Raises InputError if the settings or the data are not those that the run was started with."""
+        before, now = saved.get("images"), self.info.get("images")
+        if before is not None and now is not None and before != now:
+            raise InputError(
+                f"{path}: this run was started on {before} images, but the data set has {now} now; a run goes on with "
+                f"the same data only (to train on the new data, start another run from its weights: --weights "
+                f"{self.folder} --output FOLDER)"
+            )
         for name, ours in dataclasses.asdict(self.settings).items():
             theirs = saved["training"].get(name)
             theirs = tuple(theirs) if isinstance(theirs, list) else theirs

@@ -1,6 +1,7 @@
 """How far a training run has come: its clock and its progress bar."""
 
 import collections
+import contextlib
 import sys
 import time
 
@@ -37,6 +38,8 @@ class Bar:
     clock: the run's Clock.
     start: the step at which the run starts or resumes.
     show: False hides the bar; it still measures images per second.
+
+    `unread` becomes True if the reader of the output has gone (`2>&1 | head -1`).
     """
 
     def __init__(self, settings, clock, start, show):
@@ -47,6 +50,7 @@ class Bar:
         self.times = collections.deque(maxlen=30)  # (time, images) of the latest steps
         self.times.append((time.monotonic(), 0))
         self.images_per_second = 0.0
+        self.unread = False
 
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
         # The bar counts steps; in a run by minutes it counts seconds instead.
@@ -70,10 +74,15 @@ class Bar:
         self.bar.set_description_str(f"step {step}", refresh=False)
         total = f"{self.images_per_second:.1f} images/s, loss {sum(losses.values()):.3f}"
         self.bar.set_postfix_str(f"{total}: {parts}", refresh=False)
-        self.bar.update(min(self.clock.seconds(), self.bar.total or 0) - self.bar.n if self.minutes else 1)
+        done = min(self.clock.seconds(), self.bar.total or 0) - self.bar.n if self.minutes else 1
+        try:
+            self.bar.update(done)
+        except BrokenPipeError:
+            self.bar.disable = self.unread = True
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.bar.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.bar.close()

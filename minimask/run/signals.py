@@ -1,13 +1,17 @@
-"""Ctrl-C and a polite kill (SIGTERM) during training: finish the step, save, then stop."""
+"""Ctrl-C and polite kills (SIGTERM, SIGHUP, SIGUSR1) during training: finish the step, save, then stop."""
 
 import signal
 import threading
 
+# A closed terminal sends SIGHUP; clusters send SIGTERM or SIGUSR1 before they take a machine away.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows knows only the first two
+
 
 class StopRequest:
-    """Inside its `with` block, the first signal sets `requested`; a second one raises KeyboardInterrupt at once.
+    """Inside its `with` block, a signal sets `requested`; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    In a thread other than the main one, where Python allows no signal handlers, it does nothing.
+    SIGHUP stays ignored under nohup. In a thread other than the main one, where Python
+    allows no signal handlers, this does nothing.
     """
 
     def __init__(self):
@@ -15,14 +19,15 @@ class StopRequest:
         self.before = {}
 
     def _handle(self, number, frame):
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._handle)
+            for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_):

@@ -8,6 +8,7 @@ from pathlib import Path
 from minimask.errors import InputError
 from minimask.machine import distributed
 from minimask.run.folder import checkpoints, newest_settings, refuse_earlier_run
+from minimask.run.lock import refuse_locked
 from minimask.run.log import LOG
 from minimask.run.messages import say, say_problems
 from minimask.run.options import TrainOptions, in_words
@@ -80,6 +81,8 @@ def train(
     for name in options:
         check_name("option of train:", name, [f.name for f in dataclasses.fields(TrainOptions)])
     _check_given(model, dataset, options)
+    if distributed.is_first():
+        refuse_locked(output)
     saved = distributed.from_first(_saved(output, quiet) if resume and distributed.is_first() else None)
     if saved:
         chosen = _resumed(output, saved, options, dataset)
@@ -144,7 +147,10 @@ def _resumed(folder, saved, given, dataset):
             f"{folder}: this run was started in Python on a data set that was passed to it ({saved['dataset']}); "
             "resume it there: minimask.train(model, dataset, output=..., resume=True)"
         )
-    theirs = TrainOptions(**saved["options"])
+    try:
+        theirs = TrainOptions(**saved["options"])
+    except TypeError as error:
+        raise InputError(f"{folder}: its checkpoint holds options that this version does not know ({error})") from error
     ours = dataclasses.replace(theirs, **given)
     for name in given:
         before, now = getattr(theirs, name), getattr(ours, name)
@@ -200,7 +206,8 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     drawn = isinstance(dataset, ToyScenes)
     validate = _validation(options, validation, drawn, model) if settings.validate_every else None
     info = {"class_names": model.class_names, "category_ids": model.category_ids}
-    info |= {"options": dataclasses.asdict(options), "dataset": passed, "left_out": left_out(dataset)}
+    info |= {"options": dataclasses.asdict(options), "dataset": passed}
+    info |= {"images": len(dataset), "left_out": left_out(dataset)}
     if keypoint_names:
         info |= {"keypoint_names": model.keypoint_names, "skeleton": model.skeleton}
     if where == "cpu":
