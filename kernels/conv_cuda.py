@@ -192,7 +192,7 @@ def _finished(y, b, residual, relu):
 
 
 def _precision():
-    """The precision that was asked for, if the card has it."""
+    """The precision that was set, or "highest" if the GPU does not support it."""
     asked = get_matmul_precision()
     if asked == "highest" or int(sys.modules["cupy"].cuda.Device().compute_capability) < 80:
         return "highest"

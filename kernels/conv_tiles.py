@@ -81,7 +81,7 @@ def following(g, image, row, column):
 
 @njit(cache=True)
 def row_length(g):
-    """How many numbers a row has that `gather` writes, and how far it is from one row to the next.
+    """The length of a row that `gather` writes, and the distance from one row to the next, in numbers.
 
     Numbers 4 kB apart share a set of the first-level cache, which holds 8 to 12 lines. The rows of a block are read
     together; that far apart they would push each other out, and the product would take up to 1.7 times as long.

@@ -28,7 +28,7 @@ def launch(source, name, blocks, threads, *arguments, shared=0):
     """
     kernel = _kernel(source, name)
     blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (blocks, threads))
-    if shared > 48 << 10:  # more than 48 kB must be asked for
+    if shared > 48 << 10:  # more than 48 KiB must be requested
         kernel.max_dynamic_shared_size_bytes = shared
     kernel(blocks, threads, tuple(_argument(name, i, a) for i, a in enumerate(arguments)), shared_mem=shared)
 
@@ -44,7 +44,7 @@ def blocks_for(items, threads, most=1 << 16):
 
 
 def channel_threads(channels, threads=256):
-    """For maps (N, H, W, C): how many channels a thread takes at once (4 or 1), and the block (lanes, rows) of threads.
+    """For maps (N, H, W, C): the channels per step of a thread (4 or 1), and the block (lanes, rows) of threads.
 
     Up to 32 lanes share the channels of a pixel, so that a warp reads whole lines of memory.
     """

@@ -259,7 +259,7 @@ def _convert(subparsers):
         metavar="GROUP.NAME=VALUE",
         help="any setting of the model that the weights do not show; may be repeated",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _split(subparsers):
@@ -301,7 +301,7 @@ def _import(subparsers):
         "--classes", nargs="+", metavar="NAME", help="names of the classes, where the format numbers them"
     )
     add_options(parser, DataOptions)
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _benchmark(subparsers):

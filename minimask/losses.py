@@ -196,12 +196,12 @@ def _own_channel(labels, channels):
     return xp.arange(len(labels)), slice(None), slice(None), xp.clip(labels, 0, channels - 1).astype(xp.int64)
 
 
-def check_mask_logits(who, logits, labels, kind):
-    """Raises ValueError, in the name of `who`, if the arguments do not fit together."""
+def check_mask_logits(caller, logits, labels, kind):
+    """Raises ValueError, with `caller` in the message, if the arguments do not fit together."""
     if kind not in ("sigmoid", "softmax"):
-        raise ValueError(f'{who}: kind must be "sigmoid" or "softmax", got {kind!r}')
-    check_shape(who, "logits", logits, ("R", "M", "M", "C"))
-    check_shape(who, "labels", labels, logits.shape[:1])
+        raise ValueError(f'{caller}: kind must be "sigmoid" or "softmax", got {kind!r}')
+    check_shape(caller, "logits", logits, ("R", "M", "M", "C"))
+    check_shape(caller, "labels", labels, logits.shape[:1])
 
 
 def _divide(weights, count, dtype):

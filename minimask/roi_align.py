@@ -224,30 +224,32 @@ def assign_levels(boxes, first_level=2, levels=4, canonical_size=224, canonical_
     return (xp.clip(level, first_level, first_level + levels - 1) - first_level).astype(xp.int64)
 
 
-def check_rois(who, features, boxes, image_index, levels, scales):
-    """Raises ValueError, in the name of `who`, if the arguments of a RoI pooling function do not fit together.
+def check_rois(caller, features, boxes, image_index, levels, scales):
+    """Raises ValueError, with `caller` in the message, if the arguments of a RoI pooling function do not fit together.
 
     Returns image_index and levels as int64 arrays.
     """
     xp = array_module(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind != "f":
         raise ValueError(
-            f"{who}: boxes must be (R, 4) float arrays in image pixels, got shape {boxes.shape} {boxes.dtype}"
+            f"{caller}: boxes must be (R, 4) float arrays in image pixels, got shape {boxes.shape} {boxes.dtype}"
         )
     if len(features) != len(scales) or not features:
-        raise ValueError(f"{who}: there must be one scale per level, got {len(features)} levels, {len(scales)} scales")
+        raise ValueError(
+            f"{caller}: there must be one scale per level, got {len(features)} levels, {len(scales)} scales"
+        )
     for level, feature in enumerate(features):
         if feature.ndim != 4 or feature.shape[0::3] != features[0].shape[0::3] or not feature.size:
             raise ValueError(
-                f"{who}: features must be (N, H, W, C) with the same N and C, got {feature.shape} at level {level}"
+                f"{caller}: features must be (N, H, W, C) with the same N and C, got {feature.shape} at level {level}"
             )
 
     checked = []
     for name, index, limit in (("image_index", image_index, features[0].shape[0]), ("levels", levels, len(features))):
         index = xp.asarray(index, dtype=xp.int64)
         if index.shape != boxes.shape[:1]:
-            raise ValueError(f"{who}: {name} must be ({len(boxes)},) like the boxes, got shape {index.shape}")
+            raise ValueError(f"{caller}: {name} must be ({len(boxes)},) like the boxes, got shape {index.shape}")
         if on_cpu(index) and index.size and not (0 <= index.min() and index.max() < limit):
-            raise ValueError(f"{who}: {name} must be 0 to {limit - 1}, got {index.min()} to {index.max()}")
+            raise ValueError(f"{caller}: {name} must be 0 to {limit - 1}, got {index.min()} to {index.max()}")
         checked.append(index)
     return checked

@@ -66,7 +66,7 @@ def sample(labels, count, fraction, rng):
     rng: numpy.random.Generator.
 
     Returns indices (N, S), positive (N, S) bool and valid (N, S) bool with S = min(count, A). Positives come first,
-    then background; where there are not enough of both, the last places are not valid.
+    then background; if there are not enough of both, the last entries are not valid.
     """
     xp = array_module(labels)
     count = min(count, labels.shape[1])

@@ -101,7 +101,7 @@ def fit(
 ):
     """Train `model` on the batches of `loader`, with a log and checkpoints in `folder`.
 
-    model: MaskRCNN, on the device where it is to be trained.
+    model: MaskRCNN, on the device where it will be trained.
     loader: datasets.loader.Loader.
     settings: TrainSettings.
     folder: path of the run's folder; it is made if it does not exist.

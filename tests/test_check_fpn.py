@@ -40,7 +40,7 @@ def repeated(x, height, width):
 
 
 def from_finest(levels, laterals, smooths):
-    """Without the reversal: the fine level handed to the coarse one."""
+    """Without the reversal: the fine level is passed to the coarse one."""
     return feature_pyramid(levels[::-1], laterals[::-1], smooths[::-1])[::-1]
 
 

@@ -233,7 +233,7 @@ def test_perfect_results_score_one():
         evaluation.evaluate()
         evaluation.accumulate()
         precision = evaluation.eval["precision"]
-        most = precision[..., 0, -1]  # all sizes, 100 detections an image
+        most = precision[..., 0, -1]  # all sizes, 100 detections per image
         assert most[most > -1].min() == 1
 
 

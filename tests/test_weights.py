@@ -416,7 +416,7 @@ def test_detectron2_background():
     np.testing.assert_array_equal(logits.reshape(-1), [0, 1, 2, 3])
 
 
-# ------------------------------------------------------------------------------------------- into a model that is there
+# ----------------------------------------------------------------------------------------------- into an existing model
 
 
 def changed(model, before):

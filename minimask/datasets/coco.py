@@ -32,7 +32,7 @@ class CocoDataset:
     images: the folder. An image is looked for by its `file_name`, then by the last part of that name (image_files.py).
     annotations: path of the json, or its content as a dict.
     image_ids: use only these images; by default all.
-    class_names: the names of labels 1, 2, ..., if the file's categories are to be ordered like those of another file.
+    class_names: the names of labels 1, 2, ..., for when labels must follow the order of another file.
     keypoints: whether to read keypoints; False: the objects have none.
     skip_bad: leave out annotations and images that cannot be used, instead of refusing the file.
 

@@ -91,7 +91,7 @@ def _installed_wheels():
 
 @contextlib.contextmanager
 def enough_memory(advice):
-    """Inside, running out of the card's memory raises an InputError that says how much was asked for, held and free.
+    """While inside, running out of GPU memory raises an InputError that says how much was requested, held and free.
 
     advice: how to need less, for the end of the message.
     """
@@ -106,7 +106,7 @@ def enough_memory(advice):
         held = cupy.get_default_memory_pool().used_bytes()
         free, total = cupy.cuda.runtime.memGetInfo()
         raise InputError(
-            f"the card's memory is full: {asked} were asked for, {size_text(held)} are held here, {size_text(free)} of "
+            f"the card's memory is full: {asked} were requested, {size_text(held)} are held here, {size_text(free)} of "
             f"{size_text(total)} are free; {advice}"
         ) from error
 

@@ -44,7 +44,7 @@ class StepsOnCpu(contextlib.nullcontext):
 def steps_for(training_step, model, optimizer, settings, cuda_graph=False):
     """What takes the steps: StepsOnCpu or, if the model is on a card, gpu_steps.StepsOnGpu.
 
-    Raises InputError if `cuda_graph` is asked for on the CPU, or if a model on a card is not float32.
+    Raises InputError if `cuda_graph` is set on the CPU, or if a model on a card is not float32.
     """
     if on_cpu(optimizer.params[0].data):
         if cuda_graph:

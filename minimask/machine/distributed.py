@@ -143,7 +143,7 @@ def session(tell):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, after all workers have heard of it; each then ends by itself."""
+    """Raised after Ctrl-C once all workers know of it; each then ends on its own."""
 
 
 def _end_all(error, tell):

@@ -158,7 +158,7 @@ class StepsOnGpu:
 class Feeder:
     """An iterator over batches on the card: while the card computes with one, a second stream copies the next.
 
-    Batches reuse each other's memory. So each batch is kept until the one after the next is asked for; before that one
+    Batches reuse each other's memory. So each batch is kept until the one after the next is requested; before that one
     is copied, the copying stream waits until the card has finished with the kept batch, which is usually long done.
     """
 

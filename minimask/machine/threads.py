@@ -116,7 +116,7 @@ def one_blas_thread():
     """Inside, NumPy multiplies matrices in one thread; afterwards in as many as before. Entering takes 25 microseconds.
 
     BLAS and Numba have a pool of threads each, by default one thread per core. If both work in turn, one pool spins
-    while the other computes: where a step multiplies matrices between kernels, that costs 40 to 100 % of its time.
+    while the other computes: where a step multiplies matrices between kernels, that costs 40% to 100% of its time.
     """
     _limit.enter()
     try:

@@ -15,7 +15,7 @@ SCORES = ("mask_AP", "box_AP")  # the first of these that validation reports dec
 
 
 class Best:
-    """Keeps FOLDER/best.npz. A run that is resumed compares with the one that is there already.
+    """Keeps FOLDER/best.npz. A resumed run compares with the existing file.
 
     step: the step of the model that is kept, None if there is none.
     """

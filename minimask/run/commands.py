@@ -217,7 +217,7 @@ def demo(args):
     evaluation.evaluate(model, dataset, folder / "evaluation", **machine)
     picture = folder / "predictions.png"
     draw_beside_truth(model, dataset, picture, DEMO_PICTURES)
-    print(f"3. a picture: {picture} (left what is there, right what was found)")
+    print(f"3. a picture: {picture} (left: the ground truth, right: what was found)")
     weights_shown = "toy" if args.quick else folder
     print(
         f"""
@@ -232,7 +232,7 @@ What to try next
 
 
 def draw_beside_truth(model, dataset, path, count):
-    """Write one picture of the first `count` scenes: beside the ground truth of each what the model found."""
+    """Write one picture of the first `count` scenes: the ground truth of each, and beside it what the model found."""
     from minimask import draw
 
     pictures, titles = [], []

@@ -12,7 +12,7 @@ def say(text):
 
 
 def say_problems(dataset):
-    """Print what was left out of a data set, what is probably wrong in it, and what was read all the same."""
+    """Print what was left out of a data set, what is probably wrong in it, and what was read anyway."""
     report = str(getattr(dataset, "problems", ""))
     if report:
         say(report)

@@ -8,7 +8,7 @@ def functions_first(package, names):
     """Keep the attributes `names` of a package what the package makes them.
 
     Python stores a module as an attribute of its package when it is first imported, and would so replace a function of
-    the same name. `from minimask.train import fit` works all the same.
+    the same name. `from minimask.train import fit` works in any case.
     """
 
     class Package(types.ModuleType):

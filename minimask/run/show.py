@@ -32,7 +32,7 @@ class Showable:
         save_picture(path, self.picture(score_threshold))
 
     def show(self, score_threshold=0.5):
-        """Show the picture: in a notebook below the cell, else in a window, or if there is no screen, as a file."""
+        """Show the picture: in a notebook below the cell, otherwise in a window or, without a screen, as a file."""
         show_picture(self.picture(score_threshold))
 
     def _repr_png_(self):
@@ -42,7 +42,7 @@ class Showable:
 
 
 def show_picture(picture):
-    """Show (H, W, 3) uint8: in a notebook below the cell, else in the system's viewer; without a screen as a file."""
+    """Show (H, W, 3) uint8: below a notebook's cell, in the system's viewer or, without a screen, as a file."""
     from minimask.draw import picture_bytes, save_picture
 
     if "ipykernel" in sys.modules:
@@ -76,7 +76,7 @@ def count_text(number, word):
 
 
 def extras(masks, keypoints):
-    """The names of the two that are there."""
+    """["masks", "keypoints"] without those that are None."""
     return ["masks"] * (masks is not None) + ["keypoints"] * (keypoints is not None)
 
 

@@ -48,7 +48,7 @@ class TrainingRun:
         return plot_losses(self.folder / LOG)
 
     def show(self):
-        """Show the loss curves: in a notebook below the cell, else in a window, or where there is none, as a file."""
+        """Show the loss curves: in a notebook below the cell, otherwise in a window or, without a screen, as a file."""
         from minimask.run.show import show_picture
 
         show_picture(self.picture())
@@ -211,7 +211,7 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     if keypoint_names:
         info |= {"keypoint_names": model.keypoint_names, "skeleton": model.skeleton}
     if where == "cpu":
-        with distributed.first_alone():  # the others then find its compiled kernels
+        with distributed.first_alone():  # so that the others find its compiled kernels
             warmup.ensure(not quiet)
     path = fit(model, loader, settings, output, info, validate, resume, overwrite, not quiet, options.cuda_graph)
     return TrainingRun(output, path, model)
@@ -231,10 +231,10 @@ def set_up_machine(options):
 
 
 def open_dataset(split, options, class_names=None):
-    """The data that options name: photos with a COCO json, or where there is none drawn scenes.
+    """The data that the options name: photos with a COCO json, or drawn scenes if no photos are given.
 
-    split: "train", "val" or "test"; of photos, "val" uses val_images and val_annotations.
-    class_names: those of the model, if there is one already: labels then follow them.
+    split: "train", "val" or "test"; for photos, "val" means val_images and val_annotations.
+    class_names: names of the classes of an existing model, which the labels then follow.
     """
     from minimask import datasets
 
@@ -285,9 +285,9 @@ def name_model(model, dataset, keypoint_names):
 
 
 def loader_workers(options):
-    """Threads that prepare batches: two where the kernels leave cores free, none where they would have to take turns.
+    """Number of threads that prepare batches: two if the kernels leave cores free, otherwise none.
 
-    Measured on two cores: a step with its data takes 155 ms without workers, 175 ms with one.
+    Measured on two cores: a step with its data takes 155 ms without such threads, 175 ms with one.
     """
     if options.workers is not None:
         return options.workers
