@@ -1,7 +1,7 @@
 """A dataset of photos with COCO annotations: polygons, RLE, crowds, keypoints, images without objects.
 
 The annotations are checked when the file is opened (`coco_file.py`). Images are read and masks decoded one at a time,
-when they are asked for.
+when they are needed.
 
 Rules
 - Labels are 1 to C in the order of the category ids (0 is the background).
@@ -32,7 +32,7 @@ class CocoDataset:
     images: the folder. An image is looked for by its `file_name`, then by the last part of that name (image_files.py).
     annotations: path of the json, or its content as a dict.
     image_ids: use only these images; by default all.
-    class_names: the names of labels 1, 2, ..., for when labels must follow the order of another file.
+    class_names: the names of labels 1, 2, ... in the order of another file, if labels must follow that order.
     keypoints: whether to read keypoints; False: the objects have none.
     skip_bad: leave out annotations and images that cannot be used, instead of refusing the file.
 
@@ -40,7 +40,7 @@ class CocoDataset:
     class_names, category_ids: name and COCO id of label 1, 2, ...
     keypoint_names: names of the keypoints, or None if the categories have none.
     coco_dict: the json's content, restricted to these images, with all class_names as categories.
-    problems: what was left out, what is probably wrong, and what was read all the same (a problems.Problems).
+    problems: what was left out, what is probably wrong, and what was read anyway (a problems.Problems).
 
     Raises InputError if the folder or the file cannot be used.
     """
@@ -86,7 +86,7 @@ class CocoDataset:
         self.skeleton = tuple((a - 1, b - 1) for a, b in skeleton)  # COCO counts from 1
 
     def check_learnable(self):
-        """Raise InputError if there is nothing to learn: no object, or nothing but crowds."""
+        """Raise InputError if there is nothing to learn: no objects, or only crowds."""
         objects = self.coco_dict["annotations"]
         if not objects:
             raise InputError(f"{self.source}: there is nothing to learn: none of its {len(self)} images has an object")

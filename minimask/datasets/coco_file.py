@@ -1,7 +1,8 @@
 """Reads and checks COCO json. Training, evaluation, `split`, and `inspect` all read through here, so that they agree.
 
-The whole file is checked when it is opened, and everything that cannot be used is told in one report, with the ids and
-what was found. What needs no guess is read: 96.0 as a size, null for what is missing, a polygon that is one flat list.
+The whole file is checked when it is opened, and one report lists everything that cannot be used, with the ids and what
+was found. What can be read without guessing is read: 96.0 as a size, null for what is missing, a polygon that is one
+flat list.
 """
 
 import json
@@ -119,7 +120,7 @@ def finite(value):
 
 
 def _check_structure(content, name):
-    """Raise InputError unless there are lists where COCO has lists."""
+    """Raise InputError if something that COCO defines as a list is not one."""
     other = other_format(content)
     if other:
         raise InputError(f"{name}: {other}")

@@ -1,4 +1,4 @@
-"""Tells what a file or folder is that was given as COCO json and is something else, and how it becomes COCO json."""
+"""Recognizes files and folders of other formats that were given as COCO json, and says how to convert them."""
 
 from minimask.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Reads one annotation of a COCO json: checked, and what needs no guess brought into COCO's own form."""
+"""Reads and checks one annotation of a COCO json, and converts to COCO's own form what can be read without guessing."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def read_object(where, annotation, image, needs, keypoints, note):
     image: the entry of its image, with integer height and width, or None for both.
     needs: "segmentation" or "bbox" if it must have one (a segmentation serves as a box, too), or None.
     keypoints: how many its category names; 0: they are not looked at.
-    note: function of a text, called for what was not in COCO's form and was read all the same.
+    note: function of a text, called for what was not in COCO's form but was read anyway.
     Returns a new dict. Raises Defect if something cannot be used.
     """
     segmentation = read_segmentation(where, annotation.get("segmentation"), image["height"], image["width"], note)
@@ -48,7 +48,7 @@ def read_object(where, annotation, image, needs, keypoints, note):
 
 
 def box_of(annotation):
-    """The box x1, y1, x2, y2 of a checked annotation: its own, or else the one around its segmentation."""
+    """The box x1, y1, x2, y2 of a checked annotation: its own, otherwise the one around its segmentation."""
     if annotation.get("bbox") is not None:
         x, y, w, h = annotation["bbox"]
         return x, y, x + w, y + h

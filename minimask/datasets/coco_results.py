@@ -77,7 +77,7 @@ def some(values):
 
 
 def _keypoint_count(truth, name):
-    """How many keypoints an object has: as the categories say, else as the annotations show, else COCO's 17."""
+    """The number of keypoints per object: that of the categories, otherwise of the annotations, otherwise 17."""
     counts = [len(category.get("keypoints") or ()) for category in truth["categories"]]
     for annotation in truth["annotations"]:
         where = f"{name}: annotation {annotation.get('id')}"

@@ -1,10 +1,10 @@
-"""Gray levels of more than 8 bits, as microscopes and scanners write them, as 0 to 255.
+"""Converts gray levels of more than 8 bits, as microscopes and scanners write them, to 0 to 255.
 
-What the lowest and the highest level are is told, in this order, by
+The lowest and the highest level are determined, in this order, by
 
     the file      TIFF's tags SMinSampleValue and SMaxSampleValue (or MinSampleValue and MaxSampleValue)
     the data      integers: the least of 8, 10, 12, 14 and 16 bits that holds all of them (cameras of 12 bits write 0 to
-                  4095 into files of 16); floats: 0 to 1, or else 0 to 255
+                  4095 into files of 16); floats: 0 to 1, otherwise 0 to 255
     its range     from the smallest to the largest value, where these do not fit: negative values, 32 bits, floats
 """
 
@@ -19,7 +19,7 @@ _said = set()
 
 
 def to_8_bits(values, tags, path):
-    """Scale gray levels to 0..255, rounded. What was not simply 16 bits is said, once for each way of scaling.
+    """Scale gray levels to 0..255, rounded. Scaling from anything but full 16 bits is reported, once per kind.
 
     values: (H, W) integers or floats. tags: those of a TIFF file, a dict. path: for messages.
     Returns (H, W) uint8. Raises ValueError for NaN and infinity.
@@ -37,7 +37,7 @@ def to_8_bits(values, tags, path):
 
 
 def _limits(values, tags):
-    """(lowest level, highest level, why), where why is None for whole 8 and 16 bits."""
+    """(lowest level, highest level, reason), where reason is None for the full range of 8 and 16 bits."""
     for names in TAGS:
         low, high = (_number(tags.get(name)) for name in names)
         if high is not None and high > (low or 0):
@@ -56,7 +56,7 @@ def _limits(values, tags):
 
 
 def _number(value):
-    """A tag's value as a number; the largest, if there is one for each band; None if there is none."""
+    """The value of a tag as a number, the largest if there is one per band; None if there is none."""
     try:
         number = float(np.max(value))
     except (TypeError, ValueError):

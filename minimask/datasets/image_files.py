@@ -1,4 +1,4 @@
-"""Finds the file of each image that a COCO json names, also where the name is written a little differently."""
+"""Finds the file of each image that a COCO json names, even if the name is written a little differently."""
 
 import os
 import unicodedata
@@ -27,9 +27,9 @@ class ImageFiles:
         self._listed = None  # loose name -> the files that have it
 
     def locate(self, images, problems):
-        """Find the files of these images, which then stand in `paths`. What is not found becomes a problem.
+        """Find the files of these images and store them in `paths`. What is not found becomes a problem.
 
-        Raises InputError if none of several is there.
+        Raises InputError if none of several images is found.
         """
         found = {}  # file -> the images that read it, each with whether its name is that of the file
         for image in images:
@@ -98,5 +98,5 @@ class ImageFiles:
 
 
 def _loose(name):
-    """What names have in common that differ in case, in the Unicode form of accents, or in %20 for a space."""
+    """The name without differences in case, in the Unicode form of accents, and in %20 for a space."""
     return unicodedata.normalize("NFC", unquote(name)).casefold().strip("/")

@@ -53,8 +53,8 @@ class Loader:
     dataset: dataset[i] is a Sample; has a length and, to mirror keypoints, keypoint_order.
     transform: an image.ImageTransform.
     batch_size: samples per batch.
-    seed: of the order and of the random changes.
-    workers: threads that prepare batches ahead; with 0, each batch is prepared when it is asked for.
+    seed: seed of the order and of the random changes.
+    workers: threads that prepare batches ahead; with 0, each batch is prepared when it is requested.
     shuffle: whether each epoch has a new order.
     flip: whether to mirror each image with a probability of one half.
     turns: whether to rotate each image by 0 to 3 quarter turns, for images without a top, as from a microscope.

@@ -38,8 +38,8 @@ class Problems:
     def add(self, kind, where, message=None, final=False):
         """Record a place with this kind of problem, such as add("polygon of two points", "annotation 7").
 
-        message: the problem in a sentence, for the case that it stays the only one.
-        final: whether there is no going on without it.
+        message: the problem in a sentence, used if it is the only one.
+        final: whether nothing can be read because of it.
         """
         self.kinds.setdefault(kind, []).append(str(where))
         self._messages.append(message)
@@ -76,7 +76,7 @@ class Problems:
     def refuse(self, advice=None):
         """Raise InputError with the whole report and what to do, if there is a problem.
 
-        A single problem that has a message is told in that one sentence.
+        If there is only one problem and it has a message, the report is that sentence.
         """
         if not self.kinds:
             return

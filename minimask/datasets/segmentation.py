@@ -86,11 +86,11 @@ def rle_counts(counts):
 
 
 def read_segmentation(where, segmentation, height, width, note=None, empty=False):
-    """A segmentation in COCO's own form, checked; what needs no guess is brought into that form.
+    """A checked segmentation in COCO's own form, converted to it if that is possible without guessing.
 
     where: the beginning of messages, such as "annotation 5".
     height, width: size of the image in pixels, or None if it is not known; then sizes are not compared.
-    note: function of a text, called for what was not in COCO's form and was read all the same.
+    note: function of a text, called for what was not in COCO's form but was read anyway.
     empty: whether it may have no pixel, as a predicted mask may.
     Returns the polygons or the RLE; None if there is none (null, or an empty list).
     Raises Defect if it cannot be decoded or has no pixel.
