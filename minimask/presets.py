@@ -6,10 +6,11 @@
 Settings come in groups, one per stage; run/model_settings.py documents each of them.
 """
 
+import dataclasses
 from numbers import Integral
 
 from minimask.errors import InputError
-from minimask.run.model_settings import GROUPS
+from minimask.run.model_settings import GROUPS, check_together
 from minimask.run.settings import Settings, check_name
 
 PRESETS = {
@@ -52,6 +53,14 @@ PRESETS = {
 }
 
 
+OPTIONS = {  # what people look for among the settings
+    "num_classes": "it is an argument of build; training counts the classes of the data",
+    "classes": "they are an argument of build; training takes those of the data",
+    "seed": "it is an argument of build, and the option --seed of training",
+    "preset": "it is an argument of build, and the option --preset of training",
+}
+
+
 def check_num_classes(number):
     """Raises InputError unless `number` can be a number of classes."""
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 2:
@@ -76,17 +85,35 @@ def merge(settings, changes):
 def complete(groups, preset=None):
     """All groups, those of a preset changed by `groups`: name -> object of its class.
 
-    Raises InputError for an unknown name, with a suggestion, and for a bad value.
+    Without a pyramid there is one level: its anchor sizes are those of all the preset's levels, if none are given.
+
+    Raises InputError for an unknown name, with a suggestion, for a bad value, and for values that do not go together.
     """
     if preset is not None:
         check_name("preset", preset, PRESETS)
-    for name in groups:
+    check_groups(groups)
+    merged = merge(PRESETS.get(preset, {}), groups)
+    chosen = {name: kind.of(merged.get(name)) for name, kind in GROUPS.items()}
+    if chosen["backbone"].neck != "fpn" and "anchor_sizes" not in merge({}, {"rpn": groups.get("rpn") or {}})["rpn"]:
+        sizes = sum(chosen["rpn"].anchor_sizes, ())
+        chosen["rpn"] = dataclasses.replace(chosen["rpn"], anchor_sizes=(sizes,))
+    check_together(chosen)
+    return chosen
+
+
+def check_groups(groups):
+    """Raises InputError if a group, or a setting in it, is unknown or has a value that it cannot have."""
+    for name, value in groups.items():
         homes = [group for group, kind in GROUPS.items() if name in kind.__dataclass_fields__]
         if name not in GROUPS and homes:
-            raise InputError(f"unknown model setting {name}; it is part of a group: {homes[0]}={{{name!r}: ...}}")
+            raise InputError(
+                f"unknown model setting {name}; it is part of a group: {homes[0]}={{{name!r}: ...}} "
+                f"(on the command line --set {homes[0]}.{name}=...)"
+            )
+        if name in OPTIONS:
+            raise InputError(f"{name} is no setting of the model's groups: {OPTIONS[name]}")
         check_name("model setting", name, GROUPS)
-    merged = merge(PRESETS.get(preset, {}), groups)
-    return {name: kind.of(merged.get(name)) for name, kind in GROUPS.items()}
+        GROUPS[name].of(merge({}, {name: value})[name])
 
 
 def saved(groups):

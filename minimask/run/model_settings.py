@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from minimask.backbone import RESNETS
 from minimask.conventions import CONVENTIONS
+from minimask.errors import InputError
 from minimask.image import IMAGENET_MEAN, IMAGENET_STD
 from minimask.run.settings import Settings, setting
 
@@ -134,3 +135,81 @@ GROUPS = {
     "transform": TransformSettings,
     "conventions": ConventionSettings,
 }
+
+
+# ------------------------------------------------------------------------------------------------- what goes together
+
+STAGES = 4  # of a ResNet
+NORM_GROUPS = 8  # of group norm
+
+
+def check_together(groups):
+    """Raises InputError for settings that are each allowed, but not together.
+
+    groups: all groups, name -> object of its class.
+    """
+    _check_body(groups["backbone"])
+    _check_anchors(groups["rpn"], groups["backbone"])
+    heads = groups["heads"]
+    if heads.keypoints and not heads.keypoint_channels:
+        raise InputError("heads.keypoint_channels must not be empty in a model that finds keypoints")
+    if groups["rpn"].low > groups["rpn"].high:
+        raise InputError(f"rpn.low must not exceed rpn.high, got {groups['rpn'].low} and {groups['rpn'].high}")
+
+
+def _check_body(backbone):
+    for name in ("channels", "layers"):
+        value = getattr(backbone, name)
+        if value is not None and len(value) != STAGES:
+            raise InputError(f"backbone.{name} must be {STAGES} integers, one for each stage, got {list(value)}")
+    block, _, groups, group_width = RESNETS[backbone.name]
+    groups, group_width = backbone.groups or groups, backbone.group_width or group_width
+    if block == "basic" and (groups, group_width) != (1, 64):
+        raise InputError(
+            f"backbone.groups and backbone.group_width are not for {backbone.name}, which has basic blocks"
+        )
+    for channels in backbone.channels:
+        width = channels if block == "basic" else channels * group_width // 64 * groups
+        if width == 0 or width % groups:
+            raise InputError(
+                f"backbone.channels {list(backbone.channels)} do not go with groups {groups} and group_width "
+                f"{group_width}: {channels} * {group_width} / 64 must be at least 1"
+            )
+        if backbone.norm == "group" and any(side % min(NORM_GROUPS, side) for side in (channels, width)):
+            raise InputError(
+                f"backbone.norm group needs channels that are multiples of {NORM_GROUPS}, got {list(backbone.channels)}"
+            )
+
+
+def _check_anchors(rpn, backbone):
+    levels = 1 if backbone.neck != "fpn" else max(0, STAGES + backbone.fpn_pool - rpn.first_level)
+    if levels == 0:
+        raise InputError(
+            f"rpn.first_level must leave a level to the RPN, got {rpn.first_level} of {STAGES} or 5 levels"
+        )
+    sizes, ratios = rpn.anchor_sizes, rpn.anchor_ratios
+    if len(sizes) != levels:
+        raise InputError(
+            f"rpn.anchor_sizes must be {levels} list{'s' * (levels > 1)}, one for each level that the RPN reads "
+            f"(backbone.neck {backbone.neck}, fpn_pool {str(backbone.fpn_pool).lower()}, "
+            f"rpn.first_level {rpn.first_level}), got {len(sizes)}: {_lists(sizes)}"
+        )
+    if not ratios or not isinstance(ratios[0], tuple):
+        ratios = (ratios,) * levels
+    if len(ratios) != levels:
+        raise InputError(
+            f"rpn.anchor_ratios must be one list for all levels, or {levels} lists, got {len(ratios)}: {_lists(ratios)}"
+        )
+    counts = {len(size) * len(ratio) for size, ratio in zip(sizes, ratios)}
+    if len(counts) > 1 or 0 in counts:
+        raise InputError(
+            "rpn.anchor_sizes and rpn.anchor_ratios must make the same number of anchors on each level, at least one, "
+            f"got sizes {_lists(sizes)} and ratios {_lists(rpn.anchor_ratios)}"
+        )
+
+
+def _lists(value):
+    """Tuples as they are written for --set: "[[14,20],[28,40]]"."""
+    if isinstance(value, tuple):
+        return f"[{','.join(_lists(v) for v in value)}]"
+    return f"{value:g}"

@@ -19,7 +19,7 @@ import typing
 from dataclasses import dataclass
 
 from minimask.errors import InputError
-from minimask.presets import PRESETS
+from minimask.presets import PRESETS, check_groups
 from minimask.run.model_settings import GROUPS as GROUPS_OF_THE_MODEL
 from minimask.run.settings import Settings, one_of, setting
 from minimask.train import TrainSettings
@@ -162,6 +162,7 @@ class TrainOptions(MachineOptions, DataOptions, TrainSettings):
             raise InputError("train: new_heads needs weights, because it says what not to take from them")
         if self.cuda_graph and self.device in (None, "cpu"):
             raise InputError("train: cuda_graph needs device cuda")
+        check_groups(self.set or {})
         if self.scale_jitter and self.scale_jitter[0] > self.scale_jitter[1]:
             raise InputError(f"train: scale_jitter must be LOW <= HIGH, got {self.scale_jitter}")
 

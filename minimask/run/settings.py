@@ -40,7 +40,9 @@ class Settings:
             value = _tuples(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             if not allowed(value, field):
-                raise InputError(f"{self.owner}{field.name} must be {description(field)}, got {value!r}")
+                choices = field.metadata.get("choices")
+                hint = did_you_mean(value, choices) if choices and isinstance(value, str) else ""
+                raise InputError(f"{self.owner}{field.name} must be {description(field)}, got {value!r}{hint}")
 
     @classmethod
     def of(cls, given):
@@ -141,9 +143,11 @@ def one_of(names):
 
 
 def did_you_mean(name, known):
-    """ "; did you mean X?" if a known name resembles `name`, else an empty string."""
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """ "; did you mean X?" if a known name resembles `name` or begins with it, else an empty string."""
+    known = {str(k).lower(): str(k) for k in known}
+    name = str(name).lower()
+    close = difflib.get_close_matches(name, known, n=1) or [k for k in known if len(name) > 1 and k.startswith(name)]
+    return f"; did you mean {known[close[0]]}?" if close else ""
 
 
 def check_name(kind, name, known):
