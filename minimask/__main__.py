@@ -82,6 +82,7 @@ def make_parsers():
         _convert,
         _split,
         _import,
+        _inspect,
         _benchmark,
         _compile,
         _course,
@@ -302,6 +303,23 @@ def _import(subparsers):
     )
     add_options(parser, DataOptions)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _inspect(subparsers):
+    parser = _command(
+        subparsers,
+        "inspect",
+        data_commands.inspect,
+        "what is in a COCO file and its photos: numbers, problems, pictures",
+        """  python -m minimask inspect --images photos --annotations instances.json
+      exits with 2 if training would refuse the file
+""",
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photos")
+    parser.add_argument("--annotations", required=True, metavar="FILE.json", help="their objects, in COCO's format")
+    parser.add_argument(
+        "--output", default="runs/inspect", metavar="DIR", help="folder for the pictures (default: runs/inspect)"
+    )
 
 
 def _benchmark(subparsers):

@@ -82,6 +82,7 @@ COMMANDS = [
     "convert",
     "split",
     "import",
+    "inspect",
     "benchmark",
     "compile",
     "check",

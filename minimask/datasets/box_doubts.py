@@ -20,7 +20,8 @@ def compare_boxes(pairs, problems):
     sizes = np.array([(image["width"], image["height"]) * 2 for _, _, _, image in pairs], np.float64)  # (N, 4)
     tight = np.clip(tight, 0, sizes)
     given = np.clip(_corners(boxes), 0, sizes)
-    bad = (_iou(given, tight) < FITS) & (np.abs(given - tight).max(axis=1) > NEAR)
+    off = np.abs(given - tight).max(axis=1) > NEAR
+    bad = off & ((_iou(given, tight) < FITS) | (np.abs(boxes - tight).max(axis=1) < 1))
     if not bad.any():
         return
 

@@ -40,6 +40,7 @@ class CocoDataset:
     class_names, category_ids: name and COCO id of label 1, 2, ...
     keypoint_names: names of the keypoints, or None if the categories have none.
     coco_dict: the json's content, restricted to these images, with all class_names as categories.
+    images, files: the entry of each image in the json, and its file.
     problems: what was left out, what is probably wrong, and what was read anyway (a problems.Problems).
 
     Raises InputError if the folder or the file cannot be used.
@@ -61,7 +62,7 @@ class CocoDataset:
             skip_bad=skip_bad,
         )
         self.images = [image for image in content["images"] if image["id"] in files.paths]
-        self._files = [files.paths[image["id"]] for image in self.images]
+        self.files = [files.paths[image["id"]] for image in self.images]
 
         categories = sorted(content["categories"], key=lambda category: category["id"])
         if class_names is not None:
@@ -128,7 +129,7 @@ class CocoDataset:
 
     def _read(self, index):
         """The pixels of an image, whose size must be the one that the json states."""
-        image, file = self.images[index], self._files[index]
+        image, file = self.images[index], self.files[index]
         pixels = read_image(file)
         stated = image["height"], image["width"]
         if pixels.shape[:2] != stated and pixels.shape[:2] == stated[::-1]:

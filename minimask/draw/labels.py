@@ -12,7 +12,8 @@ def place_labels(pen, boxes, texts, colors, covered):
     A label that finds no place is left out; the caption still counts the object.
 
     boxes: (D, 4). texts: for each object, its label in several lengths, longest first. A shorter one is taken if a
-    longer one would hide too much. colors: (D, 3) uint8. covered: (H, W) bool, True where there are objects.
+    longer one would hide too much; an empty one is not drawn. colors: (D, 3) uint8.
+    covered: (H, W) bool, True where there are objects.
     """
     size = text_size(covered) if len(boxes) <= 20 else max(12, text_size(covered) - 3)
     # A summed-area table: the sum of `covered` over any rectangle takes four look-ups.
@@ -20,7 +21,7 @@ def place_labels(pen, boxes, texts, colors, covered):
     taken = np.zeros((0, 4))
     for box, options, color in zip(boxes, texts, colors):
         best = None
-        for rank, text in enumerate(options):
+        for rank, text in enumerate(filter(None, options)):
             w, h = pen.text_box(text, size)
             places = _label_places(box, w, h, covered.shape)
             free = places[~_overlap(places, taken)] if len(taken) else places

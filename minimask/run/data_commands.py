@@ -32,3 +32,23 @@ def import_annotations(args):
     if len(problems):
         print(f"left out: {len(problems)}")
     print(f"next:    python -m minimask inspect --images {root} --annotations {output}")
+
+
+def inspect(args):
+    """python -m minimask inspect"""
+    from minimask import draw
+    from minimask.run import inspection
+
+    output = Path(args.output)
+    dataset, problems, refusal = inspection.open_for_inspection(args.images, args.annotations)
+    if dataset is None:
+        raise InputError(refusal)
+    print("\n".join(inspection.describe(dataset)))
+    if str(problems):
+        print(problems.report(inspection.PLACES_SHOWN))
+    pictures = {"samples.png": inspection.draw_samples, "histograms.png": inspection.draw_histograms}
+    for name, picture in pictures.items():
+        draw.save_picture(output / name, picture(dataset))
+        print(f"picture:  {output / name}")
+    if refusal:
+        raise InputError(refusal)
