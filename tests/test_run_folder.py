@@ -1,5 +1,6 @@
 """What a run keeps when things go wrong: two trainings in one folder, signals, pipes, damaged files, changed data."""
 
+import csv
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from PIL import Image
 from minimask import checkpoint
 from minimask.__main__ import main
 from minimask.errors import InputError
-from minimask.run import archive, folder
+from minimask.run import archive, folder, metrics
 from minimask.run.lock import FolderLock, refuse_locked
 from tests.helpers import step_of
 
@@ -276,3 +277,30 @@ def test_nan_suggests_what_to_change_and_numpy_does_not_warn(tmp_path):
 def test_the_newest_of_three(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         folder.load_newest(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- curves and metrics
+
+
+def test_curves_and_metrics_stand_beside_the_log(run):
+    with Image.open(run / "losses.png") as picture:
+        assert picture.size[0] >= 900
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == [record["loss"] for record in records(run)]
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+
+
+def test_validation_stands_in_the_row_of_its_step():
+    text = metrics.table([{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0}, {"step": 2, "validation_mask_AP": 0.25}])
+    assert text.decode().splitlines() == ["step,loss,validation_mask_AP", "1,2.5,", "2,2.0,0.25"]
+
+
+def test_a_picture_that_cannot_be_drawn_stops_nothing(tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("minimask.draw.plot_losses", fail)
+    assert train(tmp_path / "run", *SCENES, "--steps", "4", "--save-every", "1") == 0
+    assert capsys.readouterr().err.count("losses.png could not be drawn (no fonts); training goes on") == 1
+    assert step_of(checkpoint.find(tmp_path / "run")) == 4

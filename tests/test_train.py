@@ -226,7 +226,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
         run(tmp_path)
     monkeypatch.undo()
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "checkpoint-00000003.npz", "checkpoint-00000006.npz", "log.jsonl",
+        "checkpoint-00000003.npz", "checkpoint-00000006.npz", "log.jsonl", "losses.png", "metrics.csv",
     ]  # fmt: skip
     resumed, _ = run(tmp_path, resume=True)
     whole, _ = run(tmp_path / "whole")

@@ -118,7 +118,8 @@ def test_a_helper_that_dies_leaves_its_work_to_the_main_process(monkeypatch):
     assert sorted(called) == list("abcdef")
 
 
-def test_kernels_find_a_folder_if_the_usual_ones_are_not_writable(tmp_path):
+@pytest.mark.parametrize("named", [None, "a file/sub"])
+def test_kernels_find_a_folder_if_the_usual_ones_are_not_writable(tmp_path, named):
     """If neither the package nor the home folder is writable, compiled code is kept among the temporary files."""
     for name in ("minimask", "kernels"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -128,6 +129,9 @@ def test_kernels_find_a_folder_if_the_usual_ones_are_not_writable(tmp_path):
     home = {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME", "USERPROFILE", "LOCALAPPDATA")}
     environment = {**os.environ, **home, "TMPDIR": str(tmp_path / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("NUMBA_CACHE_DIR", None)
+    if named:  # a folder that cannot be used
+        (tmp_path / "a file").write_text("")
+        environment["NUMBA_CACHE_DIR"] = str(tmp_path / named)
     program = """
 import numpy as np
 import minimask.__main__
@@ -140,6 +144,7 @@ print(warmup._cache_folder())
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 0, process.stderr
+    assert process.stderr.count("minimask: compiled kernels are kept in") == 1
     folder = Path(process.stdout.strip())
     assert tmp_path / "temporary" in folder.parents and folder.parent.name.startswith("minimask-kernels")
     assert list(folder.glob("optimizer.*.nbi"))

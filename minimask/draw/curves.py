@@ -8,6 +8,8 @@ import numpy as np
 from minimask.draw.colors import COLORS, unit
 from minimask.errors import InputError
 
+TEXT = 15  # points: to be read from the last row
+
 
 def plot_losses(log, parts=None, smoothing=0.95, title=None):
     """Draw the loss curves of one run: the total and its parts against the step. Faint lines are the logged values.
@@ -43,13 +45,13 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
         smooth = smoothed(values, smoothing)
         axes.plot(steps, smooth, color=ink, linestyle=dashes[i % 4], linewidth=2, label=_loss_name(part))
 
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set_xlabel("step", fontsize=TEXT)
+    axes.set_ylabel("loss", fontsize=TEXT)
     highest = max(float(np.nanpercentile(values, 99)) for _, values in curves.values())
     axes.set_ylim(0, 1.05 * highest if np.isfinite(highest) and highest > 0 else None)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", framealpha=0.9)
-    axes.set_title(title or "training loss and its parts")
+    axes.legend(loc="upper right", framealpha=0.9, fontsize=TEXT - 1)
+    axes.set_title(title or "training loss and its parts", fontsize=TEXT + 1)
     return render(figure)
 
 
@@ -124,7 +126,9 @@ def new_figure(width, height):
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=TEXT - 1)
+    return figure, axes
 
 
 def render(figure):

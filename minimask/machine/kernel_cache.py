@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from minimask.errors import InputError
+from minimask.run.messages import say
 
 
 def choose_folder(function):
@@ -14,7 +15,7 @@ def choose_folder(function):
 
     Numba looks at NUMBA_CACHE_DIR, at `__pycache__` beside the source and at the user's cache folder. If it can write
     to none of them (a container without a home, a package that the administrator installed), it refuses to define a
-    kernel at all. It then gets a folder among the temporary files.
+    kernel at all. It then gets a folder among the temporary files, which is said in one line.
 
     Raises InputError if no folder can be written to.
     """
@@ -22,8 +23,9 @@ def choose_folder(function):
 
     try:
         numba.njit(cache=True)(function)  # compiles nothing yet, but looks for the folder
-    except RuntimeError:  # "no locator available"
+    except (RuntimeError, OSError):  # "no locator available"
         numba.config.CACHE_DIR = _temporary_folder()
+        say(f"compiled kernels are kept in {numba.config.CACHE_DIR}, because no other folder can be written to")
 
 
 def _temporary_folder():

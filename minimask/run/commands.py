@@ -56,7 +56,7 @@ def _train(args):
     if args.quiet or not distributed.is_first():
         return
     print(f"weights: {run.checkpoint}")
-    print(f"log:     {run.folder / 'log.jsonl'}")
+    print(f"log:     {run.folder / 'log.jsonl'} (losses.png, metrics.csv)")
     data = ""
     if options.get("images"):
         images = options.get("val_images") or options["images"]

@@ -5,6 +5,7 @@ The loop itself and the step are in train.py. The folder of a run holds
     checkpoint-00000400.npz, checkpoint-00000500.npz     the last two checkpoints, see checkpoint.py
     best.npz                                             the model that scored best in validation, see best.py
     log.jsonl                                            see log.py
+    losses.png, metrics.csv                              what the log says, see metrics.py
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from minimask.run.folder import check_complete, checkpoints, load_newest, refuse
 from minimask.run.lock import FolderLock
 from minimask.run.log import LOG, Log, NoLog
 from minimask.run.messages import say
+from minimask.run.metrics import PICTURE, TABLE, Metrics
 from minimask.run.progress import Bar, Clock
 from minimask.run.settings import may_change
 from minimask.run.signals import StopRequest
@@ -86,6 +88,7 @@ class Run:
         self.bar = Bar(settings, self.clock, self.step, self.talks)
         self.stop = StopRequest()
         self.best = Best(self.folder) if self.first else None
+        self.metrics = Metrics(self.folder)
         self.checkpoint = None
         self.data = None  # the iterator over batches
 
@@ -133,6 +136,8 @@ class Run:
         self._log(self.steps.rest())
         if self.step != self.saved_step or self.settings.minutes:  # the checkpoint also says how long the run took
             self._save()
+        if self.first:
+            self.metrics.refresh(last=True)
 
     def close(self):
         """Stop the threads that prepare batches."""
@@ -195,6 +200,7 @@ class Run:
             self.log.flush()
             self.info["seconds"] = round(self.clock.seconds(), 3)
             self.checkpoint = checkpoint.save(self.folder, self.step, self.model, self.optimizer, self.info)
+            self.metrics.refresh()
         self._saved(self.checkpoint)
 
     def _saved(self, path):
@@ -222,7 +228,7 @@ class Run:
         if earlier and resume:
             state = self._load_newest()
         elif overwrite:
-            for path in [*earlier, self.folder / LOG, self.folder / BEST]:
+            for path in [*earlier, *(self.folder / name for name in (LOG, BEST, PICTURE, TABLE))]:
                 path.unlink(missing_ok=True)
 
         remove_leftovers(self.folder)
