@@ -104,7 +104,7 @@ def test_models_of_both_sides_agree(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["toy_step", "step", "torch"])
-def test_timed_training_steps_leave_the_weights_as_they_are(name, tmp_path, monkeypatch):
+def test_timed_training_steps_do_not_change_the_weights(name, tmp_path, monkeypatch):
     """A side that takes more steps in its time then does the same work in each of them."""
 
     if name == "torch":

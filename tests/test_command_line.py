@@ -126,7 +126,7 @@ def test_the_demo_of_the_trained_model(tmp_path, capsys):
         assert min(picture.size) > 200
 
 
-def test_addresses_are_shown_as_they_are(tmp_path, capsys):
+def test_addresses_are_shown_unchanged(tmp_path, capsys):
     address = "https://example.com/photo.jpg"
     assert f"{address}: is an address" in fails(capsys, "predict", address, "--weights", "toy")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
@@ -257,7 +257,7 @@ def test_the_same_found_before_and_after_converting(tmp_path, capsys):
 PEOPLE = dict(mask=None, keypoints=17, keypoint_channels=(8, 8))
 
 
-def test_converting_says_and_keeps_what_it_should(tmp_path, capsys):
+def test_what_converting_prints_and_keeps(tmp_path, capsys):
     file = published_file(tmp_path / "people.npz", 2, heads=PEOPLE)
     assert main(["convert", str(file), "--output", str(tmp_path / "run"), "--set", "transform.min_size=96"]) == 0
     settings = newest_settings(tmp_path / "run")
@@ -307,7 +307,7 @@ def test_training_from_published_weights(tmp_path, capsys):
     assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
 
 
-def test_keypoints_of_the_weights_are_left_out_where_nobody_asks_for_them(tmp_path, capsys):
+def test_keypoints_of_the_weights_are_left_out_unless_requested(tmp_path, capsys):
     write_coco(tmp_path)
     file = published_file(tmp_path / "people.npz", 2, heads=PEOPLE)
     data = ["--images", str(tmp_path / "photos"), "--annotations", str(tmp_path / "all.json")]

@@ -169,7 +169,7 @@ def test_one_worker_that_fails_ends_all_with_its_message(tmp_path, kind, message
     assert "minimask: worker 1 of 2 failed; all workers are stopped" in complaints
 
 
-def test_what_all_do_wrong_is_told_once(tmp_path):
+def test_a_mistake_of_all_workers_is_reported_once(tmp_path):
     options = [*SHORT_RUN, "--batch-size", "3"]
     _, complaints = run(2, "-m", "minimask", "train", "--distributed", "--output", tmp_path, *options, code=2)
     message = "loader: 2 workers share each batch equally, so the batch size must be a multiple of 2, got 3"

@@ -132,7 +132,7 @@ def test_scores_below_the_threshold_are_left_out():
     assert not (high[8 * 25, 8 * 25] == GREY).all()
 
 
-def test_nothing_found_is_said():
+def test_the_caption_says_if_nothing_was_found():
     picture = draw.draw_prediction(_image(), _prediction([]), NAMES)
     assert (picture[: 8 * 90] == GREY).all()
     assert (picture[8 * 90 :] < 60).any()  # the caption's text

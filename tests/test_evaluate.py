@@ -251,7 +251,7 @@ def test_run_lengths_are_those_pycocotools_wrote():
 
 
 @pytest.mark.parametrize("counts", ["", "zzzz", "\x00", "é", 7, None, [1.5, 2], "oooooooooooooooo0"])
-def test_what_is_no_run_length_code_is_found_out(counts):
+def test_invalid_run_length_codes_are_recognized(counts):
     assert rle_counts(counts) is None
 
 

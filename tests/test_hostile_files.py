@@ -99,7 +99,7 @@ def attacks(marker):
         b"}" + system + text + b"s",
         b"}" + text + system + b"s",
         text + text + b"tR",
-        text + b"(" + text + b"tR",  # a text is called
+        text + b"(" + text + b"tR",  # calls a string
         piece(7) + b")R",
         piece([]) + b")R",
         name("collections.OrderedDict") + text + b"R",
@@ -153,7 +153,7 @@ import json, sys
 from pathlib import Path
 from minimask.errors import InputError
 from minimask.weights.torch_file import read
-read(sys.argv[1])  # once, so that all is imported
+read(sys.argv[1])  # once, so that everything is imported
 events = []
 sys.addaudithook(lambda event, arguments: events.append(event) if events is not None else None)
 for path in sorted(Path(sys.argv[2]).iterdir()):
@@ -381,7 +381,7 @@ def test_zip_files_of_other_things(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- other files
 
 
-def test_what_is_no_file_of_weights(tmp_path):
+def test_files_that_hold_no_weights(tmp_path):
     refused(tmp_path / "missing.pth", "No such file")
     refused(tmp_path, "not a file")
     path = tmp_path / "x.pth"

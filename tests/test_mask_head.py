@@ -248,7 +248,7 @@ def test_restore_scales_back_and_pastes():
     assert not found.masks[0][:3].any() and not found.masks[0][22:].any() and not found.masks[0][:, 26:].any()
 
 
-def test_restore_of_nothing():
+def test_restore_of_no_detections():
     batch = ImageTransform(64, 128)([np.zeros((32, 48, 3), np.uint8)])
     nothing = Detections(
         boxes=np.zeros((1, 3, 4), np.float32),

@@ -439,7 +439,7 @@ def _same(a, b):
 
 @needs_network
 def test_masks_pasted_the_old_way(real):
-    """Pasted between integer pixels, into boxes without the 1, masks equal those of the original pixel by pixel."""
+    """Masks pasted between integer pixels, into boxes without the 1, equal those of the original pixel by pixel."""
     model, _, category_ids = real
     photo = read_image(PHOTOS / "images" / "000000001268.jpg")
     values = model.run(model.transform([photo]).images, 320 / 427)

@@ -148,7 +148,7 @@ def test_gray_levels_by_the_file(tmp_path, tags, expected):
     assert levels(tmp_path / "a.tif", np.array([[0, 4000, 51_000]], np.uint16), tiffinfo=info) == [[0, expected, 255]]
 
 
-def test_what_gray_levels_become_is_said_once(tmp_path, capsys, monkeypatch):
+def test_the_scaling_of_gray_levels_is_reported_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gray_levels, "_said", set())
     for name in ("a.tif", "b.tif"):
         levels(tmp_path / name, np.array([[0, 4095]], np.uint16))
@@ -159,7 +159,7 @@ def test_what_gray_levels_become_is_said_once(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_floats_that_are_no_numbers(tmp_path, value):
+def test_floats_that_are_not_numbers(tmp_path, value):
     with pytest.raises(InputError, match="a.tif: not a readable image .it holds NaN or infinite values"):
         levels(tmp_path / "a.tif", np.array([[0, value]], np.float32))
 

@@ -108,7 +108,7 @@ def test_saved_in_torchvisions_layout_and_back(tmp_path, ending):
         weights.save(tmp_path / "mine.pth", model)
 
 
-def test_a_preset_of_ours_must_be_said(tmp_path):
+def test_a_preset_of_ours_must_be_named(tmp_path):
     model = build("toy", 4)
     weights.save(tmp_path / "toy.npz", model)
     with pytest.raises(InputError, match='its first layer is not the 7x7 .* preset="toy"'):
@@ -164,7 +164,7 @@ def empty(shapes):
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_backbones_are_told_by_their_shapes(name):
+def test_backbones_are_recognized_by_their_shapes(name):
     state = {f"backbone.body.{name}": array for name, array in empty(resnet_shapes(name)).items()}
     settings = weights.recognize(weights.Published(Path("file.pth"), state))
     assert settings.pop("preset") == "resnet50_fpn"
@@ -217,7 +217,7 @@ def test_settings_of_the_published_detectors(tmp_path):
     assert weights.load(write(tmp_path / "mine.npz", mask)).backbone.body.bn1.eps == 1e-5
 
 
-def test_anchors_that_cannot_be_told(tmp_path):
+def test_anchors_that_cannot_be_recognized(tmp_path):
     model = small_model(rpn=dict(anchor_sizes=((16, 24),) * 5))
     path = write(tmp_path / "file.npz", published(model))
     with pytest.raises(InputError, match=r"file.npz: has 6 anchors per location instead of the usual 3.*anchor_sizes"):
@@ -508,7 +508,7 @@ def test_our_own_checkpoint_with_other_classes(tmp_path):
     np.testing.assert_array_equal(model.roi_heads.box_head.fc6.weight.data, source.roi_heads.box_head.fc6.weight.data)
 
 
-def test_what_does_not_fit_is_said_in_one_line(tmp_path):
+def test_what_does_not_fit_is_reported_in_one_line(tmp_path):
     path = write(tmp_path / "other.npz", published(small_model(5)))
     model = build("resnet50_fpn", 5, **merge(SHAPE, {"backbone": {"fpn_channels": 32}}))
     before = copies(model)
@@ -522,7 +522,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers(tmp_path, value):
+def test_values_that_are_not_numbers(tmp_path, value):
     state = published(small_model(5))
     state["rpn.head.cls_logits.bias"] = np.array([0, value, 0], np.float32)
     with pytest.raises(InputError, match="bad.npz: rpn.head.cls_logits.bias must hold finite floating-point numbers"):

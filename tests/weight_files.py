@@ -1,4 +1,4 @@
-"""Small models with the published names, and files of their weights as others write them."""
+"""Small models with the names of published weights, and files of these weights as other programs write them."""
 
 import pickle
 
@@ -11,7 +11,7 @@ from minimask.presets import merge
 from tests.references import tiny
 
 SIZES = dict(transform=dict(min_size=96, max_size=128))
-SHAPE = dict(  # what can be told from the weights
+SHAPE = dict(  # what the weights show
     backbone=dict(name="resnet18", channels=(8, 8, 16, 16), fpn_channels=16),
     heads=dict(box_width=24, mask_channels=(16, 12), mask_width=20),
 )
@@ -20,7 +20,7 @@ PEOPLE = dict(mask=None, keypoints=17, keypoint_channels=(8, 12))  # a model tha
 
 
 def small_model(num_classes=5, **settings):
-    """A small model with the published names, and weights that make it find things."""
+    """A small model with the published names, and with weights that make it find objects."""
     preset = settings.pop("preset", "resnet50_fpn")
     usual = {**SHAPE, **SIZES, "detection": dict(score_threshold=0.02)}
     model = build(preset, num_classes, **merge(usual, settings)).eval()
@@ -28,7 +28,7 @@ def small_model(num_classes=5, **settings):
     state = weights.from_torchvision(tiny.state(shapes))
     for name in ("weight", "bias"):
         state[f"roi_heads.box_predictor.cls_score.{name}"] *= 4
-    if "std" in settings.get("transform", {}):  # of 1 / 255: the pictures' values are larger
+    if "std" in settings.get("transform", {}):  # 1 / 255: then the input values are larger
         state["backbone.body.conv1.weight"] *= 0.02
     model.load_state_dict(state)
     return model
@@ -40,7 +40,7 @@ def published(model):
 
 
 def write(path, state):
-    """A file of weights, by its ending."""
+    """Write a file of weights in the format of its extension."""
     if path.suffix == ".npz":
         np.savez(path, **state)
     elif path.suffix == ".safetensors":
@@ -54,7 +54,7 @@ def write(path, state):
 
 
 def old_names(state):
-    """torchvision's names when the published files were made."""
+    """The arrays under the names that torchvision used when the published files were made."""
     replacements = [
         *((f"blocks.{i}.0.", f"blocks.{i}.") for i in range(4)),
         ("rpn.head.conv.0.0.", "rpn.head.conv."),
@@ -69,7 +69,7 @@ def old_names(state):
 
 
 def plain(model):
-    """The ResNet of a model as a file of its own, with the classifier that such files have."""
+    """The ResNet of a model as a separate file, with the classifier that such files have."""
     start = "backbone.body."
     state = {name.removeprefix(start): array for name, array in published(model).items() if name.startswith(start)}
     return {**state, "fc.weight": np.ones((10, 16), np.float32), "fc.bias": np.ones(10, np.float32)}

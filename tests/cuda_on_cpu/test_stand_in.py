@@ -42,7 +42,7 @@ def test_reductions_give_arrays_without_dimensions(x):
         assert isinstance(result, cupy.ndarray) and result.shape == ()
 
 
-def test_memory_that_nobody_wrote_is_not_zero():
+def test_memory_that_was_never_written_is_not_zero():
     assert np.isnan(cupy.empty(3, np.float32).get()).all()
     assert (cupy.empty_like(cupy.zeros(3, np.int32)).get() == -1).all()
 
