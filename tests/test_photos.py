@@ -105,10 +105,14 @@ def levels(path, values, **arguments):
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("gray", [None, np.uint8, np.uint16, np.int32, np.float32])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_tiff_is_turned_once(tmp_path, orientation, compression):
+def test_tiff_is_turned_once(tmp_path, orientation, gray, compression):
     upright = np.random.default_rng(orientation).integers(0, 256, (16, 32, 3), dtype=np.uint8)
-    stored = Image.fromarray(upright)
+    upright[0, 0] = 255  # so that floats are not taken for 0 to 1
+    if gray:
+        upright[..., 1:] = upright[..., :1]
+    stored = Image.fromarray(upright[..., 0].astype(gray) if gray else upright)
     if orientation > 1:
         stored = stored.transpose(UNDO[orientation])
     exif = Image.Exif()
@@ -117,7 +121,9 @@ def test_tiff_is_turned_once(tmp_path, orientation, compression):
     stored.save(path, exif=exif, compression=compression)
     assert image_size(path) == (16, 32)
     np.testing.assert_array_equal(read_image(path), upright)
-    np.testing.assert_array_equal(read_image(path, rotate=False), np.array(stored))
+    plain = np.array(stored)
+    unturned = plain if plain.ndim == 3 else np.repeat(plain[..., None], 3, axis=2)
+    np.testing.assert_array_equal(read_image(path, rotate=False), unturned)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def read_image(path, rotate=True):
     Returns (H, W, 3) uint8, RGB. Raises InputError that names the file if it is missing or not readable.
     """
     try:
-        with Image.open(path) as picture:
+        with open(path, "rb") as file, Image.open(file) as picture:  # given a path, Pillow maps gray TIFFs wrongly
             orientation, tags = _orientation(picture), getattr(picture, "tag_v2", None) or {}
             picture.load()
             turned = orientation != 1 and _orientation(picture) == 1  # Pillow turns TIFF files when it loads them
@@ -59,7 +59,7 @@ def image_size(path):
     Raises InputError if there is no such file or it is not an image.
     """
     try:
-        with Image.open(path) as picture:
+        with open(path, "rb") as file, Image.open(file) as picture:
             width, height = picture.size
             tags = getattr(picture, "tag_v2", None)
             if tags is not None:  # a TIFF file; Pillow's size may be that of the upright image already
