@@ -12,6 +12,7 @@ torchvision's Mask R-CNN, put the corner at 0 instead (`aligned=False`), and mak
 import math
 
 from minimask.device import accelerated, array_module, on_cpu
+from minimask.errors import check_shape
 from minimask.tensor import Function, Tensor
 
 POOLINGS = ("average", "max")
@@ -235,9 +236,7 @@ def check_rois(caller, features, boxes, image_index, levels, scales):
             f"{caller}: boxes must be (R, 4) float arrays in image pixels, got shape {boxes.shape} {boxes.dtype}"
         )
     if len(features) != len(scales) or not features:
-        raise ValueError(
-            f"{caller}: there must be one scale per level, got {len(features)} levels, {len(scales)} scales"
-        )
+        raise ValueError(f"{caller}: scales must be one per level, {len(features)} in all, got {len(scales)}")
     for level, feature in enumerate(features):
         if feature.ndim != 4 or feature.shape[0::3] != features[0].shape[0::3] or not feature.size:
             raise ValueError(
@@ -247,8 +246,7 @@ def check_rois(caller, features, boxes, image_index, levels, scales):
     checked = []
     for name, index, limit in (("image_index", image_index, features[0].shape[0]), ("levels", levels, len(features))):
         index = xp.asarray(index, dtype=xp.int64)
-        if index.shape != boxes.shape[:1]:
-            raise ValueError(f"{caller}: {name} must be ({len(boxes)},) like the boxes, got shape {index.shape}")
+        check_shape(caller, name, index, boxes.shape[:1])
         if on_cpu(index) and index.size and not (0 <= index.min() and index.max() < limit):
             raise ValueError(f"{caller}: {name} must be 0 to {limit - 1}, got {index.min()} to {index.max()}")
         checked.append(index)

@@ -9,13 +9,9 @@ import pytest
 
 import minimask
 from minimask import boxes, convolution, keypoint_head, losses, mask_head, normalization, roi_align, roi_pool, targets
+from tests.lecture import ENGINE, STAGES
 
 ROOT = Path(minimask.__file__).resolve().parent
-ENGINE = "tensor functional nn optim device convolution normalization".split()
-STAGES = """
-image structures backbone fpn anchors boxes rpn targets losses roi_pool roi_align box_head mask_head keypoint_head
-mask_rcnn
-""".split()
 FILES = sorted(ROOT.rglob("*.py"))
 KERNELS = sorted((ROOT.parent / "kernels").glob("*.py"))
 

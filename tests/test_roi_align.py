@@ -189,11 +189,11 @@ def test_messages():
         roi_align(features, boxes, image_index * 0 + np.arange(len(boxes)) % 3, levels, scales)
     with pytest.raises(ValueError, match="roi_align: levels must be 0 to 1, got -1 to 0"):
         roi_align(features, boxes, image_index, levels - 1, scales)
-    with pytest.raises(ValueError, match=r"roi_align: levels must be \(22,\) like the boxes, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"roi_align: levels must have shape \(22,\), got \(3,\)"):
         roi_align(features, boxes, image_index, levels[:3], scales)
     with pytest.raises(ValueError, match="roi_align: pooling must be one of .*, got 'mean'"):
         roi_align(features, boxes, image_index, levels, scales, pooling="mean")
-    with pytest.raises(ValueError, match="one scale per level, got 2 levels, 1 scales"):
+    with pytest.raises(ValueError, match="roi_align: scales must be one per level, 2 in all, got 1"):
         roi_align(features, boxes, image_index, levels, scales[:1])
     with pytest.raises(ValueError, match=r"features must be \(N, H, W, C\) with the same N and C, got \(2, 6, 5, 2\)"):
         roi_align([features[0], features[1][..., :2]], boxes, image_index, levels, scales)
