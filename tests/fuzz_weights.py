@@ -109,7 +109,7 @@ class Fuzzer:
                 del state[key]
             elif kind == 1:
                 state[key] = np.ones(SHAPES[rng.integers(len(SHAPES))], np.float32)
-            elif kind == 2:
+            elif kind == 2 and state[key].dtype.kind == "f":
                 state[key] = state[key].astype(("U4", "i1", "c8", "f8", "?")[rng.integers(5)])
             elif kind == 3:
                 state[key.replace("0", "9").replace("1", "0")] = state.pop(key)

@@ -220,3 +220,12 @@ def test_the_source_of_an_operation_is_its_array_code(operation):
     source = inspect.getsource(getattr(boxes, operation))
     assert source.startswith("@accelerated") and f"def {operation}(" in source
     assert len(source.split('"""')[2].strip().splitlines()) < 40
+
+
+def test_sides_below_a_millionth_of_a_pixel_count_as_a_millionth():
+    point, unit = np.array([[2.0, 2, 2, 2]]), np.array([[0.0, 0, 1, 1]])
+    # The center of `point` is 1.5 from that of `unit`; its sides count as 1e-6.
+    np.testing.assert_allclose(boxes.encode(point, unit), [[1.5, 1.5, np.log(1e-6), np.log(1e-6)]])
+    np.testing.assert_allclose(boxes.encode(unit, point), [[-1.5e6, -1.5e6, np.log(1e6), np.log(1e6)]])
+    small = np.array([[0.0, 0, 1e-4, 1]])  # sides above that count as they are
+    np.testing.assert_allclose(boxes.encode(small, unit)[0, 2], np.log(1e-4))

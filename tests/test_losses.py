@@ -245,3 +245,40 @@ def test_shapes_that_do_not_fit():
     logits, places, visible = keypoint_case()
     with pytest.raises(ValueError, match=r"keypoint_loss: places must have shape \(3, 3\), got \(3, 2\)"):
         losses.keypoint_loss(Tensor(logits), places[:, 1:], visible)
+
+
+# --------------------------------------------------------------------------------- targets that are not 0, by hand
+
+
+def test_smooth_l1_looks_at_the_difference():
+    # x - t is (0.1, -1, 0, 3): quadratic, linear, nothing, linear; its gradient has the sign of x - t.
+    x, t = np.array([0.3, 1.0, -2, 5]), np.array([0.2, 2.0, -2, 2])
+    y, gx = losses.smooth_l1(x, t, np.array([1.0, 1, 1, 0.5]), 1 / 9)
+    assert y == pytest.approx(0.045 + (1 - 1 / 18) + 0.5 * (3 - 1 / 18), abs=1e-12)
+    np.testing.assert_allclose(gx, [0.9, -1, 0, 0.5], atol=1e-12)
+
+
+def test_smooth_l1_where_its_parts_meet():
+    # At d = beta both parts give beta / 2, and the gradient is 1.
+    y, gx = losses.smooth_l1(np.array([0.75]), np.array([0.5]), np.ones(1), 0.25)
+    assert (y, gx[0]) == (0.125, 1.0)
+
+
+def test_objectness_of_a_target():
+    # -ln sigmoid(2) for an object, -ln(1 - sigmoid(2)) for background; gradient sigmoid - t.
+    p = 1 / (1 + np.exp(-2.0))
+    y, gz = losses.binary_cross_entropy(np.array([2.0, 2.0]), np.array([1.0, 0.0]), np.array([1.0, 0.25]))
+    assert y == pytest.approx(-np.log(p) - 0.25 * np.log(1 - p), abs=1e-12)
+    np.testing.assert_allclose(gz, [p - 1, 0.25 * p], atol=1e-12)
+
+
+def test_box_losses_take_the_class_and_divide_by_the_sampled():
+    deltas = np.zeros((2, 12))
+    deltas[0, 8:] = [1.5, 1, 2, 0.5]  # class 2
+    targets = np.array([[0.5, 1, 1, 1.0], [7, 7, 7, 7]])
+    found = losses.box_loss(Tensor(deltas), np.array([2, 0]), targets, np.array([1, 0]), np.array([1, 1]))
+    assert found.item() == pytest.approx((1 + 1 + 0.5 - 3 / 18) / 2, abs=1e-12)
+    found = losses.rpn_box_loss(
+        Tensor(np.array([[[1.5, 1, 2, 0.5]]])), targets[None, :1], np.array([[1]]), np.array([[1]])
+    )
+    assert found.item() == pytest.approx(1 + 1 + 0.5 - 3 / 18, abs=1e-12)

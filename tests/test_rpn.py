@@ -172,3 +172,50 @@ def test_training_raises_the_score_of_the_object():
         total.backward()
         sgd.step()
     assert totals[-1] < 0.3 * totals[0]
+
+
+# ------------------------------------------------------------------------------------------------- defaults, weights
+
+
+def test_defaults_are_those_of_the_papers():
+    """Ren et al. 2017, section 3.1.3, and Lin et al. 2017, section 5.1, as in torchvision."""
+    settings = RPNSettings()
+    assert (settings.low, settings.high) == (0.3, 0.7)
+    assert (settings.samples, settings.positive_fraction) == (256, 0.5)
+    assert settings.pre_nms == (2000, 1000) and settings.post_nms == (2000, 1000)
+    assert settings.nms_threshold == 0.7 and settings.smallest_side == 1e-3
+    assert settings.anchor_sizes == ((32,), (64,), (128,), (256,), (512,))
+    assert settings.anchor_ratios == (0.5, 1.0, 2.0)
+
+
+def test_weights_begin_small():
+    nn.seed_initializers(0)
+    head = RPN(64, RPNSettings()).head
+    for conv in (head.conv[0][0], head.cls_logits, head.bbox_pred):
+        assert conv.weight.data.std() == pytest.approx(0.01, rel=0.08)
+        assert not conv.bias.data.any()
+    assert head.cls_logits.weight.shape == (1, 1, 64, 3) and head.bbox_pred.weight.shape == (1, 1, 64, 12)
+
+
+def few(training, **settings):
+    """Proposals of four anchors with falling scores: the second overlaps the first, the last is outside the image."""
+    rpn = RPN(8, RPNSettings(anchor_sizes=((16,),), anchor_ratios=(1.0,), **settings))
+    rpn.train(training)
+    anchors = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [95, 0, 99, 10]], np.float32)
+    logits, deltas = np.array([[3.0, 2, 1, 4]], np.float32), np.zeros((1, 4, 4), np.float32)
+    return rpn.proposals(logits, deltas, [anchors], np.array([[60, 90]]))
+
+
+def test_places_without_a_proposal_are_zero():
+    boxes, scores, valid = few(training=True)
+    np.testing.assert_array_equal(valid[0, :3], [True, True, False])
+    np.testing.assert_array_equal(boxes[0, :2], [[0, 0, 10, 10], [20, 0, 30, 10]])
+    np.testing.assert_allclose(scores[0, :2], 1 / (1 + np.exp([-3.0, -1])), rtol=1e-6)
+    assert np.all(boxes[0, 2:] == 0) and np.all(scores[0, 2:] == 0)  # 0, not NaN
+
+
+@pytest.mark.parametrize("training, count", [(True, 1), (False, 2)])
+def test_limits_in_training_and_in_inference(training, count):
+    assert few(training, post_nms=(1, 2))[2].sum() == count
+    assert few(training, pre_nms=(2, 4))[2].sum() == count  # the best two of the level are that outside and one more
+    assert few(training, nms_threshold=0.9)[2].sum() == 3

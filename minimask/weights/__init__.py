@@ -58,7 +58,7 @@ def _roi_side(state, axis):
     after, rpn = state.get(FC6), state.get("rpn.head.conv.0.0.weight")
     if after is None or rpn is None:
         return 7
-    channels = max(rpn.shape)  # the RPN reads the same maps
+    channels = rpn.shape[0 if axis else -1]  # the RPN reads the same maps
     return max(1, round((after.shape[axis] / channels) ** 0.5))
 
 
