@@ -11,6 +11,7 @@ A number is -1 if there is no ground truth of its kind (no small objects, say), 
 
 import contextlib
 import io
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,6 +28,20 @@ SIGMA = 0.067  # mean of COCO's 17: how exactly a keypoint can be placed, in squ
 # ------------------------------------------------------------------------------------------------ a model on a dataset
 
 
+@dataclass
+class Evaluation:
+    """All that `evaluate` finds out.
+
+    numbers: what it returns. scoring: dict from kind to COCOeval. results: dict from kind to the entries of a results
+    file. image_ids: of the samples, in their order.
+    """
+
+    numbers: dict
+    scoring: dict
+    results: dict
+    image_ids: list
+
+
 @tuned_process()
 def evaluate(
     model,
@@ -38,6 +53,7 @@ def evaluate(
     max_detections=(1, 10, 100),
     results_dir=None,
     indices=None,
+    details=False,
 ):
     """Run the model on a dataset and compute its AP for boxes and, if it predicts them, for masks and keypoints.
 
@@ -51,6 +67,7 @@ def evaluate(
     max_detections: numbers of detections per image for AR, ascending; AP uses the last.
     results_dir: folder for bbox_results.json, segm_results.json and keypoints_results.json; None: they are not written.
     indices: which samples to evaluate; None: all.
+    details: return an Evaluation, from which a report can be made, instead of the numbers alone.
 
     Returns {"bbox": {"AP": ..., ...}, "segm": {...}, "keypoints": {...}}, see `coco_average_precision`. Keypoints are
     compared if the dataset has keypoint_names, with its keypoint_sigmas (K,) or, without them, with COCO's for 17
@@ -69,14 +86,15 @@ def evaluate(
     batches = predict_samples(model, dataset, indices, batch_size, progress)
     truth, results, image_ids = _collect(batches, truth, known, category_ids, dataset)
 
-    numbers = {}
+    scoring = {}
     for kind, entries in results.items():
         keypoints = kind == "keypoints"
         settings = {"keypoint_sigmas": _sigmas(dataset)} if keypoints else {"max_detections": max_detections}
-        numbers[kind] = coco_average_precision(truth, entries, kind, image_ids=image_ids, **settings)
+        scoring[kind] = _scored(truth, entries, kind, image_ids=image_ids, **settings)
     if results_dir is not None:
         write_results(results_dir, results)
-    return numbers
+    numbers = {kind: _numbers(scored, kind) for kind, scored in scoring.items()}
+    return Evaluation(numbers, scoring, results, image_ids) if details else numbers
 
 
 def predict_samples(model, dataset, indices, batch_size=1, progress=False):
@@ -152,6 +170,11 @@ def coco_average_precision(truth, results, kind, max_detections=None, image_ids=
     if there is no such ground truth, 0 if nothing was found.
     Raises InputError that names what is wrong with either file.
     """
+    return _numbers(_scored(truth, results, kind, max_detections, image_ids, keypoint_sigmas), kind)
+
+
+def _scored(truth, results, kind, max_detections=None, image_ids=None, keypoint_sigmas=None):
+    """The COCOeval object of `coco_average_precision`, which has the same arguments."""
     if kind not in KINDS:
         raise ValueError(f'coco_average_precision: kind must be one of {", ".join(KINDS)}, got "{kind}"')
     max_detections = max_detections or ((20,) if kind == "keypoints" else (1, 10, 100))
@@ -161,7 +184,7 @@ def coco_average_precision(truth, results, kind, max_detections=None, image_ids=
         )
     truth = ground_truth(truth, kind)
     found = detections(results, truth, kind)
-    return _numbers(_run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas), kind)
+    return _run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas)
 
 
 def _run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas):

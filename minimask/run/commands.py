@@ -85,7 +85,7 @@ def evaluate(args):
     output = Path(args.output) if args.output else (path if path.is_dir() else path.parent) / "evaluation"
     evaluation.evaluate(model, dataset, output, args.quiet, **given(args, EvaluateOptions))
     if not args.quiet:
-        print(f"results in COCO's format: {output}")
+        print(f"\nreport: {output / 'report.html'} (and the results in COCO's format, beside it)")
 
 
 def _test_data(args, options, model):

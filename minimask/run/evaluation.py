@@ -4,6 +4,7 @@ from pathlib import Path
 
 from minimask.errors import InputError
 from minimask.run.options import EvaluateOptions
+from minimask.run.report import category_list
 from minimask.run.training import set_up_machine
 
 
@@ -11,38 +12,75 @@ def evaluate(model, dataset, output=None, quiet=False, **options):
     """Average precision of a model on a data set, as COCO computes it.
 
     model: a model that finds objects. dataset: its classes must be the model's, in the same order.
-    output: folder for the results in COCO's format and the numbers as json; by default nothing is written.
+    output: folder for a report (report.html) and what it is made of: the results in COCO's format, the numbers as
+        json, the table per class, curves of precision and recall. By default nothing is written.
     quiet: no progress bar, and no table.
     options: max_detections (per image, default 100), batch_size (default 1), device, precision, threads.
-    Prints COCO's table and returns its numbers: {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}, ...}.
-    Raises InputError for data that does not fit the model.
+    Prints COCO's table and AP per class. Returns the numbers: {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": ...}.
+    Raises InputError for data that does not fit the model, and before the work begins if nothing can be written.
     """
     from minimask.evaluate import evaluate as average_precision
     from minimask.machine import warmup
-    from minimask.run.files import json_bytes, write_files
+    from minimask.run.files import check_writable
     from minimask.run.report import format_table
+    from minimask.run.report_classes import class_table, per_class
 
     chosen = EvaluateOptions.of(options)
     set_up_machine(chosen)
     check_classes(model, dataset)
+    if output is not None:
+        check_writable(output)
     if chosen.device:
         model.to(chosen.device)
     if getattr(model, "device", "cpu") == "cpu":
         warmup.ensure(not quiet)
-    numbers = average_precision(
+    found = average_precision(
         model,
         dataset,
         batch_size=chosen.batch_size,
         progress=not quiet,
         max_detections=(1, min(10, chosen.max_detections), chosen.max_detections),
-        results_dir=output,
+        details=True,
     )
-    if output is not None:
-        write_files({Path(output) / "average_precision.json": json_bytes(numbers)})
+    names = dict(zip(category_list(dataset.category_ids), getattr(dataset, "class_names", ())))
+    table, rows = format_table(found.numbers), per_class(found.scoring, names)
     if not quiet:
         print(f"{len(dataset)} images")
-        print(format_table(numbers))
-    return numbers
+        print(table)
+        print(f"\n{class_table(rows)}")
+    if output is not None:
+        write_report(Path(output), found, dataset, names, table, rows)
+    return found.numbers
+
+
+def write_report(output, found, dataset, names, table, rows):
+    """Write report.html, precision_recall.png, per_class.csv, average_precision.json and the results: all or none.
+
+    output: the folder. found: an evaluate.Evaluation. names: dict from category id to name.
+    table: COCO's table as text. rows: see `report_classes.per_class`.
+    """
+    from minimask.draw import picture_bytes
+    from minimask.draw.precision import plot_precision_recall
+    from minimask.run.files import json_bytes, write_files
+    from minimask.run.report_classes import class_csv, precision_curves
+    from minimask.run.report_mistakes import find_mistakes
+    from minimask.run.report_page import mistake_pictures, report_page
+
+    files = {f"{kind}_results.json": json_bytes(entries) for kind, entries in found.results.items()}
+    files["average_precision.json"] = json_bytes(found.numbers)
+    files["per_class.csv"] = class_csv(rows)
+
+    curves = precision_curves(found.scoring)
+    picture = plot_precision_recall(curves) if curves else None
+    if curves:
+        files["precision_recall.png"] = picture_bytes(picture)
+
+    mistakes = find_mistakes(found.scoring, names)
+    ids, class_names = list(names), list(names.values())
+    pictures = mistake_pictures(mistakes, dataset, found.image_ids, found.scoring, ids, class_names)
+    title = f"Evaluation on {len(dataset)} images"
+    files["report.html"] = report_page(title, table, rows, picture, mistakes, pictures).encode()
+    write_files({output / name: content for name, content in files.items()})
 
 
 def check_classes(model, dataset):

@@ -41,6 +41,18 @@ def write_files(contents, otherwise="what was there before is unchanged"):
                 leftover.unlink()
 
 
+def check_writable(folder):
+    """Raises InputError if no file can be written into a folder. The folder is made if it does not exist."""
+    folder = Path(folder)
+    probe = folder / f".{os.getpid()}{PARTIAL}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+
+
 def put_in_place(temporary, path):
     """Give a finished file its name, in one step that survives a power cut. Raises OSError."""
     os.replace(temporary, path)
