@@ -4,6 +4,7 @@ python -m tests.fuzz_weights --count 5000      a long run; tests/test_fuzzing.py
 """
 
 import argparse
+import copy
 import io
 import json
 import pickle
@@ -93,7 +94,7 @@ class Fuzzer:
                 if rng.random() < 0.2:
                     del target[key]
                 else:
-                    target[key] = VALUES[rng.integers(len(VALUES))]
+                    target[key] = copy.deepcopy(VALUES[rng.integers(len(VALUES))])
         arrays = {key: a for key, a in self.ours.items() if rng.random() < 0.99}
         if rng.random() < 0.3:
             key = list(arrays)[rng.integers(len(arrays))]
@@ -174,16 +175,20 @@ def run(folder, count, seed=0, first=0):
     for i in range(first, first + count):
         path, way = fuzzer.make(i)
         start = time.perf_counter()
-        try:
-            weights.is_checkpoint(path)
-            weights.open_file(path)
-            outcomes["read"] += 1
-        except (InputError, OSError) as error:
-            outcomes[type(error).__name__] += 1
-            if not str(error).strip() or "\n" in str(error):
-                wrong.append((i, way, f"message: {error!r}"))
-        except Exception as error:
-            wrong.append((i, way, f"{type(error).__name__}: {error}"))
+        for use in (weights.open_file, weights.recognize):
+            try:
+                weights.is_checkpoint(path)
+                use(path)
+                outcome = "read"
+            except (InputError, OSError) as error:
+                outcome = type(error).__name__
+                if not str(error).strip() or "\n" in str(error):
+                    wrong.append((i, way, f"message: {error!r}"))
+            except Exception as error:
+                outcome = "failed"
+                wrong.append((i, way, f"{use.__name__}: {type(error).__name__}: {error}"))
+            if use is weights.open_file:
+                outcomes[outcome] += 1
         if time.perf_counter() - start > SLOW:
             wrong.append((i, way, f"{time.perf_counter() - start:.1f} s"))
     return outcomes, wrong

@@ -55,10 +55,10 @@ def test_layers_by_hand():
     head = TwoLayerHead(2 * 2 * 1, 2)
     head.fc6.weight.data[...] = [[1, 0], [0, 1], [0, 0], [0, -1]]
     head.fc7.weight.data[...] = [[1, 1], [2, -1]]
-    head.fc6.bias.data[...], head.fc7.bias.data[...] = [0.5, 0], [0, 1]
+    head.fc6.bias.data[...], head.fc7.bias.data[...] = [0.5, 0], [0, -1]
     features = np.array([[[[1.0], [2]], [[3], [4]]], [[[1.0], [5]], [[3], [4]]]], np.float32)  # rows (1, 2), (3, 4)
-    # RoI 0: (1.5, 2 - 4 -> 0), then (1.5, 1.5 + 1). RoI 1: (1.5, 5 - 4), then (1.5 + 2, 1.5 - 1 + 1).
-    np.testing.assert_allclose(head(Tensor(features)).data, [[1.5, 2.5], [3.5, 1.5]])
+    # RoI 0: (1.5, 2 - 4 -> 0), then (1.5, 1.5 - 1). RoI 1: (1.5, 5 - 4), then (1.5 + 2, 1.5 - 1 - 1 -> 0).
+    np.testing.assert_allclose(head(Tensor(features)).data, [[1.5, 0.5], [3.5, 0]])
 
 
 def test_predictions_begin_small():

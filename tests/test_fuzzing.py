@@ -15,8 +15,8 @@ def test_damaged_files_end_in_one_message(tmp_path, fuzzer, count):
 def test_the_fuzzers_find_something(tmp_path, monkeypatch):
     """A reader that lets another exception out is caught."""
 
-    def open_file(path):
+    def is_checkpoint(path):
         raise KeyError("conv1")
 
-    monkeypatch.setattr(fuzz_weights.weights, "open_file", open_file)
-    assert len(fuzz_weights.run(tmp_path, 3)[1]) == 3
+    monkeypatch.setattr(fuzz_weights.weights, "is_checkpoint", is_checkpoint)
+    assert len(fuzz_weights.run(tmp_path, 3)[1]) == 6

@@ -152,7 +152,11 @@ def read(path):
         for name, value in checkpoint.model_settings(path, settings).items()
         if name not in ("num_classes", "seed")
     }
-    return Published(path, to_torchvision(checkpoint.part(arrays, "model")), model)
+    try:
+        state = to_torchvision(checkpoint.part(arrays, "model"))
+    except published.FOREIGN as error:
+        raise InputError(f"{path}: has shapes that fit no known model ({error})") from error
+    return Published(path, state, model)
 
 
 def recognize(source, **changes):
