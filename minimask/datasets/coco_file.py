@@ -220,15 +220,15 @@ def _size(image, files):
 
 def _without_unused_doubles(categories, annotations, problems):
     """The categories without those that no annotation uses and whose name another one has."""
-    names = [category.get("name") for category in categories]
+    names = [category["name"] for category in categories if isinstance(category.get("name"), str)]
     if len(set(names)) == len(names):
         return categories
     used = {a.get("category_id") for a in annotations if isinstance(a, dict) and isinstance(a.get("category_id"), int)}
     kept = []
     for category in categories:
         name = category.get("name")
-        others = [c for c in categories if c is not category and c.get("name") == name]
-        if name not in (None, UNUSED) and category["id"] not in used and any(c["id"] in used for c in others):
+        double = isinstance(name, str) and name != UNUSED and names.count(name) > 1
+        if double and category["id"] not in used and any(c["id"] in used for c in categories if c.get("name") == name):
             problems.note("unused category with the name of another one", f'"{name}" (id {category["id"]})')
         else:
             kept.append(category)

@@ -59,8 +59,8 @@ def _read_bbox(where, bbox, note):
     if not isinstance(bbox, (list, tuple, np.ndarray)) or len(bbox) != 4:
         raise Defect("bbox of an unknown kind", f"{where} must have a bbox [x, y, width, height], has {short(bbox)}")
     values = list(bbox)
-    bbox, numbers = read_numbers(where, values, "a bbox", note)
-    if numbers[2] <= 0 or numbers[3] <= 0:
+    bbox = read_numbers(where, values, "a bbox", note)
+    if bbox[2] <= 0 or bbox[3] <= 0:
         raise Defect("box without area", f"{where} has a box without area: bbox {values} (x, y, width, height)")
     return bbox
 
@@ -113,4 +113,4 @@ def _read_keypoints(where, keypoints, count, note):
         note("keypoint with null, taken as not labeled")
         points = [keypoints[i : i + 3] for i in range(0, len(keypoints), 3)]
         keypoints = sum(([0, 0, 0] if None in point else point for point in points), [])
-    return read_numbers(where, keypoints, "keypoints", note)[0]
+    return read_numbers(where, keypoints, "keypoints", note)

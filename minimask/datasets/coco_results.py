@@ -84,7 +84,7 @@ def _keypoint_count(truth, name):
         points = annotation.get("keypoints")
         if points and (not isinstance(points, list) or len(points) % 3):
             raise Defect("keypoints of no triples", f"{where} must have a list of x, y, visibility as keypoints")
-        counts.append(len(read_numbers(where, points or [], "keypoints")[0]) // 3)
+        counts.append(len(read_numbers(where, points or [], "keypoints")) // 3)
     return max(counts) or 17
 
 
@@ -111,7 +111,7 @@ def _check_result(where, result, images, categories, kind):
     if not _is_number(result["score"]):
         raise InputError(f"{where} must have a number as score, has {short(result['score'])}")
     box = result.get("bbox")
-    if kind == "bbox" or box:
+    if kind == "bbox" or not (box is None or (isinstance(box, list) and not box)):
         if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4 or not all(map(_is_number, box)):
             raise InputError(f"{where} must have a bbox [x, y, width, height], has {short(box)}")
 

@@ -4,6 +4,8 @@ pycocotools trusts its input: counts that do not fill the mask make it read memo
 outside makes it allocate memory for the whole way there. What comes from a file is read by `read_segmentation`.
 """
 
+import math
+
 import numpy as np
 
 from minimask.datasets.problems import Defect
@@ -43,8 +45,9 @@ def box_of_segmentation(segmentation):
     from pycocotools import mask as rle
 
     if isinstance(segmentation, list):
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])  # (P, 2)
-        return *points.min(axis=0), *points.max(axis=0)
+        x = [value for polygon in segmentation for value in polygon[::2]]
+        y = [value for polygon in segmentation for value in polygon[1::2]]
+        return min(x), min(y), max(x), max(y)
     x, y, w, h = rle.toBbox(encode_segmentation(segmentation, *segmentation["size"]))
     return x, y, x + w, y + h
 
@@ -151,18 +154,19 @@ def _read_polygon(where, polygon, height, width, note):
             "polygon of fewer than 3 points",
             f"{where} has a polygon of {_count(len(polygon) // 2, 'point')}; it takes at least 3",
         )
-    polygon, numbers = read_numbers(where, polygon, "a polygon", note)
+    polygon = read_numbers(where, polygon, "a polygon", note)
     if height is None:
         return polygon
-    points, size = numbers.reshape(-1, 2), np.array([width, height], dtype=np.float64)
-    far = ((points < -size) | (points > 2 * size)).any(axis=1)
-    if far.any():  # slightly beyond the border is common and is cut off
-        x, y = points[far][0]
+    x1, y1, x2, y2 = box_of_segmentation([polygon])
+    if x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height:  # a little beyond the border is cut off
+        points, size = np.reshape(polygon, (-1, 2)), np.array([width, height])
+        x, y = points[((points < -size) | (points > 2 * size)).any(axis=1)][0]
         raise Defect(
             "polygon with a point far outside its image",
             f"{where} has a polygon with a point far outside its image: ({x:g}, {y:g})",
         )
-    if numbers.max() <= 1 < min(height, width) / 4 and numbers.min() >= 0 and (numbers % 1).any():
+    small = max(x2, y2) <= 1 < min(height, width) / 4 and min(x1, y1) >= 0
+    if small and any(value not in (0, 1) for value in polygon):
         raise Defect(
             "polygon in parts of the image (0 to 1)",
             f"{where} has a polygon with coordinates from 0 to 1; they must be pixels (multiply by width and height)",
@@ -173,11 +177,12 @@ def _read_polygon(where, polygon, height, width, note):
 def _check_pixels(where, polygons, height, width):
     """Raise Defect if polygons cover no pixel. Only small, thin, and outlying ones are drawn to find out."""
     for polygon in polygons:
-        x, y = np.array(polygon, dtype=np.float64).reshape(-1, 2).T  # (P,), (P,)
-        left, right, top, bottom = x.min(), x.max(), y.min(), y.max()
-        area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-        inside = left >= 0 and top >= 0 and right <= width and bottom <= height
-        if inside and area > 2 * (right - left + bottom - top):
+        x1, y1, x2, y2 = box_of_segmentation([polygon])
+        points = np.array(polygon + polygon[:2], dtype=np.float64)
+        x, y = points[::2], points[1::2]  # the last point is the first one again
+        area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
+        inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
+        if inside and area > 2 * (x2 - x1 + y2 - y1):
             return
     if not decode_segmentation(polygons, height, width).any():
         raise Defect("segmentation that covers no pixel", f"{where} has a segmentation without area")
@@ -221,28 +226,39 @@ def _read_rle(where, segmentation, height, width, empty):
 
 
 def read_numbers(where, values, what, note=None):
-    """Values from a file as (list of numbers, (n,) float64); numbers that were written as text are read.
+    """Values from a file as a list of numbers; numbers that were written as text are read.
 
     Raises Defect unless all are finite numbers that can be pixels.
     """
-    kind = f"{what.removeprefix('a ')} with values that are not numbers"
+    plain = what.removeprefix("a ")
     if not set(map(type, values)) <= {int, float}:
         texts = any(isinstance(value, str) for value in values)
         values = [number_of(value) for value in values]
         if texts and note and None not in values:
-            note(f"{what.removeprefix('a ')} whose numbers are written as text")
-    try:
-        numbers = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        numbers = None
-    if numbers is None or numbers.ndim != 1 or not np.isfinite(numbers).all():
-        raise Defect(kind, f"{where} has {what} with values that are not numbers")
-    if len(numbers) and np.abs(numbers).max() > 1e7:
+            note(f"{plain} whose numbers are written as text")
+    if None in values or not _all_finite(values):
         raise Defect(
-            f"{what.removeprefix('a ')} with a value too large for any image",
-            f"{where} has {what} with a value too large for any image: {numbers[np.abs(numbers).argmax()]:g}",
+            f"{plain} with values that are not numbers", f"{where} has {what} with values that are not numbers"
         )
-    return values, numbers
+    largest = max(values, key=abs, default=0)
+    if abs(largest) > 1e7:
+        raise Defect(
+            f"{plain} with a value too large for any image",
+            f"{where} has {what} with a value too large for any image: {short_number(largest)}",
+        )
+    return values
+
+
+def _all_finite(values):
+    try:
+        return all(map(math.isfinite, values))
+    except OverflowError:  # an integer beyond all floats
+        return True
+
+
+def short_number(value):
+    """A number for messages; an integer may have hundreds of digits."""
+    return f"{value:g}" if abs(value) < 1e300 else "more than 1e300"
 
 
 def number_of(value):

@@ -100,6 +100,8 @@ class Run:
             self._saved(checkpoints(self.folder)[-1] if self.first else None)
         else:
             self._save()
+            if self.info.get("left_out"):
+                self.log.write(step=self.step, left_out=self.info["left_out"])
 
     def batches(self, loader):
         """Yields (step, batch) until the run is over or somebody asks it to stop; steps count from 0."""

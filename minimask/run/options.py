@@ -64,7 +64,7 @@ class DataOptions(Settings):
     """How to read annotations."""
 
     skip_bad: bool = setting(
-        False, "leave out annotations and images that cannot be used; their number is printed", group="data"
+        False, "leave out annotations and images that cannot be used; their number is printed and logged", group="data"
     )
 
 
