@@ -10,6 +10,7 @@ from minimask import weights
 from minimask.__main__ import main
 from minimask.errors import InputError
 from minimask.presets import merge
+from minimask.run.evaluation import check_classes
 from tests.torch_files import TWELVE, call, name, storage, tensor, write_zip
 from tests.weight_files import SIZES, published, small_model, write
 
@@ -99,6 +100,16 @@ def test_there_must_be_one_name_for_each_class(tmp_path, classes):
     path = write(tmp_path / "mine.npz", published(small_model(3)))
     with pytest.raises(InputError, match="mine.npz: the model has 2 classes of objects; give 2 different names"):
         weights.load(path, classes=classes)
+
+
+def test_evaluation_says_how_to_give_the_names(tmp_path):
+    class Data:
+        class_names = ["cat", "dog"]
+
+    path = write(tmp_path / "mine.npz", published(small_model(3)))
+    with pytest.raises(InputError, match="no names for their 2 classes; .*--classes cat dog"):
+        check_classes(weights.load(path), Data)
+    check_classes(weights.load(path, classes=["cat", "dog"]), Data)
 
 
 def test_classes_on_the_command_line(tmp_path, capsys):

@@ -87,6 +87,11 @@ def check_classes(model, dataset):
     """Raises InputError if the data set's classes are known not to be those of the model."""
     ours, theirs = list(getattr(model, "class_names", ())), list(getattr(dataset, "class_names", ()))
     if ours and theirs and ours != theirs:
+        if len(ours) == len(theirs) and ours == [f"class {i + 1}" for i in range(len(ours))]:
+            raise InputError(
+                f"evaluate: the weights have no names for their {len(ours)} classes; if they are those of the data, in "
+                f"this order, say so: --classes {' '.join(theirs[:20])} (in Python load(path, classes=[...]))"
+            )
         raise InputError(
             f"evaluate: the model has {len(ours)} classes of objects ({some(ours)}), the data has {len(theirs)} "
             f"({some(theirs)}); their order counts: datasets.coco(..., classes=model.class_names) gives it the model's"
