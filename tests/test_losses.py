@@ -250,24 +250,27 @@ def test_shapes_that_do_not_fit():
 # --------------------------------------------------------------------------------- targets that are not 0, by hand
 
 
-def test_smooth_l1_looks_at_the_difference():
+@pytest.mark.parametrize("smooth_l1", [losses.smooth_l1, losses.smooth_l1.plain])
+def test_smooth_l1_looks_at_the_difference(smooth_l1):
     # x - t is (0.1, -1, 0, 3): quadratic, linear, nothing, linear; its gradient has the sign of x - t.
     x, t = np.array([0.3, 1.0, -2, 5]), np.array([0.2, 2.0, -2, 2])
-    y, gx = losses.smooth_l1(x, t, np.array([1.0, 1, 1, 0.5]), 1 / 9)
+    y, gx = smooth_l1(x, t, np.array([1.0, 1, 1, 0.5]), 1 / 9)
     assert y == pytest.approx(0.045 + (1 - 1 / 18) + 0.5 * (3 - 1 / 18), abs=1e-12)
     np.testing.assert_allclose(gx, [0.9, -1, 0, 0.5], atol=1e-12)
 
 
-def test_smooth_l1_where_its_parts_meet():
+@pytest.mark.parametrize("smooth_l1", [losses.smooth_l1, losses.smooth_l1.plain])
+def test_smooth_l1_where_its_parts_meet(smooth_l1):
     # At d = beta both parts give beta / 2, and the gradient is 1.
-    y, gx = losses.smooth_l1(np.array([0.75]), np.array([0.5]), np.ones(1), 0.25)
+    y, gx = smooth_l1(np.array([0.75]), np.array([0.5]), np.ones(1), 0.25)
     assert (y, gx[0]) == (0.125, 1.0)
 
 
-def test_objectness_of_a_target():
+@pytest.mark.parametrize("formula", [losses.binary_cross_entropy, losses.binary_cross_entropy.plain])
+def test_objectness_of_a_target(formula):
     # -ln sigmoid(2) for an object, -ln(1 - sigmoid(2)) for background; gradient sigmoid - t.
     p = 1 / (1 + np.exp(-2.0))
-    y, gz = losses.binary_cross_entropy(np.array([2.0, 2.0]), np.array([1.0, 0.0]), np.array([1.0, 0.25]))
+    y, gz = formula(np.array([2.0, 2.0]), np.array([1.0, 0.0]), np.array([1.0, 0.25]))
     assert y == pytest.approx(-np.log(p) - 0.25 * np.log(1 - p), abs=1e-12)
     np.testing.assert_allclose(gz, [p - 1, 0.25 * p], atol=1e-12)
 
@@ -282,3 +285,29 @@ def test_box_losses_take_the_class_and_divide_by_the_sampled():
         Tensor(np.array([[[1.5, 1, 2, 0.5]]])), targets[None, :1], np.array([[1]]), np.array([[1]])
     )
     assert found.item() == pytest.approx(1 + 1 + 0.5 - 3 / 18, abs=1e-12)
+
+
+@pytest.mark.parametrize("formula", [losses.cross_entropy, losses.cross_entropy.plain])
+def test_cross_entropy_of_a_label(formula):
+    # Softmax of (0, ln 3) is (1/4, 3/4); label 1 with weight 2, label 0 with weight 0.5.
+    z = np.array([[0, np.log(3)], [0, np.log(3)]])
+    y, gz = formula(z, np.array([1, 0]), np.array([2.0, 0.5]))
+    assert y == pytest.approx(-2 * np.log(0.75) - 0.5 * np.log(0.25), abs=1e-12)
+    np.testing.assert_allclose(gz, [[0.5, -0.5], [-0.375, 0.375]], atol=1e-12)
+
+
+@pytest.mark.parametrize("formula", [losses.sigmoid_mask_loss, losses.sigmoid_mask_loss.plain])
+def test_mask_loss_of_a_target(formula):
+    p, logits = 1 / (1 + np.exp(-2.0)), np.zeros((2, 1, 1, 3))
+    logits[:, 0, 0] = [9, 2, -9]
+    y, gz = formula(logits, np.array([1, 1]), np.array([0.75, 0]).reshape(2, 1, 1), np.array([True, False]), 4.0)
+    assert y == pytest.approx(-(0.75 * np.log(p) + 0.25 * np.log(1 - p)) / 4, abs=1e-12)
+    np.testing.assert_allclose(gz[:, 0, 0], [[0, (p - 0.75) / 4, 0], [0, 0, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("formula", [losses.softmax_mask_loss, losses.softmax_mask_loss.plain])
+def test_mask_softmax_loss_of_a_target(formula):
+    logits = np.log(np.array([1.0, 2, 5])).reshape(1, 1, 1, 3)  # probabilities 1/8, 2/8, 5/8
+    y, gz = formula(logits, np.array([2]), np.full((1, 1, 1), 0.75), np.array([True]), 2.0)
+    assert y == pytest.approx(-(0.75 * np.log(5 / 8) + 0.25 * np.log(1 / 8)) / 2, abs=1e-12)
+    np.testing.assert_allclose(gz[0, 0, 0], np.array([1 / 8 - 0.25, 2 / 8, 5 / 8 - 0.75]) / 2, atol=1e-12)

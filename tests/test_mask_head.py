@@ -262,17 +262,17 @@ def test_restore_of_no_detections():
     assert found.masks.shape == (0, 32, 48) and found.boxes.shape == (0, 4)
 
 
+@pytest.mark.parametrize("paste", [paste_masks, paste_masks.plain])
 @pytest.mark.parametrize("whole_pixels", [True, False])
-def test_paste_cuts_each_axis_at_its_own_side(whole_pixels):
+def test_paste_cuts_each_axis_at_its_own_side(whole_pixels, paste):
     """In a wide image a box that leaves it on the right is cut at the width, one that leaves it below at the height."""
     full, arguments = np.ones((1, 8, 8), np.float32), dict(whole_pixels=whole_pixels)
-    right = paste_masks(full, np.array([[20.0, 2, 60, 6]]), 8, 40, **arguments)[0]
-    below = paste_masks(full, np.array([[30.0, 5, 36, 60]]), 8, 40, **arguments)[0]
+    right = paste(full, np.array([[20.0, 2, 60, 6]]), 8, 40, **arguments)[0]
+    below = paste(full, np.array([[30.0, 5, 36, 60]]), 8, 40, **arguments)[0]
     assert right.shape == below.shape == (8, 40)
     assert right[3:5, 22:].all() and not right[:, :18].any()
     assert below[7, 31:35].all() and not below[:, :28].any() and not below[:3].any()
-    for paste in (paste_masks, paste_masks.plain):
-        assert paste(full, np.array([[20.0, 2, 60, 6]]), 40, 8, **arguments).sum() == 0  # right of a narrow image
+    assert paste(full, np.array([[20.0, 2, 60, 6]]), 40, 8, **arguments).sum() == 0  # right of a narrow image
 
 
 def test_stretch_by_hand():
@@ -283,8 +283,9 @@ def test_stretch_by_hand():
     assert stretch(2, -3.0, 0.0, 4)[0] == slice(0, 0) and stretch(2, 9.0, 12.0, 4)[0] == slice(4, 4)
 
 
-def test_a_value_at_the_threshold_belongs_to_the_mask():
+@pytest.mark.parametrize("paste", [paste_masks, paste_masks.plain])
+def test_a_value_at_the_threshold_belongs_to_the_mask(paste):
     half = np.full((1, 4, 4), 0.5, np.float32)
     box = np.array([[0.0, 0, 8, 8]], np.float32)
-    assert paste_masks(half, box, 8, 8, whole_pixels=False)[0, 3:5, 3:5].all()
-    assert not paste_masks(half, box, 8, 8, threshold=np.nextafter(0.5, 1), whole_pixels=False).any()
+    assert paste(half, box, 8, 8, whole_pixels=False)[0, 3:5, 3:5].all()
+    assert not paste(half, box, 8, 8, threshold=np.nextafter(0.5, 1), whole_pixels=False).any()
