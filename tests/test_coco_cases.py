@@ -9,42 +9,29 @@ import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as rle
 
 from minimask.__main__ import main
 from minimask.datasets.coco import CocoDataset, split
 from minimask.errors import InputError
 from minimask.evaluate import coco_average_precision
+from tests.coco_changes import (
+    HEIGHT,
+    IMAGES,
+    WIDTH,
+    as_rle,
+    corners,
+    each,
+    first,
+    images,
+    keypoints,
+    normalized,
+    renumbered,
+    save,
+    sound,
+    without,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-WIDTH, HEIGHT, IMAGES = 96, 64, 6
-
-
-def sound():
-    """Six images of 96 x 64 with two objects each: a box and a triangle."""
-    images, annotations = [], []
-    for i in range(IMAGES):
-        images.append({"id": i + 1, "file_name": f"img{i}.png", "width": WIDTH, "height": HEIGHT})
-        for category, polygon in (
-            (1, [10 + i, 20, 40 + i, 20, 40 + i, 50, 10 + i, 50]),
-            (2, [60, 10 + i, 90, 40, 60, 40]),
-        ):
-            x, y = polygon[::2], polygon[1::2]
-            box = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i + 1,
-                    "category_id": category,
-                    "segmentation": [[float(v) for v in polygon]],
-                    "bbox": [float(v) for v in box],
-                    "area": float(box[2] * box[3]),
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": 1, "name": "box"}, {"id": 2, "name": "tri"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 @pytest.fixture
@@ -53,88 +40,6 @@ def folder(tmp_path):
     for i in range(IMAGES):
         save(tmp_path, f"img{i}.png", i)
     return tmp_path
-
-
-def save(folder, name, color=0):
-    path = folder / "images" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (color, 90, 120)).save(path)
-
-
-def change(content, what, function):
-    """Apply a function to each entry of `what`."""
-    for number, entry in enumerate(content[what]):
-        function(number, entry)
-    return content
-
-
-def each(**values):
-    """A change of all annotations: values, or functions of the annotation."""
-    return lambda content: change(
-        content,
-        "annotations",
-        lambda _, a: a.update({key: value(a) if callable(value) else value for key, value in values.items()}),
-    )
-
-
-def first(**values):
-    """A change of the first annotation."""
-    return lambda content: content["annotations"][0].update(values)
-
-
-def images(**values):
-    return lambda content: change(
-        content, "images", lambda n, i: i.update({k: v(n, i) if callable(v) else v for k, v in values.items()})
-    )
-
-
-def without(what, *keys):
-    return lambda content: change(content, what, lambda _, entry: [entry.pop(key) for key in keys])
-
-
-def renumbered(number):
-    """Other ids of the images."""
-
-    def apply(content):
-        change(content, "annotations", lambda _, a: a.update(image_id=number(a["image_id"])))
-        change(content, "images", lambda _, i: i.update(id=number(i["id"])))
-
-    return apply
-
-
-def both(*changes):
-    return lambda content: [function(content) for function in changes]
-
-
-def corners(annotation):
-    x, y, w, h = annotation["bbox"]
-    return [x, y, x + w, y + h]
-
-
-def normalized(annotation):
-    polygon = np.reshape(annotation["segmentation"][0], (-1, 2)) / [WIDTH, HEIGHT]
-    return [polygon.ravel().tolist()]
-
-
-def as_rle(text):
-    def code(annotation):
-        coded = rle.frPyObjects(annotation["segmentation"], HEIGHT, WIDTH)[0]
-        if text:
-            return {"size": [HEIGHT, WIDTH], "counts": coded["counts"].decode()}
-        flat = np.concatenate([[0], rle.decode(coded).ravel(order="F"), [0]])
-        edges = np.flatnonzero(np.diff(np.concatenate([flat[1:-1], [2]]))) + 1
-        return {"size": [HEIGHT, WIDTH], "counts": np.diff(np.concatenate([[0], edges])).tolist()}
-
-    return code
-
-
-def keypoints(names=("a", "b"), skeleton=((1, 2),), points=(12, 22, 2, 30, 30, 1)):
-    def apply(content):
-        content["categories"][0].update(keypoints=list(names), skeleton=[list(pair) for pair in skeleton])
-        for annotation in content["annotations"][::2]:
-            annotation["keypoints"] = list(points)
-
-    return apply
 
 
 # ------------------------------------------------------------------------------------------- what is read, and how
@@ -420,83 +325,3 @@ def test_an_unused_category_of_a_validation_file_is_left_out(folder):
     content["categories"][0]["name"] = "Box"
     with pytest.raises(InputError, match='has a category "Box", which is not one of tri, box; did you mean box'):
         CocoDataset(folder / "images", content, class_names=("tri", "box"))
-
-
-# ------------------------------------------------------------------------------------------- the whole report
-
-
-def spoiled(count=20):
-    """A larger set with ten kinds of defects on 25 annotations. Returns (content, ids of the bad annotations)."""
-    content = sound()
-    plain = content["annotations"]
-    content["annotations"] = [copy.deepcopy(plain[k % len(plain)]) for k in range(count * len(plain))]
-    for number, annotation in enumerate(content["annotations"], start=1):
-        annotation["id"] = number
-    defects = [
-        {"segmentation": []},
-        {"segmentation": [[1, 1, 5, 5]]},
-        {"segmentation": [[1, 1, 5, 5, 7, 9, 3]]},
-        {"segmentation": [[10, 10, 20, 10, 15, 10]]},
-        {"segmentation": [[1, 1, 1e9, 1, 1, 9]]},
-        {"bbox": [10, 10, 0, 5]},
-        {"bbox": [200, 10, 10, 10]},
-        {"iscrowd": "no"},
-        {"area": float("nan")},
-        {"category_id": 77},
-    ]
-    bad = list(range(3, 3 + 25 * 7, 7))
-    for k, identity in enumerate(bad):
-        content["annotations"][identity - 1].update(defects[k % 10])
-    return content, bad
-
-
-def test_all_25_defects_are_in_one_report_and_left_out_on_request(folder, capsys):
-    content, bad = spoiled()
-    (folder / "a.json").write_text(json.dumps(content))
-    data = ["--images", str(folder / "images"), "--annotations", str(folder / "a.json")]
-    assert main(["inspect", *data, "--output", str(folder / "seen")]) == 2
-    told = capsys.readouterr()
-    assert "25 problems" in told.out and "training refuses this file" in told.err
-    for identity in bad:
-        assert f"annotation {identity} (image " in told.out
-    assert sorted(path.name for path in (folder / "seen").iterdir()) == ["histograms.png", "samples.png"]
-
-    small = ["--preset", "toy", "--min-size", "64", "--batch-size", "1", "--steps", "1", "--threads", "1"]
-    run = ["train", *data, *small, "--output", str(folder / "run")]
-    assert main(run) == 2
-    error = capsys.readouterr().err
-    assert "25 problems" in error and "--skip-bad" in error and not (folder / "run").exists()
-    assert main([*run, "--skip-bad"]) == 0
-    assert "25 left out" in capsys.readouterr().err
-    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    assert log[0]["left_out"] == 25
-    assert main(["evaluate", "--weights", str(folder / "run"), *data, "--skip-bad"]) == 0
-    assert "25 left out" in capsys.readouterr().err
-    assert main(["split", str(folder / "a.json"), "--skip-bad"]) == 0
-    parts = [json.loads((folder / f"a_{name}.json").read_text()) for name in ("train", "val")]
-    left = sum(len(part["annotations"]) for part in parts)
-    assert left == len(content["annotations"]) - 22  # a split needs no masks, which three of the 25 lack
-
-
-def test_inspect_of_a_sound_set(folder, capsys):
-    content = sound()
-    keypoints()(content)
-    (folder / "a.json").write_text(json.dumps(content))
-    words = ["--images", folder / "images", "--annotations", folder / "a.json", "--output", folder / "seen"]
-    assert main(["inspect", *words]) == 0
-    out = capsys.readouterr().out
-    for words in ("images:   6, 0 of them", "objects:  12, 0 of them crowds", "box  6", "a, b; 6 objects have some"):
-        assert words in out
-    for name in ("samples", "histograms"):
-        assert min(Image.open(folder / "seen" / f"{name}.png").size) > 300
-
-
-def test_inspect_compares_the_photos_with_the_file(folder, capsys):
-    Image.new("RGB", (90, 60)).save(folder / "images" / "img2.png")
-    (folder / "images" / "img4.png").write_text("no picture")
-    (folder / "a.json").write_text(json.dumps(sound()))
-    words = ["--images", folder / "images", "--annotations", folder / "a.json", "--output", folder / "seen"]
-    assert main(["inspect", *words]) == 2
-    out = capsys.readouterr().out
-    assert "photo of another size than the file says: img2.png (image 3): 90 x 60, the file says 96 x 64" in out
-    assert "photo that cannot be read: img4.png (image 5)" in out

@@ -10,7 +10,7 @@ from minimask.machine import distributed
 from minimask.run.folder import checkpoints, newest_settings, refuse_earlier_run
 from minimask.run.lock import refuse_locked
 from minimask.run.log import LOG
-from minimask.run.messages import say, say_problems
+from minimask.run.messages import say
 from minimask.run.options import TrainOptions, in_words
 from minimask.run.settings import check_name, may_change
 
@@ -178,10 +178,8 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
     set_up_machine(options)
     passed = None if dataset is None else repr(dataset)
     if dataset is None:
-        dataset = open_dataset("train", options)
+        dataset = open_dataset("train", options, quiet=quiet)
     if isinstance(dataset, CocoDataset):
-        if distributed.is_first() and not quiet:
-            say_problems(dataset)
         dataset.check_learnable()
     if isinstance(dataset, ToyScenes):
         options = dataclasses.replace(options, toy_size=dataset.size, toy_case=dataset.case)
@@ -204,7 +202,7 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
         share=(distributed.rank(), distributed.size()),
     )
     drawn = isinstance(dataset, ToyScenes)
-    validate = _validation(options, validation, drawn, model) if settings.validate_every else None
+    validate = _validation(options, validation, drawn, model, quiet) if settings.validate_every else None
     info = {"class_names": model.class_names, "category_ids": model.category_ids}
     info |= {"options": dataclasses.asdict(options), "dataset": passed}
     info |= {"images": len(dataset), "left_out": left_out(dataset)}
@@ -230,19 +228,21 @@ def set_up_machine(options):
             raise InputError(str(error)) from error
 
 
-def open_dataset(split, options, class_names=None):
+def open_dataset(split, options, class_names=None, quiet=False):
     """The data that the options name: photos with a COCO json, or drawn scenes if no photos are given.
 
     split: "train", "val" or "test"; for photos, "val" means val_images and val_annotations.
     class_names: names of the classes of an existing model, which the labels then follow.
+    quiet: do not print what was left out of the photos' objects and what is probably wrong in them.
     """
     from minimask import datasets
 
+    quiet = quiet or not distributed.is_first()
     images, annotations = options.images, options.annotations
     if split == "val":
         images, annotations = options.val_images or images, options.val_annotations
     if annotations:
-        return datasets.coco(images, annotations, class_names, options.keypoints, options.skip_bad, quiet=True)
+        return datasets.coco(images, annotations, class_names, options.keypoints, options.skip_bad, quiet)
     return datasets.toy(split, options.toy_size, case=options.toy_case)
 
 
@@ -303,7 +303,7 @@ def _keypoint_names(dataset, options):
     return names if options.keypoints else []
 
 
-def _validation(options, dataset, drawn, model):
+def _validation(options, dataset, drawn, model, quiet):
     """A function of the model: losses and average precision on validation data, name -> number for the log."""
     from minimask.datasets.loader import Loader
     from minimask.evaluate import evaluate
@@ -315,7 +315,7 @@ def _validation(options, dataset, drawn, model):
             "or in Python validation=dataset"
         )
     if dataset is None:
-        dataset = open_dataset("val", options, list(model.class_names))
+        dataset = open_dataset("val", options, list(model.class_names), quiet)
     names = list(getattr(dataset, "keypoint_names", None) or ())
     if model.keypoint_names and names != model.keypoint_names:
         where = options.val_annotations or "the validation data"
