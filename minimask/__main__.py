@@ -202,6 +202,7 @@ def _predict(subparsers):
         "find objects in photos; writes a picture and a json for each",
         """  python -m minimask predict photo.jpg --weights runs/mine
   python -m minimask predict holiday/ --weights runs/mine --score 0.7 --output found
+  python -m minimask predict albums/ --recursive --weights runs/mine --coco found.json
   python -m minimask predict photo.jpg --weights data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
 """,
     )
@@ -209,7 +210,7 @@ def _predict(subparsers):
         "photos",
         nargs="+",
         metavar="PHOTO",
-        help="photos (PNG, JPEG, WebP, TIFF, BMP or GIF), or folders of them",
+        help="photos (PNG, JPEG, WebP, TIFF, BMP or GIF), folders of them, or patterns such as 'holiday/*.jpg'",
     )
     _weights(parser)
     parser.add_argument("--output", default="predictions", metavar="DIR", help="for the results (default: predictions)")

@@ -176,7 +176,10 @@ def test_own_data_from_split_to_evaluation(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 images" in out and "AP50" in out and "masks" in out
     names = sorted(p.name for p in (tmp_path / "run" / "evaluation").iterdir())
-    assert names == ["average_precision.json", "bbox_results.json", "segm_results.json"]
+    assert names == [
+        *("average_precision.json", "bbox_results.json", "per_class.csv", "precision_recall.png"),
+        *("report.html", "segm_results.json"),
+    ]
     numbers = json.loads((tmp_path / "run" / "evaluation" / "average_precision.json").read_text())
     assert set(numbers) == {"bbox", "segm"} and "AP75" in numbers["segm"]
 
@@ -543,3 +546,19 @@ def test_split_overwrites_nothing_unasked(tmp_path, capsys):
     assert "every must be 2 or more" in fails(capsys, "split", tmp_path / "all.json", "--every", "1")
     assert "nowhere.json: no such file of annotations" in fails(capsys, "split", tmp_path / "nowhere.json")
     assert main(["split", str(tmp_path / "all.json"), "--overwrite"]) == 0
+
+
+def test_predict_a_tree_of_photos(run, tmp_path, capsys):
+    for name in ("a.png", "more/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    (tmp_path / "c.heic").write_text("")
+    command = ["predict", str(tmp_path), "--weights", str(run), "--output", str(tmp_path / "out"), "--score", "0"]
+    results = tmp_path / "found.json"
+    assert main([*command, "--coco", str(results)]) == 0
+    captured = capsys.readouterr()
+    assert "minimask: passed over: 1 .heic file, 1 sub-folder" in captured.err
+    assert "a.png" in captured.out and "b.png" not in captured.out
+    assert {entry["file_name"] for entry in json.loads(results.read_text())} == {"a.png"}
+    assert main([*command, "--recursive"]) == 0
+    assert "b.png" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Photos in, pictures and json out: every kind of photo, names that clash, bad photos, full disks."""
 
+import collections
 import errno
 import json
 import os
@@ -15,7 +16,8 @@ from minimask.evaluate import evaluate
 from minimask.image import ImageTransform
 from minimask.mask_rcnn import build
 from minimask.run import files, predict
-from minimask.run.predict import find_photos, predict_files
+from minimask.run.photo_paths import find_photos, passed_text
+from minimask.run.predict import coco_results, predict_files
 from minimask.run.predictor import Predictor
 from minimask.structures import Detections
 
@@ -187,6 +189,73 @@ def test_folders(tmp_path):
         predict_files(Finder(), [tmp_path / "more"], tmp_path / "out")
     with pytest.raises(InputError, match="no photos found in an empty list"):
         find_photos([])
+
+
+def test_what_is_passed_over_is_counted_and_sub_folders_are_taken_on_request(tmp_path):
+    for name in ("a.jpg", "more/b.png", "more/deep/c.tif"):
+        _photo(tmp_path / name)
+    for name in ("x.heic", "y.heic", "z.jp2", "LICENSE"):
+        (tmp_path / name).write_text("")
+    passed = collections.Counter()
+    assert [p.name for p in find_photos([tmp_path], passed=passed)] == ["a.jpg"]
+    assert passed_text(passed) == "2 .heic files, 1 .jp2 file, 1 file without an ending, 1 sub-folder"
+    assert [p.name for p in find_photos([tmp_path], recursive=True)] == ["a.jpg", "b.png", "c.tif"]
+    with pytest.raises(InputError, match=r"no photos found in .*deep.none.* \(passed over: 1 .heic file\)"):
+        (tmp_path / "deep none").mkdir()
+        (tmp_path / "deep none" / "x.heic").write_text("")
+        find_photos([tmp_path / "deep none"])
+
+
+def test_patterns(tmp_path):
+    for name in ("a1.jpg", "a2.jpg", "b.jpg", "c[1].jpg"):
+        _photo(tmp_path / name)
+    assert [p.name for p in find_photos([str(tmp_path / "a*.jpg")])] == ["a1.jpg", "a2.jpg"]
+    assert [p.name for p in find_photos([tmp_path / "c[1].jpg"])] == ["c[1].jpg"]  # a file of that name
+    with pytest.raises(InputError, match="no such photo or folder"):
+        find_photos([str(tmp_path / "z*.jpg")])
+
+
+def test_pages_of_a_tiff(tmp_path):
+    shades = [Image.fromarray(np.full((40, 60), value, np.uint8)) for value in (10, 120, 240)]
+    shades[0].save(tmp_path / "stack.tif", save_all=True, append_images=shades[1:])
+    model = Finder()
+    written = predict_files(model, [tmp_path / "stack.tif"], tmp_path / "out")
+    assert [record.name for _, _, record in written] == [f"stack-page{n}.json" for n in (1, 2, 3)]
+    assert [_read(record)["page"] for _, _, record in written] == [1, 2, 3]
+    means = [images.mean() for images in model.seen]
+    assert means[0] < means[1] < means[2]
+    assert predict_files(Finder(), [tmp_path / "stack.tif"], tmp_path / "out") == written
+
+
+def test_results_of_a_photo_that_has_moved_keep_their_name(tmp_path):
+    photo = _photo(tmp_path / "a" / "x.png")
+    predict_files(Finder(), [photo], tmp_path / "out")
+    (tmp_path / "b").mkdir()
+    moved = photo.rename(tmp_path / "b" / "x.png")
+    assert predict_files(Finder(), [moved], tmp_path / "out")[0][1].name == "x.png"
+    assert len(os.listdir(tmp_path / "out")) == 2
+
+
+def test_results_in_cocos_format(tmp_path):
+    model = Finder().name_classes(["cat", "dog", "duck"], [10, 20, 30])
+    names = ("000000000139.jpg", "000000000007.jpg")
+    written = predict_files(model, [_photo(tmp_path / name) for name in names], tmp_path / "out")
+    found = coco_results(written)
+    assert [(e["image_id"], e["category_id"]) for e in found] == [(139, 30), (139, 20), (7, 30), (7, 20)]
+    assert found[0]["bbox"] == pytest.approx([30, 20, 30, 20]) and found[0]["segmentation"]["size"] == [40, 60]
+    assert found[0]["file_name"] == names[0]
+    written = predict_files(model, [_photo(tmp_path / "x.jpg"), _photo(tmp_path / "7.jpg")], tmp_path / "out")
+    assert [e["image_id"] for e in coco_results(written)] == [1, 1, 2, 2]
+
+
+def test_nan_is_refused(tmp_path):
+    for value in (np.nan, np.inf):
+        picture = np.full((20, 30), value, np.float32)
+        Image.fromarray(picture).save(tmp_path / "a.tif")
+        with pytest.raises(InputError, match="a.tif"):
+            predict_files(Finder(), [tmp_path / "a.tif"], tmp_path / "out")
+        with pytest.raises(ValueError, match="the array holds NaN or infinity"):
+            Finder().predict(picture)
 
 
 # -------------------------------------------------------------------------------- bad photos, full disks

@@ -80,7 +80,7 @@ def test_the_table_per_class(scoring):
 def test_curves_of_precision(scoring):
     curves = precision_curves(scoring)
     assert list(curves) == ["box", "mask"]
-    assert curves["box"]["IoU 0.50"] == pytest.approx(np.arange(101) < 51)
+    assert curves["box"]["IoU 0.50"] == pytest.approx((np.arange(101) < 51).astype(float))
     picture = plot_precision_recall(curves)
     assert picture.dtype == np.uint8 and picture.shape[1] > 1200
     with pytest.raises(ValueError, match="no curves"):

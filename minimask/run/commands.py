@@ -1,5 +1,6 @@
 """What the commands do, each in a few calls of the package. __main__.py holds their parsers."""
 
+import collections
 import json
 from pathlib import Path
 
@@ -112,12 +113,17 @@ def predict(args):
     """python -m minimask predict"""
     from minimask import device, weights
     from minimask.machine import warmup
-    from minimask.run.predict import find_photos, predict_files
+    from minimask.run.files import json_bytes, write_files
+    from minimask.run.photo_paths import find_photos, passed_text
+    from minimask.run.predict import coco_results, predict_files
     from minimask.run.training import set_up_machine
 
     options = PredictOptions.of(given(args, PredictOptions))
     set_up_machine(options)
-    find_photos(args.photos)  # a wrong path is reported before anything slow is done
+    passed = collections.Counter()
+    find_photos(args.photos, options.recursive, passed)  # a wrong path is reported before anything slow is done
+    if passed and not args.quiet:
+        say(f"passed over: {passed_text(passed)}")
     where = device.resolve(options.device)
     opened = weights.open_file(args.weights, args.classes)
     _say_skipped(args.weights, opened)
@@ -125,7 +131,9 @@ def predict(args):
     model.to(where)
     if where == "cpu":
         warmup.ensure(not args.quiet)
-    written = predict_files(model, args.photos, args.output, options.score, progress=not args.quiet)
+    written = predict_files(model, args.photos, args.output, options.score, not args.quiet, options.recursive)
+    if options.coco:
+        write_files({options.coco: json_bytes(coco_results(written))})
     if args.quiet:
         return
     for photo, picture, record in written:

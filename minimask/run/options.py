@@ -57,6 +57,8 @@ class PredictOptions(MachineOptions):
 
     owner = "predict: "
     score: float = setting(0.5, "objects with a lower score are left out", least=0, most=1)
+    recursive: bool = setting(False, "also take the photos in sub-folders")
+    coco: str | None = setting(None, "also write all results into one file in COCO's format", metavar="FILE.json")
 
 
 @dataclass(frozen=True, repr=False)

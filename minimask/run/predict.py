@@ -6,31 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-from minimask.datasets.photos import read_image
 from minimask.draw import LARGEST_SIDE, draw_prediction, picture_bytes
 from minimask.errors import InputError
 from minimask.machine.card import enough_memory
 from minimask.machine.process import tuned_process
 from minimask.mask_head import restore
-from minimask.run.files import json_bytes, write_files
+from minimask.run.files import check_writable, json_bytes, write_files
+from minimask.run.photo_paths import Page, file_of, find_photos, free_name, pages, read_photo
 from minimask.run.report import encode_mask, xywh
 
-PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")  # taken from a folder
 MASK_BYTES = 256 * 2**20  # masks of a photo that are held at once; those of a huge photo are made in several parts
 
 
 @tuned_process()
-def predict_files(model, paths, output, score_threshold=0.5, progress=False):
+def predict_files(model, paths, output, score_threshold=0.5, progress=False, recursive=False):
     """Find objects in photos. Writes, for each NAME.jpg, a picture NAME.png and the objects as NAME.json.
 
     model: a Predictor; its class_names, category_ids, keypoint_names and skeleton go into the results.
-    paths: photos, and folders of photos.
+    paths: photos, folders of photos, and patterns such as "holiday/*.jpg". A TIFF file of several pages counts as
+        several photos: NAME-page1, NAME-page2, ...
     output: folder for the results; it is made if it does not exist.
     score_threshold: objects with a lower score are left out.
     progress: whether to show a bar.
+    recursive: also take the photos in sub-folders.
 
     If another photo already has results under a name, in this call or an earlier one, the folder's name comes in front
-    or a number behind. A photo that cannot be read is skipped and named in an InputError once the others are done.
+    or a number behind; the same photo keeps the names of its results. A photo that cannot be read is skipped and named
+    in an InputError once the others are done.
     Returns a list of paths (photo, picture, json).
     Raises InputError at once if a path does not exist, if there are no photos at all, or if results cannot be written;
     earlier results that were not replaced are unchanged.
@@ -41,22 +43,24 @@ def predict_files(model, paths, output, score_threshold=0.5, progress=False):
     top, and "keypoints" to each detection: COCO's list x, y, v, x, y, v, ..., where v is the score of the point, a
     logit (higher is surer).
     """
-    photos, output = find_photos(paths), Path(output)
+    photos, output = [page for photo in find_photos(paths, recursive) for page in pages(photo)], Path(output)
+    check_writable(output)
     written, taken, failures = [], set(), []
     for photo in _bar(photos, progress):
         try:
-            image = read_image(photo)
+            image = read_photo(photo)
         except InputError as error:
             failures.append(str(error))
             continue
         detections, batch = _detect(model, image, score_threshold)
         picture = _draw(model, image, detections, batch, score_threshold)
 
-        stem = _free_name(photo, output, taken)
+        stem = free_name(photo, output, taken)
         taken.add(stem.casefold())  # some disks take A.png and a.png for one file
         names = {"keypoint_names": list(model.keypoint_names)} if model.keypoint_names else {}
         record = {
-            "photo": str(photo.resolve()),
+            "photo": str(file_of(photo).resolve()),
+            **({"page": photo.number} if isinstance(photo, Page) else {}),
             "height": image.shape[0],
             "width": image.shape[1],
             "score_threshold": score_threshold,
@@ -65,35 +69,11 @@ def predict_files(model, paths, output, score_threshold=0.5, progress=False):
         }
         picture_path, json_path = output / f"{stem}.png", output / f"{stem}.json"
         write_files({picture_path: picture_bytes(picture), json_path: json_bytes(record)})
-        written.append((photo, picture_path, json_path))
+        written.append((file_of(photo), picture_path, json_path))
     if failures:
         others = f" ({len(written)} other photos are done)" if written else ""
         raise InputError("; ".join(failures) + others)
     return written
-
-
-def find_photos(paths):
-    """The photos that paths name: a list of Path, files as they are, the photos of a folder in order of their names.
-
-    Pictures that `predict_files` wrote into such a folder are left out, and a photo that is named twice is taken once.
-    Raises InputError if a path does not exist or there is no photo at all.
-    """
-    photos = {}  # keeps the order; the keys are resolved paths
-    for path in paths:
-        if "://" in str(path):
-            raise InputError(f"{path}: is an address; fetch the photo first, then give its path")
-        path = Path(path)
-        if not path.exists():
-            raise InputError(f"{path}: no such photo or folder")
-        inside = [path]
-        if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in PHOTO_ENDINGS and p.is_file()]
-            inside = [p for p in inside if not p.name.startswith(".") and not _is_result(p)]
-        for photo in inside:
-            photos.setdefault(photo.resolve(), photo)
-    if not photos:
-        raise InputError(f"no photos found in {', '.join(map(str, paths)) or 'an empty list of paths'}")
-    return list(photos.values())
 
 
 def _bar(photos, progress):
@@ -161,39 +141,23 @@ def _reduced(image, factor):
     return np.asarray(Image.fromarray(image).reduce(factor))
 
 
-def _free_name(photo, output, taken):
-    """The first of NAME, FOLDER-NAME, NAME-2, NAME-3, ... that holds no results of another photo."""
-    folder = photo.resolve().parent.name
-    names = [photo.stem] + ([f"{folder}-{photo.stem}"] if folder else [])
-    number = 2
-    while True:
-        for name in names:
-            if name.casefold() not in taken and _is_free(photo, output, name):
-                return name
-        names = [f"{photo.stem}-{number}"]
-        number += 1
+# -------------------------------------------------------------------------------------------------------- COCO results
 
 
-def _is_free(photo, output, name):
-    """True if there is neither NAME.png nor NAME.json, or both are earlier results of this photo."""
-    picture, record = output / f"{name}.png", output / f"{name}.json"
-    if picture.exists() and picture.resolve() == photo.resolve():
-        return False
-    if not picture.exists() and not record.exists():
-        return True
-    return _photo_of(record) == str(photo.resolve())
+def coco_results(written):
+    """The results of several photos as one list in COCO's results format.
 
-
-def _is_result(path):
-    """True if `predict_files` wrote this picture: the json beside it names another file as its photo."""
-    photo = _photo_of(path.with_suffix(".json")) if path.suffix == ".png" else None
-    return photo is not None and photo != str(path.resolve())
-
-
-def _photo_of(record):
-    """The photo that a NAME.json was written for; None if the file is missing or is something else."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content.get("photo") if isinstance(content, dict) and "detections" in content else None
+    written: what `predict_files` returned.
+    Each entry has "file_name" besides. "image_id" is the number in the name of the photo (000000000139.jpg: 139) if
+    all names are different numbers, as in COCO, else 1, 2, ... in the order of the photos.
+    """
+    stems = [record.stem for _, _, record in written]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+    ids = numbers if len(set(numbers)) == len(stems) else range(1, len(stems) + 1)
+    entries = []
+    for image_id, (photo, _, record) in zip(ids, written):
+        for found in json.loads(record.read_text(encoding="utf-8"))["detections"]:
+            entry = {"image_id": image_id, "file_name": photo.name}
+            kept = ("category_id", "score", "bbox", "segmentation", "keypoints")
+            entries.append(entry | {name: found[name] for name in kept if name in found})
+    return entries

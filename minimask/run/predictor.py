@@ -86,6 +86,8 @@ def as_array(image):
         image = np.repeat(image[:, :, None], 3, axis=2)  # gray
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or (dtype != np.uint8 and image.dtype.kind != "f"):
         raise ValueError(f"predict: an array must be (H, W, 3), uint8 or float from 0 to 1, got shape {shape}, {dtype}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ValueError("predict: the array holds NaN or infinity")
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(
             f"predict: a float array must lie between 0 and 1, got {image.min():.4g} to {image.max():.4g}; "
