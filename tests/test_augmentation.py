@@ -1,6 +1,7 @@
 """Mirrored and turned samples, compared with numbers worked out by hand."""
 
 import numpy as np
+import pytest
 
 from minimask.datasets.augmentation import flip, flip_order, turn
 from minimask.structures import Sample
@@ -55,3 +56,12 @@ def test_a_quarter_turn_by_hand():
         turned = turn(turned)
     for name in ("image", "boxes", "masks", "keypoints"):
         np.testing.assert_array_equal(getattr(turned, name), getattr(sample, name))
+
+
+@pytest.mark.parametrize("order", [None, np.array([1, 0, 2])])
+def test_flip_leaves_the_callers_keypoints_alone(order):
+    sample = make_sample(keypoints=3)
+    before = sample.keypoints.copy()
+    mirrored = flip(sample, order)
+    np.testing.assert_array_equal(sample.keypoints, before)
+    assert not np.shares_memory(mirrored.keypoints, sample.keypoints) and (mirrored.keypoints != before).any()

@@ -357,8 +357,8 @@ def _numpy_type(element):
 
 
 def _is_class(name):
-    """Whether a name looks like that of a class, such as a module of PyTorch."""
-    return name.startswith(("torch.nn.", "torchvision.")) or name.rpartition(" ")[2][:1].isupper()
+    """Whether a name is one of PyTorch's, or looks like that of a class."""
+    return name.startswith("torch") or name.rpartition(" ")[2][:1].isupper()
 
 
 def _modern(name):
