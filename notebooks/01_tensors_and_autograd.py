@@ -19,6 +19,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from minimask import check, draw, mask_rcnn, optim, tensor
 from minimask import functional as F
@@ -597,8 +598,9 @@ def seconds(function, repeats=7):
     return min(times)
 
 
-one_way = seconds(forward)
-both_ways = seconds(lambda: forward().backward())
+with threadpool_limits(1):  # one thread: other programs on this machine disturb the clock less
+    one_way = seconds(forward)
+    both_ways = seconds(lambda: forward().backward())
 print(
     f"forward {1000 * one_way:.1f} ms, forward and backward {1000 * both_ways:.1f} ms: {both_ways / one_way:.1f} times"
 )

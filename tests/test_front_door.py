@@ -135,7 +135,7 @@ def test_predict_takes_a_path_an_image_an_array_or_a_list(toy, scene, tmp_path):
     "image, message",
     [
         (np.full((9, 9, 3), 200, np.float32), "a float array must lie between 0 and 1, got 200 to 200; divide by 255"),
-        (np.full((9, 9, 3), np.nan), "must lie between 0 and 1, got nan"),
+        (np.full((9, 9, 3), np.nan), "the array holds NaN or infinity"),
         (np.zeros((9, 9, 4), np.uint8), r"must be \(H, W, 3\), uint8 or float .* got shape \(9, 9, 4\), uint8"),
         (np.zeros((9, 9, 3), np.int64), r"got shape \(9, 9, 3\), int64"),
         (np.zeros((2, 9, 9, 3), np.uint8), r"got shape \(2, 9, 9, 3\)"),

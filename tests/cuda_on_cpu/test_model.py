@@ -342,7 +342,7 @@ def test_checkpoints_do_not_depend_on_the_device(gpu, tmp_path):
     for first, second in (("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")):
         folder = tmp_path / f"{first} {second}"
         _, saved = run(small_model().to(first), folder, end=3)
-        assert saved["step"] == 2
+        assert saved["step"] == 3  # the loader fails at the fourth batch; the steps before it are saved
         found, saved = run(small_model().to(second), folder, resume=True)
         assert saved["step"] == 4
         assert all(isinstance(array, np.ndarray) for array in found.values())
