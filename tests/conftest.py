@@ -26,10 +26,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is not None:
             continue
-        if {"lectures", "pages"} & set(item.fixturenames):  # written once for all of these tests
+        if "lectures" in item.fixturenames:  # the slides, written once for all of these tests
+            item.add_marker(pytest.mark.xdist_group("slides"))
+        elif "pages" in item.fixturenames:  # the book, likewise
             item.add_marker(pytest.mark.xdist_group("book"))
         elif item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.path.name not in SPREAD)  # the long ones first, so that the workers end together
 
 
 @pytest.fixture(autouse=True)
