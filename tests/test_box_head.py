@@ -102,7 +102,7 @@ def test_boxes_without_a_size_are_dropped():
 
 
 def overlapping(count, step):
-    """Boxes 10 wide, each `step` to the right of the one before, with falling scores of one class."""
+    """Boxes of one class, 10 wide, each `step` to the right of the one before and with a lower score."""
     x = np.arange(count) * step
     proposals = np.stack([x, np.zeros(count), x + 10, np.full(count, 10.0)], axis=1)[None]
     logits = np.stack([np.zeros(count), 3 - np.arange(count) / count], axis=1)[None]

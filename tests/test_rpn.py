@@ -198,7 +198,7 @@ def test_weights_begin_small():
 
 
 def few(training, **settings):
-    """Proposals of four anchors with falling scores: the second overlaps the first, the last is outside the image."""
+    """Proposals of four anchors, best score first: the second overlaps the first, the last is outside the image."""
     rpn = RPN(8, RPNSettings(anchor_sizes=((16,),), anchor_ratios=(1.0,), **settings))
     rpn.train(training)
     anchors = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [95, 0, 99, 10]], np.float32)

@@ -116,7 +116,7 @@ class Loader:
         return _Batches(self, start)
 
     def _batch(self, step, stop):
-        """The Batch of a step, or None if `stop` is set in the meantime."""
+        """The Batch of a step, or None if `stop` is set while it waits."""
         rank, parts = self.share
         count = self.batch_size // parts
         first = step * self.batch_size + rank * count

@@ -36,7 +36,7 @@ class FolderLock:
                 )
             if _still_there(file, self.path):
                 break
-            file.close()  # its holder ended and deleted it in the meantime
+            file.close()  # its holder ended and deleted it since
         self.file = file
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
