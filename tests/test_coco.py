@@ -352,7 +352,7 @@ BAD = [
 
 @pytest.mark.parametrize("content, message", BAD, ids=[message[:60] for _, message in BAD])
 def test_bad_json_is_named(folder, content, message):
-    """A single defect is told in one line."""
+    """A single defect gives a message of one line."""
     with pytest.raises(InputError) as caught:
         open_coco(folder, content)
     assert str(caught.value).startswith(f"{folder / 'coco.json'}: {message}")
