@@ -1,7 +1,7 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 00 Start here: what is in the picture, and which pixels exactly?
 #
-# **Question.** Two cats, a dog and a duck stand in each other's way. A program is to answer:
+# **Question.** Two cats, a dog and a duck stand in each other's way. A program has to answer:
 # **how many are there, what are they, and which pixels belong to which?**
 #
 # Mask R-CNN answers all three. This course builds it, from NumPy up.
@@ -231,8 +231,8 @@ plt.show()
 
 # %% [markdown]
 # COCO and Cityscapes are collections of photos with known answers; a leaderboard lists how well programs do on them.
-# Why not take a semantic map and call each connected patch of a class an object? A *patch* is a set of pixels that hang
-# together, up, down, left or right. We count patches in scenes of many animals of one kind, given the *perfect* map:
+# Why not take a semantic map and call each connected patch of a class an object? A *patch* is a set of pixels that are
+# connected up, down, left or right. We count patches in scenes of many animals of one kind, given the *perfect* map:
 
 
 # %%

@@ -254,7 +254,7 @@ def my_multiply_backward(gy, a, b):
 check.multiply_backward(my_multiply_backward)
 
 # %% [markdown]
-# The checks of this course say what is wrong. Somebody who forgets gy would read:
+# The checks of this course say what is wrong. If you forget gy, you read:
 
 # %%
 try:
@@ -778,7 +778,7 @@ plt.show()
 
 # %% [markdown]
 # Ramachandran et al. 2017. The curves were made by the library from two operations it knows, a product and a sigmoid.
-# As one operation of its own it is one box in the graph in place of two. The exercise is to write it.
+# As one operation of its own it is one box in the graph instead of two. The exercise is to write it.
 
 # %% [markdown]
 # ### Exercise 7: write the operation
@@ -883,7 +883,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # Every point of the right picture is a line in the left one. The gray rings are lines of equal loss, the star is the
 # best line, which for this small problem is known by a formula. The steps get shorter on their own: the gradient gets
-# smaller as the valley flattens. Training a detector is this picture with 44 million axes in place of two.
+# smaller as the valley flattens. Training a detector is this picture with 44 million axes instead of two.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### How long a step? The learning rate
@@ -1093,7 +1093,7 @@ assert (y.item(), x.grad) == (81, 4 * 27)
 # 1. y = 5 a b, a = 2, b = 3. What are the gradients of a and b for gy = 1?
 # 2. Why does a tensor know its inputs, but not its users?
 # 3. Why must the youngest box go first, and not, say, the one nearest to the loss?
-# 4. y = x + x. Which gradient does x get, and what would `=` in place of `+=` give?
+# 4. y = x + x. Which gradient does x get, and what would `=` instead of `+=` give?
 # 5. A bias (64,) is added to an array (8, 32, 32, 64). How many numbers are summed for each of its gradients?
 # 6. a is (10, 20), b is (20, 30). What is the shape of the gradient of b, and how is it computed?
 # 7. Why are gradients checked in float64 with a step of about 1e-6?

@@ -859,7 +859,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The axis is logarithmic: from the first bar to the last it is some four orders of magnitude. The numbers are of the
 # machine that ran this notebook, whatever else it did; run it yourself. What each step gains: no interpreter for each
-# number; no interpreter for each pixel; one large product in place of nine; nothing large written to memory; results
+# number; no interpreter for each pixel; one large product instead of nine; nothing large written to memory; results
 # that stay in registers. The last bar may go beyond the peak: it does the same convolution with fewer multiplications.
 
 # %% [markdown]
@@ -900,7 +900,7 @@ assert m.tolist() == [-2, 7.5, 0.5, -2]
 assert [m[0] + m[1] + m[2], m[1] - m[2] - m[3]] == [1 + 2 + 3, 2 + 3 + 4]
 
 # %% [markdown]
-# The library's is larger and two-dimensional: 4 x 4 outputs of a 3 x 3 kernel, 36 products in place of 144. The sums
+# The library's is larger and two-dimensional: 4 x 4 outputs of a 3 x 3 kernel, 36 products instead of 144. The sums
 # are three small constant matrices, `B_T` for the map, `G` for the weights, `A_T` for the result:
 
 # %%

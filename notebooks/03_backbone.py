@@ -430,7 +430,7 @@ print(inspect.getsource(BasicBlock.forward))
 #
 # **Bottleneck:** 1 x 1 down to 64, 3 x 3 there, 1 x 1 back: 256·64 + 9·64·64 + 64·256 = **69,632**.
 #
-# Each weight is used once at each cell: on 56 x 56 cells 218 million *multiply-adds*, in place of 3,699 million.
+# Each weight is used once at each cell: on 56 x 56 cells 218 million *multiply-adds*, instead of 3,699 million.
 
 # %%
 plain = 2 * 9 * 256 * 256

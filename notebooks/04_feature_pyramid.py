@@ -467,7 +467,7 @@ assert FPN([8], channels=4).pool and not model.backbone.fpn.pool
 # %% [markdown]
 # `log2` counts doublings: log2 of 1 is 0, of 2 is 1, of 1/2 is -1. The brackets round down. Levels that do not exist
 # become the finest or the coarsest. Why 224 and 4? A picture on ImageNet has 224 pixels, and on C4 a whole one was 14 x
-# 14 cells; a region of that size shall look as it did there.
+# 14 cells; a region of that size should look as it did there.
 
 # %%
 by_hand = 4 + np.log2(np.sqrt(107 * 168) / 224)

@@ -995,6 +995,6 @@ assert (same[:, 2] - same[:, 0]).tolist() == [14, 80]  # dw = 0: exp(0) = 1
 # 7. dx = 10/20 = 0.5, dy = 0, dw = 0, dh = 0.
 # 8. 25 pixels: exp(-0.693) = 1/2.
 # 9. dw and dh go through exp, which overflows; dx and dy are only multiplied.
-# 10. Its stride there is 800 // 13 = 61 in place of 64, and 12 rows times 3 pixels are 36.
+# 10. Its stride there is 800 // 13 = 61 instead of 64, and 12 rows times 3 pixels are 36.
 #
 # </details>

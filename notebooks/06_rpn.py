@@ -77,7 +77,7 @@ plt.show()
 # ## 1 The first of two questions (L06)
 #
 # - **RPN**: of *each anchor*: is there any object, and roughly where? Cheap.
-# - **Box head** (notebook 09): of *each proposal*: what is it, and where exactly? Dear.
+# - **Box head** (notebook 09): of *each proposal*: what is it, and where exactly? Expensive.
 #
 # Why not ask the box head about every anchor?
 
@@ -273,7 +273,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The first step throws away most and looks at the score alone: that is cheap. The suppression compares boxes with
-# boxes, which is dear, and so it comes late. "Within each level" means that a small box is never suppressed by a large
+# boxes, which is expensive, so it comes late. "Within each level" means that a small box is never suppressed by a large
 # one of another level.
 
 # %% [markdown]

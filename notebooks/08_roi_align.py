@@ -5,7 +5,7 @@
 # whose cells stand for 16 x 16 pixels each. **Which cells belong to the box?**
 #
 # - Faster R-CNN: whole cells (*RoIPool*).
-# - Mask R-CNN = Faster R-CNN + a mask branch + *RoIAlign* in place of RoIPool (L05).
+# - Mask R-CNN = Faster R-CNN + a mask branch + *RoIAlign* instead of RoIPool (L05).
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecture:* ask the room before you show the next picture. The box is 0.7 cells wide, so is the answer no cell,
@@ -150,8 +150,8 @@ plt.show()
 # %% [markdown] slides=["L08"] slideshow={"slide_type": "slide"}
 # ## 2 "Mask accuracy improves by 10 % to 50 %" (L08)
 #
-# Interpolation in place of quantization. The lecture's numbers are *relative* gains of RoIAlign over RoIPool in AP,
-# *average precision* (0 to 100). AP50 counts masks that fit roughly, AP75 those that fit closely.
+# RoIAlign interpolates instead of quantizing. The lecture's numbers are *relative* gains of RoIAlign over RoIPool in
+# AP, *average precision* (0 to 100). AP50 counts masks that fit roughly, AP75 those that fit closely.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
 # He et al. 2017, tables 2c and 2d, ResNet-50 on COCO: AP50, AP, AP75 of masks. C4: stride 16, C5: stride 32.

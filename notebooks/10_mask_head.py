@@ -57,7 +57,7 @@ ORANGE, SKY, RED, YELLOW, BLUE, PURPLE, GREEN = draw.COLORS[:7] / 255
 # - *AP*, average precision: how good the found masks are, 0 to 100 (notebook 14); AP50 is mild, AP75 strict.
 #
 # We use a small Mask R-CNN that was trained on drawn cats, dogs and ducks. Its mask head is the paper's with 64
-# channels in place of 256.
+# channels instead of 256.
 
 # %%
 model = minimask.load("toy")
@@ -734,7 +734,7 @@ assert own > alike > 0.4 and alike > others
 #
 # `logits (R, M, M, C)`, `labels (R,)`: for each box, the sigmoid of the channel of its label.
 #
-# Hint: `logits[r, :, :, labels[r]]` is one box's; with `np.arange(R)` in place of `r` all are.
+# Hint: `logits[r, :, :, labels[r]]` is one box's; with `np.arange(R)` instead of `r`, all are.
 
 
 # %% exercise="class_masks"

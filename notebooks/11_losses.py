@@ -555,7 +555,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "notes"}
 # The gradient of the four channels, times 784. Training goes against the gradient: blue logits go up, red ones down.
 # With a softmax over the classes instead, where classes compete at each pixel, the paper loses 5.5 points of mask AP
-# (table 2b: 24.8 in place of 30.3). Which class it is has been decided once, for the whole RoI, by the class branch.
+# (table 2b: 24.8 instead of 30.3). Which class it is has been decided once, for the whole RoI, by the class branch.
 
 # %% [markdown]
 # **Normalizer.** Average over the points of a mask, then over the RoIs that count. These are the *positive* RoIs:
@@ -815,7 +815,7 @@ plt.show()
 # | mask | binary cross-entropy, own class | positive RoIs x 784 |
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# The RPN's two are the same two formulas again, for anchors in place of RoIs. Learn the table by its last column:
+# The RPN's two are the same two formulas again, for anchors instead of RoIs. Learn the table by its last column:
 # that is where implementations differ, and where results that cannot be reproduced come from. (A model with keypoints
 # has a sixth: cross-entropy over the 3136 places of a map, divided by the visible keypoints, notebook 15.)
 

@@ -216,8 +216,8 @@ plt.show()
 # which are put among them so that the heads have something to learn from the first step on.
 
 # %% [markdown]
-# What a positive RoI is to learn: a label, four numbers, and a mask of 28 x 28 (notebooks 07, 10). Here the four
-# numbers are 0, for these RoIs *are* the true boxes: nothing is to be corrected.
+# What a positive RoI has to learn: a label, four numbers, and a mask of 28 x 28 (notebooks 07, 10). Here the four
+# numbers are 0, for these RoIs *are* the true boxes: there is nothing to correct.
 
 # %% tags=["hide-input"]
 places = np.argwhere(stages["roi_positive"])  # picture, RoI

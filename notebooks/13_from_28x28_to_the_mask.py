@@ -336,7 +336,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # A full mask over a small box (orange), from 10.3 to 18.3, that is 8 x 8 pixels. Dots are the pixels of the final mask.
-# Cut to whole pixels it gets a row and a column too many: 81 pixels in place of 64, 27 % more. For the box of 16 pixels
+# Cut to whole pixels it gets a row and a column too many: 81 pixels instead of 64, 27 % more. For the box of 16 pixels
 # the final mask happens to be 16 pixels wide either way, because 10.6 and 27.4 take in no other pixel's center: the
 # mistake is at most a pixel, so it matters for small objects. Section 7 gives it in IoU.
 

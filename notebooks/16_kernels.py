@@ -503,7 +503,7 @@ assert counts["Winograd"][0] == 4 and counts["direct"] == (6, 4)
 assert 6**2 / 4**2 == 2.25 and 16 * 9 / 36 == 4  # in two dimensions: F(2x2, 3x3), and the library's F(4x4, 3x3)
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# Fewer products, more sums: 4 and 8 in place of 6 and 4. On single numbers that gains nothing. It pays because the
+# Fewer products, more sums: 4 and 8 instead of 6 and 4. On single numbers that gains nothing. It pays because the
 # sums over d are made once for each input channel, those over m once for each output channel, but the products for
 # each *pair*: with 64 and 64 channels, 4096 times. The library's kernels/conv_winograd.py does that, with a matrix
 # product for each of 36 places, through the same micro-kernel.

@@ -468,7 +468,7 @@ print("the same model, AP of boxes on two times ten photos: {:.3f} and {:.3f}".f
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 Augmentation: more from the same photos
 #
-# Change a photo such that the answer is still known, and only as the world does:
+# Change a photo so that the answer is still known, and only as the world does:
 #
 # - `flip` (on by default): most things, but not text, not left and right hands;
 # - `turns`: pictures without a top, from a microscope or from above;
