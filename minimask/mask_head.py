@@ -12,7 +12,7 @@ from minimask import nn
 from minimask.device import accelerated, array_module, to_cpu
 from minimask.errors import check_shape
 from minimask.functional import sigmoid_array, softmax_array
-from minimask.image import resize_boxes, resize_keypoints
+from minimask.image import bilinear, resize_boxes, resize_keypoints
 from minimask.losses import check_mask_logits, own_channel
 from minimask.roi_align import roi_align_forward
 from minimask.structures import Prediction
@@ -190,17 +190,16 @@ def restore(detections, batch, threshold=0.5):
     """
     detections, sizes = detections.to("cpu"), to_cpu(batch.sizes).tolist()
     predictions = []
-    for n, (size, original) in enumerate(zip(sizes, batch.original_sizes.tolist())):
+    for n, ((h, w), original) in enumerate(zip(sizes, batch.original_sizes.tolist())):
         valid = detections.valid[n]
-        found = Prediction(
-            boxes=resize_boxes(detections.boxes[n, valid], size, original),
-            labels=detections.labels[n, valid],
-            scores=detections.scores[n, valid],
-        )
-        if detections.masks is not None:
+        boxes = resize_boxes(detections.boxes[n, valid], (h, w), original)
+        found = Prediction(boxes, detections.labels[n, valid], detections.scores[n, valid])
+        if detections.whole_image:
+            found.masks = bilinear(detections.masks[n, valid, :h, :w, None], original)[..., 0] >= threshold
+        elif detections.masks is not None:
             found.soft_masks = detections.masks[n, valid]
             found.masks = paste_masks(found.soft_masks, found.boxes, *original, threshold, detections.whole_pixels)
         if detections.keypoints is not None:
-            found.keypoints = resize_keypoints(detections.keypoints[n, valid], size, original)
+            found.keypoints = resize_keypoints(detections.keypoints[n, valid], (h, w), original)
         predictions.append(found)
     return predictions

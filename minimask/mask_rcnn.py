@@ -276,9 +276,9 @@ class MaskRCNN(nn.Module, Predictor):
 
 
 def build(preset="toy", num_classes=None, seed=0, classes=None, **groups):
-    """A MaskRCNN with random weights: a preset, changed by `groups`.
+    """A model with random weights: a MaskRCNN by a preset, or a system of the decks, changed by `groups`.
 
-    preset: a name in presets.PRESETS.
+    preset: a name in presets.PRESETS or systems.SYSTEMS.
     num_classes: number of classes with the background; by default that of `classes`, or 4.
     seed: seed of the random weights.
     classes: names of the classes, without the background: ["cat", "dog", "duck"].
@@ -289,7 +289,7 @@ def build(preset="toy", num_classes=None, seed=0, classes=None, **groups):
         num_classes = 4 if classes is None else len(classes) + 1
     chosen = presets.complete(groups, preset)
     nn.seed_initializers(seed)
-    model = MaskRCNN(num_classes, **chosen)
+    model = presets.class_of(preset, MaskRCNN)(num_classes, **chosen)
     model.settings = dict(preset=preset, num_classes=int(num_classes), seed=seed, **presets.saved(groups))
     return model if classes is None else model.name_classes(classes)
 

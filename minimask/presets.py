@@ -12,6 +12,7 @@ from numbers import Integral
 from minimask.errors import InputError
 from minimask.run.model_settings import GROUPS, check_together
 from minimask.run.settings import Settings, check_name
+from minimask.systems import SYSTEMS, system_class
 
 PRESETS = {
     # Trains on drawn 128 x 128 scenes on two CPU cores in minutes. RoIs read a level of stride 2 too: an animal of 16
@@ -85,15 +86,20 @@ def merge(settings, changes):
 def complete(groups, preset=None):
     """All groups, those of a preset changed by `groups`: name -> object of its class.
 
+    preset: name of a preset or a system; a system has the groups that it understands, and its own ("system").
+
     Without a pyramid there is one level: its anchor sizes are those of all the preset's levels, if none are given.
 
     Raises InputError for an unknown name, with a suggestion, for a bad value, and for values that do not go together.
     """
     if preset is not None:
-        check_name("preset", preset, PRESETS)
-    check_groups(groups)
-    merged = merge(PRESETS.get(preset, {}), groups)
-    chosen = {name: kind.of(merged.get(name)) for name, kind in GROUPS.items()}
+        check_name("preset", preset, [*PRESETS, *SYSTEMS])
+    kinds = kinds_of(preset)
+    check_groups(groups, preset)
+    merged = merge(system_class(preset).preset if preset in SYSTEMS else PRESETS.get(preset, {}), groups)
+    chosen = {name: kind.of(merged.get(name)) for name, kind in kinds.items()}
+    if "rpn" not in chosen:
+        return chosen
     if chosen["backbone"].neck != "fpn" and "anchor_sizes" not in merge({}, {"rpn": groups.get("rpn") or {}})["rpn"]:
         sizes = sum(chosen["rpn"].anchor_sizes, ())
         chosen["rpn"] = dataclasses.replace(chosen["rpn"], anchor_sizes=(sizes,))
@@ -101,19 +107,40 @@ def complete(groups, preset=None):
     return chosen
 
 
-def check_groups(groups):
-    """Raises InputError if a group, or a setting in it, is unknown or has a value that it cannot have."""
+def class_of(preset, usual):
+    """The class of the model that a preset or a system names; `usual` is that of the presets."""
+    return system_class(preset) if preset in SYSTEMS else usual
+
+
+def kinds_of(preset):
+    """The groups of settings that a preset or a system understands: name -> class."""
+    if preset not in SYSTEMS:
+        return GROUPS
+    system = system_class(preset)
+    return {**{name: GROUPS[name] for name in system.groups}, "system": system.Settings}
+
+
+def check_groups(groups, preset=None):
+    """Raises InputError if a group, or a setting in it, is unknown or has a value that it cannot have.
+
+    preset: name of the preset or the system that the groups are for.
+    """
+    kinds = kinds_of(preset)
     for name, value in groups.items():
-        homes = [group for group, kind in GROUPS.items() if name in kind.__dataclass_fields__]
-        if name not in GROUPS and homes:
+        homes = [group for group, kind in kinds.items() if name in kind.__dataclass_fields__]
+        if name not in kinds and homes:
             raise InputError(
                 f"unknown model setting {name}; it is part of a group: {homes[0]}={{{name!r}: ...}} "
                 f"(on the command line --set {homes[0]}.{name}=...)"
             )
         if name in OPTIONS:
             raise InputError(f"{name} is no setting of the model's groups: {OPTIONS[name]}")
-        check_name("model setting", name, GROUPS)
-        GROUPS[name].of(merge({}, {name: value})[name])
+        if name == "system" and name not in kinds:
+            raise InputError(f"the settings system are for a system: {', '.join(SYSTEMS)}")
+        if name in GROUPS and name not in kinds:
+            raise InputError(f"{preset} has no settings {name}; it has {', '.join(kinds)}")
+        check_name("model setting", name, kinds)
+        kinds[name].of(merge({}, {name: value})[name])
 
 
 def saved(groups):

@@ -83,6 +83,7 @@ class Detections:
     masks: np.ndarray | None = None  # (N, D, M, M) float32: probability inside the box, of the detected class
     keypoints: np.ndarray | None = None  # (N, D, K, 3) float32: x, y, score
     whole_pixels: bool = True  # masks are pasted at whole pixels, as in torchvision; else exactly where the box lies
+    whole_image: bool = False  # the masks are (N, D, H, W): of the padded image, not of the boxes
 
     def to(self, device):
         """The same detections on "cpu" or "cuda", themselves if they are there. A copy to the CPU waits for it."""

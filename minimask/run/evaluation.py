@@ -50,7 +50,23 @@ def evaluate(model, dataset, output=None, quiet=False, **options):
         print(f"\n{class_table(rows)}")
     if output is not None:
         write_report(Path(output), found, dataset, names, table, rows)
+    if hasattr(model, "segment"):
+        found.numbers["pixels"] = pixel_numbers(model, dataset, chosen.batch_size)
+        if not quiet:
+            print(f"mean IoU of the pixels' classes: {found.numbers['pixels']['mean IoU']:.3f}")
     return found.numbers
+
+
+def pixel_numbers(model, dataset, batch_size=1):
+    """{"mean IoU": ...} of a model that gives each pixel a class: over the classes that occur, with the background."""
+    from minimask.device import to_cpu
+    from minimask.systems.pixels import confusion, iou_of_confusion, semantic_map
+
+    counts = 0
+    for start in range(0, len(dataset), batch_size):
+        batch = model.transform([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        counts = counts + confusion(to_cpu(model.segment(batch)), semantic_map(batch), model.num_classes)
+    return {"mean IoU": iou_of_confusion(counts)[0]}
 
 
 def write_report(output, found, dataset, names, table, rows):

@@ -22,6 +22,7 @@ from minimask.errors import InputError
 from minimask.presets import PRESETS, check_groups
 from minimask.run.model_settings import GROUPS as GROUPS_OF_THE_MODEL
 from minimask.run.settings import Settings, one_of, setting
+from minimask.systems import SYSTEMS
 from minimask.train import TrainSettings
 
 DEFAULT_STEPS = 1000
@@ -115,9 +116,16 @@ class TrainOptions(MachineOptions, DataOptions, TrainSettings):
     preset: str | None = setting(
         None,
         "the model's settings",
-        choices=tuple(PRESETS),
+        choices=(*PRESETS, *SYSTEMS),
         group="model",
         shown="that of the weights, or toy for scenes and small for photos",
+    )
+    system: str | None = setting(
+        None,
+        "another system of the decks instead of Mask R-CNN, at the size for drawn scenes",
+        choices=tuple(SYSTEMS),
+        group="model",
+        shown="Mask R-CNN",
     )
     weights: str | None = setting(
         None,
@@ -164,7 +172,9 @@ class TrainOptions(MachineOptions, DataOptions, TrainSettings):
             raise InputError("train: new_heads needs weights, because it says what not to take from them")
         if self.cuda_graph and self.device in (None, "cpu"):
             raise InputError("train: cuda_graph needs device cuda")
-        check_groups(self.set or {})
+        if self.system and self.preset not in (None, self.system):
+            raise InputError("train: give system or preset; a system is built from settings of its own")
+        check_groups(self.set or {}, self.system or self.preset)
         if self.scale_jitter and self.scale_jitter[0] > self.scale_jitter[1]:
             raise InputError(f"train: scale_jitter must be LOW <= HIGH, got {self.scale_jitter}")
 

@@ -23,11 +23,13 @@ def check_size(path, settings, arrays):
 
 def _least(classes, groups):
     """About the least count of numbers in a model: its largest kernels, without normalization and shortcuts."""
-    body, roi, heads, total = groups["backbone"], groups["roi"], groups["heads"], 0
+    body, total = groups["backbone"], 0
     for blocks, channels in zip(body.layers or (1, 1, 1, 1), body.channels):
         total += blocks * (BLOCK + channels * (body.group_width or 1) + (body.groups or 1) * channels // 64)
         total += (blocks - 1) * channels**2 if (body.groups or 1) == 1 else 0
-    width = body.channels[-1]
+    if "heads" not in groups:  # a system that classifies pixels
+        return total
+    roi, heads, width = groups["roi"], groups["heads"], body.channels[-1]
     if body.neck == "fpn":
         width = body.fpn_channels
         total += 4 * 9 * width**2

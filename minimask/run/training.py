@@ -14,8 +14,9 @@ from minimask.run.messages import say
 from minimask.run.options import TrainOptions, in_words
 from minimask.run.settings import check_name, may_change
 
-FOR_MODEL = ("preset", "weights", "new_heads", "keypoints", "min_size", "max_size", "set")  # what `model` stands for
-FOR_DATA = ("images", "annotations", "toy_size", "toy_case")  # what `dataset` stands for
+# What `model` and `dataset` stand for:
+FOR_MODEL = ("preset", "system", "weights", "new_heads", "keypoints", "min_size", "max_size", "set")
+FOR_DATA = ("images", "annotations", "toy_size", "toy_case")
 
 
 @dataclass(repr=False)
@@ -124,10 +125,12 @@ def _started(model, options):
     chosen = TrainOptions(**options)
     if model is not None:
         architecture = {name: value for name, value in model.settings.items() if name != "num_classes"}
-        keypoints = model.heads.keypoints > 0
+        keypoints = getattr(getattr(model, "heads", None), "keypoints", 0) > 0  # a system may have no heads
         return dataclasses.replace(
             chosen, preset=architecture["preset"], architecture=architecture, keypoints=keypoints
         )
+    if chosen.system:
+        return dataclasses.replace(chosen, preset=chosen.system)
     if chosen.weights and "preset" not in options:
         from minimask import weights
 
@@ -256,11 +259,13 @@ def _build(options, dataset, keypoint_names, resume, quiet):
     """The model that the options describe, for the classes of a data set."""
     from minimask import weights
     from minimask.mask_rcnn import build
-    from minimask.presets import merge
+    from minimask.presets import kinds_of, merge
 
     sizes = {name: getattr(options, name) for name in ("min_size", "max_size") if getattr(options, name) is not None}
-    heads = {"keypoints": len(keypoint_names)}  # 0: a keypoint branch of the weights is left out
-    changes = merge({"transform": sizes, "heads": heads}, options.set or {})
+    changes = {"transform": sizes}
+    if "heads" in kinds_of(options.preset):
+        changes["heads"] = {"keypoints": len(keypoint_names)}  # 0: a keypoint branch of the weights is left out
+    changes = merge(changes, options.set or {})
     architecture = merge(options.architecture or {"preset": options.preset}, changes)
     model = build(**{"seed": options.seed, **architecture}, num_classes=len(dataset.class_names) + 1)
     if options.weights and not resume:
