@@ -21,7 +21,10 @@ def project():
 
 def test_requirements_are_those_of_pyproject(project):
     extras = project["project"]["optional-dependencies"]
-    lists = [project["project"]["dependencies"], *(extras[name] for name in ("test", "systems", "notebooks", "lab", "teach"))]
+    lists = [
+        project["project"]["dependencies"],
+        *(extras[name] for name in ("test", "systems", "notebooks", "lab", "teach")),
+    ]
     wanted = {normal(line) for lines in lists for line in lines if not line.startswith("minimask[")}
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert {normal(line) for line in lines if not line.startswith("#")} == wanted
