@@ -103,5 +103,5 @@ def test_settings_that_a_system_does_not_have_are_refused():
         minimask.build("fcn", rpn={"samples": 64})
     with pytest.raises(minimask.errors.InputError, match="system.smallest_area must be an integer of at least 1"):
         minimask.build("fcn", system={"smallest_area": 0})
-    with pytest.raises(minimask.errors.InputError, match="the settings system are for a system: fcn"):
+    with pytest.raises(minimask.errors.InputError, match="the settings system are for a system: .*fcn"):
         minimask.build("toy", system={"smallest_area": 5})

@@ -146,12 +146,12 @@ NORM_GROUPS = 8  # of group norm
 def check_together(groups):
     """Raises InputError for settings that are each allowed, but not together.
 
-    groups: all groups, name -> object of its class.
+    groups: name -> object of its class: all of them, or those of a system with region proposals.
     """
     _check_body(groups["backbone"])
     _check_anchors(groups["rpn"], groups["backbone"])
-    heads = groups["heads"]
-    if heads.keypoints and not heads.keypoint_channels:
+    heads = groups.get("heads")
+    if heads and heads.keypoints and not heads.keypoint_channels:
         raise InputError("heads.keypoint_channels must not be empty in a model that finds keypoints")
     if groups["rpn"].low > groups["rpn"].high:
         raise InputError(f"rpn.low must not exceed rpn.high, got {groups['rpn'].low} and {groups['rpn'].high}")

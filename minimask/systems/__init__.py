@@ -20,6 +20,7 @@ from minimask.errors import InputError
 from minimask.run.settings import check_name
 
 SYSTEMS = {  # name -> its module and class, which are imported when the system is first used
+    "fcis": "fcis.FCIS",
     "fcn": "fcn.FCN",
 }
 
