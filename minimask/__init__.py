@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports at first use
     from minimask import check, datasets, draw, nn, optim, weights
     from minimask.mask_rcnn import MaskRCNN, build
     from minimask.run.evaluation import evaluate
+    from minimask.run.inspection import inspect
     from minimask.run.training import train
     from minimask.weights import load
 
@@ -72,6 +73,7 @@ __all__ = [
     "draw",
     "evaluate",
     "functional",
+    "inspect",
     "load",
     "nn",
     "no_grad",
@@ -84,6 +86,7 @@ _HOMES = {  # of the names that are imported when they are first used, so that `
     "MaskRCNN": "minimask.mask_rcnn",
     "build": "minimask.mask_rcnn",
     "evaluate": "minimask.run.evaluation",
+    "inspect": "minimask.run.inspection",
     "load": "minimask.weights",
     "train": "minimask.run.training",
 }

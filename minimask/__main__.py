@@ -311,15 +311,23 @@ def _inspect(subparsers):
         subparsers,
         "inspect",
         data_commands.inspect,
-        "what is in a COCO file and its photos: numbers, problems, pictures",
-        """  python -m minimask inspect --images photos --annotations instances.json
-      exits with 2 if training would refuse the file
+        "what is in a run, a file of weights, or a data set",
+        """  python -m minimask inspect runs/mine
+      is it finished, its losses and validation so far, how to go on
+  python -m minimask inspect runs/mine/best.npz
+  python -m minimask inspect data/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
+      the model, its classes, how it was trained, how many parameters each part has
+  python -m minimask inspect --images photos --annotations instances.json
+      numbers, problems, pictures; exits with 2 if training would refuse the file
 """,
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photos")
-    parser.add_argument("--annotations", required=True, metavar="FILE.json", help="their objects, in COCO's format")
     parser.add_argument(
-        "--output", default="runs/inspect", metavar="DIR", help="folder for the pictures (default: runs/inspect)"
+        "source", nargs="?", metavar="WEIGHTS_OR_RUN", help='folder of a run, checkpoint, published weights, or "toy"'
+    )
+    parser.add_argument("--images", metavar="DIR", help="of a data set: folder of the photos")
+    parser.add_argument("--annotations", metavar="FILE.json", help="of a data set: their objects, in COCO's format")
+    parser.add_argument(
+        "--output", default="runs/inspect", metavar="DIR", help="folder for its pictures (default: runs/inspect)"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minimask import __version__
 from minimask.device import to_cpu
 from minimask.errors import DamagedError, InputError
 from minimask.run.files import write_files
@@ -27,7 +28,7 @@ def write(path, arrays, settings):
 
     Raises InputError if the disk is full or the folder cannot be written to; the folder is then as it was before.
     """
-    settings = {"format": FORMAT, "arrays": len(arrays), **settings}
+    settings = {"format": FORMAT, "version": __version__, "arrays": len(arrays), **settings}
     members = {**arrays, "settings": np.array(json.dumps(settings))}
 
     def write_members(file):

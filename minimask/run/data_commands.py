@@ -39,16 +39,11 @@ def inspect(args):
     from minimask import draw
     from minimask.run import inspection
 
-    output = Path(args.output)
-    dataset, problems, refusal = inspection.open_for_inspection(args.images, args.annotations)
-    if dataset is None:
-        raise InputError(refusal)
-    print("\n".join(inspection.describe(dataset)))
-    if str(problems):
-        print(problems.report(inspection.PLACES_SHOWN))
-    pictures = {"samples.png": inspection.draw_samples, "histograms.png": inspection.draw_histograms}
-    for name, picture in pictures.items():
-        draw.save_picture(output / name, picture(dataset))
-        print(f"picture:  {output / name}")
-    if refusal:
-        raise InputError(refusal)
+    found = inspection.inspect(args.source, args.images, args.annotations)
+    print(found)
+    for name, picture in found.pictures.items():
+        path = Path(args.output) / name
+        draw.save_picture(path, picture())
+        print(inspection.row("picture", path))
+    if found.refusal:
+        raise InputError(found.refusal)

@@ -1,217 +1,110 @@
-"""What is in a data set of photos with a COCO file: numbers, problems, a page of samples, histograms."""
+"""Look before you use: what is in a data set, a file of weights, or the folder of a run.
 
-import collections
-from dataclasses import replace
+    python -m minimask inspect runs/mine
+    python -m minimask inspect model.pth
+    python -m minimask inspect --images photos --annotations instances.json
+
+In Python, `minimask.inspect` takes the same and returns an Inspection.
+"""
+
+import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from minimask.datasets.coco import CocoDataset
-from minimask.datasets.photos import image_size
 from minimask.errors import InputError
 
-SAMPLES, COLUMNS, SIDE = 12, 4, 480  # pictures on the page of samples; the longer side of each in pixels
-CLASSES_SHOWN = 25
-PLACES_SHOWN = 100  # places of each kind of problem
-MOST_LABELS = 20  # objects of a sample that are labeled; more labels would hide them
-MOST_PIXELS = 2e9  # of the masks of one sample
-SMALL, LARGE = 32, 96  # sides in pixels between which COCO calls an object medium
+WIDTH = 14  # of the names on the left
+LONGEST = 90  # of the text beside them, where it is wrapped
 
 
-def open_for_inspection(images, annotations):
-    """Open a data set as far as possible: (CocoDataset or None, Problems or None, why training refuses it).
+@dataclass(repr=False)
+class Inspection:
+    """What was found; printing it shows the report.
 
-    The dataset lacks what cannot be used; the message is "" if training would take the file.
+    facts: the numbers and names in the report, as a dict that JSON can hold.
+    lines: the report, one text per line.
+    refusal: why training would refuse a data set; "" otherwise.
+    pictures: dict from file name to a function without arguments that draws it, (H, W, 3) uint8.
     """
-    try:
-        dataset = CocoDataset(images, annotations, skip_bad=True)
-    except InputError as error:
-        return None, None, str(error)
-    problems = dataset.problems
-    _check_photos(dataset, problems)
-    message = "training refuses this file; --skip-bad goes on without what has problems" if len(problems) else ""
-    try:
-        dataset.check_learnable()
-    except InputError as error:
-        message = str(error)
-    return dataset, problems, message
+
+    facts: dict
+    lines: list
+    refusal: str = ""
+    pictures: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        return "\n".join(self.lines)
 
 
-def _check_photos(dataset, problems):
-    """Compare the size of each photo, from its header, with the one in the file."""
-    for image, path in zip(dataset.images, dataset.files):
-        where, stated = f"{image['file_name']} (image {image['id']})", (image["height"], image["width"])
-        try:
-            found = image_size(path)
-        except InputError:
-            problems.add("photo that cannot be read", where)
-            continue
-        if found not in (stated, stated[::-1]):
-            sizes = f"{found[1]} x {found[0]}, the file says {stated[1]} x {stated[0]}"
-            problems.add("photo of another size than the file says", f"{where}: {sizes}")
+def inspect(source=None, images=None, annotations=None):
+    """What is in a file of weights, the folder of a run, or a data set.
 
-
-def describe(dataset):
-    """The numbers of a data set as lines of text."""
-    objects = dataset.coco_dict["annotations"]
-    per_image = collections.Counter(annotation["image_id"] for annotation in objects)
-    crowds = sum(annotation["iscrowd"] for annotation in objects)
-    sides = object_sides(dataset)
-    lines = [
-        f"images:   {len(dataset)}, {len(dataset) - len(per_image)} of them without an object",
-        f"sizes:    {_image_sizes(dataset.images)}",
-        f"objects:  {len(objects)}, {crowds} of them crowds; {_per_image(dataset, per_image)}",
-    ]
-    if len(sides):
-        small, large = int((sides < SMALL).sum()), int((sides >= LARGE).sum())
-        lines.append(
-            f"          {small} small, {len(sides) - small - large} medium, {large} large "
-            f"(limits: {SMALL} x {SMALL} and {LARGE} x {LARGE} pixels); median side {np.median(sides):.0f} pixels"
+    source: the folder of a run ("runs/mine"), a checkpoint, a published file (.pth, .pkl, .safetensors), a folder with
+        a graph.json, or "toy".
+    images, annotations: instead, the folder of the photos and the COCO file of a data set.
+    Returns an Inspection: print it, or read its `facts`.
+    Raises InputError if there is nothing that can be inspected.
+    """
+    if source is not None and (images is not None or annotations is not None):
+        raise InputError("inspect: takes weights or a run's folder, or images and annotations, not both")
+    if source is None and (images is None or annotations is None):
+        raise InputError(
+            "inspect: needs a file of weights or the folder of a run; for a data set, --images DIR and "
+            "--annotations FILE.json (in Python images=..., annotations=...)"
         )
-    lines.append(f"classes:  {len(dataset.class_names)}")
-    counts = class_counts(dataset)
-    width = max(len(name) for name, _ in counts)
-    lines += [f"  {name:{width}}  {count}" for name, count in counts[:CLASSES_SHOWN]]
-    if len(counts) > CLASSES_SHOWN:
-        lines.append(f"  and {len(counts) - CLASSES_SHOWN} more classes")
-    if dataset.keypoint_names:
-        seen = sum(any(v > 0 for v in (a.get("keypoints") or ())[2::3]) for a in objects)
-        lines.append(f"keypoints: {', '.join(dataset.keypoint_names)}; {seen} objects have some")
-    return lines
+    if source is None:
+        from minimask.run.inspect_data import inspect_data
+
+        return inspect_data(images, annotations)
+    from minimask.run.inspect_run import inspect_run, is_run
+    from minimask.run.inspect_weights import inspect_weights
+
+    _refuse_data(Path(source))
+    return inspect_run(source) if is_run(source) else inspect_weights(source)
 
 
-def _image_sizes(images):
-    sizes = collections.Counter((image["width"], image["height"]) for image in images)
-    common = [f"{w} x {h} ({count})" for (w, h), count in sizes.most_common(4)]
-    return ", ".join(common) + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else "") + " (width x height, images)"
+def _refuse_data(path):
+    """Raises InputError, with the right command, for annotations and for a folder without anything of ours."""
+    from minimask.run.folder import checkpoints
+    from minimask.weights import is_graph
 
-
-def _per_image(dataset, per_image):
-    counts = [per_image.get(image["id"], 0) for image in dataset.images]
-    return f"per image {min(counts)} to {max(counts)}, {np.mean(counts):.1f} on average"
-
-
-def class_counts(dataset):
-    """[(class name, number of objects), ...], the most frequent first."""
-    counts = collections.Counter(annotation["category_id"] for annotation in dataset.coco_dict["annotations"])
-    named = [(name, counts[identity]) for name, identity in zip(dataset.class_names, dataset.category_ids)]
-    return sorted(named, key=lambda pair: -pair[1])
-
-
-def object_sides(dataset):
-    """The square root of each object's area in pixels: the file's area, or else that of the box. (N,)"""
-    from minimask.datasets.coco_objects import box_of
-
-    sides = []
-    for annotation in dataset.coco_dict["annotations"]:
-        area = annotation.get("area")
-        if area is None:
-            x1, y1, x2, y2 = box_of(annotation)
-            area = (x2 - x1) * (y2 - y1)
-        sides.append(np.sqrt(area))
-    return np.array(sides, np.float64)
-
-
-# ------------------------------------------------------------------------------------------------------------ pictures
-
-
-def draw_samples(dataset):
-    """A page of samples with their masks, boxes and labels. (H, W, 3) uint8"""
-    from minimask import draw
-
-    counts = collections.Counter(annotation["image_id"] for annotation in dataset.coco_dict["annotations"])
-    usable = [
-        index
-        for index, image in enumerate(dataset.images)
-        if counts[image["id"]] and counts[image["id"]] * image["height"] * image["width"] < MOST_PIXELS
-    ] or list(range(len(dataset)))
-    chosen = [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, SAMPLES).astype(int))]
-    pictures, titles = [], []
-    for index in chosen:
-        try:
-            sample = _resized(dataset[index])
-        except InputError:  # a photo that cannot be read is among the problems already
-            continue
-        labels = len(dataset.class_names) > 1 and len(sample.boxes) <= MOST_LABELS
-        pictures.append(
-            _draw(sample, dataset.class_names if labels else [""] * len(dataset.class_names), dataset.skeleton)
+    if path.is_file() and path.suffix.lower() == ".json":
+        raise InputError(
+            f"{path}: is no file of weights; a data set is inspected with: inspect --images DIR --annotations {path}"
         )
-        titles.append(f"{Path(sample.name).name}: {len(sample.boxes)} object{'s' * (len(sample.boxes) != 1)}")
-    if not pictures:
-        raise InputError(f"{dataset.source}: none of the photos can be drawn")
-    return draw.grid(pictures, columns=min(COLUMNS, len(pictures)), titles=titles)
+    if path.is_dir() and not (checkpoints(path) or is_graph(path)):
+        raise InputError(
+            f"{path}: this folder holds no checkpoint (checkpoint-00000100.npz, ...), so it is no run; a data set is "
+            f"inspected with: inspect --images {path} --annotations FILE.json"
+        )
 
 
-def _draw(sample, names, skeleton):
-    from minimask import draw
-
-    return draw.draw_sample(sample, names, skeleton=skeleton, caption=False, side=SIDE)
-
-
-def _resized(sample):
-    """The sample with a longer side of SIDE pixels."""
-    from PIL import Image
-
-    height, width = sample.image.shape[:2]
-    scale = SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    masks = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in sample.masks]
-    keypoints = sample.keypoints
-    if keypoints is not None:
-        keypoints = keypoints * np.array([scale, scale, 1], np.float32)
-    return replace(
-        sample,
-        image=np.asarray(
-            Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
-        ),
-        boxes=sample.boxes * np.float32(scale),
-        masks=np.stack(masks) if masks else np.zeros((0, *size[::-1]), np.uint8),
-        keypoints=keypoints,
-    )
+def row(name, text):
+    """One line of a report: a name, and what to say about it. Without a name it goes on with the line before."""
+    return f"{name + ':' if name else '':<{WIDTH}}{text}"
 
 
-def draw_histograms(dataset):
-    """How many objects there are of each class, of each size, and per image. (H, W, 3) uint8"""
-    from minimask.draw.curves import new_figure, render
+def wrapped_row(name, text):
+    """The lines of a report with a long text."""
+    first, *more = textwrap.wrap(text, LONGEST) or [""]
+    return [row(name, first), *(row("", line) for line in more)]
 
-    counts = class_counts(dataset)[:CLASSES_SHOWN]
-    figure, axes = new_figure(13, max(4.2, 0.9 + 0.22 * len(counts)))
-    axes.remove()
-    classes, sizes, images = figure.subplots(1, 3)
 
-    names, numbers = zip(*reversed(counts))
-    bars = classes.barh([name[:24] for name in names], numbers, color="#3b6fb6")
-    classes.bar_label(bars, padding=3, fontsize=8)
-    classes.margins(x=0.15)
-    classes.set_ylim(min(-0.6, len(counts) / 2 - 3.5), max(len(counts) - 0.4, len(counts) / 2 + 2.5))
-    classes.set_xlabel("objects")
-    more = len(dataset.class_names) - len(counts)
-    classes.set_title("objects per class" + (f" ({more} more classes)" if more else ""))
+def time_text(seconds):
+    """A duration: "45 s", "12 min 30 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds % 60 else "")
+    return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
 
-    sides = object_sides(dataset)
-    if len(sides):
-        low, high = max(1.0, sides.min() * 0.9), max(2.0, sides.max() * 1.1)
-        sizes.hist(sides, bins=np.geomspace(low, high, 30), color="#3b6fb6")
-        sizes.set_xscale("log")
-        ticks = [t for t in (1, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048, 4096) if low <= t <= high]
-        ticks = [t for t in ticks if t != 128 or 96 not in ticks]
-        sizes.set_xticks(ticks, [str(t) for t in ticks])
-        sizes.minorticks_off()
-        for limit in (SMALL, LARGE):
-            if low < limit < high:
-                sizes.axvline(limit, color="#c0392b", linestyle="--", linewidth=1)
-    sizes.set_xlabel("square root of the area in pixels")
-    sizes.set_ylabel("objects")
-    sizes.set_title("sizes of objects (dashed: COCO's small and large)", fontsize=10)
 
-    per_image = collections.Counter(annotation["image_id"] for annotation in dataset.coco_dict["annotations"])
-    numbers = [per_image.get(image["id"], 0) for image in dataset.images]
-    step = max(1, -(-(max(numbers) + 1) // 40))
-    images.hist(numbers, bins=np.arange(0, max(numbers) + 2 * step, step) - 0.5, color="#3b6fb6")
-    images.set_xlabel("objects in an image")
-    images.set_ylabel("images")
-    images.set_title("objects per image")
-    for axis in (sizes, images):
-        axis.grid(alpha=0.3, axis="y")
-        axis.yaxis.get_major_locator().set_params(integer=True)
-    return render(figure)
+def size_text(count):
+    """A number of bytes: "170.2 MB", "31 kB"."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def scores_text(scores):
+    """Average precision by kind: {"box_AP": 0.41, "mask_AP": 0.38} -> "box AP 0.410, mask AP 0.380"."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())

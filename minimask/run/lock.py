@@ -28,11 +28,11 @@ class FolderLock:
             except OSError as error:
                 raise InputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
             if not _lock(file):
-                holder = _holder(file)
+                text = _holder(file)
                 file.close()
                 raise InputError(
-                    f"{folder}: another training is writing into this folder{holder}; wait until it has ended, "
-                    "or choose another folder (--output)"
+                    f"{folder}: another training is writing into this folder{f' ({text})' if text else ''}; wait until "
+                    "it has ended, or choose another folder (--output)"
                 )
             if _still_there(file, self.path):
                 break
@@ -59,6 +59,17 @@ def refuse_locked(folder):
         FolderLock(folder).close()
 
 
+def holder(folder):
+    """Who is writing into a folder, such as "process 123 on HOST"; None if nobody is. Changes nothing."""
+    path = Path(folder) / LOCK
+    try:
+        file = open(path, "r+b" if os.access(path, os.W_OK) else "rb")
+    except OSError:
+        return None
+    with file:
+        return None if _lock(file) else _holder(file)
+
+
 def _lock(file):
     """Try to take the lock on an open file. Returns False if another process has it."""
     try:
@@ -77,13 +88,12 @@ def _lock(file):
 
 
 def _holder(file):
-    """Who holds the lock, for the message; "" if that is not known."""
+    """What the file says about who holds the lock; "" if that cannot be read."""
     try:
         file.seek(0)
-        text = file.read(200).decode(errors="replace").strip()
+        return file.read(200).decode(errors="replace").strip()
     except OSError:
-        text = ""
-    return f" ({text})" if text else ""
+        return ""
 
 
 def _still_there(file, path):

@@ -37,12 +37,13 @@ class Log:
 
     step: the step at which the run starts or resumes. Lines up to this step are kept; later ones belong to steps that
         will be taken again, and are dropped. So are damaged lines; their number is printed.
+    events: a tensorboard.Events that gets the same numbers, or None.
 
     Every method raises InputError if the file cannot be written.
     """
 
-    def __init__(self, path, step=0):
-        self.path = Path(path)
+    def __init__(self, path, step=0, events=None):
+        self.path, self.events = Path(path), events
         with self._naming():
             if step and self.path.exists():
                 _keep_until(self.path, step)
@@ -54,6 +55,8 @@ class Log:
         with self._naming():
             self.file.write((json.dumps(values) + "\n").encode())
             self.file.flush()
+            if self.events:
+                self.events.write(**values)
 
     def flush(self):
         """Make sure that the lines are on the disk, so that no checkpoint is ahead of the log."""
@@ -73,6 +76,8 @@ class Log:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self.file.close()
+            if self.events:
+                self.events.close()
 
 
 class NoLog(contextlib.nullcontext):

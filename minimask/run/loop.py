@@ -6,6 +6,7 @@ The loop itself and the step are in train.py. The folder of a run holds
     best.npz                                             the model that scored best in validation, see best.py
     log.jsonl                                            see log.py
     losses.png, metrics.csv                              what the log says, see metrics.py
+    tensorboard/                                         the same for TensorBoard, on request, see tensorboard.py
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from minimask.run.metrics import PICTURE, TABLE, Metrics
 from minimask.run.progress import Bar, Clock
 from minimask.run.settings import may_change
 from minimask.run.signals import StopRequest
+from minimask.run.tensorboard import Events, event_files
 
 SECONDS_BETWEEN_CHECKPOINTS = 60  # if the settings do not say after how many steps
 
@@ -78,7 +80,7 @@ class Run:
             state = self._prepare_folder(resume, overwrite) if self.first else None
             self.step, seconds = distributed.from_first(state)
             distributed.same_state(model, optimizer)
-            self.log = Log(self.folder / LOG, self.step) if self.first else NoLog()
+            self.log = self._open_log() if self.first else NoLog()
         except BaseException:
             self.lock.close()
             raise
@@ -161,6 +163,10 @@ class Run:
     def _how_to_go_on(self):
         return f"go on with: python -m minimask train --output {self.folder} --resume"
 
+    def _open_log(self):
+        wanted = (self.info.get("options") or {}).get("tensorboard")
+        return Log(self.folder / LOG, self.step, Events(self.folder, self.step) if wanted else None)
+
     def _over(self):
         return distributed.any_worker(self.clock.done(self.step))
 
@@ -188,7 +194,7 @@ class Run:
         with distributed.alone():
             scores = self.validate(self.model)
         self.log.write(step=self.step, **{f"validation_{name}": value for name, value in scores.items()})
-        self.best.offer(self.step, scores, self.model, self.info)
+        self.best.offer(self.step, scores, self.model, self._settings())
         self.model.train()
 
     def _checkpoint_is_due(self):
@@ -200,10 +206,13 @@ class Run:
     def _save(self):
         if self.first:
             self.log.flush()
-            self.info["seconds"] = round(self.clock.seconds(), 3)
-            self.checkpoint = checkpoint.save(self.folder, self.step, self.model, self.optimizer, self.info)
+            self.checkpoint = checkpoint.save(self.folder, self.step, self.model, self.optimizer, self._settings())
             self.metrics.refresh()
         self._saved(self.checkpoint)
+
+    def _settings(self):
+        """What checkpoints hold besides the arrays."""
+        return {**self.info, "seconds": round(self.clock.seconds(), 3)}
 
     def _saved(self, path):
         self.checkpoint, self.saved_step, self.saved_at = path, self.step, time.monotonic()
@@ -230,7 +239,8 @@ class Run:
         if earlier and resume:
             state = self._load_newest()
         elif overwrite:
-            for path in [*earlier, *(self.folder / name for name in (LOG, BEST, PICTURE, TABLE))]:
+            named = [self.folder / name for name in (LOG, BEST, PICTURE, TABLE)]
+            for path in [*earlier, *named, *event_files(self.folder)]:
                 path.unlink(missing_ok=True)
 
         remove_leftovers(self.folder)

@@ -85,6 +85,12 @@ class TrainOptions(MachineOptions, DataOptions, TrainSettings):
         shown="2; 0 on two cores",
         resume=True,
     )
+    tensorboard: bool = setting(
+        False,
+        "also write the log as TensorBoard's event files, with tensorboardX or PyTorch",
+        group="the run",
+        resume=True,
+    )
     cuda_graph: bool = setting(
         False,
         "with device cuda: launch each step as one graph, which needs a padded size",

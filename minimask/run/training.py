@@ -13,6 +13,7 @@ from minimask.run.log import LOG
 from minimask.run.messages import say
 from minimask.run.options import TrainOptions, in_words
 from minimask.run.settings import check_name, may_change
+from minimask.run.tensorboard import writer_class
 
 # What `model` and `dataset` stand for:
 FOR_MODEL = ("preset", "system", "weights", "new_heads", "keypoints", "min_size", "max_size", "set")
@@ -178,6 +179,8 @@ def _run(options, model, dataset, validation, output, resume, overwrite, quiet):
 
     where = options.device or (None if model is None else model.device)
     where = device.resolve(distributed.own_device(where))  # before anything slow is done
+    if options.tensorboard:
+        writer_class()
     set_up_machine(options)
     passed = None if dataset is None else repr(dataset)
     if dataset is None:

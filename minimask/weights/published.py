@@ -39,11 +39,13 @@ class Published:
 
     state: dict of arrays with torchvision's names of today, in its layout.
     settings: arguments of `mask_rcnn.build` that the weights do not show.
+    origin: the library whose layout the file has.
     """
 
     path: Path
     state: dict
     settings: dict = field(default_factory=dict)
+    origin: str = "torchvision"
 
     def is_backbone(self):
         """Whether it is just a ResNet and not a detector."""
@@ -53,12 +55,13 @@ class Published:
 def read(path):
     """Read a file. Returns a Published. Raises InputError if it cannot be read or contains something else."""
     path = Path(path)
-    state, settings = files.read(path), {}
+    state, settings, origin = files.read(path), {}, "torchvision"
     for name, array in state.items():
         if 0 in array.shape:
             raise InputError(f"{path}: {name} is an empty array, of shape {array.shape}")
     try:
         if detectron2.is_detectron2(state):
+            origin = "Detectron2"
             state, settings = detectron2.to_torchvision(state)
     except FOREIGN as error:
         raise InputError(f"{path}: has shapes that fit no known model ({error})") from error
@@ -77,7 +80,7 @@ def read(path):
         raise InputError(f"{path}: {SCORES} must have two axes, got shape {state[SCORES].shape}")
     if any(digits in path.name for digits in NORM_EPS_0):
         settings = {"backbone": {"norm_eps": 0.0}}
-    return Published(path, state, settings)
+    return Published(path, state, settings, origin)
 
 
 def _today(name):
