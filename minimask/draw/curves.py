@@ -18,7 +18,7 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
         "loss_...", next to the step or in a dict "losses". "validation_loss" is drawn as points.
     parts: names of the losses to draw; by default all except the parts of the validation loss.
     smoothing: weight of the past in the running mean, from 0 to below 1.
-    title: a line of text above.
+    title: text above, of one or two lines.
     Returns (H, W, 3) uint8.
     Raises InputError, naming file and line, if it is not such a log or contains no losses.
     """
@@ -51,7 +51,7 @@ def plot_losses(log, parts=None, smoothing=0.95, title=None):
     axes.set_ylim(0, 1.05 * highest if np.isfinite(highest) and highest > 0 else None)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", framealpha=0.9, fontsize=TEXT - 1)
-    axes.set_title(title or "training loss and its parts", fontsize=TEXT + 1)
+    axes.set_title(title or "training loss and its parts", fontsize=TEXT)
     return render(figure)
 
 

@@ -6,16 +6,17 @@ from minimask.draw.colors import DARK, LIGHT, outline_of
 from minimask.draw.pen import Pen, font_of, text_size
 
 
-def place_labels(pen, boxes, texts, colors, covered):
+def place_labels(pen, boxes, texts, colors, covered, size=None):
     """Write each object's label where it covers no other label and as little as possible of other objects.
 
     A label that finds no place is left out; the caption still counts the object.
 
     boxes: (D, 4). texts: for each object, its label in several lengths, longest first. A shorter one is taken if a
     longer one would hide too much; an empty one is not drawn. colors: (D, 3) uint8.
-    covered: (H, W) bool, True where there are objects.
+    covered: (H, W) bool, True where there are objects. size: of the text in pixels; by default that of the picture.
     """
-    size = text_size(covered) if len(boxes) <= 20 else max(12, text_size(covered) - 3)
+    if size is None:
+        size = text_size(covered) if len(boxes) <= 20 else max(12, text_size(covered) - 3)
     # A summed-area table: the sum of `covered` over any rectangle takes four look-ups.
     total = np.pad(covered.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     taken = np.zeros((0, 4))

@@ -12,7 +12,15 @@ SURE = 2.0  # a predicted keypoint is drawn if its logit is above this, as in De
 
 
 def draw_prediction(
-    image, prediction, class_names, score_threshold=0.5, title=None, skeleton=(), caption=True, side=READABLE_SIDE
+    image,
+    prediction,
+    class_names,
+    score_threshold=0.5,
+    title=None,
+    skeleton=(),
+    caption=True,
+    side=READABLE_SIDE,
+    text=None,
 ):
     """Draw what was found in an image: translucent masks, boxes, labels with scores, keypoints.
 
@@ -24,6 +32,7 @@ def draw_prediction(
     skeleton: pairs of keypoint indices (from 0) to join by lines.
     caption: whether a strip below lists the classes and counts the objects.
     side: a small image is enlarged by an integer factor as long as its longer side stays within this, in pixels.
+    text: size of the labels in pixels; by default it follows from the size of the picture.
     Returns (H', W', 3) uint8.
     Raises ValueError if the shapes of image and masks do not fit.
     """
@@ -40,24 +49,27 @@ def draw_prediction(
         boxes=prediction.boxes[shown],
         labels=prediction.labels[shown],
         names=names,
-        texts=[(f"{name} {score}", score) for name, score in zip(names, scores)],
+        texts=[(f"{name} {score}".strip(), score) for name, score in zip(names, scores)],
         masks=None if prediction.masks is None else prediction.masks[shown],
         keypoints=keypoints,
         skeleton=skeleton,
         title=title,
         caption=f"found above {score_threshold:.2f}:" if caption else None,
         side=side,
+        text=text,
     )
 
 
-def draw_sample(sample, class_names, title=None, keypoints=True, skeleton=(), caption=True, side=READABLE_SIDE):
+def draw_sample(
+    sample, class_names, title=None, keypoints=True, skeleton=(), caption=True, side=READABLE_SIDE, text=None
+):
     """Draw an image of a dataset with its ground truth. Crowds are hatched and labeled as such.
 
     sample: a Sample. keypoints: whether to draw them. The other arguments are those of `draw_prediction`.
     Returns (H', W', 3) uint8.
     """
     names = [class_name(class_names, label) for label in sample.labels]
-    texts = [(f"{name} (crowd)" if crowd else name,) for name, crowd in zip(names, sample.crowd)]
+    texts = [(f"{name} (crowd)".strip() if crowd else name,) for name, crowd in zip(names, sample.crowd)]
     return _draw_objects(
         sample.image,
         boxes=sample.boxes,
@@ -71,6 +83,7 @@ def draw_sample(sample, class_names, title=None, keypoints=True, skeleton=(), ca
         title=title,
         caption="ground truth:" if caption else None,
         side=side,
+        text=text,
     )
 
 
@@ -81,7 +94,7 @@ def class_name(class_names, label):
 
 
 def _draw_objects(
-    image, boxes, labels, names, texts, masks, title, caption, side, crowd=None, keypoints=None, skeleton=()
+    image, boxes, labels, names, texts, masks, title, caption, side, text, crowd=None, keypoints=None, skeleton=()
 ):
     """Draw masks, then boxes, keypoints and labels, and add the title and the caption."""
     image = as_rgb(image)
@@ -114,7 +127,7 @@ def _draw_objects(
     if keypoints is not None:
         for i in range(count):
             pen.keypoints(np.asarray(keypoints[i]) * (scale, scale, 1), colors[i], width, skeleton)
-    place_labels(pen, boxes, texts, colors, covered)
+    place_labels(pen, boxes, texts, colors, covered, text)
 
     strips = [pen.array()]
     if title:

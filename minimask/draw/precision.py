@@ -18,7 +18,7 @@ def plot_precision_recall(curves):
 
     if not curves:
         raise ValueError("plot_precision_recall: no curves")
-    figure = Figure(figsize=(6.2 * len(curves), 5.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(6.2 * len(curves), 6.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     inks, dashes = [unit(COLORS[i]) for i in (4, 2, 6, 5)], ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2))]
@@ -27,10 +27,11 @@ def plot_precision_recall(curves):
             recall = np.linspace(0, 1, len(precision))
             axes.plot(recall, precision, color=inks[i % 4], linestyle=dashes[i % 4], linewidth=2.5, label=name)
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
-        axes.set_xlabel("recall: how many objects are found", fontsize=TEXT)
-        axes.set_ylabel("precision: how many detections are right", fontsize=TEXT)
+        axes.set_xlabel("recall: share of the objects that is found", fontsize=TEXT)
+        axes.set_ylabel("precision: share of right detections", fontsize=TEXT)
         axes.set_title(f"{kind}es" if kind.endswith("x") else f"{kind}s", fontsize=TEXT + 1)
         axes.tick_params(labelsize=TEXT - 1)
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower left", fontsize=TEXT - 1)
+        below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)  # where no curve is
+        axes.legend(fontsize=TEXT - 2, columnspacing=1.2, handlelength=2.2, **below)
     return render(figure)

@@ -84,7 +84,8 @@ def evaluate(args):
         say_problems(dataset)
     path = Path(args.weights)
     output = Path(args.output) if args.output else (path if path.is_dir() else path.parent) / "evaluation"
-    evaluation.evaluate(model, dataset, output, args.quiet, **given(args, EvaluateOptions))
+    note = f"Weights: {args.weights}. Data: {args.annotations or 'drawn scenes'}."
+    evaluation.evaluate(model, dataset, output, args.quiet, note, **given(args, EvaluateOptions))
     if not args.quiet:
         print(f"\nreport: {output / 'report.html'} (and the results in COCO's format, beside it)")
 

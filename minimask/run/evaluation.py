@@ -8,13 +8,14 @@ from minimask.run.report import category_list
 from minimask.run.training import set_up_machine
 
 
-def evaluate(model, dataset, output=None, quiet=False, **options):
+def evaluate(model, dataset, output=None, quiet=False, note="", **options):
     """Average precision of a model on a data set, as COCO computes it.
 
     model: a model that finds objects. dataset: its classes must be the model's, in the same order.
     output: folder for a report (report.html) and what it is made of: the results in COCO's format, the numbers as
         json, the table per class, curves of precision and recall. By default nothing is written.
     quiet: no progress bar, and no table.
+    note: a line for the head of the report, such as which weights these are.
     options: max_detections (per image, default 100), batch_size (default 1), device, precision, threads.
     Prints COCO's table and AP per class. Returns the numbers: {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": ...}.
     Raises InputError for data that does not fit the model, and before the work begins if nothing can be written.
@@ -49,7 +50,7 @@ def evaluate(model, dataset, output=None, quiet=False, **options):
         print(table)
         print(f"\n{class_table(rows)}")
     if output is not None:
-        write_report(Path(output), found, dataset, names, table, rows)
+        write_report(Path(output), found, dataset, names, table, rows, note)
     if hasattr(model, "segment"):
         found.numbers["pixels"] = pixel_numbers(model, dataset, chosen.batch_size)
         if not quiet:
@@ -69,11 +70,11 @@ def pixel_numbers(model, dataset, batch_size=1):
     return {"mean IoU": iou_of_confusion(counts)[0]}
 
 
-def write_report(output, found, dataset, names, table, rows):
+def write_report(output, found, dataset, names, table, rows, note):
     """Write report.html, precision_recall.png, per_class.csv, average_precision.json and the results: all or none.
 
     output: the folder. found: an evaluate.Evaluation. names: dict from category id to name.
-    table: COCO's table as text. rows: see `report_classes.per_class`.
+    table: COCO's table as text. rows: see `report_classes.per_class`. note: see `evaluate`.
     """
     from minimask.draw import picture_bytes
     from minimask.draw.precision import plot_precision_recall
@@ -95,7 +96,7 @@ def write_report(output, found, dataset, names, table, rows):
     ids, class_names = list(names), list(names.values())
     pictures = mistake_pictures(mistakes, dataset, found.image_ids, found.scoring, ids, class_names)
     title = f"Evaluation on {len(dataset)} images"
-    files["report.html"] = report_page(title, table, rows, picture, mistakes, pictures).encode()
+    files["report.html"] = report_page(title, note, table, rows, picture, mistakes, pictures).encode()
     write_files({output / name: content for name, content in files.items()})
 
 

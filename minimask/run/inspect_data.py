@@ -1,7 +1,6 @@
 """What is in a data set of photos with a COCO file: numbers, problems, a page of samples, histograms."""
 
 import collections
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,13 @@ from minimask.datasets.photos import image_size
 from minimask.errors import InputError
 from minimask.run.inspection import Inspection, row, wrapped_row
 
-SAMPLES, COLUMNS, SIDE = 12, 4, 480  # pictures on the page of samples; the longer side of each in pixels
+SAMPLES, COLUMNS, SIDE = 9, 3, 480  # pictures on the page of samples; the longer side of each in pixels
+LABEL = 15  # pixels: the text of its labels
 CLASSES_SHOWN = 25
 PLACES_SHOWN = 100  # places of each kind of problem
 MOST_LABELS = 20  # objects of a sample that are labeled; more labels would hide them
 MOST_PIXELS = 2e9  # of the masks of one sample
+BLUE, RED, GREEN = "#3b6fb6", "#c0392b", "#1b7837"
 SMALL, LARGE = 32, 96  # sides in pixels between which COCO calls an object medium
 
 
@@ -143,6 +144,7 @@ def object_sides(dataset):
 def draw_samples(dataset):
     """A page of samples with their masks, boxes and labels. (H, W, 3) uint8"""
     from minimask import draw
+    from minimask.draw.resizing import resized
 
     counts = collections.Counter(annotation["image_id"] for annotation in dataset.coco_dict["annotations"])
     usable = [
@@ -154,12 +156,13 @@ def draw_samples(dataset):
     pictures, titles = [], []
     for index in chosen:
         try:
-            sample = _resized(dataset[index])
+            sample = resized(dataset[index], SIDE)
         except InputError:  # a photo that cannot be read is among the problems already
             continue
         labels = len(dataset.class_names) > 1 and len(sample.boxes) <= MOST_LABELS
+        names = dataset.class_names if labels else [""] * len(dataset.class_names)
         pictures.append(
-            _draw(sample, dataset.class_names if labels else [""] * len(dataset.class_names), dataset.skeleton)
+            draw.draw_sample(sample, names, skeleton=dataset.skeleton, caption=False, side=SIDE, text=LABEL)
         )
         titles.append(f"{Path(sample.name).name}: {len(sample.boxes)} object{'s' * (len(sample.boxes) != 1)}")
     if not pictures:
@@ -167,75 +170,71 @@ def draw_samples(dataset):
     return draw.grid(pictures, columns=min(COLUMNS, len(pictures)), titles=titles)
 
 
-def _draw(sample, names, skeleton):
-    from minimask import draw
-
-    return draw.draw_sample(sample, names, skeleton=skeleton, caption=False, side=SIDE)
-
-
-def _resized(sample):
-    """The sample with a longer side of SIDE pixels."""
-    from PIL import Image
-
-    height, width = sample.image.shape[:2]
-    scale = SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    masks = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in sample.masks]
-    keypoints = sample.keypoints
-    if keypoints is not None:
-        keypoints = keypoints * np.array([scale, scale, 1], np.float32)
-    return replace(
-        sample,
-        image=np.asarray(
-            Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
-        ),
-        boxes=sample.boxes * np.float32(scale),
-        masks=np.stack(masks) if masks else np.zeros((0, *size[::-1]), np.uint8),
-        keypoints=keypoints,
-    )
-
-
 def draw_histograms(dataset):
     """How many objects there are of each class, of each size, and per image. (H, W, 3) uint8"""
-    from minimask.draw.curves import new_figure, render
+    from minimask.draw.curves import TEXT, new_figure, render
 
     counts = class_counts(dataset)[:CLASSES_SHOWN]
-    figure, axes = new_figure(13, max(4.2, 0.9 + 0.22 * len(counts)))
+    figure, axes = new_figure(17, max(5.6, 1.2 + 0.3 * len(counts)))
     axes.remove()
-    classes, sizes, images = figure.subplots(1, 3)
+    panels = figure.subplots(1, 3)
+    _draw_classes(panels[0], counts, len(dataset.class_names))
+    _draw_sizes(panels[1], object_sides(dataset))
+    _draw_per_image(panels[2], [len(found) for found in _per_image(dataset)])
+    for axes in panels:
+        axes.tick_params(labelsize=TEXT - 1)
+        axes.xaxis.label.set_size(TEXT)
+        axes.yaxis.label.set_size(TEXT)
+        axes.title.set_size(TEXT + 1)
+    return render(figure)
+
+
+def _draw_classes(axes, counts, classes):
+    """A bar per class. counts: [(name, number), ...], the most frequent first. classes: how many there are."""
+    from minimask.draw.curves import TEXT
 
     names, numbers = zip(*reversed(counts))
-    bars = classes.barh([name[:24] for name in names], numbers, color="#3b6fb6")
-    classes.bar_label(bars, padding=3, fontsize=8)
-    classes.margins(x=0.15)
-    classes.set_ylim(min(-0.6, len(counts) / 2 - 3.5), max(len(counts) - 0.4, len(counts) / 2 + 2.5))
-    classes.set_xlabel("objects")
-    more = len(dataset.class_names) - len(counts)
-    classes.set_title("objects per class" + (f" ({more} more classes)" if more else ""))
+    bars = axes.barh([name[:24] for name in names], numbers, color=BLUE)
+    axes.bar_label(bars, padding=3, fontsize=TEXT - 2)
+    axes.margins(x=0.2)
+    axes.set_ylim(min(-0.6, len(counts) / 2 - 3.5), max(len(counts) - 0.4, len(counts) / 2 + 2.5))
+    axes.xaxis.get_major_locator().set_params(nbins=4, integer=True)
+    axes.set_xlabel("objects")
+    axes.set_title(f"the {len(counts)} most frequent of {classes} classes" if classes > len(counts) else "classes")
 
-    sides = object_sides(dataset)
+
+def _draw_sizes(axes, sides):
+    """A histogram of the square roots of the objects' areas, with COCO's limits of small and large."""
+    from minimask.draw.curves import TEXT
+
     if len(sides):
         low, high = max(1.0, sides.min() * 0.9), max(2.0, sides.max() * 1.1)
-        sizes.hist(sides, bins=np.geomspace(low, high, 30), color="#3b6fb6")
-        sizes.set_xscale("log")
-        ticks = [t for t in (1, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048, 4096) if low <= t <= high]
-        ticks = [t for t in ticks if t != 128 or 96 not in ticks]
-        sizes.set_xticks(ticks, [str(t) for t in ticks])
-        sizes.minorticks_off()
-        for limit in (SMALL, LARGE):
+        axes.hist(sides, bins=np.geomspace(low, high, 30), color=BLUE)
+        axes.set_xscale("log")
+        ticks = [tick for tick in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if low <= tick <= high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        for limit, text, ink in ((SMALL, "small below 32", RED), (LARGE, "large from 96 on", GREEN)):
             if low < limit < high:
-                sizes.axvline(limit, color="#c0392b", linestyle="--", linewidth=1)
-    sizes.set_xlabel("square root of the area in pixels")
-    sizes.set_ylabel("objects")
-    sizes.set_title("sizes of objects (dashed: COCO's small and large)", fontsize=10)
+                axes.axvline(limit, color=ink, linestyle="--" if limit == SMALL else ":", linewidth=2.5, label=text)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=TEXT - 2, framealpha=0.9)
+            axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
+    axes.set_xlabel("square root of the area in pixels")
+    _count_of(axes, "objects", "sizes of objects")
 
-    numbers = [len(found) for found in _per_image(dataset)]
+
+def _draw_per_image(axes, numbers):
+    """A histogram of the numbers of objects per image."""
     step = max(1, -(-(max(numbers) + 1) // 40))
-    images.hist(numbers, bins=np.arange(0, max(numbers) + 2 * step, step) - 0.5, color="#3b6fb6")
-    images.set_xlabel("objects in an image")
-    images.set_ylabel("images")
-    images.set_title("objects per image")
-    for axis in (sizes, images):
-        axis.grid(alpha=0.3, axis="y")
-        axis.yaxis.get_major_locator().set_params(integer=True)
-    return render(figure)
+    axes.hist(numbers, bins=np.arange(0, max(numbers) + 2 * step, step) - 0.5, color=BLUE)
+    axes.set_xlabel("objects in an image")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _count_of(axes, "images", "objects per image")
+
+
+def _count_of(axes, what, title):
+    axes.set_ylabel(what)
+    axes.set_title(title)
+    axes.grid(alpha=0.3, axis="y")
+    axes.yaxis.get_major_locator().set_params(integer=True)

@@ -11,6 +11,7 @@ from minimask.run.messages import say
 
 KINDS = ("box", "mask", "keypoint")  # of average precision in the log
 PICTURE, TABLE = "losses.png", "metrics.csv"
+WINDOW = 20  # steps over which the curves are averaged in a long run; in a short one fewer
 SHARE = 0.02  # of the run's time that drawing may take, if checkpoints come quickly
 
 
@@ -39,9 +40,11 @@ class Metrics:
         from minimask.draw import picture_bytes, plot_losses, read_log
 
         records = read_log(self.folder / LOG)
-        if any("loss" in record for record in records):
-            picture = picture_bytes(plot_losses(records, title=_title(records)))
-            write_files({self.folder / PICTURE: picture, self.folder / TABLE: table(records)})
+        count = sum("loss" in record for record in records)
+        if count:
+            window = min(WINDOW, max(1, count // WINDOW))
+            picture = plot_losses(records, smoothing=1 - 1 / window, title=_title(records))
+            write_files({self.folder / PICTURE: picture_bytes(picture), self.folder / TABLE: table(records)})
 
 
 def _title(records):
@@ -50,7 +53,7 @@ def _title(records):
         found = {kind: record[f"validation_{kind}_AP"] for kind in KINDS if f"validation_{kind}_AP" in record}
         if found:
             scores = ", ".join(f"{kind} AP {score:.3f}" for kind, score in found.items())
-            return f"training loss and its parts; validation at step {record['step']}: {scores}"
+            return f"training loss and its parts\nvalidation at step {record['step']}: {scores}"
     return None
 
 

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-SHOWN = 100  # rows that are printed; the file has all
+SHOWN, NAMED = 100, 10  # rows that are printed, classes without objects that are named; the file has all
 KINDS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 
@@ -32,16 +32,32 @@ def per_class(scoring, names):
 
 
 def class_table(rows):
-    """The table per class as text, one line per class."""
-    columns = list(rows[0])[2:]
-    width = max(5, *(len(row["class"]) for row in rows[:SHOWN]))
+    """The table per class as text, one line per class that has objects."""
+    columns, shown = list(rows[0])[2:], with_objects(rows)[:SHOWN]
+    width = max([5, *(len(row["class"]) for row in shown)])
     lines = [f"{'class':<{width}}{'objects':>9}" + "".join(f"{name.replace('_', ' '):>15}" for name in columns)]
-    for row in rows[:SHOWN]:
+    for row in shown:
         cells = "".join(f"{number_text(row[name]):>15}" for name in columns)
         lines.append(f"{row['class']:<{width}}{row['objects']:>9}{cells}")
-    if len(rows) > SHOWN:
-        lines.append(f"... and {len(rows) - SHOWN} more classes")
+    if len(with_objects(rows)) > SHOWN:
+        lines.append(f"... and {len(with_objects(rows)) - SHOWN} more classes")
+    if without_objects(rows):
+        lines.append(without_objects(rows))
     return "\n".join(lines)
+
+
+def with_objects(rows):
+    """The rows of the classes that have objects."""
+    return [row for row in rows if row["objects"]]
+
+
+def without_objects(rows):
+    """A sentence that names the classes that have no objects; "" if there are none."""
+    names = [row["class"] for row in rows if not row["objects"]]
+    if not names:
+        return ""
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"no objects of {len(names)} class{'es' * (len(names) > 1)}: {', '.join(names[:NAMED])}{more}"
 
 
 def class_csv(rows):

@@ -1,23 +1,32 @@
-"""The worst mistakes of a model: what it missed, found twice, named wrongly or outlined badly, and pictures of them."""
+"""The worst mistakes of a model: what it missed, found twice, named wrongly or outlined badly, and pictures of them.
+
+The kinds are those of TIDE (Bolya et al. 2020, section 2.2), which also says from which overlap on a detection is meant
+for an object; bad masks are added.
+"""
 
 import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from minimask.draw import draw_prediction, draw_sample
+from minimask.draw import LIGHT, draw_prediction, draw_sample
+from minimask.draw.pen import Pen
+from minimask.draw.resizing import resized
 from minimask.structures import Prediction
 
 SCORE = 0.5  # detections below it are not counted as mistakes
 IOU = 0.5  # what counts as found, and as a good mask
-SIDE = 420  # pixels of a picture's longer side
+NEAR = 0.1  # from this IoU on, a detection is meant for an object, even if its box is bad
+SIDE, LABEL = 480, 22  # pixels: a picture's longer side, the text of its labels
+MARK = (220, 0, 50)
 
 KINDS = {
-    "missed": "An object that nothing was found at.",
-    "doubled": "An object that was found already, with a higher score.",
-    "wrong class": "An object that was given another name, perhaps beside the right one.",
-    "bad mask": "An object whose box is right and whose mask is not.",
-    "nothing there": "A detection where there is no object.",
+    "missed": "Objects without a detection.",
+    "doubled": "Detections of an object that another detection, with a higher score, has found already.",
+    "wrong class": "Detections that call an object something else, perhaps beside one that has its name right.",
+    "bad box": f"Detections whose box fits their object badly: the IoU is between {NEAR} and {IOU}.",
+    "bad mask": f"Objects whose box is right and whose mask is not: the IoU of the masks is below {IOU}.",
+    "nothing there": f"Detections where there is no object of their class, not even at an IoU of {NEAR}.",
 }
 
 
@@ -53,26 +62,40 @@ def _in_image(scoring, names, image_id):
     crowds = [a for a in everything if a["iscrowd"]]
     found = [a for a in boxes.cocoDt.imgToAnns.get(image_id, []) if a["score"] >= SCORE]
     found.sort(key=lambda a: -a["score"])
-    overlap, in_crowd = _overlaps(found, truth, "bbox"), _overlaps(found, crowds, "bbox", crowd=True)
+    overlap = _overlaps(found, truth, "bbox")
+    alike = _same_class(found, truth)
+    in_crowd = (_same_class(found, crowds) & (_overlaps(found, crowds, "bbox", crowd=True) >= IOU)).any(axis=1)
 
-    taken, seen = {}, set()  # index of an object -> the detection that took it; objects found under another name
+    taken, seen = {}, set()  # index of an object -> the detection that took it; objects with another mistake
     for d, detection in enumerate(found):
         name, score, box = names.get(detection["category_id"]), detection["score"], corners(detection["bbox"])
         near = [g for g in np.argsort(-overlap[d]) if overlap[d, g] >= IOU]
-        same = [g for g in near if truth[g]["category_id"] == detection["category_id"]]
+        same = [g for g in near if alike[d, g]]
         free = [g for g in same if g not in taken]
+        of_class = np.where(alike[d], overlap[d], 0)
+        nearest = int(of_class.argmax()) if truth else None
         if free:
             taken[free[0]] = detection
+        elif in_crowd[d]:
+            continue
         elif same:
             first = taken[same[0]]["score"]
-            yield Mistake("doubled", score, image_id, box, f"{name} {score:.2f}, found before with {first:.2f}")
+            yield Mistake("doubled", score, image_id, box, f"{name} {score:.2f}, already found with {first:.2f}")
         elif near:
             seen.add(near[0])
             other = names.get(truth[near[0]]["category_id"])
             yield Mistake("wrong class", score, image_id, box, f"{other}, taken for {name} {score:.2f}")
-        elif not (in_crowd[d] >= IOU).any():
+        elif truth and of_class[nearest] >= NEAR:
+            seen.add(nearest)
+            text = f"{name} {score:.2f}, IoU of the boxes {of_class[nearest]:.2f}"
+            yield Mistake("bad box", score, image_id, box, text)
+        else:
             yield Mistake("nothing there", score, image_id, box, f"{name} {score:.2f}")
+    yield from _about_objects(scoring, names, image_id, truth, taken, seen)
 
+
+def _about_objects(scoring, names, image_id, truth, taken, seen):
+    """The Mistakes that are told from the side of the objects: missed ones and bad masks."""
     for g, annotation in enumerate(truth):
         name, box = names.get(annotation["category_id"]), corners(annotation["bbox"])
         if g not in taken and g not in seen:
@@ -82,6 +105,12 @@ def _in_image(scoring, names, image_id):
             iou = _overlaps([_mask_of(scoring, taken[g], "cocoDt")], [_mask_of(scoring, annotation, "cocoGt")], "mask")
             if iou[0, 0] < IOU:
                 yield Mistake("bad mask", 1 - iou[0, 0], image_id, box, f"{name}, IoU of the masks {iou[0, 0]:.2f}")
+
+
+def _same_class(found, truth):
+    """Which detections and objects have the same category: (D, G) bool."""
+    ours, theirs = ([a["category_id"] for a in some] for some in (found, truth))
+    return np.array(ours).reshape(-1, 1) == np.array(theirs).reshape(1, -1)
 
 
 def _overlaps(found, truth, kind, crowd=False):
@@ -111,43 +140,62 @@ def corners(bbox):
 
 
 def draw_mistake(mistake, sample, scoring, category_ids, class_names):
-    """Two pictures of the place of a mistake: (what is there, what was found), (H, W, 3) uint8 each."""
-    window = _window(mistake.box, sample.image.shape[:2])
-    image = sample.image[window]
-    shift = np.array([window[1].start, window[0].start] * 2, np.float32)
-    size = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+    """Two pictures of the place of a mistake: (what is there, what was found), (H, W, 3) uint8 each.
 
-    def cut(boxes, masks):
-        """Which boxes are in the window, the boxes there, the masks there."""
-        boxes = np.asarray(boxes, np.float32).reshape(-1, 4) - shift
-        inside = ((boxes[:, :2] < size[:2]) & (boxes[:, 2:] > 0)).all(axis=1)
-        return inside, boxes[inside], None if masks is None else masks[inside][(slice(None), *window)]
-
-    inside, boxes, masks = cut(sample.boxes, sample.masks)
-    part = dict(labels=sample.labels[inside], crowd=sample.crowd[inside], keypoints=None)
-    truth = dataclasses.replace(sample, image=np.ascontiguousarray(image), boxes=boxes, masks=masks, **part)
-
+    Corners mark the mistake. Objects whose boxes do not touch it are left out.
+    """
     found = [a for a in scoring["bbox"].cocoDt.imgToAnns.get(mistake.image_id, []) if a["score"] >= SCORE]
-    decoded = _decode([_mask_of(scoring, a, "cocoDt") for a in found]) if "segm" in scoring and found else None
-    inside, boxes, masks = cut([corners(a["bbox"]) for a in found], decoded)
-    labels = np.array([category_ids.index(a["category_id"]) + 1 for a in found], np.int64)[inside]
-    scores = np.array([a["score"] for a in found], np.float32)[inside]
-    prediction = Prediction(boxes, labels, scores, masks)
+    masks = _decode([_mask_of(scoring, a, "cocoDt") for a in found]) if "segm" in scoring and found else None
+    detected = dataclasses.replace(
+        sample,
+        boxes=np.array([corners(a["bbox"]) for a in found], np.float32).reshape(-1, 4),
+        labels=np.array([category_ids.index(a["category_id"]) + 1 for a in found], np.int64),
+        masks=masks,
+        crowd=np.zeros(len(found), bool),
+    )
+    scores = np.array([a["score"] for a in found], np.float32)
+
+    names = class_names if len(class_names) > 1 else [""]  # a single name says nothing
+    shown = dict(caption=False, side=SIDE, text=LABEL)
+    truth, _ = _at(mistake, sample)
+    detected, kept = _at(mistake, detected)
+    prediction = Prediction(detected.boxes, detected.labels, scores[kept], detected.masks)
     return (
-        reduced(draw_sample(truth, class_names, keypoints=False, caption=False, side=SIDE)),
-        reduced(draw_prediction(truth.image, prediction, class_names, SCORE, caption=False, side=SIDE)),
+        draw_sample(truth, names, keypoints=False, **shown),
+        draw_prediction(detected.image, prediction, names, SCORE, **shown),
     )
 
 
-def reduced(picture):
-    """The picture, made smaller where it is larger than SIDE."""
-    from PIL import Image
+def _at(mistake, sample):
+    """The place of a mistake, marked, as a Sample at the size of pictures, and which objects it kept."""
+    window = _window(mistake.box, sample.image.shape[:2])
+    image = np.ascontiguousarray(sample.image[window])
+    shift = np.array([window[1].start, window[0].start] * 2, np.float32)
+    kept = ((sample.boxes[:, :2] < mistake.box[2:]) & (sample.boxes[:, 2:] > mistake.box[:2])).all(axis=1)
+    part = dataclasses.replace(
+        sample,
+        image=image,
+        boxes=sample.boxes[kept] - shift,
+        labels=sample.labels[kept],
+        masks=None if sample.masks is None else sample.masks[kept][(slice(None), *window)],
+        crowd=sample.crowd[kept],
+        keypoints=None,
+    )
+    part = resized(part, SIDE)
+    mark = (mistake.box - shift) * SIDE / max(image.shape[:2])
+    return dataclasses.replace(part, image=_marked(part.image, mark)), kept
 
-    scale = SIDE / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    size = tuple(max(1, round(n * scale)) for n in picture.shape[1::-1])
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+def _marked(picture, box):
+    """The picture with four corners around a box."""
+    pen, (height, width) = Pen(picture), picture.shape[:2]
+    x1, y1, x2, y2 = np.clip(box + np.array([-8, -8, 8, 8]), 3, [width - 4, height - 4] * 2)
+    length = max(12, 0.2 * min(x2 - x1, y2 - y1))
+    for x, dx in ((x1, length), (x2, -length)):
+        for y, dy in ((y1, length), (y2, -length)):
+            for end in ((x + dx, y), (x, y + dy)):
+                pen.line((x, y), end, MARK, 5, edge=LIGHT)
+    return pen.array()
 
 
 def _window(box, shape):
