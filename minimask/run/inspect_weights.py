@@ -59,6 +59,7 @@ def inspect_weights(path):
     else:
         opened = weights.open_file(path)
         facts |= about_model(settings, opened.settings["class_names"], opened.settings.get("keypoint_names"))
+        facts["parameters"] = count_parameters(dict(opened.model.named_parameters()))  # without frozen norms
     return Inspection(facts, _lines(facts, given))
 
 
@@ -84,12 +85,12 @@ def _inspect_graph(path):
 # --------------------------------------------------------------------------------------------------------------- facts
 
 
-def count_parameters(state):
+def count_parameters(arrays):
     """Dict from part to its number of parameters, "all" last.
 
-    state: dict from name to array, in torchvision's layout.
+    arrays: dict from name, as torchvision has it, to array or Parameter. The statistics of batch norm do not count.
     """
-    sizes = {name: math.prod(array.shape) for name, array in state.items() if not name.endswith(STATISTICS)}
+    sizes = {name: math.prod(array.shape) for name, array in arrays.items() if not name.endswith(STATISTICS)}
     counts = {part: sum(sizes[name] for name in sizes if name.startswith(starts)) for part, starts in PARTS.items()}
     return {**{part: count for part, count in counts.items() if count}, "all": sum(sizes.values())}
 
