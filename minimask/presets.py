@@ -136,9 +136,9 @@ def check_groups(groups, preset=None):
         if name in OPTIONS:
             raise InputError(f"{name} is no setting of the model's groups: {OPTIONS[name]}")
         if name == "system" and name not in kinds:
-            raise InputError(f"the settings system are for a system: {', '.join(SYSTEMS)}")
+            raise InputError(f"the group system belongs to the systems of the decks: {', '.join(SYSTEMS)}")
         if name in GROUPS and name not in kinds:
-            raise InputError(f"{preset} has no settings {name}; it has {', '.join(kinds)}")
+            raise InputError(f"{preset} has no group of settings {name}; its groups are {', '.join(kinds)}")
         check_name("model setting", name, kinds)
         kinds[name].of(merge({}, {name: value})[name])
 

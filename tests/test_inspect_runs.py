@@ -254,3 +254,14 @@ def test_converted_weights_in_a_folder_are_weights(tmp_path, capsys):
 )
 def test_durations(seconds, text):
     assert time_text(seconds) == text
+
+
+@pytest.mark.parametrize("system", ["fcn", "fcis"])
+def test_a_system_is_named_with_what_it_finds(tmp_path, system):
+    run = minimask.train(system=system, steps=1, batch_size=1, toy_size=64, output=tmp_path / "run", quiet=True)
+    report = minimask.inspect(run.checkpoint)
+    assert report.facts["model"] == f"system {system}: resnet18 with batch norm"
+    assert report.facts["finds"] == ["boxes", "masks"]
+    counts = report.facts["parameters"]
+    assert sum(counts.values()) == 2 * counts["all"] and counts["other parts"] > 0
+    assert f"predict PHOTO.jpg --weights {run.checkpoint}" in str(report)

@@ -126,7 +126,7 @@ def test_training_lowers_the_loss_and_the_checkpoint_comes_back(tmp_path, model)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     np.testing.assert_array_equal(found.masks, expected.masks)
     assert found.masks.shape[2:] == (4, 4) and 0 <= found.masks.min() and found.masks.max() <= 1
-    assert minimask.evaluate(again, scenes, quiet=True)["segm"]["AP"] >= 0
+    assert minimask.evaluate(again, scenes, quiet=True)["bbox"]["AP50"] > 0.05  # it was 0.13 and 0.12 with two seeds
 
     after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
     assert after["loss_classifier"] < 0.7 * before["loss_classifier"]
@@ -138,5 +138,5 @@ def test_settings_are_checked():
         minimask.errors.InputError, match="system.parts must be an integer of at least 1 and at most 32"
     ):
         minimask.build("fcis", system={"parts": 0})
-    with pytest.raises(minimask.errors.InputError, match="fcis has no settings heads"):
+    with pytest.raises(minimask.errors.InputError, match="fcis has no group of settings heads"):
         minimask.build("fcis", heads={"mask": "mlp"})

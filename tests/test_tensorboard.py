@@ -13,7 +13,7 @@ from tests.helpers import SHORT_RUN
 
 @pytest.fixture
 def writers(monkeypatch):
-    """A stand-in for tensorboardX that remembers what it is told; returns its writers, one per run."""
+    """A stand-in for tensorboardX that records what it is given; returns its writers, one per run."""
     made = []
 
     class SummaryWriter:

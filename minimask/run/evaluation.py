@@ -61,13 +61,13 @@ def evaluate(model, dataset, output=None, quiet=False, note="", **options):
 def pixel_numbers(model, dataset, batch_size=1):
     """{"mean IoU": ...} of a model that gives each pixel a class: over the classes that occur, with the background."""
     from minimask.device import to_cpu
-    from minimask.systems.pixels import confusion, iou_of_confusion, semantic_map
+    from minimask.systems.pixels import confusion, mean_iou, semantic_map
 
     counts = 0
     for start in range(0, len(dataset), batch_size):
         batch = model.transform([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
         counts = counts + confusion(to_cpu(model.segment(batch)), semantic_map(batch), model.num_classes)
-    return {"mean IoU": iou_of_confusion(counts)[0]}
+    return {"mean IoU": mean_iou(counts)[0]}
 
 
 def write_report(output, found, dataset, names, table, rows, note):

@@ -9,8 +9,9 @@ from minimask.datasets.coco_names import UNUSED, meanings
 from minimask.errors import InputError
 from minimask.run.best import BEST
 from minimask.run.folder import check_complete
-from minimask.run.inspection import Inspection, row, scores_text, size_text, time_text, wrapped_row
+from minimask.run.inspection import Inspection, bytes_text, row, scores_text, time_text, wrapped_row
 from minimask.run.log import LOG
+from minimask.systems import SYSTEMS
 from minimask.weights import published
 
 PARTS = {  # of a model: how the names of its arrays begin, in torchvision's layout
@@ -58,6 +59,8 @@ def inspect_weights(path):
         facts["model"] = f"{body.name}, a backbone"
     else:
         opened = weights.open_file(path)
+        if settings["preset"] in SYSTEMS:
+            facts["finds"] = ["boxes", "masks"]  # whatever the names of its arrays are
         facts |= about_model(settings, opened.settings["class_names"], opened.settings.get("keypoint_names"))
         facts["parameters"] = count_parameters(dict(opened.model.named_parameters()))  # without frozen norms
     return Inspection(facts, _lines(facts, given))
@@ -92,6 +95,7 @@ def count_parameters(arrays):
     """
     sizes = {name: math.prod(array.shape) for name, array in arrays.items() if not name.endswith(STATISTICS)}
     counts = {part: sum(sizes[name] for name in sizes if name.startswith(starts)) for part, starts in PARTS.items()}
+    counts["other parts"] = sum(sizes.values()) - sum(counts.values())
     return {**{part: count for part, count in counts.items() if count}, "all": sum(sizes.values())}
 
 
@@ -110,8 +114,11 @@ def about_model(settings, class_names, keypoint_names=None):
         for name, value in vars(chosen).items()
         if value != getattr(presets.complete({}, preset)[group], name)
     }
+    body = f"{backbone.name} with {backbone.norm} norm"
     return {
-        "model": f"preset {preset}: {backbone.name} with {backbone.norm} norm and {NECKS[backbone.neck]}",
+        "model": f"system {preset}: {body}"
+        if preset in SYSTEMS
+        else f"preset {preset}: {body} and {NECKS[backbone.neck]}",
         "preset": preset,
         "changed": presets.saved({"settings": changes}).get("settings", {}),
         "classes": list(class_names),
@@ -232,7 +239,7 @@ def _lines(facts, given):
     version = f" (minimask {facts['version']})" if facts.get("version") else ""
     name = f", published as {facts['published_as']}" if facts.get("published_as") else ""
     lines = [
-        row("file", f"{facts['file']} ({size_text(facts['bytes'])}, written {facts['date']})"),
+        row("file", f"{facts['file']} ({bytes_text(facts['bytes'])}, written {facts['date']})"),
         row("kind", facts["kind"] + name + version),
     ]
     if "model" in facts:

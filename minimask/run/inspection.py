@@ -100,7 +100,7 @@ def time_text(seconds):
     return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
 
 
-def size_text(count):
+def bytes_text(count):
     """A number of bytes: "170.2 MB", "31 kB"."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 

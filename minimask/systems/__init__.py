@@ -35,7 +35,7 @@ def system_class(name):
 def needs(module, package):
     """Import a module of a library that only some systems need.
 
-    module: its name, such as "skimage.segmentation". package: the name under which pip knows the library.
+    module: its name, such as "scipy.ndimage". package: the name under which pip knows the library.
     Raises InputError that says how to install it.
     """
     try:

@@ -1,8 +1,8 @@
 """FCIS: the class, the box and the mask of a RoI are read off the same position-sensitive maps.
 
-Li et al. 2017; code: github.com/msracver/FCIS; slide T14. Section 2: for each part of an object (k x k of them) and
-each class there are two score maps, "inside the object" and "outside of it, but inside its box". Pooling reads them on
-a grid of m x m cells (position_sensitive.py). At each cell
+Li et al. 2017; code: github.com/msracver/FCIS; slide T14. Sections 2.1 and 2.2: for each part of an object (k x k of
+them) and each class there are two score maps, "inside the object" and "outside of it, but inside its box". Pooling
+reads them on a grid of m x m cells (position_sensitive.py). At each cell
 
     mask:   softmax(inside, outside)      is this cell inside the object?
     class:  max(inside, outside)          either answer says that there is such an object; the mean over the RoI counts
@@ -11,7 +11,7 @@ A 1x1 convolution makes the maps of the whole image at once, and no layer comes 
 nothing. The price is paid by masks of overlapping objects, which have to share the maps: the artifacts in figure 6 of
 the Mask R-CNN paper.
 
-Section 3: C5 keeps the stride of C4 by dilation; the box deltas come from k x k x 4 more maps, the same for all
+Section 2.3: C5 keeps the stride of C4 by dilation; the box deltas come from k x k x 4 more maps, the same for all
 classes; at test time the refined boxes are pooled once more, from the same maps, and the RoIs of both rounds vote
 (voting.py).
 

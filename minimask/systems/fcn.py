@@ -8,7 +8,7 @@ what a pixel shows, not which object it belongs to: two cats that touch are one 
 objects, connected regions of one class, is what `detect` returns.
 
 Simplified: the body is ours instead of VGG-16; there are no two extra 4096-wide layers; all three levels are trained
-together, as in the authors' later "at once" version.
+together instead of one after the other ("all at once" in Shelhamer et al. 2017, the journal version).
 """
 
 import numpy as np
@@ -42,17 +42,13 @@ class FCN(PixelSystem):
         """{"loss_pixels"}: cross-entropy, averaged over the pixels."""
         return {"loss_pixels": pixel_class_loss(self.pixel_scores(levels), semantic_map(batch))}
 
-    def probabilities(self, levels):
-        """Class probabilities of each pixel, (N, H, W, C)."""
-        return F.softmax_array(self.pixel_scores(levels).data)
-
     def segment(self, batch):
         """The class of each pixel of the padded images: (N, H, W) int."""
         with self.inference():
             return self.pixel_scores(self.levels(batch.to(self.device))).data.argmax(axis=3)
 
     def objects(self, levels, batch):
-        probabilities = self.probabilities(levels)
+        probabilities = F.softmax_array(self.pixel_scores(levels).data)  # (N, H, W, C)
         labels, scores = probabilities.argmax(axis=3), probabilities.max(axis=3)
         return components(labels, scores, self.system.smallest_area, batch)
 

@@ -69,6 +69,8 @@ class PixelSystem(nn.Module, Predictor):
 
     def losses(self, batch, rng):
         """The losses of a Batch with ground truth, in training or (for validation) in inference mode."""
+        if rng is None:
+            raise ValueError(f"{type(self).__name__}.losses: needs rng=sampling_generator(seed, step)")
         return self.forward(batch, rng)
 
     def detect(self, batch):
@@ -162,24 +164,21 @@ def components(labels, scores, smallest_area, batch):
     return found
 
 
-def mean_iou(predicted, true, num_classes):
-    """Mean IoU over the classes that occur, background included, and the IoU of each class (C,), NaN if it is absent.
-
-    predicted, true: int arrays of one shape; pixels whose true label is IGNORED do not count. Long et al. 2015, sec. 5.
-    """
-    counts = confusion(predicted, true, num_classes)
-    return iou_of_confusion(counts)
-
-
 def confusion(predicted, true, num_classes):
-    """How many pixels of true class i were given class j: (C, C) int64."""
+    """How many pixels of true class i were given class j: (C, C) int64.
+
+    predicted, true: int arrays of one shape; pixels whose true label is IGNORED do not count.
+    """
     seen = true != IGNORED
     pairs = true[seen].astype(np.int64) * num_classes + predicted[seen]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def iou_of_confusion(counts):
-    """Mean IoU, and that of each class, from a table of `confusion`."""
+def mean_iou(counts):
+    """Mean IoU over the classes that occur, background included, and the IoU of each class (C,), NaN if it is absent.
+
+    counts: (C, C), the sum of `confusion` over all images. Long et al. 2015, section 5.
+    """
     both, union = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
     iou = np.where(union > 0, both / np.maximum(union, 1), np.nan)
     return float(np.nanmean(iou)), iou

@@ -1,6 +1,6 @@
 """Mask voting: all RoIs that lie on the same object draw its mask together.
 
-Dai et al. 2016 (MNC), section 5; Li et al. 2017 (FCIS), section 3.4. A system that draws one mask per RoI has several
+Dai et al. 2016 (MNC), section 5; Li et al. 2017 (FCIS), section 2.3. A system that draws one mask per RoI has several
 RoIs on each object. Non-maximum suppression keeps the one with the best score, and its mask becomes the average of the
 masks of all RoIs that overlap it by at least half, weighted by their scores for its class. A mask that is wrong in one
 place is outvoted there.
