@@ -9,9 +9,11 @@ import pytest
 from minimask import weights
 from minimask.__main__ import main
 from minimask.errors import InputError
+from minimask.mask_rcnn import build
 from minimask.presets import merge
 from minimask.run.evaluation import check_classes
-from tests.torch_files import TWELVE, call, name, storage, tensor, write_zip
+from minimask.weights import torch_file
+from tests.torch_files import TWELVE, call, name, piece, storage, tensor, write_zip
 from tests.weight_files import SIZES, published, small_model, write
 
 SETTINGS = dict(SIZES, detection=dict(score_threshold=0.02))
@@ -53,6 +55,82 @@ def test_bfloat16_in_safetensors(tmp_path):
     read = weights.read(path).state
     for key, array in state.items():
         assert read[key].dtype == np.float32 and np.allclose(read[key], array, rtol=2**-7), key
+
+
+@pytest.mark.parametrize("key", ["params", "network_state_dict", "my_detector"])
+def test_the_only_model_under_any_key(tmp_path, key):
+    model = small_model()
+    path = write(tmp_path / "a.pkl", {"epoch": 3, key: published(model), "optimizer": {"state": {0: np.ones(3)}}})
+    assert same_weights(model, weights.load(path, **SETTINGS))
+
+
+def test_several_models_under_unknown_keys_are_named(tmp_path):
+    state = published(small_model())
+    path = write(tmp_path / "a.pkl", {"teacher": state, "student": state})
+    with pytest.raises(InputError, match=r"a.pkl: contains several dicts of arrays \(teacher, student\)"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("preset", ["toy", "small"])
+def test_models_of_our_own_presets_in_torchvisions_layout(tmp_path, preset):
+    model = build(preset, 4, heads=dict(keypoints=3)).eval()
+    weights.save(tmp_path / "mine.npz", model)
+    read = weights.load(tmp_path / "mine.npz")
+    assert same_weights(model, read) and read.rpn.settings == model.rpn.settings
+    assert read.transform.min_size == model.transform.min_size
+
+
+def test_a_body_of_no_preset_is_named(tmp_path):
+    weights.save(tmp_path / "mine.npz", build("toy", 4, backbone=dict(channels=(8, 8, 16, 16))))
+    with pytest.raises(InputError, match="mine.npz: its first layer is not the 7x7 convolution .* name a preset"):
+        weights.load(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("made", ["pathlib.PosixPath", "torch.device", "collections.defaultdict"])
+def test_settings_of_a_run_beside_the_weights(tmp_path, made):
+    """What scripts save beside the weights: a path, the device, counters."""
+    argument = name("builtins.list") if "dict" in made else piece("cpu")
+    content = b"}(" + piece("model") + b"}" + piece("w") + tensor(storage()) + b"s" + piece("x") + call(made, argument)
+    write_zip(tmp_path / "a.pth", content + b"u", {"0": TWELVE})
+    assert torch_file.read(tmp_path / "a.pth")["x"] == ({} if "dict" in made else "cpu")
+
+
+def test_numpys_random_state_beside_the_weights(tmp_path):
+    state = np.random.default_rng(0).integers(0, 2**32, 624, dtype=np.uint32)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(3), "rng": ("MT19937", state)}))
+    read = torch_file.read(tmp_path / "a.pkl")["rng"][1]
+    assert read.dtype == np.uint32 and (read == state).all()
+
+
+def test_element_types_that_numpy_lacks_are_named(tmp_path):
+    pytest.importorskip("safetensors")
+    text = json.dumps({"a.weight": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(InputError, match="a.safetensors: a.weight has elements of type F8_E4M3; save them as F32"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize(
+    "start, message",
+    [
+        (b"\x1f\x8b\x08", "compressed by gzip; unpack it"),
+        (b"\x89HDF\r\n", "an HDF5 file, as Keras writes them"),
+        (b"\x93NUMPY\x01", "a single array of NumPy"),
+        (b'{"metadata": {}}', "it is JSON, such as the index"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, start, message):
+    (tmp_path / "a.pth").write_bytes(start + bytes(100))
+    with pytest.raises(InputError, match=f"a.pth: not a checkpoint of minimask, and no .*{message}"):
+        weights.load(tmp_path / "a.pth")
+
+
+def test_a_detector_without_a_box_head_is_named(tmp_path):
+    """RetinaNet has a ResNet, a pyramid and heads of other names."""
+    state = {key: array for key, array in published(small_model()).items() if not key.startswith(("rpn", "roi"))}
+    with pytest.raises(InputError, match="a.npz: holds a backbone, without the box head of a Faster or Mask R-CNN"):
+        weights.load(write(tmp_path / "a.npz", state))
 
 
 def test_other_arrays_beside_the_weights_stay_and_are_named(tmp_path):

@@ -284,7 +284,9 @@ def _open(path, changes):
         return Opened(*checkpoint.load_with_settings(path, **changes))
     source = read(path)
     if source.is_backbone():
-        raise InputError(f"{path}: is a backbone, which finds nothing by itself; train with it: train --weights")
+        other = any(name.startswith(("backbone.fpn.", "rpn.", "head.", "roi_heads.")) for name in source.state)
+        what = "holds a backbone, without the box head of a Faster or Mask R-CNN" if other else "is a backbone"
+        raise InputError(f"{path}: {what}, which finds nothing by itself; train with it: train --weights")
     found = recognize(source, **changes)
     check_size(path, found, source.state)
     model = build(**found).eval()

@@ -13,6 +13,15 @@ from minimask.errors import InputError
 WRAPPERS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights", "model_ema", "ema", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "ema_model.", "network.")
 MAX_WRAPPERS = 4  # one in another
+OTHER_FILES = {  # what files of other kinds begin with
+    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself with: git lfs pull",
+    b"\x1f\x8b": "it is compressed by gzip; unpack it first, for example with: gunzip",
+    b"\x89HDF": "it is an HDF5 file, as Keras writes them; only weights of PyTorch or NumPy can be read",
+    b"\x93NUMPY": "it is a single array of NumPy; save the arrays by name with numpy.savez",
+    b"{": "it is JSON, such as the index of a model in several files; merge these into one file first",
+}
+SAFETENSORS = {"BOOL": "?", **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}}
+SAFETENSORS.update(F16="<f2", F32="<f4", F64="<f8")
 ZIP_START = b"PK\x03\x04"
 
 
@@ -63,8 +72,8 @@ def what_it_is(path):
     if not start:
         return "the file is empty"
     reason = f"it begins with {start[:8]}"
-    if start.startswith(b"version https://git-lfs"):
-        reason = "it is a pointer of Git LFS; fetch the file itself with: git lfs pull"
+    if known := [text for beginning, text in OTHER_FILES.items() if start.startswith(beginning)]:
+        reason = known[0]
     elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         reason = "it is a web page; the download went wrong"
     return f"not a checkpoint of minimask, and no file of weights either ({reason})"
@@ -93,10 +102,12 @@ def _read_safetensors(path):
             if dtype == "BF16":
                 wide = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
                 state[name] = wide.view(np.float32).reshape(info["shape"])
+            elif dtype in SAFETENSORS:
+                state[name] = np.frombuffer(data, SAFETENSORS[dtype]).reshape(info["shape"])
             else:
-                kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
-                code = "?" if dtype == "BOOL" else f"<{kinds[dtype[0]]}{int(dtype[1:]) // 8}"
-                state[name] = np.frombuffer(data, code).reshape(info["shape"])
+                raise InputError(f"{path}: {name} has elements of type {dtype}; save them as F32 or F16")
+    except InputError:
+        raise
     except Exception as error:  # a damaged file may raise anything
         raise InputError(f"{path}: cannot be read ({error})") from error
     return state
@@ -118,13 +129,21 @@ def find_state(content, path):
         if not inner:
             break
         content = next((value for value in inner if _arrays(value)), inner[0])
-    content = _arrays(content)
+    content = _arrays(content) or _only_model(content, path)
     if not content:
         raise InputError(
             f"{path}: contains no weights, that is, a dict of arrays by name, alone or under one of the keys "
             f"{', '.join(WRAPPERS)}"
         )
     return _without_prefixes(content)
+
+
+def _only_model(content, path):
+    """The arrays under a key that is none of WRAPPERS. Raises InputError if there are several such keys."""
+    models = {key: value for key, value in content.items() if _arrays(value)} if isinstance(content, dict) else {}
+    if len(models) > 1:
+        raise InputError(f"{path}: contains several dicts of arrays ({', '.join(map(str, models))}); save one alone")
+    return _arrays(next(iter(models.values()), None))
 
 
 def _without_prefixes(state):

@@ -133,13 +133,39 @@ def _architecture(source, changes):
     """The preset, backbone and heads of a file."""
     if source.is_backbone():
         return {"preset": "resnet50_fpn", "backbone": _backbone(source, "layer4")}
-    if "roi_heads.res5.0.conv1.weight" in source.state:
+    if _first_kernel(source) != 7:
+        found = {"preset": _preset_trained_here(source)}
+    elif "roi_heads.res5.0.conv1.weight" in source.state:
         found = {"preset": "resnet50_c4", "backbone": _backbone(source, "res5")}
     else:
         pyramid = "backbone.fpn.inner_blocks.0.0.weight" in source.state
         preset = "resnet50_fpn" if pyramid else "resnet50_dilated_c5"
         found = {"preset": preset, "backbone": _backbone(source, "layer4")}
-    return merge(found, _heads(source, 3 if found["preset"] == "resnet50_fpn" else 15, changes))
+    return merge(found, _heads(source, presets.complete({}, found["preset"])["rpn"], changes))
+
+
+def _first_kernel(source):
+    """Height of the first convolution of the ResNet in a file: 7 in published ones."""
+    return source.state[f"{BODY}conv1.weight"].shape[2]
+
+
+def _preset_trained_here(source):
+    """The preset "toy" or "small", if a file holds a model of that preset under torchvision's names."""
+    state = source.state
+    channels = tuple(len(state[f"{BODY}layer{i}.0.conv2.weight"]) for i in (1, 2, 3, 4))
+    norm = "batch" if f"{BODY}bn1.running_mean" in state else "group"
+    for preset in ("toy", "small"):
+        usual = presets.complete({}, preset)["backbone"]
+        if (usual.norm, usual.channels) == (norm, channels):
+            return preset
+    raise _unknown_body(source)
+
+
+def _unknown_body(source):
+    return InputError(
+        f"{source.path}: its first layer is not the 7x7 convolution of published ResNets, and the weights do not "
+        'show what it is; name a preset, in Python: minimask.load(path, preset="toy", ...)'
+    )
 
 
 def _count(state, start):
@@ -152,11 +178,8 @@ def _backbone(source, last_stage):
     state = source.state
     stages = [f"{BODY}layer{i}." for i in (1, 2, 3)]
     stages.append("roi_heads.res5." if last_stage == "res5" else f"{BODY}layer4.")
-    if state[f"{BODY}conv1.weight"].shape[2] != 7:
-        raise InputError(
-            f"{source.path}: its first layer is not the 7x7 convolution of published ResNets, and the weights do not "
-            'show what it is; name a preset, in Python: minimask.load(path, preset="toy", ...)'
-        )
+    if _first_kernel(source) != 7:
+        raise _unknown_body(source)
     bottleneck = f"{stages[0]}0.conv3.weight" in state
     last, expansion = ("conv3", 4) if bottleneck else ("conv2", 1)
     layers = tuple(_count(state, stage) for stage in stages)
@@ -174,19 +197,19 @@ def _backbone(source, last_stage):
     return {"name": name, **settings}
 
 
-def _heads(source, usual, changes):
+def _heads(source, preset, changes):
     """The settings of a detector's neck and heads.
 
-    usual: the number of anchors per location, which is three ratios of one size or of five.
+    preset: the preset's "rpn" settings, whose anchors the file should have.
     """
     state, backbone, roi, heads = source.state, {}, {}, {}
     anchors, rpn = len(state["rpn.head.cls_logits.weight"]), changes.get("rpn")
+    usual, levels = len(preset.anchor_sizes[0]) * len(preset.anchor_ratios), len(preset.anchor_sizes)
     if anchors != usual and not (isinstance(rpn, dict) and "anchor_sizes" in rpn):
-        levels, sizes = (5, [32, 64]) if usual == 3 else (1, [32, 64])
         raise InputError(
             f"{source.path}: has {anchors} anchors per location instead of the usual {usual}, and the weights do not "
             f"show their sizes; say them (and rpn.anchor_ratios) to train or convert, for example --set "
-            f"rpn.anchor_sizes={str([sizes] * levels).replace(' ', '')} (in Python rpn={{'anchor_sizes': ...}}): "
+            f"rpn.anchor_sizes={str([[32, 64]] * levels).replace(' ', '')} (in Python rpn={{'anchor_sizes': ...}}): "
             f"a list for each of the {levels} level{'s' * (levels > 1)}"
         )
     if "backbone.fpn.inner_blocks.0.0.weight" in state:

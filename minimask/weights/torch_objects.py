@@ -31,13 +31,19 @@ _STORAGES = {
     "torch ByteStorage": "uint8",
     "torch BoolStorage": "bool",
 }
-_NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
+_NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
+_PATHS = ("pathlib PosixPath", "pathlib WindowsPath", "pathlib PurePosixPath", "pathlib PureWindowsPath")
+_FACTORIES = ("builtins int", "builtins long", "builtins float", "builtins list", "builtins dict")  # of a defaultdict
 _ADMITTED = {
     *_STORAGES,
+    *_PATHS,
+    *_FACTORIES,
     "collections OrderedDict",
     "collections Counter",
+    "collections defaultdict",
     "argparse Namespace",
     "torch Size",
+    "torch device",
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
@@ -136,10 +142,16 @@ class Builder:
                 return result
             case "collections Counter", (dict() as counts,):
                 return counts
+            case "collections defaultdict", () | (Symbol(),):
+                return {}
             case "argparse Namespace", ():
                 return Namespace()
+            case name, parts if name in _PATHS and all(isinstance(part, str) for part in parts):
+                return "/".join(parts).replace("//", "/", 1)
             case "torch Size", (tuple() as shape,):
                 return shape
+            case "torch device", (str() as kind, *_):
+                return kind
             case "torch._utils _rebuild_tensor", (Window() as window, offset, shape, strides):
                 return TorchTensor(window, offset, shape, strides)
             case "torch._utils _rebuild_tensor_v2", (Window() as window, offset, shape, strides, _, _):
