@@ -107,7 +107,7 @@ class Run:
 
     def batches(self, loader):
         """Yields (step, batch) until the run is over or somebody asks it to stop; steps count from 0."""
-        self.images = len(loader.dataset)
+        self.dataset, self.images = loader.dataset, len(loader.dataset)
         self.data = self.steps.batches(loader.iterate(self.step))
         while not self._over() and not distributed.any_worker(self.stop.requested):
             try:
@@ -136,9 +136,14 @@ class Run:
             self._save()
 
     def finish(self):
-        """After the last step: log what is not logged yet, and save."""
+        """After the last step: log what is not logged yet, finish models that have a second step, and save."""
         self._log(self.steps.rest())
-        if self.step != self.saved_step or self.settings.minutes:  # the checkpoint also says how long the run took
+        second_step = hasattr(self.model, "finish_training") and self._over()
+        if second_step and self.first:
+            with distributed.alone():
+                self.model.finish_training(self.dataset)
+        # Also to note how long the run took, if it was to last so many minutes:
+        if self.step != self.saved_step or self.settings.minutes or second_step:
             self._save()
         if self.first:
             self.metrics.refresh(last=True)

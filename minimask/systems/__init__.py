@@ -20,6 +20,11 @@ from minimask.errors import InputError
 from minimask.run.settings import check_name
 
 SYSTEMS = {  # name -> its module and class, which are imported when the system is first used
+    "slow_rcnn": "slow_rcnn.SlowRCNN",
+    "fast_rcnn": "fast_rcnn.FastRCNN",
+    "sds": "sds.SDS",
+    "hypercolumns": "hypercolumns.Hypercolumns",
+    "cfm": "cfm.CFM",
     "fcis": "fcis.FCIS",
     "fcn": "fcn.FCN",
 }
