@@ -60,7 +60,7 @@ class RPN(nn.Module):
         xp = array_module(logits.data)
         return logits, deltas, self.anchor_generator([x.shape[1:3] for x in features], padded_size, xp)
 
-    def proposals(self, logits, deltas, anchors, sizes):
+    def proposals(self, logits, deltas, anchors, sizes, with_anchors=False):
         """The best boxes of each image: raw arrays, through which no gradient flows.
 
         Take the best `pre_nms` of each level by score, move the anchors, clip the boxes to their image, drop those
@@ -70,25 +70,24 @@ class RPN(nn.Module):
         anchors: list of (A_level, 4), pixels of the padded image.
         sizes: (N, 2) height and width of each image without its padding, in pixels.
 
-        Returns boxes (N, R, 4), scores (N, R) and valid (N, R) bool.
+        Returns boxes (N, R, 4), scores (N, R), valid (N, R) bool and, if with_anchors, the anchor of each (N, R) int.
         """
         xp, settings = array_module(logits), self.settings
         pre_nms, post_nms = (pair[0 if self.training else 1] for pair in (settings.pre_nms, settings.post_nms))
-        sizes_of_levels = [len(level_anchors) for level_anchors in anchors]
-        counts = [min(pre_nms, size) for size in sizes_of_levels]
-        chosen, level_of = top_k_of_levels(logits, sizes_of_levels, counts)  # (N, K) each
+        counts = [len(level_anchors) for level_anchors in anchors]
+        chosen, level_of = top_k_of_levels(logits, counts, [min(pre_nms, count) for count in counts])  # (N, K) each
         all_anchors = xp.concatenate(anchors)  # (A, 4)
         record(anchors=all_anchors, objectness=logits, rpn_deltas=deltas)
 
         deltas = take(deltas, chosen)[:, :, None]  # (N, K, 1, 4): there is one class, "object"
-        boxes, large = box_ops.predicted(deltas, all_anchors[chosen], sizes, side=settings.smallest_side)
-        boxes, large = boxes[:, :, 0], large[:, :, 0]
+        predicted = box_ops.predicted(deltas, all_anchors[chosen], sizes, side=settings.smallest_side)
+        boxes, large = (x[:, :, 0] for x in predicted)
         scores = F.sigmoid_array(take(logits, chosen))
         kept, valid = box_ops.nms(boxes, scores, large, settings.nms_threshold, max_kept=post_nms, groups=level_of)
 
         boxes, scores = take(boxes, kept) * valid[..., None], take(scores, kept) * valid
         record(proposals=boxes, proposal_scores=scores, proposal_valid=valid)
-        return boxes, scores, valid
+        return (boxes, scores, valid, take(chosen, kept)) if with_anchors else (boxes, scores, valid)
 
     def losses(self, logits, deltas, anchors, batch, rng):
         """{"loss_objectness", "loss_rpn_box_reg"}, two scalar Tensors, on anchors that are sampled with `rng`.

@@ -66,6 +66,7 @@ class RoIs(NamedTuple):
     matches: np.ndarray  # (N, S) int, index of the object that a box overlaps most
     positive: np.ndarray  # (N, S) bool
     valid: np.ndarray  # (N, S) bool, False where there were not enough boxes
+    index: np.ndarray  # (N, S) int, the place of each box among the proposals followed by the true boxes
 
     def first(self, count):
         """The first `count` RoIs of each image."""

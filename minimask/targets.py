@@ -146,4 +146,4 @@ def sample_rois(proposals, valid, batch, settings, rng):
     index, positive, valid = sample(matched, settings.samples, settings.positive_fraction, rng)
     matches = take(matches, index)
     labels = xp.where(positive, take(batch.labels, matches), 0)
-    return RoIs(take(boxes, index), labels, matches, positive, valid)
+    return RoIs(take(boxes, index), labels, matches, positive, valid, index)

@@ -27,6 +27,7 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "cfm": "cfm.CFM",
     "fcis": "fcis.FCIS",
     "fcn": "fcn.FCN",
+    "mnc": "mnc.MNC",
 }
 
 

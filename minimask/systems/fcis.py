@@ -27,7 +27,6 @@ from minimask import functional as F
 from minimask import nn
 from minimask.device import array_module
 from minimask.losses import box_loss, class_loss, mask_loss
-from minimask.mask_head import mask_targets
 from minimask.mask_rcnn import BOX_WEIGHTS, MaskRCNN
 from minimask.presets import PRESETS
 from minimask.run.predictor import check_batch
@@ -35,8 +34,9 @@ from minimask.run.settings import Settings, setting
 from minimask.structures import in_use
 from minimask.systems import ohem
 from minimask.systems.position_sensitive import position_sensitive_pool
-from minimask.systems.voting import detect_and_vote
-from minimask.targets import sample_rois, take
+from minimask.systems.roi_targets import roi_targets
+from minimask.systems.voting import detect_together
+from minimask.targets import sample_rois
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,13 +110,7 @@ class FCIS(MaskRCNN):
     def roi_losses(self, maps, batch, rois):
         """{"loss_classifier", "loss_box_reg", "loss_mask"} on the sampled RoIs, or on the hardest of them."""
         logits, deltas, masks = self.read(maps, rois.boxes)
-        xp = array_module(rois.boxes)
-        targets = box_ops.encode(take(batch.boxes, rois.matches), rois.boxes, BOX_WEIGHTS)
-        targets = xp.where(rois.positive[..., None], targets, 0).reshape(-1, 4)
-        aligned, binary = self.conventions["aligned"], self.conventions["binary_mask_targets"]
-        true_masks = mask_targets(batch.masks, rois.boxes, rois.matches, self.system.cells, aligned, binary)
-        true_masks = true_masks.reshape(-1, *true_masks.shape[2:])
-
+        targets, true_masks = roi_targets(rois, batch, self.system.cells, self.conventions)
         labels, positive, learns = (x.reshape(-1) for x in (rois.labels, rois.positive, rois.valid))  # (N R,) each
         if self.system.hardest:
             loss = ohem.box_losses(deltas.data, targets)
@@ -124,7 +118,8 @@ class FCIS(MaskRCNN):
             loss = ohem.class_losses(logits.data, labels) + positive * loss
             learns = ohem.hardest(loss.reshape(rois.valid.shape), rois.valid, self.system.hardest).reshape(-1)
 
-        positive, only = positive & learns, xp.zeros_like(labels)  # the box deltas are the same for all classes
+        positive = positive & learns
+        only = array_module(labels).zeros_like(labels)  # there is one box for all classes
         return {
             "loss_classifier": class_loss(logits, labels, learns),
             "loss_box_reg": box_loss(deltas, only, targets, positive, learns),
@@ -139,6 +134,4 @@ class FCIS(MaskRCNN):
             found.append((rois, valid, F.softmax_array(logits), F.sigmoid_array(masks)))
             boxes, large = box_ops.predicted(deltas[:, :, None], rois, sizes, BOX_WEIGHTS, self.detection.smallest_side)
             rois, valid = boxes[:, :, 0], valid & large[:, :, 0]
-        together = (array_module(rois).concatenate(parts, axis=1) for parts in zip(*found))
-        thresholds = self.detection.score_threshold, self.detection.nms_threshold, self.detection.max_detections
-        return detect_and_vote(*together, *thresholds)
+        return detect_together(found, self.detection)

@@ -11,7 +11,7 @@ N images, R RoIs and D detections per image, C classes with the background, mask
 import numpy as np
 
 from minimask import boxes as box_ops
-from minimask.device import to_cpu
+from minimask.device import array_module, to_cpu
 from minimask.roi_align import roi_align_forward
 from minimask.structures import Detections
 from minimask.targets import take
@@ -40,6 +40,15 @@ def detect_and_vote(
     weights = voters * take(scores.swapaxes(1, 2), found.labels)  # (N, D, R)
     found.masks = np.minimum(average(weights, found, rois, masks) * (0.5 / level), 1)
     return found
+
+
+def detect_together(rounds, settings):
+    """`detect_and_vote` for the RoIs of several rounds: a list of (rois, valid, scores, masks).
+
+    settings: DetectionSettings.
+    """
+    together = [array_module(parts[0]).concatenate(parts, axis=1) for parts in zip(*rounds)]
+    return detect_and_vote(*together, settings.score_threshold, settings.nms_threshold, settings.max_detections)
 
 
 def best(rois, valid, scores, score_threshold, nms_threshold, max_detections):
