@@ -27,7 +27,9 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "cfm": "cfm.CFM",
     "fcis": "fcis.FCIS",
     "fcn": "fcn.FCN",
+    "g_rmi": "inception_resnet.GRMI",
     "mnc": "mnc.MNC",
+    "tdm": "tdm.TDM",
 }
 
 
