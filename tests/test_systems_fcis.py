@@ -73,10 +73,13 @@ def test_a_vote_is_cast_in_the_place_where_the_voter_lies():
     assert not alone.masks[0, 0].any()
 
 
-def test_the_level_of_the_average_becomes_one_half():
-    masks = np.stack([np.full((2, 2), 0.4), np.full((2, 2), 0.4)])
-    found = votes([[0, 0, 4, 4], [0, 0, 4, 4]], [0.6, 0.2], masks, level=0.4)
-    np.testing.assert_allclose(found.masks[0, 0], 0.5, rtol=1e-6)
+def test_boxes_can_be_averaged_too_and_the_mask_then_lies_in_the_average():
+    masks = [[[1, 0], [1, 0]]] * 2
+    found = votes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.6, 0.2], masks, vote_boxes=True)
+    np.testing.assert_allclose(found.boxes[0, 0], [0.25, 0, 4.25, 4], rtol=1e-6)
+    # Cell centers 1.25 and 3.25. The first mask is 1 up to x = 1, 0 from 3 on; the voter's lies a pixel to the right.
+    expected = (0.6 * np.array([0.875, 0]) + 0.2 * np.array([1, 0.375])) / 0.8
+    np.testing.assert_allclose(found.masks[0, 0], [expected] * 2, rtol=1e-6)
 
 
 @pytest.fixture

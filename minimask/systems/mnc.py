@@ -107,7 +107,10 @@ class MNC(MaskRCNN):
         """
         heads, m = self.roi_heads, self.system.cells
         x = warp(features[-1], boxes, image_index, 1 / self.roi_strides[-1], SIZE, self.system.rounding)
-        masks = heads.mask_logits(heads.mask_fc(x.reshape(len(boxes), -1))).reshape(len(boxes), m, m, 1)
+        # Each unit sums over thousands of positive inputs. AdamW moves every weight at the same rate, which would shift a
+        # unit below 0 within a few steps, and ReLU would keep it there. Small inputs prevent that.
+        masks = heads.mask_fc(x.reshape(len(boxes), -1) * (1 / SIZE))
+        masks = heads.mask_logits(masks).reshape(len(boxes), m, m, 1)
         inside = F.sigmoid(resize_bilinear(masks, (SIZE, SIZE)))
         joint = [heads.box_path(max_pool2d(x, 2)), heads.masked_path(max_pool2d(x * inside, 2))]
         joint = F.concatenate(joint, axis=1)  # (R, 2 width)

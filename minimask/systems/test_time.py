@@ -18,7 +18,6 @@ import dataclasses
 
 import numpy as np
 
-from minimask import boxes as box_ops
 from minimask.errors import InputError
 from minimask.image import resize_bilinear
 from minimask.mask_rcnn import MaskRCNN
@@ -134,21 +133,10 @@ def merge(views, num_classes, settings, overlap=0.5):
         for name in ("boxes", "labels", "scores", "valid")
     )
     by_class = scores[..., None] * (labels[..., None] == np.arange(num_classes))  # (N, R, C)
-    if views[0].masks is None:
-        masks = np.zeros((*scores.shape, 1, 1, 1), np.float32)
-    else:
+    masks = None
+    if views[0].masks is not None:
         masks = np.concatenate([view.masks for view in views], axis=1)[..., None]
     thresholds = settings.score_threshold, settings.nms_threshold, settings.max_detections
-    found = detect_and_vote(boxes, valid, by_class, masks, *thresholds, overlap)
-    found.boxes = voted_boxes(found, boxes, labels, scores, valid, overlap)
-    found.masks = None if views[0].masks is None else found.masks
+    found = detect_and_vote(boxes, valid, by_class, masks, *thresholds, overlap, vote_boxes=True)
     found.whole_pixels = views[0].whole_pixels
     return found
-
-
-def voted_boxes(found, boxes, labels, scores, valid, overlap):
-    """The box of each detection: the average of the boxes (N, R, 4) of its class that overlap it, weighted by score."""
-    weights = (box_ops.iou(found.boxes, boxes) >= overlap) & (found.labels[..., None] == labels[:, None])
-    weights = weights * (valid * scores)[:, None] * found.valid[..., None]  # (N, D, R)
-    total = weights.sum(axis=2, keepdims=True)
-    return np.where(total > 0, weights @ boxes / np.maximum(total, 1e-9), 0).astype(np.float32)

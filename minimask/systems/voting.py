@@ -18,27 +18,38 @@ from minimask.targets import take
 
 
 def detect_and_vote(
-    rois, valid, scores, masks, score_threshold=0.05, nms_threshold=0.3, max_detections=100, overlap=0.5, level=0.5
+    rois,
+    valid,
+    scores,
+    masks,
+    score_threshold=0.05,
+    nms_threshold=0.3,
+    max_detections=100,
+    overlap=0.5,
+    vote_boxes=False,
 ):
     """The best RoIs of all classes, with masks that their neighbors vote for.
 
     rois: (N, R, 4) float, pixels of the resized image. valid: (N, R) bool, the RoIs that count.
     scores: (N, R, C) probabilities of the classes; class 0 is the background.
-    masks: (N, R, M, M, C) probabilities inside each RoI, or (N, R, M, M, 1) if they are the same for all classes.
+    masks: (N, R, M, M, C) probabilities inside each RoI, or (N, R, M, M, 1) if they are the same for all classes; None:
+        there are none.
     score_threshold, nms_threshold, max_detections: as in box_head.detect.
     overlap: the IoU from which on a RoI votes.
-    level: a pixel belongs to the object if the average is at least this.
+    vote_boxes: the box of a detection becomes the average of its voters' boxes, too (Gidaris & Komodakis 2015).
 
-    Voting runs on the CPU, because the number of voters depends on the values. Returns Detections there; their masks
-    are scaled so that `level` becomes 0.5, where masks are cut.
+    Voting runs on the CPU, because the number of voters depends on the values. Returns Detections there.
     """
-    rois, valid, scores, masks = (to_cpu(x) for x in (rois, valid, scores, masks))
+    rois, valid, scores = (to_cpu(x) for x in (rois, valid, scores))
     found, index = best(rois, valid, scores, score_threshold, nms_threshold, max_detections)
     voters = box_ops.iou(found.boxes, rois) >= overlap  # (N, D, R)
     np.put_along_axis(voters, index[..., None], True, axis=2)  # a detection votes for itself
     voters &= found.valid[..., None] & valid[:, None]
     weights = voters * take(scores.swapaxes(1, 2), found.labels)  # (N, D, R)
-    found.masks = np.minimum(average(weights, found, rois, masks) * (0.5 / level), 1)
+
+    if vote_boxes:
+        found.boxes = (weights @ rois / np.maximum(weights.sum(axis=2, keepdims=True), 1e-9)).astype(rois.dtype)
+    found.masks = None if masks is None else average(weights, found, rois, to_cpu(masks))
     return found
 
 
