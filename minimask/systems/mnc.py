@@ -107,8 +107,8 @@ class MNC(MaskRCNN):
         """
         heads, m = self.roi_heads, self.system.cells
         x = warp(features[-1], boxes, image_index, 1 / self.roi_strides[-1], SIZE, self.system.rounding)
-        # Each unit sums over thousands of positive inputs. AdamW moves every weight at the same rate, which would shift a
-        # unit below 0 within a few steps, and ReLU would keep it there. Small inputs prevent that.
+        # Each unit sums over thousands of positive inputs. AdamW moves all weights at the same rate, which would push
+        # the sum below 0 within a few steps, and ReLU would keep it there. Small inputs prevent that.
         masks = heads.mask_fc(x.reshape(len(boxes), -1) * (1 / SIZE))
         masks = heads.mask_logits(masks).reshape(len(boxes), m, m, 1)
         inside = F.sigmoid(resize_bilinear(masks, (SIZE, SIZE)))
