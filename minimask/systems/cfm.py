@@ -19,7 +19,7 @@ from minimask.convolution import max_pool2d
 from minimask.losses import class_loss
 from minimask.structures import in_use, spread
 from minimask.systems.fast_rcnn import FastRCNN, toy_preset
-from minimask.systems.proposals import best_regions, masks_in_boxes, region_detections, sample_regions
+from minimask.systems.whole_regions import best_regions, masks_in_boxes, region_detections, sample_regions
 from minimask.trace import record
 
 CELLS = 12  # side of a region's features, which the bins of the pyramid divide
@@ -51,8 +51,8 @@ class CFM(FastRCNN):
 
     def region_losses(self, features, proposals, batch, rng):
         """{"loss_classifier"} on a sample of the regions."""
-        rois, index = sample_regions(proposals, batch, self.roi, self.system.background, rng)
-        masks = masks_in_boxes(proposals, rois.boxes, CELLS, index)
+        rois = sample_regions(proposals, batch, self.roi, self.system.background, rng)
+        masks = masks_in_boxes(proposals, rois.boxes, CELLS, rois.index)
         logits, _ = self.scores(features, rois.boxes, masks, None)
         return {"loss_classifier": class_loss(logits, rois.labels.reshape(-1), rois.valid.reshape(-1))}
 

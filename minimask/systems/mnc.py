@@ -85,19 +85,15 @@ class MNC(MaskRCNN):
         features = self.features(F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False)))
         logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
         predicted = logits.data, deltas.data, anchors, batch.sizes
+        proposals, _, valid, origin = self.rpn.proposals(*predicted, with_anchors=True)
         if rng is None:
-            proposals, _, valid = self.rpn.proposals(*predicted)
             return self.find(features, proposals, valid, batch.sizes)
 
         losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
-        if self.system.gradient_through_boxes:
-            proposals, _, valid, origin = self.rpn.proposals(*predicted, with_anchors=True)
-            rois = sample_rois(proposals, valid, batch, self.roi, rng)
-            boxes = moved_anchors(deltas, anchors, origin, rois, batch.sizes, self.system.gradient_through_boxes)
-        else:
-            proposals, _, valid = self.rpn.proposals(*predicted)
-            rois = sample_rois(proposals, valid, batch, self.roi, rng)
-            boxes = F.Tensor(rois.boxes)
+        rois = sample_rois(proposals, valid, batch, self.roi, rng)
+        boxes, share = F.Tensor(rois.boxes), self.system.gradient_through_boxes
+        if share:
+            boxes = moved_anchors(deltas, anchors, origin, rois, batch.sizes, share)
         return losses | self.cascade_losses(features, boxes, rois, batch)
 
     def stages(self, features, boxes, image_index):

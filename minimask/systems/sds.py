@@ -28,7 +28,7 @@ from minimask.structures import in_use
 from minimask.systems.crops import CropSettings, CropSystem, with_context
 from minimask.systems.fast_rcnn import toy_preset
 from minimask.systems.pixels import whole_image_detections
-from minimask.systems.proposals import best_regions, masks_in_boxes, padded, sample_regions
+from minimask.systems.whole_regions import best_regions, masks_in_boxes, padded, sample_regions
 from minimask.tensor import Tensor
 from minimask.trace import record
 
@@ -79,9 +79,9 @@ class SDS(CropSystem):
 
     def region_losses(self, features, proposals, batch, rng):
         """{"loss_classifier", "loss_mask"} on a sample of the regions; a positive's mask overlaps that of an object."""
-        rois, index = sample_regions(proposals, batch, self.roi, self.system.background, rng)
-        shapes = self.shapes(proposals, rois.boxes, index)
-        cells = masks_in_boxes(proposals, rois.boxes, CELLS, index)
+        rois = sample_regions(proposals, batch, self.roi, self.system.background, rng)
+        shapes = self.shapes(proposals, rois.boxes, rois.index)
+        cells = masks_in_boxes(proposals, rois.boxes, CELLS, rois.index)
         targets = mask_targets(batch.masks, rois.boxes, rois.matches, CELLS, aligned=True)
 
         _, boxes, image_index = in_use(rois.boxes)

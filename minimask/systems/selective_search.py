@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from minimask.systems import needs
+from minimask.systems.segments import histograms, tight_boxes, touching
 
 SEGMENT_SCALE, SEGMENT_SIGMA, SMALLEST_SEGMENT = 100, 0.8, 10  # Felzenszwalb's k and blur, pixels of a segment
-COLOR_BINS, DIRECTIONS = 25, 8
 SHORTEST_SIDE = 6  # pixels; narrower regions are dropped
 LARGEST_SHARE = 0.9  # so are those that cover more of the picture than this
 
@@ -94,12 +94,8 @@ def _places(boxes, members, segments, count):
     good = (np.minimum(width, height) >= SHORTEST_SIDE) & (width * height <= LARGEST_SHARE * segments.size)
     chosen = first[good][np.argsort(-(width * height)[good], kind="stable")][:count]
 
-    regions = Regions(
-        np.zeros((count, 4), np.float32),
-        np.arange(count) < len(chosen),
-        segments,
-        np.zeros((count, members.shape[1]), bool),
-    )
+    valid, places = np.arange(count) < len(chosen), np.zeros((count, members.shape[1]), bool)
+    regions = Regions(np.zeros((count, 4), np.float32), valid, segments, places)
     regions.boxes[: len(chosen)], regions.members[: len(chosen)] = boxes[chosen], members[chosen]
     return regions
 
@@ -150,37 +146,3 @@ def group(segments, colors):
             neighbors[n].add(new)
             heapq.heappush(queue, (-s, n, new))
     return members, boxes
-
-
-def tight_boxes(segments, count):
-    """The box (count, 4) around each segment."""
-    boxes = np.full((count, 4), segments.size)
-    rows, columns = np.indices(segments.shape)
-    for side, position in enumerate((columns, rows, -columns - 1, -rows - 1)):
-        np.minimum.at(boxes[:, side], segments, position)
-    return boxes * (1, 1, -1, -1)
-
-
-def histograms(segments, colors, count):
-    """What each segment looks like, (count, 3 * 25 + 3 * 8): colors and gradient directions, each half of sum 1."""
-    down, across = np.gradient(colors, axis=(0, 1))
-    direction = np.round(np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS) % DIRECTIONS
-    color = np.minimum(colors * COLOR_BINS, COLOR_BINS - 1)
-    halves = []
-    for bins, values, weights in (
-        (COLOR_BINS, color, np.ones_like(colors)),
-        (DIRECTIONS, direction, np.hypot(down, across) + 1e-6),
-    ):
-        channels = np.arange(3) * bins
-        place = segments[..., None] * 3 * bins + channels + values.astype(int)  # (H, W, 3)
-        half = np.bincount(place.ravel(), weights.ravel(), count * 3 * bins).reshape(count, 3 * bins)
-        halves.append(half / half.sum(axis=1, keepdims=True))
-    return np.concatenate(halves, axis=1)
-
-
-def touching(segments):
-    """Pairs (B, 2) of different segments that share an edge of a pixel, the smaller number first."""
-    across = np.stack([segments[:, :-1].ravel(), segments[:, 1:].ravel()], axis=1)
-    down = np.stack([segments[:-1].ravel(), segments[1:].ravel()], axis=1)
-    pairs = np.sort(np.concatenate([across, down]), axis=1)
-    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
