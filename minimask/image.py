@@ -11,6 +11,7 @@ import numpy as np
 
 from minimask.device import accelerated, array_module
 from minimask.errors import InputError, check_shape
+from minimask.machine.memory import sparse_zeros
 from minimask.structures import Batch, Sample
 from minimask.tensor import Function
 
@@ -185,21 +186,23 @@ def resize_photo(image, height, width, convert=None):
     return result.reshape(height, width, channels)
 
 
-def resize_masks(masks, height, width):
-    """Resize masks (G, H, W) to (G, height, width): pixel i copies input pixel floor(i * H / height)."""
+def resize_masks(masks, height, width, out=None):
+    """Resize masks (G, H, W) to (G, height, width): pixel i copies input pixel floor(i * H / height).
+
+    masks: an array, or EncodedMasks.  out: zeros that receive the result; by default a new array.
+    """
     # float32, as in torch: where i * H / height should be an integer, rounding decides which pixel is taken
     rows = np.arange(height, dtype=np.float32) * np.float32(masks.shape[1] / height)
     columns = np.arange(width, dtype=np.float32) * np.float32(masks.shape[2] / width)
     rows = np.minimum(rows.astype(np.int64), masks.shape[1] - 1)
     columns = np.minimum(columns.astype(np.int64), masks.shape[2] - 1)
 
-    result = np.empty((len(masks), height, width), masks.dtype)
-    for mask, target in zip(masks, result):
-        if height < masks.shape[1]:
-            mask[rows].take(columns, axis=1, out=target, mode="clip")
-        else:
-            mask.take(columns, axis=1, mode="clip").take(rows, axis=0, out=target, mode="clip")
-    return result
+    out = np.zeros((len(masks), height, width), masks.dtype) if out is None else out
+    if hasattr(masks, "decode"):
+        return masks.decode(out, rows, columns)
+    for mask, target in zip(masks, out):
+        target[:] = mask if mask.shape == target.shape else mask[rows].take(columns, axis=1, mode="clip")
+    return out
 
 
 def resize_boxes(boxes, size_from, size_to):
@@ -317,9 +320,8 @@ def _add_ground_truth(batch, samples, sizes):
     objects = max(1, *(len(sample.boxes) for sample in samples))
     batch.boxes = np.zeros((count, objects, 4), np.float32)
     batch.labels = np.zeros((count, objects), np.int64)
-    batch.masks = np.zeros((count, objects, height, width), np.uint8)
-    batch.crowd = np.zeros((count, objects), bool)
-    batch.valid = np.zeros((count, objects), bool)
+    batch.masks = sparse_zeros((count, objects, height, width), np.uint8)
+    batch.crowd, batch.valid = np.zeros((2, count, objects), bool)
     if samples[0].keypoints is not None:
         batch.keypoints = np.zeros((count, objects, samples[0].keypoints.shape[1], 3), np.float32)
 
@@ -327,9 +329,7 @@ def _add_ground_truth(batch, samples, sizes):
         g, size = len(sample.boxes), sample.image.shape[:2]
         check_shape("ImageTransform", f"masks of {sample.name}", sample.masks, (g, *size))
         batch.boxes[n, :g] = resize_boxes(sample.boxes, size, (h, w))
-        batch.labels[n, :g] = sample.labels
-        batch.masks[n, :g, :h, :w] = sample.masks if size == (h, w) else resize_masks(sample.masks, h, w)
-        batch.crowd[n, :g] = sample.crowd
-        batch.valid[n, :g] = True
+        batch.labels[n, :g], batch.crowd[n, :g], batch.valid[n, :g] = sample.labels, sample.crowd, True
+        resize_masks(sample.masks, h, w, out=batch.masks[n, :g, :h, :w])
         if sample.keypoints is not None:
             batch.keypoints[n, :g] = resize_keypoints(sample.keypoints, size, (h, w))

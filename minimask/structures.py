@@ -17,7 +17,7 @@ class Sample:
     image: np.ndarray  # (H, W, 3) uint8, RGB
     boxes: np.ndarray  # (G, 4) float32: x1, y1, x2, y2
     labels: np.ndarray  # (G,) int64: 1 .. num_classes - 1 (0 is the background)
-    masks: np.ndarray  # (G, H, W) uint8: 0 or 1
+    masks: np.ndarray  # (G, H, W) uint8: 0 or 1. A COCO dataset gives EncodedMasks, which can be used like an array
     crowd: np.ndarray  # (G,) bool: a crowd is neither a positive nor a negative
     image_id: int
     name: str  # for messages: file name or "toy train 17"

@@ -51,5 +51,5 @@ def turn(sample):
         x, y, visibility = np.moveaxis(keypoints, -1, 0)
         keypoints = np.stack([y, np.where(visibility > 0, width - x, 0), visibility], axis=-1)
 
-    image, masks = np.ascontiguousarray(np.rot90(sample.image)), np.rot90(sample.masks, axes=(1, 2))
+    image, masks = np.ascontiguousarray(np.rot90(sample.image)), sample.masks[:, :, ::-1].swapaxes(1, 2)
     return replace(sample, image=image, boxes=boxes, masks=masks, keypoints=keypoints)

@@ -1,7 +1,7 @@
 """A dataset of photos with COCO annotations: polygons, RLE, crowds, keypoints, images without objects.
 
-The annotations are checked when the file is opened (`coco_file.py`). Images are read and masks decoded one at a time,
-when they are needed.
+The annotations are checked when the file is opened (`coco_file.py`). Images are read when they are needed, and masks
+are decoded at the size at which they are needed (`encoded_masks.py`).
 
 Rules
 - Labels are 1 to C in the order of the category ids (0 is the background).
@@ -18,9 +18,9 @@ import numpy as np
 from minimask.datasets.augmentation import flip_order
 from minimask.datasets.coco_file import read_coco, read_json
 from minimask.datasets.coco_objects import box_of
+from minimask.datasets.encoded_masks import EncodedMasks
 from minimask.datasets.image_files import ImageFiles
 from minimask.datasets.photos import read_image
-from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
 from minimask.run.settings import did_you_mean
 from minimask.structures import Sample
@@ -111,9 +111,7 @@ class CocoDataset:
         image, annotations = self.images[index], self._annotations[self.images[index]["id"]]
         pixels = self._read(index)
         height, width = pixels.shape[:2]
-        masks = np.zeros((len(annotations), height, width), np.uint8)
-        for mask, annotation in zip(masks, annotations):
-            mask[:] = decode_segmentation(annotation["segmentation"], height, width)
+        masks = EncodedMasks.of([annotation["segmentation"] for annotation in annotations], height, width)
         boxes = [box_of(annotation) for annotation in annotations]
         boxes = np.array(boxes, np.float32).reshape(-1, 4)
         return Sample(

@@ -1,9 +1,34 @@
-"""Memory of the host: keep what is freed, because a fresh page costs as much as the arithmetic on it."""
+"""Memory of the host: reuse what was freed, and take no memory for zeros that nobody writes to.
 
+A fresh page of memory costs as much as the arithmetic on it.
+"""
+
+import contextlib
 import ctypes
 import functools
+import math
+import mmap
 import os
 import sys
+
+import numpy as np
+
+LARGE = 2**26  # bytes from which zeros get pages of their own
+
+
+def sparse_zeros(shape, dtype):
+    """An array of zeros. A large one takes memory only where it is written to, in pages of 4 KB.
+
+    np.zeros does not do this: it asks for pages of 2 MB, or reuses freed memory (see below), which it has to clear.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < LARGE:
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a Linux without large pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 @functools.cache
