@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadgroup
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 sanitize: $(VENV)/installed-test
 	@echo "installing CuPy and compute-sanitizer in $(VENV) ..."

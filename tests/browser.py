@@ -81,8 +81,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def open_browser():
-    """A Browser; fails at the end if it has `problems`. Skips the test if there is no Chromium."""
+def start():
+    """A running Chromium without pages. Skips the test if there is no Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
@@ -90,11 +90,28 @@ def open_browser():
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         try:
-            opened = Browser(chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}))
-            yield opened
+            yield chromium
         finally:
             chromium.close()
+
+
+@contextlib.contextmanager
+def open_page(chromium):
+    """A Browser: an empty page that keeps nothing of earlier pages. Fails at the end if it has `problems`."""
+    context = chromium.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+    try:
+        opened = Browser(context.new_page())
+        yield opened
+    finally:
+        context.close()
     assert not opened.problems, "\n".join(opened.problems)
+
+
+@contextlib.contextmanager
+def open_browser():
+    """A Browser in a Chromium of its own. Skips the test if there is no Chromium."""
+    with start() as chromium, open_page(chromium) as opened:
+        yield opened
 
 
 def look_at_slides(opened, address):

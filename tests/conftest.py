@@ -8,10 +8,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
-# The tests of these files take long and are independent of one another, so pytest-xdist may distribute them. The tests
-# of any other file stay in one process, so that the file's fixtures are prepared only once.
-SPREAD = ("test_notebooks.py", "test_planted_bugs.py", "test_distributed.py")
-
 
 def pytest_sessionstart(session):
     """Compile the kernels on all cores before the tests, and discard outdated ones: see machine/warmup.py."""
@@ -21,18 +17,21 @@ def pytest_sessionstart(session):
         warmup.ensure(progress=False)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("xdist_group") is not None:
-            continue
-        if "lectures" in item.fixturenames:  # the slides, written once for all of these tests
-            item.add_marker(pytest.mark.xdist_group("slides"))
-        elif "pages" in item.fixturenames:  # the book, likewise
-            item.add_marker(pytest.mark.xdist_group("book"))
-        elif item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    items.sort(key=lambda item: item.path.name not in SPREAD)  # the long ones first, so that the workers end together
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, distribute the tests as scheduling.py says."""
+    if config.getvalue("dist") == "loadfile":
+        from tests.scheduling import ByFile
+
+        config.option.loadscopereorder = False  # the order of collection instead of the number of tests
+        return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import rank
+
+        items.sort(key=lambda item: rank(item.nodeid))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The course itself: each notebook runs from a clean kernel, matches its source, and fits into slides and book.
+"""The course itself: each notebook runs from a clean kernel and matches its source.
 
 Each notebook is run once, within its own time limit, in the way students work: before the solution of an exercise, its
 stub is run and checked, and the check must report that the function is not written yet.
@@ -14,8 +14,7 @@ for package in ("jupytext", "nbclient", "nbgrader", "nbconvert", "ipykernel"):
     pytest.importorskip(package, reason=NO_TOOLS)
 
 from minimask import course  # noqa: E402
-from minimask.course import coverage, exercises, notebooks, slides  # noqa: E402
-from tests import browser  # noqa: E402
+from minimask.course import coverage, exercises, notebooks  # noqa: E402
 
 NAMES = """
 00_start_here 01_tensors_and_autograd 02_convolution 03_backbone 04_feature_pyramid 05_anchors_and_boxes 06_rpn
@@ -79,52 +78,3 @@ def test_sections_name_their_slides():
     if not SOURCES:
         pytest.skip(NOT_YET)
     assert [problem for problem in coverage.problems() if "no section teaches" not in problem] == []
-
-
-@pytest.fixture(scope="module")
-def lectures(tmp_path_factory):
-    """The folder of the slides."""
-    if not SOURCES:
-        pytest.skip(NOT_YET)
-    folder = tmp_path_factory.mktemp("lectures")
-    slides.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """The folder of the book."""
-    if not SOURCES:
-        pytest.skip(NOT_YET)
-    pytest.importorskip("myst_nb", reason=NO_TOOLS)
-    from minimask.course import book
-
-    folder = tmp_path_factory.mktemp("book") / "pages"
-    book.write(folder)
-    return folder
-
-
-@each_notebook
-def test_slides_fit_and_show_their_figures(path, lectures):
-    built = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
-    with browser.open_browser() as opened:
-        seen = browser.look_at_slides(opened, (lectures / f"{path.stem}.html").as_uri())
-    problems = [f"slide {i + 1} ({slide.title}): {text}" for i, slide in enumerate(seen) for text in slide.problems]
-    assert not problems, "\n".join(problems)
-    assert len(seen) == notebooks.slide_count(built)
-    assert sum(slide.figures for slide in seen) == sum(map(figures_on_slides, built.cells))
-
-
-def figures_on_slides(cell):
-    """The number of figures of a cell that are on a slide."""
-    shown = notebooks.slide_type(cell) in slides.ON_SLIDES and "hide-output" not in cell.metadata.get("tags", [])
-    return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", [])) if shown else 0
-
-
-@each_notebook
-def test_pages_of_the_book_show_their_figures(path, pages):
-    with browser.serve(pages) as address, browser.open_browser() as opened:
-        page = opened.go(f"{address}/{path.stem}.html")
-        assert browser.broken_images(page) == []
-        assert page.locator("article h1").count() >= 1
-        assert page.locator(".merror, [data-mml-node=merror]").count() == 0  # formulas that MathJax cannot read
