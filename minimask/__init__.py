@@ -50,6 +50,10 @@ if not (Path(__file__).parent / "kernels").exists() and (_root / "kernels" / "co
 
 __version__ = "0.1.0"
 
+from minimask.machine import python_version  # noqa: E402
+
+python_version.check()
+
 from minimask import device as device  # noqa: E402
 from minimask import functional as functional  # noqa: E402  (gives Tensor its operators)
 from minimask.run.package import functions_first  # noqa: E402

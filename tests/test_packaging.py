@@ -3,10 +3,12 @@
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from minimask.machine import python_version
 from tests.lecture import ENGINE, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,10 +59,35 @@ def test_package_data_exists(project):
 def test_versions_of_python_are_the_same_everywhere(project):
     prefix = "Programming Language :: Python :: 3."
     minors = sorted(int(c.removeprefix(prefix)) for c in project["project"]["classifiers"] if c.startswith(prefix))
-    assert project["project"]["requires-python"] == f">=3.{minors[0]}"
+    assert project["project"]["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    assert (python_version.OLDEST, python_version.NEWEST) == ((3, minors[0]), (3, minors[-1]))
     said = f"Python 3.{minors[0]} to 3.{minors[-1]}"
     for name in ("README.md", "Makefile"):
         assert said in (ROOT / name).read_text(encoding="utf-8"), f"{name} does not say {said}"
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 15)])
+def test_other_versions_of_python_are_refused_in_one_sentence(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it was not installed
+    message = f"minimask runs on Python 3.10 to 3.14, .*; this is Python 3.{version[1]}$"
+    with pytest.raises(ImportError, match=message):
+        python_version.check()
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    with pytest.raises(SystemExit, match=message):
+        python_version.check()
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_the_first_and_the_last_version_of_python_pass(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
+    monkeypatch.setitem(sys.modules, "numba", None)
+    python_version.check()
+
+
+def test_a_newer_python_with_numba_is_welcome(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 15, 0, "final", 0))
+    python_version.check()
 
 
 def test_version_is_the_same_everywhere(project):
