@@ -4,13 +4,13 @@ Each NAME.py has a function `warm_up()` that calls every kernel of the file once
 reading the compiled code from Numba's cache on disk) happens at a moment of our choosing.
 """
 
-from minimask.machine.kernel_cache import choose_folder
+from minimask.machine.cache_folders import choose_kernel_folder
 from minimask.machine.threads import start_pool
 
 
 def _somewhere_here():
-    """A function of this folder, for `choose_folder`."""
+    """A function of this folder, for `choose_kernel_folder`."""
 
 
-choose_folder(_somewhere_here)
+choose_kernel_folder(_somewhere_here)
 start_pool()

@@ -9,6 +9,7 @@ import sys
 
 from minimask import __version__
 from minimask.errors import InputError
+from minimask.machine.cache_folders import choose_settings_folders
 from minimask.run import commands, data_commands, messages
 from minimask.run.options import (
     Collect,
@@ -30,6 +31,7 @@ EPILOG = "python -m minimask COMMAND --help explains a command's options and sho
 def main(argv=None):
     """Run one command. Returns the exit status: 0, 2 after bad input (reported in one message), 130 after Ctrl-C."""
     messages.print_what_can_be_printed()
+    choose_settings_folders()
     try:
         return _run(argv)
     except BrokenPipeError:  # the reader of our output has gone: minimask ... | head -1

@@ -399,6 +399,17 @@ def test_hashes_of_detectron2_files():
 
 def test_default_folder(tmp_path, monkeypatch):
     root = module.Path(module.__file__).resolve().parents[2]
-    assert module.default_folder() == root / "data"
+    assert module.default_folder("weights.pth") == root / "data"
     monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "minimask" / "weights/download.py"))
-    assert module.default_folder() == module.Path("data")
+    assert module.default_folder("weights.pth") == module.Path("data")
+
+
+def test_the_folder_of_a_checkout_that_cannot_be_written_to(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "here.pth").write_bytes(b"")
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "minimask" / "weights" / "download.py"))
+    monkeypatch.setattr(module, "can_write", lambda folder: False)
+    assert module.default_folder("here.pth") == data  # downloaded before, by whoever may write there
+    assert module.default_folder("new.pth") == module.Path("data")

@@ -25,6 +25,7 @@ from minimask import device
 from minimask.benchmark import growth
 from minimask.benchmark.cases import all_cases
 from minimask.errors import InputError
+from minimask.run.files import check_writable_file, write_files
 
 HERE = Path(__file__).resolve().parent
 
@@ -66,8 +67,7 @@ def main(args):
         threads = " ".join(map(str, args.threads))
         raise InputError(f"benchmark: --threads and --rounds must be at least 1, got {threads} and {args.rounds}")
     for file in filter(None, (args.growth, args.output)):
-        if not Path(file).resolve().parent.is_dir():
-            raise InputError(f"benchmark: {file}: its folder does not exist")
+        check_writable_file(file)
     if args.device != "cpu":
         device.resolve(args.device)  # raises and says what is missing
         if args.growth:
@@ -82,7 +82,7 @@ def main(args):
         growth.plot([row for row in report["results"] if row["threads"] == args.threads[0]], args.growth)
         print(f"\ndrawn into {args.growth}")
     if args.output:
-        Path(args.output).write_text(json.dumps(report, indent=1))
+        write_files({args.output: json.dumps(report, indent=1).encode()})
         print(f"\nwritten to {args.output}")
     return 0
 

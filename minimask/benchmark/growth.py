@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from minimask.run.files import write_files
+
 
 @dataclass
 class Series:
@@ -116,4 +118,4 @@ def plot(rows, path):
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=8, title="exponents", title_fontsize=8)
     figure.supylabel("milliseconds")
-    figure.savefig(path, format="png", dpi=110)
+    write_files({path: lambda file: figure.savefig(file, format="png", dpi=110)})

@@ -17,6 +17,7 @@ import sphinx_copybutton  # noqa: F401
 
 from minimask.course import notebooks, reference, slides
 from minimask.errors import InputError
+from minimask.run.files import check_writable
 
 TITLE = "Mask R-CNN from scratch"
 GUIDE = "using own_data published_weights gpu speed layout trace instructors slides contributing".split()
@@ -64,6 +65,7 @@ def write(folder, source=notebooks.course.FOLDER, numbers=()):
     source: folder of the notebooks' sources; its subfolder `guide`, if any, is the guide.
     numbers: only these notebooks; all of them by default.
     """
+    check_writable(folder)
     built = notebooks.read_built(source, numbers)
     with tempfile.TemporaryDirectory(prefix="minimask_book_") as place:
         place = Path(place)

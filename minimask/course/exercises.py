@@ -8,7 +8,7 @@ from nbgrader import preprocessors
 
 from minimask.course import notebooks
 from minimask.errors import InputError
-from minimask.run.files import write_files
+from minimask.run.files import check_writable, write_files
 
 STEPS = (
     preprocessors.ClearSolutions,
@@ -32,6 +32,7 @@ def write(paths, folder, overwrite=False):
 
     Raises InputError if that would replace a notebook that somebody has worked in, unless `overwrite` is true.
     """
+    check_writable(folder)
     contents = {}
     for path in paths:
         notebook = student_copy(notebooks.read_source(path))

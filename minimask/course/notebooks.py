@@ -33,7 +33,7 @@ from PIL import Image
 
 from minimask import course
 from minimask.errors import InputError
-from minimask.run.files import write_files
+from minimask.run.files import check_writable_file, write_files
 
 NAME = re.compile(r"(\d\d)_\w+\.py")
 TIME_LIMIT = 120  # seconds, unless the notebook's header says otherwise
@@ -211,6 +211,8 @@ def _palette(png):
 
 def build(paths):
     """Convert and run each source, and write the notebook beside it."""
+    for path in paths:
+        check_writable_file(path.with_suffix(".ipynb"))
     for path in paths:
         start = time.monotonic()
         print(f"{path.name} ...", end=" ", flush=True)

@@ -13,7 +13,7 @@ from nbconvert import SlidesExporter
 from traitlets.config import Config
 
 from minimask.course import notebooks
-from minimask.run.files import write_files
+from minimask.run.files import check_writable, write_files
 
 ON_SLIDES = ("slide", "subslide", "fragment", "notes")
 
@@ -75,6 +75,7 @@ def page(notebook, name):
 
 def write(folder, source=notebooks.course.FOLDER, numbers=()):
     """Write the slides of the notebooks to `folder`, and a page that lists the lectures with their lengths."""
+    check_writable(folder)
     built = {name: n for name, n in notebooks.read_built(source, numbers).items() if notebooks.slide_count(n)}
     contents = {Path(folder, name): data for name, data in assets().items()}
     for name, notebook in built.items():

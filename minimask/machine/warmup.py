@@ -1,6 +1,6 @@
 """Compiling the kernels before they are needed: once per machine, by several processes, with a progress line.
 
-Numba keeps compiled code on disk (`cache=True`; kernel_cache.py says where). Beside it we keep a stamp: a hash of each
+Numba keeps compiled code on disk (`cache=True`; cache_folders.py says where). Beside it we keep a stamp: a hash of each
 kernel file's source when it was compiled. If the hash has not changed there is nothing to do, and finding that out
 takes a few milliseconds.
 

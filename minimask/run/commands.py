@@ -114,7 +114,7 @@ def predict(args):
     """python -m minimask predict"""
     from minimask import device, weights
     from minimask.machine import warmup
-    from minimask.run.files import check_writable, json_bytes, write_files
+    from minimask.run.files import check_writable_file, json_bytes, write_files
     from minimask.run.photo_paths import find_photos, passed_text
     from minimask.run.predict import coco_results, predict_files
     from minimask.run.training import set_up_machine
@@ -126,7 +126,7 @@ def predict(args):
     if passed and not args.quiet:
         say(f"passed over: {passed_text(passed)}")
     if options.coco:
-        check_writable(Path(options.coco).parent)
+        check_writable_file(options.coco)
     where = device.resolve(options.device)
     opened = weights.open_file(args.weights, args.classes)
     _say_skipped(args.weights, opened)

@@ -12,7 +12,7 @@ FORMATS = ("labelme", "via", "yolo", "voc", "labels")  # datasets/formats reads 
 def import_annotations(args):
     """python -m minimask import"""
     from minimask.datasets.formats import to_coco
-    from minimask.run.files import json_bytes, write_files
+    from minimask.run.files import check_writable_file, json_bytes, write_files
 
     output = Path(args.output)
     if output.is_dir():
@@ -21,6 +21,7 @@ def import_annotations(args):
         )
     if output.exists() and not args.overwrite:
         raise InputError(f"{output}: exists already; delete it, write elsewhere (--output), or use --overwrite")
+    check_writable_file(output)
     content, root, problems = to_coco(args.source, args.format, args.images, args.classes)
     if not DataOptions(**given(args, DataOptions)).skip_bad:
         problems.refuse("Nothing was written. Mend these, or leave them out with --skip-bad.")
@@ -38,7 +39,10 @@ def inspect(args):
     """python -m minimask inspect"""
     from minimask import draw
     from minimask.run import inspection
+    from minimask.run.files import check_writable
 
+    if args.images:  # its pictures are drawn only then
+        check_writable(args.output)
     found = inspection.inspect(args.source, args.images, args.annotations)
     print(found)
     for name, picture in found.pictures.items():

@@ -42,15 +42,48 @@ def write_files(contents, otherwise="what was there before is unchanged"):
 
 
 def check_writable(folder):
-    """Raises InputError if no file can be written into a folder. The folder is made if it does not exist."""
+    """Raises InputError if no file can be written into a folder, which need not exist yet. Leaves nothing behind."""
     folder = Path(folder)
-    probe = folder / f".{os.getpid()}{PARTIAL}"
+    with _refusing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        _probe(folder)
+
+
+def check_writable_file(path):
+    """Raises InputError if a file cannot be written, before the work for its contents begins. Leaves nothing behind."""
+    path = Path(path)
+    with _refusing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has this name")
+        _probe(path.parent)
+
+
+def can_write(folder):
+    """Whether files can be written into a folder, which need not exist yet, as far as its permissions say."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        return os.access(_nearest(Path(folder)), os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def _probe(folder):
+    probe = _nearest(folder) / f".{os.getpid()}{PARTIAL}"
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def _nearest(folder):
+    """The folder itself or, if it does not exist, the nearest of its parents that does. Raises OSError."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+@contextlib.contextmanager
+def _refusing(path):
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be written to ({error.strerror or error})") from error
 
 
 def put_in_place(temporary, path):

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from minimask import __version__
 from minimask.errors import InputError
-from minimask.run.files import put_in_place
+from minimask.run.files import can_write, put_in_place
 
 try:
     import fcntl
@@ -116,8 +116,8 @@ def main(args, table=WEIGHTS):
     if args.list or not args.name:
         print(listing(table))
         return 0
-    folder = Path(args.output) if args.output else default_folder()
     weights = find(args.name, table)
+    folder = Path(args.output) if args.output else default_folder(weights.file)
     there = (folder / weights.file).exists()
     path = download(args.name, folder, table=table)
     here = shlex.quote(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path))
@@ -138,10 +138,11 @@ def listing(table=WEIGHTS):
     return "\n".join([*lines, "", NOTES])
 
 
-def default_folder():
-    """`data/` of the checkout, if this is one, otherwise `data/` in the current folder."""
+def default_folder(file):
+    """`data/` of the checkout if it holds the file or can be written to, otherwise `data/` in the current folder."""
     root = Path(__file__).resolve().parents[2]
-    return root / "data" if (root / "pyproject.toml").is_file() else Path("data")
+    data, checkout = root / "data", (root / "pyproject.toml").is_file()
+    return data if checkout and ((data / file).exists() or can_write(data)) else Path("data")
 
 
 # ------------------------------------------------------------------------------------------------------------- download
