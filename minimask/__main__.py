@@ -86,6 +86,7 @@ def make_parsers():
         _import,
         _inspect,
         _benchmark,
+        _tables,
         _compile,
         _course,
     ):
@@ -346,6 +347,13 @@ def _benchmark(subparsers):
 """,
     )
     benchmark.add_arguments(parser)
+
+
+def _tables(subparsers):
+    from minimask.systems.tables import command
+
+    text = "run the decks' tables again: every system, trained and compared on drawn scenes"
+    command.add_arguments(_command(subparsers, "tables", command.tables, text, command.EXAMPLES))
 
 
 def _compile(subparsers):

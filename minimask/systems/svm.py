@@ -1,7 +1,7 @@
 """What R-CNN fits to fixed features: a linear SVM with hard negatives, and a ridge regression of boxes.
 
 Girshick et al. 2014, section 2.3 and appendix C. Both are convex, so scikit-learn finds the best solution; there is no
-learning rate and no step.
+learning rate and no step. (The authors' hinge loss is squared here, which converges in far fewer passes.)
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def fit_svm(positives, negatives):
     chosen = np.arange(len(negatives)) % 10 == 0
     for _ in range(ROUNDS):
         features = np.concatenate([positives, negatives[chosen]]) * scale
-        svm = LinearSVC(C=COST, loss="hinge", dual=True, intercept_scaling=10, random_state=0, max_iter=5000)
+        svm = LinearSVC(C=COST, loss="squared_hinge", dual=False, intercept_scaling=10, max_iter=5000)
         svm.fit(features, np.arange(len(features)) < len(positives))
         weight, bias = svm.coef_[0] * scale, float(svm.intercept_[0])
         hard = negatives @ weight + bias > MARGIN
