@@ -153,6 +153,17 @@ def test_a_damaged_array_is_named(tmp_path):
         checkpoint.read(path)
 
 
+def test_a_message_about_a_damaged_name_takes_one_line(tmp_path):
+    path = save(tmp_path, 1)
+    content = path.read_bytes()
+    place = content.rindex(b"model/head.bias")  # in the table of contents
+    path.write_bytes(content[:place] + b"\n" + content[place + 1 :])
+    with pytest.raises(InputError) as caught:
+        checkpoint.read(path)
+    assert str(caught.value).startswith(f"{path}: the checkpoint is damaged (?odel/head.bias")
+    assert str(caught.value).isprintable()
+
+
 def test_the_one_before_is_used_if_the_newest_is_damaged(tmp_path):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)

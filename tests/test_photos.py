@@ -183,6 +183,18 @@ def test_damaged_exif_prints_nothing(tmp_path):
     assert done.returncode == 0 and not done.stderr and done.stdout.startswith("("), done.stderr
 
 
+def test_pillow_logs_nothing(tmp_path):
+    """It would log an error on stderr, besides the InputError that says what is wrong."""
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (4, 8)).save(path)
+    data = path.read_bytes()
+    tag = (277).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")  # samples per pixel
+    path.write_bytes(data.replace(tag + b"\3", tag + b"\x08"))
+    code = f"from minimask.datasets.photos import read_image; read_image({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "a.tif: not a readable image" in done.stderr and "More samples" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "content, reason",
     [

@@ -1,5 +1,6 @@
 """Reading photo files the way people see them: turned upright, in color, without transparency."""
 
+import logging
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from minimask.errors import InputError
 # A photo of 10,000 x 10,000 pixels is a photo, not an attack. Beyond 179 megapixels Pillow still refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF data, which nobody needs
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # InputError says what is wrong; Pillow need not, too
 
 ORIENTATION, WIDTH, LENGTH = 0x0112, 256, 257  # tags of EXIF and TIFF
 SIDEWAYS = (5, 6, 7, 8)

@@ -15,6 +15,7 @@ from minimask import __version__
 from minimask.device import to_cpu
 from minimask.errors import DamagedError, InputError
 from minimask.run.files import write_files
+from minimask.run.messages import printable
 
 FORMAT = "minimask checkpoint 1"
 
@@ -85,7 +86,7 @@ def _read_archive(path, file):
     except (InputError, MemoryError, OSError):  # see `read`
         raise
     except Exception as error:  # damage may raise anything, in zipfile, zlib, json or NumPy's reader of headers
-        raise DamagedError(f"{path}: the checkpoint is damaged ({name}: {error})") from error
+        raise DamagedError(f"{path}: the checkpoint is damaged ({printable(f'{name}: {error}')})") from error
 
     if kind != FORMAT:
         raise InputError(f"{path}: holds {kind!r}, but this version of minimask reads {FORMAT!r}")

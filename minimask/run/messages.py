@@ -11,6 +11,11 @@ def say(text):
         print(f"minimask: {text}", file=sys.stderr, flush=True)
 
 
+def printable(text):
+    """A text on one line, with ? for characters that do something else than show: damaged files have such names."""
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
 def say_problems(dataset):
     """Print what was left out of a data set, what is probably wrong in it, and what was read anyway."""
     report = str(getattr(dataset, "problems", ""))

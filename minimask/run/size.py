@@ -3,6 +3,7 @@
 import math
 
 from minimask import presets
+from minimask.backbone import RESNETS
 from minimask.errors import InputError
 
 BLOCK = 1000  # an allowance for each layer: making one takes time, however small it is
@@ -21,12 +22,22 @@ def check_size(path, settings, arrays):
         raise InputError(f"{path}: describes a model of at least {needed:,} numbers, but holds only {there:,}")
 
 
+def _least_of_body(body):
+    """The same for a ResNet alone."""
+    block, layers, groups, group_width = RESNETS[body.name]
+    groups, group_width = body.groups or groups, body.group_width or group_width
+    total = 0
+    for blocks, channels in zip(body.layers or layers, body.channels):
+        width = channels * group_width // 64 * groups  # of the 3x3 convolution of a bottleneck
+        kernels = 9 * channels**2 if block == "basic" else 9 * width**2 // groups + 4 * width * channels
+        total += blocks * (BLOCK + kernels)
+    return total
+
+
 def _least(classes, groups):
     """About the least count of numbers in a model: its largest kernels, without normalization and shortcuts."""
-    body, total = groups["backbone"], 0
-    for blocks, channels in zip(body.layers or (1, 1, 1, 1), body.channels):
-        total += blocks * (BLOCK + channels * (body.group_width or 1) + (body.groups or 1) * channels // 64)
-        total += (blocks - 1) * channels**2 if (body.groups or 1) == 1 else 0
+    body = groups["backbone"]
+    total = _least_of_body(body)
     if "heads" not in groups:  # a system that classifies pixels
         return total
     roi, heads, width = groups["roi"], groups["heads"], body.channels[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minimask.errors import InputError
+from minimask.run.messages import printable
 
 WRAPPERS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights", "model_ema", "ema", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "ema_model.", "network.")
@@ -90,7 +91,7 @@ def _read_npz(path):
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except Exception as error:  # a damaged file may raise anything
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({printable(error)})") from error
 
 
 def _read_safetensors(path):
@@ -109,7 +110,7 @@ def _read_safetensors(path):
     except InputError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({printable(error)})") from error
     return state
 
 
