@@ -1,17 +1,12 @@
-"""Changes COCO files at random and reads them: anything but an InputError or an OSError is a defect of the reader.
+"""Changed COCO files: reading one may raise InputError or OSError, nothing else, and not take long or much memory.
 
-    python -m tests.fuzz_coco --count 5000
-
-prints every seed that ended otherwise. tests/test_coco_fuzz.py runs a few.
+python -m tests.fuzz_coco --count 5000      a long run; tests/test_fuzzing.py does a short one
 """
 
-import argparse
 import copy
 import json
 import random
-import tempfile
-import time
-import traceback
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -20,6 +15,7 @@ from minimask.datasets.coco import CocoDataset, split
 from minimask.datasets.coco_file import finite, read_coco
 from minimask.errors import InputError
 from minimask.evaluate import coco_average_precision
+from tests.fuzzing import main
 
 WIDTH, HEIGHT = 20, 10
 ODD = [
@@ -99,18 +95,33 @@ def _places(value):
         yield from _places(value[key])
 
 
-def attempt(folder, seed):
-    """Read one changed file in every way that the package does. Raises what is neither InputError nor OSError."""
-    rng = random.Random(seed)
-    content = mutate(sound(), rng)
-    text = json.dumps(content).encode()
+def prepare(folder, seed):
+    """Returns a function that reads changed file `number` in every way that the package does: see fuzzing.py."""
+    folder = Path(folder)
+    for number in range(3):  # the images that the files name
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{number}.png")
+
+    def attempt(number):
+        rng, wrong = random.Random(1_000_000 * seed + number), []
+        path = folder / "a.json"
+        path.write_bytes(_changed_file(rng))
+        found = mutate(results(), rng)
+        ends = {name: _outcome(name, way, wrong) for name, way in _ways(folder, path, found).items()}
+        return ends["train"], wrong
+
+    return attempt
+
+
+def _changed_file(rng):
+    text = bytearray(json.dumps(mutate(sound(), rng)).encode())
     if rng.random() < 0.2:  # damaged bytes
-        text = bytearray(text)
         for _ in range(rng.randint(1, 5)):
             text[rng.randrange(len(text))] = rng.randrange(256)
-    path = folder / "a.json"
-    path.write_bytes(text)
-    found = mutate(results(), rng)
+    return text
+
+
+def _ways(folder, path, found):
+    """Everything that the package does with such a file, name -> function."""
 
     def train(**options):
         dataset = CocoDataset(folder, path, **options)
@@ -120,47 +131,28 @@ def attempt(folder, seed):
         for kind in ("bbox", "segm"):
             coco_average_precision(dataset.coco_dict, [], kind)
 
-    ways = [
-        train,
-        lambda: train(skip_bad=True, keypoints=False),
-        lambda: json.dumps(split(finite(read_coco(path)[0]), 2), allow_nan=False),
-        *(lambda kind=kind: coco_average_precision(path, [], kind) for kind in ("bbox", "segm", "keypoints")),
-        *(lambda kind=kind: coco_average_precision(sound(), found, kind) for kind in ("bbox", "segm")),
-    ]
-    for way in ways:
-        try:
-            way()
-        except (InputError, OSError) as error:
-            str(error).encode("utf-8", "backslashreplace")
+    return {
+        "train": train,
+        "skip_bad": lambda: train(skip_bad=True, keypoints=False),
+        "split": lambda: json.dumps(split(finite(read_coco(path)[0]), 2), allow_nan=False),
+        **{f"truth {kind}": partial(coco_average_precision, path, [], kind) for kind in ("bbox", "segm", "keypoints")},
+        **{f"results {kind}": partial(coco_average_precision, sound(), found, kind) for kind in ("bbox", "segm")},
+    }
 
 
-def photos(folder):
-    """The images that the files name."""
-    for number in range(3):
-        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{number}.png")
-
-
-def main():
-    """Try `count` files, print what ended wrong and what took over 5 s."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    args = parser.parse_args()
-    bad = slow = 0
-    with tempfile.TemporaryDirectory() as folder:
-        photos(Path(folder))
-        for seed in range(args.seed, args.seed + args.count):
-            start = time.perf_counter()
-            try:
-                attempt(Path(folder), seed)
-            except Exception:
-                bad += 1
-                print(f"seed {seed}\n{traceback.format_exc(limit=-3)}", flush=True)
-            if time.perf_counter() - start > 5:
-                slow += 1
-                print(f"seed {seed}: {time.perf_counter() - start:.1f} s", flush=True)
-    print(f"{args.count} files: {bad} ended wrong, {slow} took over 5 s")
+def _outcome(name, way, wrong):
+    """How one way ends; a wrong end is added to `wrong`."""
+    try:
+        way()
+        return "read"
+    except (InputError, OSError) as error:
+        if not str(error).encode("utf-8", "backslashreplace").strip():
+            wrong.append((name, f"message: {error!r}"))
+        return type(error).__name__
+    except Exception as error:
+        wrong.append((name, f"{type(error).__name__}: {error}"))
+        return "failed"
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(prepare, "COCO files"))

@@ -1,17 +1,14 @@
-"""Damaged and crafted files of weights: reading one may raise InputError or OSError, nothing else, and not take long.
+"""Damaged and crafted files of weights: reading one may raise InputError or OSError, nothing else, and not take
+long or much memory.
 
 python -m tests.fuzz_weights --count 5000      a long run; tests/test_fuzzing.py does a short one
 """
 
-import argparse
 import copy
 import io
 import json
 import pickle
-import tempfile
-import time
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ import numpy as np
 from minimask import checkpoint, weights
 from minimask.errors import InputError
 from minimask.mask_rcnn import build
+from tests.fuzzing import main
 from tests.torch_files import piece, tensor, write_legacy, write_zip
 from tests.torch_files import storage as torch_storage
 
@@ -27,7 +25,6 @@ SMALL = dict(
     heads=dict(box_width=8, mask_channels=(4,), mask_width=4),
     transform=dict(min_size=32, max_size=64),
 )
-SLOW = 5.0  # seconds
 VALUES = (
     None, True, 0, 1, -1, 2, 3, 64, 10**6, 2**63, 10**30, 0.5, float("nan"), "", "fpn", "toy", [],  [1, 2], [[8]], {},
     {"name": "resnet50"}, {"a": 1}, [10**7] * 4, [1] * 4, "resnet50", "c4",
@@ -169,47 +166,34 @@ def _write_checkpoint(path, arrays, settings):
             archive.writestr(f"{name}.npy", buffer.getvalue())
 
 
-def run(folder, count, seed=0, first=0):
-    """Open `count` files. Returns (outcomes counted, a list of what went wrong: (number, way, error))."""
-    fuzzer, outcomes, wrong = Fuzzer(folder, seed), Counter(), []
-    for i in range(first, first + count):
-        path, way = fuzzer.make(i)
-        start = time.perf_counter()
-        for use in (weights.open_file, weights.recognize):
-            try:
-                weights.is_checkpoint(path)
-                use(path)
-                outcome = "read"
-            except (InputError, OSError) as error:
-                outcome = type(error).__name__
-                if not str(error).strip() or "\n" in str(error):
-                    wrong.append((i, way, f"message: {error!r}"))
-            except Exception as error:
-                outcome = "failed"
-                wrong.append((i, way, f"{use.__name__}: {type(error).__name__}: {error}"))
-            if use is weights.open_file:
-                outcomes[outcome] += 1
-        if time.perf_counter() - start > SLOW:
-            wrong.append((i, way, f"{time.perf_counter() - start:.1f} s"))
-    return outcomes, wrong
+def prepare(folder, seed):
+    """Returns a function that opens and recognizes file `number`: see fuzzing.py."""
+    fuzzer = Fuzzer(folder, seed)
+
+    def attempt(number):
+        path, way = fuzzer.make(number)
+        wrong = []
+        outcome = _outcome(way, path, weights.open_file, wrong)
+        _outcome(way, path, weights.recognize, wrong)
+        return outcome, wrong
+
+    return attempt
 
 
-def main(run, subject):
-    """The command line of a fuzzer."""
-    parser = argparse.ArgumentParser(description=f"Try damaged and crafted {subject}.")
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    args = parser.parse_args()
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, wrong = run(folder, args.count, args.seed, args.first)
-    for failure in wrong:
-        print(*failure)
-    counts = ", ".join(f"{name} {number}" for name, number in sorted(outcomes.items()))
-    print(f"{args.count} files in {time.perf_counter() - start:.0f} s: {counts}; {len(wrong)} wrong")
-    return 1 if wrong else 0
+def _outcome(way, path, use, wrong):
+    """How the use of one file ends; a wrong end is added to `wrong`."""
+    try:
+        weights.is_checkpoint(path)
+        use(path)
+        return "read"
+    except (InputError, OSError) as error:
+        if not str(error).strip() or "\n" in str(error):
+            wrong.append((way, f"message: {error!r}"))
+        return type(error).__name__
+    except Exception as error:
+        wrong.append((way, f"{use.__name__}: {type(error).__name__}: {error}"))
+        return "failed"
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(run, "files of weights"))
+    raise SystemExit(main(prepare, "files of weights"))
