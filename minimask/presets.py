@@ -14,6 +14,22 @@ from minimask.run.model_settings import GROUPS, check_together
 from minimask.run.settings import Settings, check_name
 from minimask.systems import SYSTEMS, system_class
 
+
+def merge(settings, changes):
+    """Groups of settings with `changes`: a group that is in both is merged, field by field.
+
+    A group may also be an object of its class; `backbone` and `conventions` may be a name alone.
+    """
+    merged = dict(settings)
+    for name, value in changes.items():
+        if name in ("backbone", "conventions") and isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, Settings):
+            value = vars(value)
+        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
 PRESETS = {
     # Trains on drawn 128 x 128 scenes on two CPU cores in minutes. RoIs read a level of stride 2 too: an animal of 16
     # pixels is 4 x 4 cells at stride 4, too few for ears and tails.
@@ -54,6 +70,23 @@ PRESETS = {
 }
 
 
+# The systems of the talk that are settings of the preset "toy". One map instead of a pyramid takes the anchors of all
+# its levels; with the fine stem C4 has stride 8, and so has the dilated C5.
+ONE_LEVEL = {"rpn": dict(anchor_sizes=((14, 20, 28, 40, 56, 80),))}
+BOXES_ALONE = {"heads": dict(mask=None)}
+ROI_POOL = {"roi": dict(pooling="roi_pool")}
+BOTTLENECKS = dict(name="resnet50", layers=(2, 2, 2, 2), channels=(16, 32, 64, 64))
+RESNEXT = dict(name="resnext50_32x4d", groups=8, group_width=16)  # 8 groups of 4 channels in stage 1
+
+PRESETS["toy_c4"] = merge(PRESETS["toy"], {"backbone": dict(neck="c4"), **ONE_LEVEL})
+PRESETS["toy_c5"] = merge(PRESETS["toy"], {"backbone": dict(neck="c5"), **ONE_LEVEL})
+PRESETS["toy_bottleneck"] = merge(PRESETS["toy"], {"backbone": BOTTLENECKS})  # what ResNeXt is compared with
+PRESETS["toy_resnext"] = merge(PRESETS["toy_bottleneck"], {"backbone": RESNEXT})
+PRESETS["toy_faster_rcnn"] = merge(PRESETS["toy"], BOXES_ALONE)  # the talk's "Faster R-CNN, RoIAlign": a pyramid
+PRESETS["toy_faster_rcnn_c4"] = merge(PRESETS["toy_c4"], {**BOXES_ALONE, **ROI_POOL})
+PRESETS["toy_faster_rcnn_c5"] = merge(PRESETS["toy_c5"], {**BOXES_ALONE, **ROI_POOL})
+
+
 OPTIONS = {  # what people look for among the settings
     "num_classes": "it is an argument of build; training counts the classes of the data",
     "classes": "they are an argument of build; training takes those of the data",
@@ -66,21 +99,6 @@ def check_num_classes(number):
     """Raises InputError unless `number` can be a number of classes."""
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 2:
         raise InputError(f"num_classes must be an integer of at least 2 (the background and one class), got {number!r}")
-
-
-def merge(settings, changes):
-    """Groups of settings with `changes`: a group that is in both is merged, field by field.
-
-    A group may also be an object of its class; `backbone` and `conventions` may be a name alone.
-    """
-    merged = dict(settings)
-    for name, value in changes.items():
-        if name in ("backbone", "conventions") and isinstance(value, str):
-            value = {"name": value}
-        if isinstance(value, Settings):
-            value = vars(value)
-        merged[name] = {**(merged.get(name) or {}), **value} if isinstance(value, dict) else value
-    return merged
 
 
 def complete(groups, preset=None):

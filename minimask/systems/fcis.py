@@ -57,12 +57,7 @@ class FCIS(MaskRCNN):
 
     Settings = FCISSettings
     groups = ("backbone", "rpn", "roi", "detection", "transform", "conventions")
-    preset = {
-        **PRESETS["toy"],
-        "backbone": {**PRESETS["toy"]["backbone"], "neck": "c5"},
-        "rpn": {**PRESETS["toy"]["rpn"], "anchor_sizes": ((14, 20, 28, 40, 56, 80),)},
-        "detection": dict(nms_threshold=0.3),
-    }
+    preset = {**PRESETS["toy_c5"], "detection": dict(nms_threshold=0.3)}
 
     def __init__(self, num_classes, system=None, **groups):
         self.system = FCISSettings.of(system)

@@ -22,7 +22,7 @@ from minimask.device import array_module
 from minimask.errors import InputError
 from minimask.image import bilinear_matrix, resize_bilinear
 from minimask.mask_rcnn import MaskRCNN
-from minimask.presets import PRESETS, merge
+from minimask.presets import PRESETS
 from minimask.roi_align import roi_align
 from minimask.run.model_settings import GROUPS
 from minimask.run.settings import Settings, setting
@@ -39,7 +39,7 @@ class HypercolumnSettings(Settings):
 class Hypercolumns(MaskRCNN):
     """The system: a Faster R-CNN on C5, and a mask branch that reads C2, C4 and the box head's fc7."""
 
-    preset = merge(PRESETS["toy"], {"backbone": dict(neck="c5"), "rpn": dict(anchor_sizes=[[14, 20, 28, 40, 56, 80]])})
+    preset = PRESETS["toy_c5"]
     groups = tuple(GROUPS)
     Settings = HypercolumnSettings
 

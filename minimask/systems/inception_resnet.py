@@ -117,12 +117,7 @@ class GRMI(MaskRCNN):
 
     Settings = GRMISettings
     groups = ("backbone", "rpn", "roi", "heads", "detection", "transform", "conventions")
-    preset = {
-        **PRESETS["toy"],
-        "backbone": {**PRESETS["toy"]["backbone"], "neck": "c5"},
-        "rpn": {**PRESETS["toy"]["rpn"], "anchor_sizes": ((14, 20, 28, 40, 56, 80),)},
-        "heads": {**PRESETS["toy"]["heads"], "mask": None},
-    }
+    preset = {**PRESETS["toy_faster_rcnn_c5"], "roi": PRESETS["toy"]["roi"]}
 
     def __init__(self, num_classes, system=None, **groups):
         self.system = GRMISettings.of(system)

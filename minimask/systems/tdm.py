@@ -57,11 +57,7 @@ class TDM(MaskRCNN):
 
     Settings = TDMSettings
     groups = ("backbone", "rpn", "roi", "heads", "detection", "transform", "conventions")
-    preset = {
-        **PRESETS["toy"],
-        "backbone": {**PRESETS["toy"]["backbone"], "neck": "c5"},  # "c5": one map, without the pyramid of fpn.py
-        "rpn": {**PRESETS["toy"]["rpn"], "anchor_sizes": ((14, 20, 28, 40, 56, 80),)},
-    }
+    preset = PRESETS["toy_c5"]  # one map, without the pyramid of fpn.py
 
     def __init__(self, num_classes, system=None, **groups):
         self.system = TDMSettings.of(system)
