@@ -55,10 +55,12 @@ def run_all(tasks, workers=None, quiet=False):
     for folder in {task.path.parent for task in tasks}:
         check_writable(folder)
     missing = [task for task in tasks if read(task.path, task) is None]
+    for folder in {task.path.parent for task in missing if task.plan.trunk == "pixels"}:
+        training.trunk_weights("pixels", folder)  # once, before the processes need it
     workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        jobs = {pool.submit(training.run, task.name, task.seed, task.plan, task.rate): task for task in missing}
+        jobs = {pool.submit(_run, task): task for task in missing}
         with tqdm(total=len(missing), desc="tables", unit="run", disable=quiet, dynamic_ncols=True) as bar:
             for job in concurrent.futures.as_completed(jobs):
                 task = jobs[job]
@@ -131,6 +133,10 @@ def read_rates(folder):
     if not isinstance(rates, dict) or not all(isinstance(value, dict) for value in rates.values()):
         raise InputError(f"{path}: must hold learning rates by row, for each way, got {rates!r:.80}")
     return rates
+
+
+def _run(task):
+    return training.run(task.name, task.seed, task.plan, task.rate, task.path.parent)
 
 
 def _one_thread():

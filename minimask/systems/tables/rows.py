@@ -13,7 +13,7 @@ from minimask.run.settings import check_name
 
 ANCHORS = {"rpn": {"first_level": 0, "anchor_sizes": [[14, 20, 28, 40, 56, 80]]}}  # of a single level
 RPN = {"rpn": {"samples": 128, "pre_nms": [300, 300], "post_nms": [100, 100]}}
-ROI = {"roi": {"samples": 32}}
+ROI = {"roi": {"samples": 16}}
 HEADS = {"heads": {"box_width": 128, "mask_channels": [32, 32], "mask_width": 32}}
 
 

@@ -3,12 +3,16 @@
 import functools
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
 
 import minimask
 from minimask.datasets.loader import InMemory, Loader
 from minimask.datasets.toy import ToyScenes
 from minimask.mask_rcnn import MaskRCNN, build
 from minimask.presets import class_of, complete, saved
+from minimask.run.files import write_files
 from minimask.systems.crops import CropSystem
 from minimask.systems.tables.measure import measure
 from minimask.systems.tables.rows import BY_NAME
@@ -29,21 +33,22 @@ class Plan:
 
     way: str
     trunk: str = "masks"
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 4
     train: int = 600
-    test: int = 200
+    test: int = 100
     split: str = "test"
 
 
 PLANS = {"quick": Plan("quick"), "full": Plan("full", steps=1600, train=2000, test=300)}
 RATE = 1.5e-3  # the learning rate of a row for which none was chosen
+PIXEL_STEPS = 800  # of the FCN whose body is the trunk of pixels
 
 
-def run(name, seed, plan, rate=RATE):
+def run(name, seed, plan, rate=RATE, folder=None):
     """Train a row with one seed and measure it.
 
-    name: of the row. rate: learning rate.
+    name: of the row. rate: learning rate. folder: where the trunk of pixels is kept (see `trunk_weights`).
     Returns a dict for json; its "numbers" are those of `measure.measure`.
     """
     began, cpu = time.perf_counter(), time.process_time()
@@ -52,7 +57,7 @@ def run(name, seed, plan, rate=RATE):
     scenes = {split: scenes_of(split, plan, row.size) for split in ("train", plan.split)}
     current = None
     if plan.way == "quick":
-        copy_body(model, trunk_weights(plan.trunk))
+        copy_body(model, trunk_weights(plan.trunk, folder))
         if reads_kept_features(model):
             current = attach(model, trunk_of(model, row, plan), plan.split)
 
@@ -113,13 +118,21 @@ def reads_kept_features(model):
 
 
 @functools.lru_cache(maxsize=2)
-def trunk_weights(kind):
-    """Name -> array. "masks": the weights of the model in this package; "pixels": those of an FCN, trained now."""
-    model = minimask.load("toy")
+def trunk_weights(kind, folder=None):
+    """Name -> array. "masks": the weights of the model in this package; "pixels": those of an FCN.
+
+    folder: the FCN is kept there, in trunk-pixels.npz, and trained only if the file is missing.
+    """
     if kind == "masks":
-        return model.state_dict()
+        return minimask.load("toy").state_dict()
+    path = None if folder is None else Path(folder) / "trunk-pixels.npz"
+    if path is not None and path.exists():
+        with np.load(path) as arrays:
+            return dict(arrays)
     fcn = build("fcn", classes=CLASSES, seed=0)
-    train(fcn, _scenes("train", 128, 2000), 0, Plan("full", steps=1000), RATE)
+    train(fcn, _scenes("train", 128, 2000), 0, Plan("full", steps=PIXEL_STEPS), RATE)
+    if path is not None:
+        write_files({path: lambda file: np.savez(file, **fcn.state_dict())})
     return fcn.state_dict()
 
 
