@@ -183,6 +183,18 @@ def test_damaged_exif_prints_nothing(tmp_path):
     assert done.returncode == 0 and not done.stderr and done.stdout.startswith("("), done.stderr
 
 
+def test_a_tiff_file_that_lacks_rows(tmp_path):
+    """Pillow would take 0.5 GB for this file of 300 bytes and return black rows."""
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (40, 4)).save(path)
+    length = (257).to_bytes(2, "little") + (4).to_bytes(2, "little") + (1).to_bytes(4, "little")
+    data = path.read_bytes()
+    assert length + (4).to_bytes(4, "little") in data
+    path.write_bytes(data.replace(length + (4).to_bytes(4, "little"), length + (1_000_000).to_bytes(4, "little")))
+    with pytest.raises(InputError, match=r"a.tif: not a readable image .it contains only 4 of its 1000000 rows"):
+        read_image(path)
+
+
 def test_pillow_logs_nothing(tmp_path):
     """It would log an error on stderr, besides the InputError that says what is wrong."""
     path = tmp_path / "a.tif"

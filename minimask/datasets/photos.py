@@ -14,7 +14,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF data, which nobody needs
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # InputError says what is wrong; Pillow need not, too
 
-ORIENTATION, WIDTH, LENGTH = 0x0112, 256, 257  # tags of EXIF and TIFF
+ORIENTATION = 0x0112  # tags of EXIF and TIFF
+WIDTH, LENGTH, STRIP_OFFSETS, ROWS_PER_STRIP = 256, 257, 273, 278
 SIDEWAYS = (5, 6, 7, 8)
 UNDO = {  # what turns an upright image into the one that is stored
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +41,7 @@ def read_image(path, rotate=True):
     try:
         with open(path, "rb") as file, Image.open(file) as picture:  # given a path, Pillow maps gray TIFFs wrongly
             orientation, tags = _orientation(picture), getattr(picture, "tag_v2", None) or {}
+            _check_strips(tags)
             picture.load()
             turned = orientation != 1 and _orientation(picture) == 1  # Pillow turns TIFF files when it loads them
             if rotate:
@@ -78,6 +80,14 @@ def rgb_array(picture):
     """The array (H, W, 3) uint8 that `read_image` would return for a PIL image."""
     name, tags = getattr(picture, "filename", "") or "image", getattr(picture, "tag_v2", None) or {}
     return np.array(_to_rgb(ImageOps.exif_transpose(picture), name, tags))
+
+
+def _check_strips(tags):
+    """Raises ValueError if a TIFF file lacks a part of its rows, which Pillow would fill with black, however many."""
+    if STRIP_OFFSETS in tags:
+        rows, length = len(tags[STRIP_OFFSETS]) * int(tags.get(ROWS_PER_STRIP, tags[LENGTH])), int(tags[LENGTH])
+        if rows < length:
+            raise ValueError(f"it contains only {rows} of its {length} rows")
 
 
 def _orientation(picture):
