@@ -20,7 +20,7 @@ from minimask.errors import InputError
 from minimask.run.files import check_writable
 
 TITLE = "Mask R-CNN from scratch"
-GUIDE = "using own_data published_weights gpu speed layout trace instructors slides contributing".split()
+GUIDE = "using own_data published_weights systems gpu speed layout trace instructors slides contributing".split()
 
 SETTINGS = f"""
 project = title = html_title = {TITLE!r}
