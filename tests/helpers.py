@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from PIL import Image
 
 from minimask.structures import Sample
 
@@ -24,6 +25,24 @@ SMALL_RUN = [*set_options(SMALL), "--batch-size", "2", "--threads", "1"]
 
 # A run of six steps with a checkpoint after every second one, as options of `minimask train`.
 SHORT_RUN = [*SMALL_RUN, "--max-size", "1333", "--toy-size", "64", "--steps", "6", "--save-every", "2", "--seed", "3"]
+
+
+def square_photos(folder, count):
+    """Write photos of noise with one square each, 1.png, 2.png, ..., and their COCO file a.json.
+
+    Returns the options of the command line that name them, a list of four texts.
+    """
+    folder.mkdir(exist_ok=True)
+    images, annotations = [], []
+    for i in range(1, count + 1):
+        picture = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+        square, box = [10, 10, 40, 10, 40, 40, 10, 40], [10, 10, 30, 30]
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": box, "segmentation": [square]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return ["--images", str(folder), "--annotations", str(folder / "a.json")]
 
 
 def make_sample(height=40, width=60, objects=2, keypoints=None, seed=0):

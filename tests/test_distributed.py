@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimask import checkpoint
+from minimask import checkpoint, datasets
 from minimask.__main__ import main
 from minimask.datasets.loader import Loader
 from minimask.datasets.toy import ToyScenes
@@ -22,7 +22,7 @@ from minimask.image import ImageTransform
 from minimask.machine import distributed
 from minimask.structures import Batch
 from tests import workers
-from tests.helpers import SHORT_RUN, step_of
+from tests.helpers import SHORT_RUN, SMALL_RUN, square_photos, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -167,6 +167,35 @@ def test_one_worker_that_fails_ends_all_with_its_message(tmp_path, kind, message
     _, complaints = run(2, "-m", "tests.workers", "fail", tmp_path / "none", kind, code=code)
     assert complaints.count(message) == 1
     assert "minimask: worker 1 of 2 failed; all workers are stopped" in complaints
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_photo_that_one_worker_cannot_read_loses_no_step(tmp_path, worker):
+    """It is the `worker`-th photo of the third batch: both workers stop after two steps, and these are saved."""
+    data = square_photos(tmp_path / "photos", 8)
+    order = Loader(datasets.coco(data[1], data[3]), ImageTransform(64, 96), batch_size=2, seed=3)._order(0)
+    bad = tmp_path / "photos" / f"{order[4 + worker] + 1}.png"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    options = [
+        *SMALL_RUN,
+        *data,
+        "--preset",
+        "toy",
+        "--seed",
+        "3",
+        "--batch-size",
+        "2",
+        "--steps",
+        "100",
+        "--save-every",
+        "1000",
+    ]
+    output = tmp_path / "run"
+    _, complaints = run(2, "-m", "minimask", "train", "--distributed", "--output", output, *options, code=2)
+    assert complaints.count(f"{bad.name}: not a readable image") == 1
+    assert f"minimask: worker {worker} of 2 failed" in complaints
+    assert complaints.count(f"go on with: python -m minimask train --output {output} --resume") == 1
+    assert step_of(checkpoint.find(output)) == len(lines_of(output)) == 2
 
 
 def test_a_mistake_of_all_workers_is_reported_once(tmp_path):

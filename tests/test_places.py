@@ -1,19 +1,17 @@
 """Every command works where neither the package nor the home nor the current folder can be written to."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from minimask.errors import InputError
 from minimask.machine import cache_folders, warmup
 from minimask.run.files import can_write, check_writable, check_writable_file
+from tests.helpers import square_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -51,7 +49,7 @@ class Closed:
         kernels.mkdir(mode=0o700)
         name = _CacheLocator.get_suitable_cache_subpath(str(self.package / "kernels" / "nms.py"))
         shutil.copytree(warmup._cache_folder(), kernels / name)
-        self.data = photos(folder / "photos")
+        self.data = square_photos(folder / "photos", 4)
         self.places = [self.package, *self.package.rglob("*"), self.home, self.here]
         for place in self.places:
             if not place.is_symlink():
@@ -71,21 +69,6 @@ class Closed:
             [*WITHOUT_RIGHTS, sys.executable, "-m", "minimask", *map(str, words)],
             cwd=self.here, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-
-
-def photos(folder):
-    """Four photos with one square each. Returns the options that name them and their COCO file."""
-    folder.mkdir()
-    images, annotations = [], []
-    for i in range(1, 5):
-        picture = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
-        square, box = [10, 10, 40, 10, 40, 40, 10, 40], [10, 10, 30, 30]
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": box, "segmentation": [square]})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
-    (folder / "a.json").write_text(json.dumps(content))
-    return ["--images", folder, "--annotations", folder / "a.json"]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +97,7 @@ def test_train_evaluate_predict_inspect_convert(closed):
     assert (closed.out / "run" / "losses.png").stat().st_size > 1000
     succeed(closed, "evaluate", "--weights", closed.out / "run", *closed.data)
     assert (closed.out / "run" / "evaluation" / "report.html").exists()
-    photo = closed.data[1] / "1.png"
+    photo = Path(closed.data[1], "1.png")
     succeed(closed, "predict", photo, "--weights", closed.out / "run", "--output", closed.out / "found")
     assert (closed.out / "found" / "1.json").exists()
     assert "finished after 2 steps" in succeed(closed, "inspect", closed.out / "run")
@@ -161,7 +144,7 @@ def test_tools_of_the_course(closed):
 def test_a_place_that_cannot_be_written_to_is_said_before_the_work(closed, words, place):
     for module in {"notebooks": ["jupytext"], "slides": ["nbconvert"], "book": ["sphinx", "myst_nb"]}.get(words[0], ()):
         pytest.importorskip(module, reason="the course's tools need it")
-    photos = closed.data[1]
+    photos = Path(closed.data[1])
     words = [word.replace("PHOTOS", str(photos)).replace("PHOTO", str(photos / "1.png")) for word in words]
     process = closed.run(*words)
     assert process.returncode == 2, process.stderr

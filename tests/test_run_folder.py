@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,7 +17,7 @@ from minimask.__main__ import main
 from minimask.errors import InputError
 from minimask.run import archive, folder, metrics
 from minimask.run.lock import FolderLock, refuse_locked
-from tests.helpers import step_of
+from tests.helpers import square_photos, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [
@@ -230,24 +229,8 @@ def test_what_can_be_read_of_a_damaged_log_is_kept(run, capsys):
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-def photos(folder, count):
-    """Photos with one square each, and their COCO file."""
-    folder.mkdir(exist_ok=True)
-    images, annotations = [], []
-    for i in range(1, count + 1):
-        picture = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
-        square = [10, 10, 40, 10, 40, 40, 10, 40]
-        box = [10, 10, 30, 30]
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": box, "segmentation": [square]})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
-    (folder / "a.json").write_text(json.dumps(content))
-    return ["--images", str(folder), "--annotations", str(folder / "a.json")]
-
-
 def test_a_truncated_photo_loses_no_step(tmp_path, capsys):
-    data, output = photos(tmp_path / "photos", 8), tmp_path / "run"
+    data, output = square_photos(tmp_path / "photos", 8), tmp_path / "run"
     bad = tmp_path / "photos" / "3.png"
     bad.write_bytes(bad.read_bytes()[:3000])
     more = ["--steps", "100", "--save-every", "1000", "--workers", "0"]
@@ -257,10 +240,22 @@ def test_a_truncated_photo_loses_no_step(tmp_path, capsys):
     assert step_of(checkpoint.find(output)) == len(records(output))
 
 
+def test_a_bad_photo_in_the_validation_loses_no_step(tmp_path, capsys):
+    data, output = square_photos(tmp_path / "photos", 4), tmp_path / "run"
+    _, bad_images, _, bad_annotations = square_photos(tmp_path / "validation", 2)
+    bad = tmp_path / "validation" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    more = ["--val-images", bad_images, "--val-annotations", bad_annotations, "--validate-every", "3"]
+    assert main(["train", "--output", str(output), *OPTIONS, *data, *more, "--steps", "9", "--save-every", "1000"]) == 2
+    errors = capsys.readouterr().err
+    assert "2.png: not a readable image" in errors and "--resume" in errors
+    assert step_of(checkpoint.find(output)) == len(records(output)) == 3
+
+
 def test_resume_names_data_that_grew(tmp_path, capsys):
-    data, output = photos(tmp_path / "photos", 4), tmp_path / "run"
+    data, output = square_photos(tmp_path / "photos", 4), tmp_path / "run"
     assert train(output, *data, "--epochs", "1") == 0
-    photos(tmp_path / "photos", 8)
+    square_photos(tmp_path / "photos", 8)
     assert train(output, "--resume") == 2
     assert "this run was started on 4 images, but the data set has 8 now" in capsys.readouterr().err
 

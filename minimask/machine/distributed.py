@@ -146,11 +146,17 @@ class Stopped(KeyboardInterrupt):
     """Raised after Ctrl-C once all workers know of it; each then ends on its own."""
 
 
+class OtherFailed(Exception):
+    """Another worker could not go on, and all know of it; that one will say why and end all."""
+
+
 def _end_all(error, tell):
     """Say what went wrong here and end all workers, because the others would wait for this one forever.
 
     The first worker is ahead, so that a mistake that stops all of them (a wrong option) is reported once.
     """
+    if isinstance(error, OtherFailed):
+        _group.comm.barrier()  # which the worker that failed never reaches
     time.sleep(0 if is_first() else LEAD)
     status = 1
     try:
@@ -319,6 +325,30 @@ class _Rows:
 def any_worker(flag):
     """Whether `flag` is true on any worker."""
     return bool(flag) if _group is None else any(_group.comm.allgather(bool(flag)))
+
+
+class Together:
+    """An iterator over this worker's batches. If a batch fails on any worker, it raises an error on all of them.
+
+    Where the batch failed, that is its own error, elsewhere OtherFailed. All workers have then taken the same steps.
+    """
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __next__(self):
+        error = None
+        try:
+            batch = next(self.batches)
+        except Exception as problem:
+            error = problem
+        if any_worker(error is not None):
+            raise error or OtherFailed
+        return batch
+
+    def close(self):
+        """Close the iterator over the batches."""
+        self.batches.close()
 
 
 def from_first(value):

@@ -108,15 +108,13 @@ class Run:
     def batches(self, loader):
         """Yields (step, batch) until the run is over or somebody asks it to stop; steps count from 0."""
         self.dataset, self.images = loader.dataset, len(loader.dataset)
-        self.data = self.steps.batches(loader.iterate(self.step))
+        self.data = self.steps.batches(distributed.Together(loader.iterate(self.step)))
         while not self._over() and not distributed.any_worker(self.stop.requested):
             try:
                 batch = next(self.data)
-            except Exception:  # an image that cannot be read: what was learned so far is kept
-                if distributed.size() == 1:
-                    self.finish()
-                    if self.talks:
-                        say(f"saved {self.checkpoint}; {self._how_to_go_on()}")
+            except Exception:  # an image that cannot be read, here or by another worker
+                self._keep()
+                distributed.any_worker(False)  # all wait until it is saved, because the error ends them
                 raise
             yield self.step, batch
 
@@ -165,6 +163,12 @@ class Run:
 
     # -------------------------------------------------------------------------------------------------- its parts
 
+    def _keep(self):
+        """Something went wrong between two steps: save what was learned so far, and say how to go on."""
+        self.finish()
+        if self.talks:
+            say(f"saved {self.checkpoint}; {self._how_to_go_on()}")
+
     def _how_to_go_on(self):
         return f"go on with: python -m minimask train --output {self.folder} --resume"
 
@@ -196,8 +200,12 @@ class Run:
         """The first worker validates while the others wait."""
         if not self.first:
             return
-        with distributed.alone():
-            scores = self.validate(self.model)
+        try:
+            with distributed.alone():
+                scores = self.validate(self.model)
+        except Exception:  # an image of the validation data that cannot be read
+            self._keep()
+            raise
         self.log.write(step=self.step, **{f"validation_{name}": value for name, value in scores.items()})
         self.best.offer(self.step, scores, self.model, self._settings())
         self.model.train()
