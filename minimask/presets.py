@@ -135,7 +135,8 @@ def kinds_of(preset):
     if preset not in SYSTEMS:
         return GROUPS
     system = system_class(preset)
-    return {**{name: GROUPS[name] for name in system.groups}, "system": system.Settings}
+    own = getattr(system, "kinds", {})
+    return {**{name: own.get(name, GROUPS[name]) for name in system.groups}, "system": system.Settings}
 
 
 def check_groups(groups, preset=None):

@@ -13,6 +13,7 @@ from minimask import device
 from minimask.errors import InputError
 from minimask.machine import card
 from minimask.machine.threads import set_threads, threads
+from minimask.run.show import bytes_text
 
 
 def wheels(*names):
@@ -122,4 +123,4 @@ def test_each_python_thread_has_its_own_number_of_kernel_threads():
 
 
 def test_sizes_are_readable():
-    assert card.size_text(2_345_000_000) == "2.35 GB" and card.size_text(1_234_000) == "1.23 MB"
+    assert [bytes_text(n) for n in (2_345_000_000, 170_200_000, 31_000)] == ["2.35 GB", "170.2 MB", "31 kB"]

@@ -207,6 +207,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys):
     numbers = {"bbox": {"AP": 0.25}, "segm": {"AP": 0.125}}
     (output / "evaluation" / "average_precision.json").write_text(json.dumps(numbers))
     assert inspect(capsys, output)["evaluation"].startswith("box AP 0.250, mask AP 0.125; see ")
+    numbers = {"bbox": {"AP": None}, "segm": {"AP": 0.125}, "pixels": {"mean IoU": 0.5}}
+    (output / "evaluation" / "average_precision.json").write_text(json.dumps(numbers))
+    assert inspect(capsys, output)["evaluation"].startswith("mask AP 0.125, mean IoU 0.500; see ")
 
 
 def test_a_run_on_data_passed_in_python_is_resumed_in_python(run, tmp_path):

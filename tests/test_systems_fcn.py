@@ -1,5 +1,7 @@
 """FCN, and what the systems of pixels share: maps of the truth, regions as objects, mean IoU."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -93,9 +95,14 @@ def test_training_finds_pixels_and_objects_and_the_checkpoint_comes_back(tmp_pat
     run = minimask.train(model, scenes, output=tmp_path / "run", **settings)
     again = minimask.load(run.folder)
     np.testing.assert_array_equal(again.segment(batch), model.segment(batch))
-    numbers = minimask.evaluate(again, scenes, quiet=True)
+    output = run.folder / "evaluation"
+    numbers = minimask.evaluate(again, scenes, output=output, quiet=True)
     assert 0.6 < numbers["pixels"]["mean IoU"] <= 1  # 0.21 if everything is background
     assert numbers["segm"]["AP50"] > 0.6
+    assert json.loads((output / "average_precision.json").read_text())["pixels"] == numbers["pixels"]
+    mean = f"{numbers['pixels']['mean IoU']:.3f}"
+    assert f"mean IoU of the pixels' classes: {mean}" in (output / "report.html").read_text().replace("&#x27;", "'")
+    assert f"mean IoU {mean}; see" in str(minimask.inspect(run.folder))
     after = model.losses(batch, sampling_generator(0, 0))["loss_pixels"].item()
     assert after < 0.2 * before
 
@@ -105,6 +112,9 @@ def test_settings_that_a_system_does_not_have_are_refused():
         minimask.errors.InputError, match="fcn has no group of settings rpn; its groups are backbone, transform"
     ):
         minimask.build("fcn", rpn={"samples": 64})
+    for name, value in {"neck": "c5", "fpn_channels": 32, "fpn_pool": True}.items():
+        with pytest.raises(minimask.errors.InputError, match=f"backbone.*{name}"):
+            minimask.build("fcn", backbone={name: value})
     with pytest.raises(minimask.errors.InputError, match="system.smallest_area must be an integer of at least 1"):
         minimask.build("fcn", system={"smallest_area": 0})
     with pytest.raises(ValueError, match="FCN.losses: needs rng"):

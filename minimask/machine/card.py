@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from minimask.errors import InputError
+from minimask.run.show import bytes_text
 
 ON_THE_CPU = "everything runs on the CPU too: leave the device out"
 
@@ -102,15 +103,10 @@ def enough_memory(advice):
         if cupy is None or not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
             raise
         asked = re.search(r"allocating ([\d,]+) bytes", str(error))
-        asked = size_text(int(asked[1].replace(",", ""))) if asked else "more"
+        asked = bytes_text(int(asked[1].replace(",", ""))) if asked else "more"
         held = cupy.get_default_memory_pool().used_bytes()
         free, total = cupy.cuda.runtime.memGetInfo()
         raise InputError(
-            f"the card's memory is full: {asked} were requested, {size_text(held)} are held here, {size_text(free)} of "
-            f"{size_text(total)} are free; {advice}"
+            f"the card's memory is full: {asked} were requested, {bytes_text(held)} are held here, "
+            f"{bytes_text(free)} of {bytes_text(total)} are free; {advice}"
         ) from error
-
-
-def size_text(count):
-    """A number of bytes for people: "2.35 GB" or "1.23 MB"."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

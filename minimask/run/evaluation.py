@@ -17,7 +17,8 @@ def evaluate(model, dataset, output=None, quiet=False, note="", **options):
     quiet: no progress bar, and no table.
     note: a line for the head of the report, such as which weights these are.
     options: max_detections (per image, default 100), batch_size (default 1), device, precision, threads.
-    Prints COCO's table and AP per class. Returns the numbers: {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": ...}.
+    Prints COCO's table and AP per class. Returns the numbers: {"bbox": {"AP": ..., "AP50": ..., ...}, "segm": ...}. A
+    model that gives each pixel a class adds "pixels": {"mean IoU": ...}.
     Raises InputError for data that does not fit the model, and before the work begins if nothing can be written.
     """
     from minimask.evaluate import evaluate as average_precision
@@ -45,16 +46,15 @@ def evaluate(model, dataset, output=None, quiet=False, note="", **options):
     )
     names = dict(zip(category_list(dataset.category_ids), getattr(dataset, "class_names", ())))
     table, rows = format_table(found.numbers), per_class(found.scoring, names)
+    if hasattr(model, "segment"):
+        found.numbers["pixels"] = pixel_numbers(model, dataset, chosen.batch_size)
+        table += f"\nmean IoU of the pixels' classes: {found.numbers['pixels']['mean IoU']:.3f}"
     if not quiet:
         print(f"{len(dataset)} images")
         print(table)
         print(f"\n{class_table(rows)}")
     if output is not None:
         write_report(Path(output), found, dataset, names, table, rows, note)
-    if hasattr(model, "segment"):
-        found.numbers["pixels"] = pixel_numbers(model, dataset, chosen.batch_size)
-        if not quiet:
-            print(f"mean IoU of the pixels' classes: {found.numbers['pixels']['mean IoU']:.3f}")
     return found.numbers
 
 

@@ -84,12 +84,14 @@ def _losses(log):
 
 
 def _evaluation(folder):
-    """Average precision by kind that `evaluate` has written into the folder of a run; None if it has not."""
+    """What `evaluate` has written into the folder of a run: average precision by kind, mean IoU; None if it has not."""
     try:
         numbers = json.loads((folder / REPORT.parent / "average_precision.json").read_text(encoding="utf-8"))
-        return {f"{KINDS[kind]}_AP": float(numbers[kind]["AP"]) for kind in numbers}
-    except (OSError, ValueError, KeyError, TypeError):
+        scores = {f"{KINDS[kind]}_AP": numbers[kind]["AP"] for kind in KINDS if kind in numbers}
+        scores |= {"mean_IoU": numbers["pixels"]["mean IoU"]} if "pixels" in numbers else {}
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+    return {name: float(score) for name, score in scores.items() if isinstance(score, (int, float))} or None
 
 
 def _next(folder, facts, settings):

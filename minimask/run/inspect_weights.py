@@ -9,8 +9,9 @@ from minimask.datasets.coco_names import UNUSED, meanings
 from minimask.errors import InputError
 from minimask.run.best import BEST
 from minimask.run.folder import check_complete
-from minimask.run.inspection import Inspection, bytes_text, row, scores_text, time_text, wrapped_row
+from minimask.run.inspection import Inspection, row, scores_text, time_text, wrapped_row
 from minimask.run.log import LOG
+from minimask.run.show import bytes_text
 from minimask.systems import SYSTEMS
 from minimask.weights import published
 

@@ -100,11 +100,6 @@ def time_text(seconds):
     return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 // 60 else "")
 
 
-def bytes_text(count):
-    """A number of bytes: "170.2 MB", "31 kB"."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
 def scores_text(scores):
     """Average precision by kind: {"box_AP": 0.41, "mask_AP": 0.38} -> "box AP 0.410, mask AP 0.380"."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())

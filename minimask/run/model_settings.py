@@ -14,28 +14,34 @@ from minimask.run.settings import Settings, setting
 
 
 @dataclass(frozen=True, repr=False)
-class BackboneSettings(Settings):
-    """The body (backbone.py) and the neck that makes feature maps of it (fpn.py)."""
+class BodySettings(Settings):
+    """The body: a residual network (backbone.py)."""
 
     owner = "backbone."
     name: str = setting("resnet50", "the body", choices=tuple(RESNETS))
     norm: str = setting("frozen", "its normalization", choices=("batch", "frozen", "group"))
-    neck: str = setting(
-        "fpn", "maps for RPN and heads: a pyramid, C4 (stage 5 is a head then) or a dilated C5", ("fpn", "c4", "c5")
-    )
     stem: str = setting("large", "how the image is reduced before stage 1", choices=("large", "small", "fine"))
     channels: tuple[int, ...] = setting((64, 128, 256, 512), "channels of the four stages", least=1)
     layers: tuple[int, ...] | None = setting(None, "blocks in the four stages (none: those of the name)", least=1)
     groups: int | None = setting(None, "groups of a 3x3 convolution (none: those of the name)", least=1)
     group_width: int | None = setting(None, "channels of a group in stage 1 (none: those of the name)", least=1)
     norm_eps: float = setting(1e-5, "added to the variances before normalizing", least=0)
-    fpn_channels: int = setting(256, "channels of the pyramid's maps", least=1)
-    fpn_pool: bool = setting(True, "one more, coarser level: every second pixel of the last one")
 
     def body(self):
         """Those settings that are arguments of `backbone.resnet`, as a dict."""
         names = ("name", "norm", "stem", "channels", "layers", "groups", "group_width", "norm_eps")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True, repr=False)
+class BackboneSettings(BodySettings):
+    """The body (backbone.py) and the neck that makes feature maps of it (fpn.py)."""
+
+    neck: str = setting(
+        "fpn", "maps for RPN and heads: a pyramid, C4 (stage 5 is a head then) or a dilated C5", ("fpn", "c4", "c5")
+    )
+    fpn_channels: int = setting(256, "channels of the pyramid's maps", least=1)
+    fpn_pool: bool = setting(True, "one more, coarser level: every second pixel of the last one")
 
 
 @dataclass(frozen=True, repr=False)

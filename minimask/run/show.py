@@ -70,6 +70,13 @@ def size_text(shape):
     return f"{shape[0]} x {shape[1]}"
 
 
+def bytes_text(count):
+    """A number of bytes: "2.35 GB", "170.2 MB", "31 kB"."""
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
 def count_text(number, word):
     """A number and its noun: "1 image", "2 images"."""
     return f"{number} {word}{'' if number == 1 else 's'}"

@@ -8,6 +8,7 @@ this package has
 
     preset      the groups of settings that it is built from unless others are given: a model for drawn scenes
     groups      the names of the groups of settings that it understands (run/model_settings.py)
+    kinds       classes of its own for some of these groups, if it does not understand all of their settings
     Settings    its own settings, the group "system"
 
 and is called as `Class(num_classes, system=..., **groups)`. Like MaskRCNN, it returns losses in training and Detections

@@ -15,7 +15,7 @@ from minimask.device import array_module, to_cpu
 from minimask.image import ImageTransform
 from minimask.losses import class_loss
 from minimask.presets import PRESETS
-from minimask.run.model_settings import BackboneSettings, ConventionSettings, TransformSettings
+from minimask.run.model_settings import BodySettings, ConventionSettings, TransformSettings
 from minimask.run.predictor import Predictor, check_batch
 from minimask.run.settings import Settings, setting
 from minimask.structures import Detections
@@ -40,14 +40,18 @@ class PixelSystem(nn.Module, Predictor):
     `levels` are the feature maps C2 to C5 of the body.
     """
 
-    preset = {name: PRESETS["toy"][name] for name in ("backbone", "transform", "conventions")}
+    preset = {
+        **{name: PRESETS["toy"][name] for name in ("transform", "conventions")},
+        "backbone": {n: v for n, v in PRESETS["toy"]["backbone"].items() if n in BodySettings.__dataclass_fields__},
+    }
     groups = ("backbone", "transform", "conventions")
+    kinds = {"backbone": BodySettings}  # there is no neck
     Settings = PixelSettings
 
     def __init__(self, num_classes, system=None, backbone=None, transform=None, conventions=None):
         self.num_classes = num_classes
         self.system = self.Settings.of(system)
-        backbone, transform = BackboneSettings.of(backbone), TransformSettings.of(transform)
+        backbone, transform = BodySettings.of(backbone), TransformSettings.of(transform)
         self.conventions = resolve(**vars(ConventionSettings.of(conventions)))
         self.backbone = nn.Module()
         self.backbone.body = resnet(stride_in_1x1=self.conventions["stride_in_1x1"], **backbone.body())
