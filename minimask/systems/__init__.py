@@ -31,6 +31,7 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "g_rmi": "inception_resnet.GRMI",
     "mnc": "mnc.MNC",
     "tdm": "tdm.TDM",
+    "deep_watershed": "deep_watershed.DeepWatershed",
 }
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minimask import functional as F
 from minimask import nn
 from minimask.backbone import resnet
 from minimask.conventions import resolve
 from minimask.device import array_module, to_cpu
 from minimask.image import ImageTransform
 from minimask.losses import class_loss
+from minimask.machine import distributed
 from minimask.presets import PRESETS
 from minimask.run.model_settings import BodySettings, ConventionSettings, TransformSettings
 from minimask.run.predictor import Predictor, check_batch
@@ -120,6 +122,20 @@ def pixel_class_loss(scores, labels):
     """Cross-entropy per pixel. scores: Tensor (N, H, W, C). labels: (N, H, W) int, IGNORED ones do not count."""
     scores, labels = scores.reshape(-1, scores.shape[3]), labels.reshape(-1)
     return class_loss(scores, labels.clip(0), labels != IGNORED)
+
+
+def shares(weights, dtype):
+    """Weights of pixels, divided by their sum over the images of all workers."""
+    return (weights / distributed.total(weights.sum()).clip(1e-6)).astype(dtype)
+
+
+def best_classes(scores, batch):
+    """The best class of each pixel and its probability, (N, H, W) each, on the CPU; the padding is background.
+
+    scores: Tensor (N, H, W, C).
+    """
+    probabilities = F.softmax_array(scores.data)
+    return to_cpu(probabilities.argmax(axis=3) * inside(batch)), to_cpu(probabilities.max(axis=3))
 
 
 def whole_image_detections(objects, batch, count):
