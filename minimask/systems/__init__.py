@@ -32,6 +32,7 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "mnc": "mnc.MNC",
     "tdm": "tdm.TDM",
     "deep_watershed": "deep_watershed.DeepWatershed",
+    "pfn": "pfn.PFN",
 }
 
 
