@@ -33,6 +33,7 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "tdm": "tdm.TDM",
     "deep_watershed": "deep_watershed.DeepWatershed",
     "pfn": "pfn.PFN",
+    "instance_cut": "instance_cut.InstanceCut",
 }
 
 
