@@ -34,6 +34,7 @@ SYSTEMS = {  # name -> its module and class, which are imported when the system 
     "deep_watershed": "deep_watershed.DeepWatershed",
     "pfn": "pfn.PFN",
     "instance_cut": "instance_cut.InstanceCut",
+    "crf": "crf.CRF",
 }
 
 
