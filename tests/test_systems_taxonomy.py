@@ -7,6 +7,7 @@ import pytest
 
 import minimask
 from minimask.__main__ import make_parsers
+from minimask.errors import InputError
 from minimask.run.options import TrainOptions, given
 from minimask.systems import SYSTEMS, pictures, taxonomy
 from minimask.systems.taxonomy import SYSTEMS_OF_THE_TALK, TalkSystem
@@ -90,15 +91,30 @@ def test_a_row_that_is_not_run_says_so(monkeypatch):
     assert taxonomy.table().splitlines()[-1] == "| A | B 2017 | T19 | boxes alone |  | not run: it is too large |"
 
 
-@pytest.mark.parametrize("name, fits", [("toy", True), ("toy_c4", True), ("fcis", True), ("g_rmi", False)])
-def test_the_pictures_start_with_the_trained_body_where_it_fits(name, fits):
-    model, toy = minimask.build(name), minimask.load("toy").state_dict()
-    before = model.state_dict()
-    before = {key: array.copy() for key, array in before.items()}
-    assert pictures.start_with_trained_body(model) == fits
-    for key, array in model.state_dict().items():
-        copied = fits and key.startswith("backbone.body.")
-        np.testing.assert_array_equal(array, toy[key] if copied else before[key])
+def test_mask_rcnn_draws_masks_into_the_true_boxes():
+    model, overlaps = minimask.load("toy"), []
+    for sample in pictures.scenes():
+        found, true = pictures.masks_in_true_boxes(model, sample), sample.masks.astype(bool)
+        assert found.shape == true.shape
+        overlaps += ((found & true).sum(axis=(1, 2)) / (found | true).sum(axis=(1, 2))).tolist()
+    assert len(overlaps) == 19 and np.median(overlaps) > 0.8
+
+
+def test_fcis_draws_masks_into_the_true_boxes_from_its_maps():
+    model = minimask.build("fcis", classes=["cat", "dog", "duck"], system={"parts": 1})
+    maps = model.roi_heads.maps
+    maps.weight.data[...] = 0
+    maps.bias.data[:8] = [0, 3, -3, -3, 0, -3, 3, 3]  # inside of background, cat, dog, duck; then outside
+    for sample in pictures.scenes():
+        found = pictures.masks_in_true_boxes(model, sample)
+        for mask, label, (x1, y1, x2, y2) in zip(found, sample.labels, sample.boxes.astype(int)):
+            assert mask[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all() == (label == 1)
+            assert label == 1 or not mask.any()
+
+
+def test_a_system_that_draws_no_masks_into_given_boxes_says_so():
+    with pytest.raises(InputError, match="FCN draws no masks into given boxes: leave out --true-boxes"):
+        pictures.page({"fcn": minimask.build("fcn")}, true_boxes=True)
 
 
 def test_the_page_of_pictures(tmp_path, capsys):
@@ -107,6 +123,10 @@ def test_the_page_of_pictures(tmp_path, capsys):
     assert [len(sample.boxes) for sample in samples[:2]] == [5, 6]
     one, two = (pictures.page(models) for models in ({"toy": model}, {"toy": model, "again": model}))
     assert one.shape[1] == two.shape[1] and two.shape[0] > one.shape[0]
+
+    with pytest.raises(InputError, match="unknown system toy_c6; did you mean toy_c5"):
+        pictures.main(["toy_c6", "--output", str(tmp_path)])
+    assert not any(tmp_path.iterdir())
 
     options = ["toy_faster_rcnn", "--minutes", "0.02", "--output", str(tmp_path)]
     pictures.main(options)

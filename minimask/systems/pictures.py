@@ -1,25 +1,38 @@
 """What each system of the talk finds in the same four drawn scenes.
 
-    python -m minimask.systems.pictures fcis toy_c5              two systems, one below the other
-    python -m minimask.systems.pictures --minutes 2              all of them
+    python -m minimask.systems.pictures fcis toy_c5 --true-boxes       two systems, one below the other
+    python -m minimask.systems.pictures --minutes 2                    all of them
 
 Two scenes are crowded: one animal hides a part of another. There FCIS makes its typical mistakes, masks that leak into
 the neighbor and edges that do not exist (He et al. 2017, section 4.1 and figure 6), because overlapping objects share
 its score maps. In the third scene a bar cuts animals into pieces; the fourth is an ordinary one.
 
-A system that has no run in the output folder yet is trained first. Its body starts with the weights of the small model
-that comes with minimask, if the two bodies are alike, so that a minute or two of training is enough to see something.
+With --true-boxes, the systems draw only the masks, into the true boxes of the true classes. Then a short training is
+enough to compare masks, which are learned before boxes and classes are right.
+
+A system that has no run in the output folder yet is trained first. What fits of the body of the small model that comes
+with minimask is its start.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+
+import numpy as np
 
 import minimask
 from minimask.datasets import toy
 from minimask.draw import draw_prediction, draw_sample, grid, save_picture
+from minimask.errors import InputError
+from minimask.mask_head import mask_probabilities, paste_masks
 from minimask.presets import PRESETS
+from minimask.run.settings import check_name
 from minimask.systems import SYSTEMS
+from minimask.systems.fcis import FCIS
+from minimask.systems.tables.measure import masks_in
+from minimask.systems.tables.trunk import copy_body
+from minimask.tensor import Tensor
 
 SCENES = (("crowded", 0), ("crowded", 3), ("disconnected", 0), (None, 0))  # case and index of test scenes
 NAMES = [*(name for name in PRESETS if name.startswith("toy")), *SYSTEMS]
@@ -38,26 +51,37 @@ def trained(name, folder, **options):
     """
     if not Path(folder).exists():
         model = minimask.build(name, classes=toy().class_names)
-        start_with_trained_body(model)
+        copy_body(model, minimask.load("toy").state_dict())
         minimask.train(model, toy(), output=folder, **options)
     return minimask.load(folder)
 
 
-def start_with_trained_body(model):
-    """Copy the body of the small model that comes with minimask. Returns whether it fits; if not, nothing changes."""
-    body, own = "backbone.body.", model.state_dict()
-    arrays = {name: array for name, array in minimask.load("toy").state_dict().items() if name.startswith(body)}
-    arrays = {name: array for name, array in arrays.items() if name in own or "layer4" not in name}  # C4 ends before
-    if any(name not in own or own[name].shape != array.shape for name, array in arrays.items()):
-        return False
-    model.load_state_dict({**own, **arrays})
-    return True
+def masks_in_true_boxes(model, sample):
+    """The masks that a system draws into the true boxes of the true classes: (G, H, W) bool, in pixels of the sample.
+
+    model: a MaskRCNN with masks, or FCIS; its transform must not resize the sample.
+    Raises InputError for another one.
+    """
+    batch = model.transform([sample])
+    boxes, labels = batch.boxes[0, batch.valid[0]], batch.labels[0, batch.valid[0]]
+    with model.inference():
+        if isinstance(model, FCIS):
+            maps = model.roi_heads.maps(model.roi_heads.reduce(model.features(Tensor(batch.images))[-1]))
+            _, _, logits = model.read(maps, boxes[None])
+            soft = mask_probabilities(logits.data, labels)
+        elif hasattr(getattr(model, "roi_heads", None), "mask_predictor"):
+            soft = masks_in(model, batch, boxes, labels, np.zeros(len(labels), np.int64))
+        else:
+            raise InputError(f"{type(model).__name__} draws no masks into given boxes: leave out --true-boxes")
+    return paste_masks(soft, boxes, *sample.image.shape[:2], whole_pixels=False)
 
 
-def page(models, score=0.5):
+def page(models, score=0.5, true_boxes=False):
     """A page with the four scenes in columns: the truth in the first row, then a row for each model.
 
-    models: name -> model. score: objects with a lower score are left out.
+    models: name -> model.
+    score: objects with a lower score are left out.
+    true_boxes: the models draw nothing but masks, into the true boxes.
     Returns (H, W, 3) uint8.
     """
     samples = scenes()
@@ -66,8 +90,13 @@ def page(models, score=0.5):
     pictures = [draw_sample(sample, keypoints=False, **style) for sample in samples]
     titles = [f"ground truth ({case or 'ordinary'})" for case, _ in SCENES]
     for name, model in models.items():
-        found = [model.predict(sample.image) for sample in samples]
-        pictures += [draw_prediction(s.image, f, score_threshold=score, **style) for s, f in zip(samples, found)]
+        for sample in samples:
+            if true_boxes:
+                drawn = dataclasses.replace(sample, masks=masks_in_true_boxes(model, sample))
+                pictures.append(draw_sample(drawn, keypoints=False, **style))
+            else:
+                found = model.predict(sample.image)
+                pictures.append(draw_prediction(sample.image, found, score_threshold=score, **style))
         titles += [name] * len(samples)
     return grid(pictures, columns=len(samples), titles=titles)
 
@@ -79,12 +108,15 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, default=Path("runs/systems"), help="folder (default: runs/systems)")
     parser.add_argument("--minutes", type=float, default=1.5, help="training of a system without a run (default: 1.5)")
     parser.add_argument("--score", type=float, default=0.5, help="leave out objects below this (default: 0.5)")
+    parser.add_argument("--true-boxes", action="store_true", help="draw only masks, into the true boxes")
     args = parser.parse_args(argv)
     names = args.names or NAMES
+    for name in names:
+        check_name("system", name, NAMES)
     options = dict(minutes=args.minutes, batch_size=4, learning_rate=1.5e-3)
     models = {name: trained(name, args.output / name, **options) for name in names}
     path = args.output / "pictures.png"
-    save_picture(path, page(models, args.score))
+    save_picture(path, page(models, args.score, args.true_boxes))
     print(f"see {path}")
 
 
