@@ -1,17 +1,17 @@
 """What each system of the talk finds in the same four drawn scenes.
 
     python -m minimask.systems.pictures fcis toy_c5 --true-boxes       two systems, one below the other
-    python -m minimask.systems.pictures --minutes 2                    all of them
+    python -m minimask.systems.pictures --minutes 10                   all of them
 
 Two scenes are crowded: one animal hides a part of another. There FCIS makes its typical mistakes, masks that leak into
 the neighbor and edges that do not exist (He et al. 2017, section 4.1 and figure 6), because overlapping objects share
 its score maps. In the third scene a bar cuts animals into pieces; the fourth is an ordinary one.
 
-With --true-boxes, the systems draw only the masks, into the true boxes of the true classes. Then a short training is
-enough to compare masks, which are learned before boxes and classes are right.
+With --true-boxes, FCIS and Mask R-CNN draw only masks, into the true boxes of the true classes: what they differ in
+then are the masks alone.
 
-A system that has no run in the output folder yet is trained first. What fits of the body of the small model that comes
-with minimask is its start.
+A system that has no run in the output folder yet is trained first. Its body starts with the weights of the small model
+that comes with minimask, as far as they fit.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minimask.systems.pictures", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"systems (default: all): {', '.join(NAMES)}")
     parser.add_argument("--output", type=Path, default=Path("runs/systems"), help="folder (default: runs/systems)")
-    parser.add_argument("--minutes", type=float, default=1.5, help="training of a system without a run (default: 1.5)")
+    parser.add_argument("--minutes", type=float, default=4, help="training of a system without a run (default: 4)")
     parser.add_argument("--score", type=float, default=0.5, help="leave out objects below this (default: 0.5)")
     parser.add_argument("--true-boxes", action="store_true", help="draw only masks, into the true boxes")
     args = parser.parse_args(argv)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from minimask import mask_rcnn
 from minimask.draw.colors import COLORS, unit
 from minimask.draw.curves import TEXT, new_figure, render
-from minimask.presets import PRESETS
 from minimask.systems import SYSTEMS
 from minimask.systems.test_time import Augmented
 
@@ -49,11 +48,6 @@ class TalkSystem:
     @property
     def year(self):
         return int(self.paper[-4:])
-
-    @property
-    def is_here(self):
-        """Whether it can be built."""
-        return self.build in PRESETS or self.build in SYSTEMS
 
     @property
     def file(self):
@@ -119,8 +113,8 @@ def table():
         if system.at_test_time:
             settings = ", ".join(f"{name}={value}" for name, value in system.at_test_time.items())
             how += f", then `Augmented(model, {settings})`"
-        if not system.is_here:
-            where, how = "", f"not run: {system.why_not}" if system.why_not else "not here yet"
+        if system.build is None:
+            where, how = "", f"not run: {system.why_not}"
         cells = system.title, system.paper, ", ".join(system.slides), system.family, where, how
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -162,5 +156,4 @@ def _name(axes, x, y, system):
     ours = system.build == "toy"
     style = dict(boxstyle="round,pad=0.3", facecolor=unit(COLORS[0]), edgecolor="none") if ours else None
     axes.text(x, y - 0.16, system.title, ha="center", va="center", fontsize=TEXT + 4, weight="bold", bbox=style)
-    below = system.build if system.is_here else "not here yet"
-    axes.text(x, y + 0.26, below, ha="center", va="center", fontsize=TEXT - 1, family="monospace")
+    axes.text(x, y + 0.26, system.build, ha="center", va="center", fontsize=TEXT - 1, family="monospace")
