@@ -61,7 +61,7 @@ def test_pairs_without_a_common_seed_are_refused():
 @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
 def test_every_row_builds(row):
     assert build(row.build, classes=training.CLASSES, **row.groups).num_classes == 4
-    assert row.trained_as in ("", *rows.BY_NAME)
+    assert row.trained_as in ("", *rows.BY_NAME) and row.rate_of in ("", *rows.BY_NAME)
 
 
 def test_claims_name_rows_that_some_way_runs_together():

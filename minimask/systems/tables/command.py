@@ -93,10 +93,8 @@ def plans(way):
 def tasks_for(folder, plan, rows, seeds):
     """The tasks of a table, with the learning rates that were chosen in this folder, or else the shipped ones."""
     from minimask.systems.tables.queue import read_rates, tasks_of
-    from minimask.systems.tables.training import RATE
 
-    rates = {row.name: RATE for row in rows}
-    rates |= {**shipped_rates().get(plan.way, {}), **read_rates(folder).get(plan.way, {})}
+    rates = {**shipped_rates().get(plan.way, {}), **read_rates(folder).get(plan.way, {})}
     return tasks_of(folder, plan, rows, range(seeds), rates)
 
 

@@ -32,11 +32,18 @@ class Task:
 def tasks_of(folder, plan, rows, seeds, rates):
     """The tasks of a table.
 
-    rows: list of Row. seeds: list of int. rates: dict from a row's name to its learning rate.
+    rows: list of Row. seeds: list of int.
+    rates: dict from a row's name to its learning rate; RATE for those that are not in it.
     """
     trunk = f"-{plan.trunk}" if plan.way == "quick" else ""
     return [
-        Task(Path(folder) / f"{plan.way}{trunk}-{row.name}-{seed}.json", row.name, seed, plan, rates[row.name])
+        Task(
+            Path(folder) / f"{plan.way}{trunk}-{row.name}-{seed}.json",
+            row.name,
+            seed,
+            plan,
+            rates.get(row.rate_of or row.name, training.RATE),
+        )
         for row in sorted(rows, key=lambda row: str(training.trunk_key(row)))  # rows with the same trunk together
         for seed in seeds
         if not row.trained_as
@@ -100,12 +107,12 @@ def read_all(folder):
 
 
 def search_rates(folder, plan, rows, workers=None, quiet=False):
-    """Try each of a few learning rates for each row, on validation scenes, and keep the best in rates.json.
+    """Try a few learning rates for each row that has its own, on validation scenes; keep the best in rates.json.
 
     Best is the highest mask AP, or box AP of a system without masks. The records go to the folder "search".
     Returns dict from a row's name to its learning rate.
     """
-    plan = replace(plan, split="val")
+    rows, plan = [row for row in rows if not row.rate_of], replace(plan, split="val")
     folder, tasks = Path(folder), []
     for factor in SEARCHED:
         rate = training.RATE * factor

@@ -50,6 +50,7 @@ class Row:
     name: short; part of the names of its files. title: for people.
     build: a preset or a system (see mask_rcnn.build). groups: the settings that are changed.
     ways: "quick" (heads on a frozen trunk), "full" (end to end from random weights), or both.
+    rate_of: name of the row whose learning rate this one shares, as ablations do; by default it has its own.
     trained_as: name of the row whose trained model this row measures in another way, with `test`, the arguments of
         systems.test_time.Augmented. size: side of the scenes in pixels.
     theirs: what the deck or the paper reports for the system on COCO, by the name of the number, in percent.
@@ -60,6 +61,7 @@ class Row:
     build: str = "toy"
     groups: dict = field(default_factory=dict)
     ways: tuple = BOTH
+    rate_of: str = ""
     trained_as: str = ""
     test: dict = field(default_factory=dict)
     size: int = 128
@@ -86,7 +88,8 @@ ROWS = [
     Row("mnc", "MNC", "mnc", together(SYSTEM, {"system": {"gradient_through_boxes": 0}}), theirs={"mask AP": 24.6}),
     Row("fcis", "FCIS", "fcis", SYSTEM, theirs={"mask AP": 29.2}),
     Row("fcis_ohem", "FCIS with OHEM", "fcis", together(SYSTEM, {"system": {"hardest": 48}}), theirs={"mask AP": 29.2}),
-    Row("fcis_more", "FCIS+++", "fcis", SYSTEM, FULL, trained_as="fcis", test=MORE, theirs={"mask AP": 33.6}),
+    Row("fcis_more", "FCIS+++", "fcis", SYSTEM, FULL, rate_of="fcis", trained_as="fcis", test=MORE,
+        theirs={"mask AP": 33.6}),
     Row("c4", "Mask R-CNN C4", groups=C4, theirs={"mask AP": 33.1}),
     Row("fpn", "Mask R-CNN FPN", groups=FPN, theirs={"mask AP": 35.7, "box AP": 38.2}),
     Row("bottleneck_fpn", "Mask R-CNN FPN, bottlenecks", groups=together(FPN, BOTTLENECK), ways=FULL,
@@ -96,37 +99,43 @@ ROWS = [
     # Boxes
     Row("faster_c4", "Faster R-CNN C4", groups=together(C4, BOXES_ALONE)),
     Row("faster_c4_more", "Faster R-CNN+++", groups=together(C4, BOXES_ALONE), ways=FULL, trained_as="faster_c4",
-        test={**MORE, "refine": 1}, theirs={"box AP": 34.9}),
+        test={**MORE, "refine": 1}, theirs={"box AP": 34.9}, rate_of="faster_c4"),
     Row("faster_fpn_roi_pool", "Faster R-CNN FPN, RoIPool", groups=together(FPN, POOL, BOXES_ALONE),
-        theirs={"box AP": 36.2}),
+        rate_of="faster_fpn", theirs={"box AP": 36.2}),
     Row("faster_fpn", "Faster R-CNN FPN, RoIAlign", groups=together(FPN, BOXES_ALONE), theirs={"box AP": 37.3}),
     Row("g_rmi", "G-RMI", "g_rmi", SYSTEM, FULL, theirs={"box AP": 34.7}),
     Row("tdm", "TDM", "tdm", together(FPN, BOXES_ALONE), FULL, theirs={"box AP": 36.8}),
     # RoIAlign
-    Row("c4_roi_pool", "C4, RoIPool", groups=together(C4, POOL), theirs={"mask AP": 26.9}),
-    Row("c4_roi_warp", "C4, RoIWarp", groups=together(C4, WARP), theirs={"mask AP": 27.2}),
+    Row("c4_roi_pool", "C4, RoIPool", groups=together(C4, POOL), theirs={"mask AP": 26.9}, rate_of="c4"),
+    Row("c4_roi_warp", "C4, RoIWarp", groups=together(C4, WARP), theirs={"mask AP": 27.2}, rate_of="c4"),
     Row("c5", "dilated C5, RoIAlign", groups=C5, theirs={"mask AP": 30.9}),
-    Row("c5_roi_pool", "dilated C5, RoIPool", groups=together(C5, POOL), theirs={"mask AP": 23.6}),
-    Row("fpn_roi_pool", "FPN, RoIPool", groups=together(FPN, POOL)),
+    Row("c5_roi_pool", "dilated C5, RoIPool", groups=together(C5, POOL), theirs={"mask AP": 23.6}, rate_of="c5"),
+    Row("fpn_roi_pool", "FPN, RoIPool", groups=together(FPN, POOL), rate_of="fpn"),
     Row("coarse", "C4 of stride 16, RoIAlign", groups=COARSE, ways=FULL, size=256),
-    Row("coarse_roi_pool", "C4 of stride 16, RoIPool", groups=together(COARSE, POOL), ways=FULL, size=256),
-    Row("c4_max", "C4, RoIAlign with max", groups=together(C4, {"roi": {"pooling": roi_align_max}})),
-    Row("c4_one_sample", "C4, 1 x 1 sample per bin", groups=together(C4, {"roi": {"sampling_ratio": 1}})),
-    Row("c4_four_samples", "C4, 4 x 4 samples per bin", groups=together(C4, {"roi": {"sampling_ratio": 4}})),
+    Row("coarse_roi_pool", "C4 of stride 16, RoIPool", groups=together(COARSE, POOL), ways=FULL, size=256,
+        rate_of="coarse"),
+    Row("c4_max", "C4, RoIAlign with max", groups=together(C4, {"roi": {"pooling": roi_align_max}}), rate_of="c4"),
+    Row("c4_one_sample", "C4, 1 x 1 sample per bin", groups=together(C4, {"roi": {"sampling_ratio": 1}}), rate_of="c4"),
+    Row("c4_four_samples", "C4, 4 x 4 samples per bin", groups=together(C4, {"roi": {"sampling_ratio": 4}}),
+        rate_of="c4"),
     # Masks
-    Row("c4_softmax", "C4, masks by softmax", groups=together(C4, {"heads": {"mask_loss": "softmax"}}),
+    Row("c4_softmax", "C4, masks by softmax", groups=together(C4, {"heads": {"mask_loss": "softmax"}}), rate_of="c4",
         theirs={"mask AP": 24.8}),
     Row("fpn_mlp", "FPN, masks by an MLP", groups=together(FPN, {"heads": {"mask": "mlp", "mask_width": 256}}),
-        theirs={"mask AP": 31.5}),
+        rate_of="fpn", theirs={"mask AP": 31.5}),
     Row("fpn_agnostic", "FPN, one mask for all classes",
-        groups=together(FPN, {"heads": {"class_agnostic_masks": True}}), theirs={"mask AP": 29.7}),
+        groups=together(FPN, {"heads": {"class_agnostic_masks": True}}), theirs={"mask AP": 29.7}, rate_of="fpn"),
     # Before Mask R-CNN
     Row("slow_rcnn", "R-CNN", "slow_rcnn", ways=QUICK),
     Row("fast_rcnn", "Fast R-CNN", "fast_rcnn", ways=QUICK),
     Row("sds", "SDS", "sds", ways=QUICK),
     Row("cfm", "CFM", "cfm", ways=QUICK),
     Row("hypercolumns", "Hypercolumns", "hypercolumns", together(SYSTEM, {"heads": {"box_width": 128}})),
+    Row("crf", "Arnab & Torr", "crf"),
     Row("fcn", "FCN and connected regions", "fcn"),
+    Row("pfn", "PFN", "pfn"),
+    Row("instance_cut", "InstanceCut", "instance_cut"),
+    Row("deep_watershed", "Deep watershed", "deep_watershed"),
 ]  # fmt: skip
 
 CLAIMS = [
@@ -164,6 +173,10 @@ CLAIMS = [
     Claim("T07", "sds", "fpn", "mask AP"),
     Claim("T07", "cfm", "fpn", "mask AP"),
     Claim("T07", "hypercolumns", "fpn", "mask AP"),
+    Claim("T07", "crf", "fpn", "mask AP"),
+    Claim("T07", "pfn", "fpn", "mask AP"),
+    Claim("T07", "instance_cut", "fpn", "mask AP"),
+    Claim("T07", "deep_watershed", "fpn", "mask AP"),
     Claim("T05", "fcn", "fpn", "mask AP"),
 ]
 
