@@ -105,13 +105,20 @@ def test_a_backbone(tmp_path):
     assert found.lines[-1].startswith("next:         python -m minimask train ")
 
 
-def test_what_the_weights_do_not_show_is_a_note(tmp_path):
+def test_weights_of_a_preset_name_it(tmp_path):
     weights.save(tmp_path / "toy.npz", weights.load("toy"))
     found = minimask.inspect(tmp_path / "toy.npz")
     assert found.facts["parameters"]["all"] == 2706526 and found.facts["classes"] == ["class 1", "class 2", "class 3"]
-    assert found.facts["note"].startswith("its first layer is not the 7x7 convolution") and "name a preset" in str(
-        found
-    )
+    assert "note" not in found.facts and "preset toy: resnet18" in str(found)
+
+
+def test_what_the_weights_do_not_show_is_a_note(tmp_path):
+    model = minimask.build("toy", 4, backbone=dict(channels=(8, 8, 16, 16)))
+    weights.save(tmp_path / "mine.npz", model)
+    found = minimask.inspect(tmp_path / "mine.npz")
+    assert found.facts["parameters"]["all"] == sum(parameter.size for parameter in model.parameters())
+    assert found.facts["note"].startswith("its first layer is not the 7x7 convolution")
+    assert "name a preset" in str(found)
 
 
 @pytest.mark.parametrize(
