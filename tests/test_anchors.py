@@ -41,6 +41,48 @@ def test_anchors_are_kept_for_each_shape():
     assert anchors([(4, 4), (2, 2)], (64, 32))[0][12].tolist() == [-6, 13, 6, 19]
 
 
+def test_the_caller_may_change_the_list_of_levels():
+    anchors = AnchorGenerator(sizes=((8,),))
+    anchors([(4, 4)], (32, 32)).clear()
+    assert len(anchors([(4, 4)], (32, 32))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("sizes, ratios", [(-8, 1.0), ([8, 0], 1.0), ([[8]], 1.0), (8, 0.0), (8, [1, 0]), (8, [[1.0]])])
+def test_sizes_and_ratios_that_cannot_be(sizes, ratios):
+    with pytest.raises(ValueError, match="cell_anchors: sizes and ratios must be positive numbers, got"):
+        cell_anchors(sizes, ratios)
+
+
+def test_roundings_worked_number():
+    """Size 32 with ratio 0.5: 45.25 x 22.63, or 6 x 3 for a cell of 4 pixels, enlarged eight times."""
+    exact = 16 * np.sqrt([2, 0.5, 2, 0.5]) * [-1, -1, 1, 1]
+    np.testing.assert_allclose(cell_anchors(32, 0.5, "none"), [exact], rtol=1e-6)
+    np.testing.assert_array_equal(cell_anchors(32, 0.5, "cells", stride=4), [[-22, -10, 26, 14]])
+    # Ordered by ratio, then by size; for ratio 2, 2.83 x 5.66 becomes 3 x 6.
+    expected = [[-22, -10, 26, 14], [-46, -22, 50, 26], [-10, -22, 14, 26], [-22, -46, 26, 50]]
+    np.testing.assert_array_equal(cell_anchors((32, 64), (0.5, 2.0), "cells", stride=4), expected)
+
+
+@pytest.mark.parametrize("rounding, offset", [("none", 0), ("cells", 8)])
+def test_strides_are_powers_of_two_unless_pixels_are_rounded(rounding, offset):
+    """The maps have 2 x 4 cells: of 10 x 16 pixels, since the image has been cut off below."""
+    (found,) = AnchorGenerator(((8,),), (1.0,), rounding)([(2, 4)], (20, 64))
+    centers = (found[:, :2] + found[:, 2:]) / 2
+    np.testing.assert_array_equal(centers[[0, 1, 4]], offset + np.array([[0, 0], [16, 0], [0, 16]]))
+    (found,) = AnchorGenerator(((8,),), (1.0,), rounding)([(4, 2)], (64, 20))  # 16 x 10 pixels
+    np.testing.assert_array_equal((found[2, :2] + found[2, 2:]) / 2, [offset, offset + 16])
+
+
+def test_sizes_and_ratios_by_default():
+    """Of the levels P2 to P6: Lin et al. 2017, section 4.1."""
+    anchors = AnchorGenerator()
+    assert anchors.sizes == ((32,), (64,), (128,), (256,), (512,))
+    assert anchors.ratios == ((0.5, 1.0, 2.0),) * 5 and anchors.per_location == [3] * 5
+    assert anchors.rounding == "pixels"
+    assert AnchorGenerator(((8,), (8, 16)), [[1.0], [1.0, 2.0]]).per_location == [1, 4]
+
+
 def test_the_number_of_levels_must_fit():
     with pytest.raises(ValueError, match="AnchorGenerator: made for 5 levels, got 1 shapes"):
         AnchorGenerator()([(4, 4)], (32, 32))
