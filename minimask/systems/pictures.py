@@ -3,9 +3,9 @@
     python -m minimask.systems.pictures fcis toy_c5 --true-boxes       two systems, one below the other
     python -m minimask.systems.pictures --minutes 10                   all of them
 
-Two scenes are crowded: one animal hides a part of another. There FCIS makes its typical mistakes, masks that leak into
-the neighbor and edges that do not exist (He et al. 2017, section 4.1 and figure 6), because overlapping objects share
-its score maps. In the third scene a bar cuts animals into pieces; the fourth is an ordinary one.
+Two scenes are crowded: one animal hides a part of another. He et al. (2017, section 4.1 and figure 6) report that FCIS
+makes systematic mistakes there, edges that do not exist among them; overlapping objects share its score maps. In the
+third scene a bar cuts animals into pieces; the fourth is an ordinary one.
 
 With --true-boxes, FCIS and Mask R-CNN draw only masks, into the true boxes of the true classes: what they differ in
 then are the masks alone.
