@@ -7,21 +7,21 @@ pixels know what they show; the field decides which pixel belongs to which box.
     features -> class of each pixel
     both -> field -> for each pixel the background or one of the D detections
 
-A pixel belongs to detection k, of class c and score s, by itself to the degree
+On its own, a pixel gives detection k, of class c and score s, the unary
 
-    box_weight * s * p(c)  inside its box     (the box term)
-    + (1 - box_weight) * p(c)  everywhere     (the global term: a box may be too small)
+    box_weight * s * p(c)  inside its box       (the box term)
+    + (1 - box_weight) * p(c)  everywhere       (the global term: a box may be too small)
 
-and to the background to the degree p(background). Neighbors then ask for agreement, above all those of like color:
+and p(background) to the background. Then its neighbors have their say, above all those of similar color:
 
     log q_k(i) = log unary_k(i) + strength * (mean of q_k over the neighbors, weighted by nearness and color) + const
 
-Mean field computes this over and over, starting from the unaries. As every pixel is given once, masks never overlap,
-and a detection for which no pixels are left disappears: no NMS is needed to remove doubles.
+Mean field repeats this a few times, starting from the unaries. Every pixel goes to one label, so masks never overlap,
+and a detection that wins no pixels disappears: a weaker double in the same place loses them all.
 
 Simplified: neighbors are a window of 7 x 7 pixels, two pixels apart, instead of all pixels; no third term that compares
 with known shapes; the field's numbers are settings and it works in inference alone, while the paper trains it together
-with the network, through its steps.
+with the network, by gradients through its steps.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class CRFSettings(Settings):
 
     owner = "system."
     box_weight: float = setting(0.9, "share of the box term; the rest is that of the global term", least=0, most=1)
-    strength: float = setting(3.0, "how much neighbors count", least=0)
+    strength: float = setting(3.0, "how much the neighbors count", least=0)
     near: float = setting(4.0, "neighbors count less beyond this distance, in pixels", above=0)
     alike: float = setting(0.5, "and beyond this difference of color, in units of transform.std", above=0)
     steps: int = setting(5, "steps of mean field", least=0, most=100)
@@ -104,9 +104,8 @@ class CRF(MaskRCNN):
         """Divide the pixels among the detections `found`; scores: (N, H, W, C). Returns Detections."""
         unary = unaries(F.softmax_array(scores), found, self.system.box_weight) * inside(batch)[..., None]
         unary[..., 0] += ~inside(batch)
-        q = mean_field(
-            unary, batch.images, **{k: getattr(self.system, k) for k in ("strength", "near", "alike", "steps")}
-        )
+        settings = self.system
+        q = mean_field(unary, batch.images, settings.strength, settings.near, settings.alike, settings.steps)
 
         owner, q, labels, values = (to_cpu(x) for x in (q.argmax(axis=3), q, found.labels, found.scores))
         objects = [[] for _ in owner]
@@ -118,7 +117,7 @@ class CRF(MaskRCNN):
 
 
 def unaries(probabilities, found, box_weight):
-    """To what degree each pixel is background, or of each detection, by itself: (N, H, W, D + 1).
+    """What each pixel gives the background and each detection before it hears its neighbors: (N, H, W, D + 1).
 
     probabilities: (N, H, W, C) of the classes. found: Detections.
     """
