@@ -134,3 +134,15 @@ def test_toy_without_a_pyramid_trains_a_step(tmp_path, neck):
     options = dict(steps=1, batch_size=1, output=tmp_path / neck, quiet=True, workers=0)
     run = minimask.train(set={"backbone": {"neck": neck}}, **options)
     assert run.checkpoint.exists() and minimask.load(run.checkpoint).neck == neck
+
+
+@pytest.mark.parametrize(("word", "value"), [("none", None), ("None", None), ("True", True), ("FALSE", False)])
+def test_words_of_python_are_values(word, value):
+    assert model_setting(f"heads.mask={word}") == {"heads": {"mask": value}}
+
+
+def test_another_count_of_keypoints_is_refused_before_the_first_step(tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main(["train", "--output", str(output), "--steps", "2", "--set", "heads.keypoints=3"]) == 2
+    assert "learns 3 keypoints per object (heads.keypoints), the data has 8" in capsys.readouterr().err
+    assert not output.exists()

@@ -11,6 +11,7 @@ A field `batch_size: int = setting(4, "images per step", least=1)` is the argume
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import textwrap
@@ -273,14 +274,15 @@ class _Reader:
 
 
 def model_setting(text):
-    """GROUP.NAME=VALUE as {group: {name: value}}, or GROUP=VALUE; the value as json if it is, else as text."""
+    """GROUP.NAME=VALUE as {group: {name: value}}, or GROUP=VALUE; the value as json if it is, else as text.
+
+    Python's None, True and False, which settings are described with, are understood in any case.
+    """
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"must be GROUP.NAME=VALUE, such as rpn.samples=64, got {text!r}")
-    try:
-        value = json.loads(value)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        value = json.loads({"none": "null", "true": "true", "false": "false"}.get(value.lower(), value))
     for part in reversed(name.split(".")):
         value = {part: value}
     return value

@@ -288,6 +288,11 @@ def name_model(model, dataset, keypoint_names):
         )
     if len(names) != model.num_classes - 1:
         raise InputError(f"the model has {model.num_classes - 1} classes of objects; the data set has {len(names)}")
+    learned, there = getattr(getattr(model, "heads", None), "keypoints", 0), getattr(dataset, "keypoint_names", None)
+    if learned and there is not None and learned != len(there):
+        raise InputError(
+            f"the model learns {learned} keypoints per object (heads.keypoints), the data has {len(there)}"
+        )
     ids, skeleton = getattr(dataset, "category_ids", None), getattr(dataset, "skeleton", None)
     model.name_classes(names, ids, keypoint_names, skeleton if keypoint_names else None)
 
