@@ -146,11 +146,17 @@ def check_groups(groups, preset=None):
     """
     kinds = kinds_of(preset)
     for name, value in groups.items():
-        homes = [group for group, kind in kinds.items() if name in kind.__dataclass_fields__]
+        homes = [
+            (group, setting)
+            for group, kind in kinds.items()
+            for setting in kind.__dataclass_fields__
+            if name in (setting, f"{group}_{setting}")
+        ]
         if name not in kinds and homes:
+            group, setting = homes[0]
             raise InputError(
-                f"unknown model setting {name}; it is part of a group: {homes[0]}={{{name!r}: ...}} "
-                f"(on the command line --set {homes[0]}.{name}=...)"
+                f"unknown model setting {name}; it is part of a group: {group}={{{setting!r}: ...}} "
+                f"(on the command line --set {group}.{setting}=...)"
             )
         if name in OPTIONS:
             raise InputError(f"{name} is no setting of the model's groups: {OPTIONS[name]}")

@@ -44,6 +44,7 @@ WRONG = [
     ("backbone.fpn_pool=1", "backbone.fpn_pool must be true or false, got 1"),
     ("backbone.fpn_pool=yes", "backbone.fpn_pool must be true or false, got 'yes'"),
     ("backbone.fpn_pool=true", r"rpn.anchor_sizes must be 4 lists, .*got 3: \[\[14,20\],\[28,40\],\[56,80\]\]"),
+    ("roi_samples=64", r"it is part of a group: roi=\{'samples': ...\} \(on the command line --set roi.samples="),
     ("backbone_settings={}", "unknown model setting backbone_settings; did you mean backbone"),
     ("rpn=5", "rpn must be a dict of settings, got 5"),
     ('rpn={"foo":1}', "unknown setting rpn.foo"),
