@@ -229,3 +229,16 @@ def test_sides_below_a_millionth_of_a_pixel_count_as_a_millionth():
     np.testing.assert_allclose(boxes.encode(unit, point), [[-1.5e6, -1.5e6, np.log(1e6), np.log(1e6)]])
     small = np.array([[0.0, 0, 1e-4, 1]])  # sides above that count as they are
     np.testing.assert_allclose(boxes.encode(small, unit)[0, 2], np.log(1e-4))
+
+
+def test_predicted_boxes_have_no_weights_by_default():
+    # A box of 20 x 10 around (20, 15) moves by 0.5 * 20 and 0.25 * 10, and becomes twice as wide, half as high.
+    deltas, anchors = np.array([[[[0.5, 0.25, np.log(2), np.log(0.5)]]]]), np.array([[[10.0, 10, 30, 20]]])
+    found, large = boxes.predicted(deltas, anchors, np.array([[100, 100]]))
+    np.testing.assert_allclose(found[0, 0], [[10, 15, 50, 20]])
+    assert large.all()
+
+
+def test_large_enough_looks_at_both_sides():
+    sides = boxes.large_enough(np.array([[5.0, 1, 8, 9], [1.0, 5, 9, 8], [5.0, 1, 9, 5]]), 4)
+    assert sides.tolist() == [False, False, True]  # 3 x 8, 8 x 3 and 4 x 4

@@ -169,3 +169,36 @@ def test_the_kernels_of_linear_equal_the_array_code():
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert F.linear_backward(g32, x32, w32, (False, True))[0] is None
     assert F.linear_backward(g32, x32, w32, (True, False))[1] is None
+
+
+def test_relu_passes_no_gradient_where_it_is_0():
+    x = Tensor(np.array([-2.0, 0, 3]), requires_grad=True)
+    F.relu(x).backward(np.array([5.0, 6, 7]))
+    np.testing.assert_array_equal(x.grad, [0, 0, 7])
+
+
+def test_mean_by_hand():
+    x = Tensor(np.array([[1.0, 2, 3], [5, 6, 7]]))
+    assert F.mean(x).shape == () and F.mean(x).item() == 4
+    np.testing.assert_array_equal(F.mean(x, axis=0).data, [3, 4, 5])
+    assert F.mean(x, axis=1, keepdims=True).data.tolist() == [[2], [6]]
+
+
+def test_a_linear_layer_has_no_relu_by_default():
+    y = F.linear(Tensor(np.array([[1.0, 2]])), Tensor(np.array([[-1.0, 1], [-1, 1]])), Tensor(np.array([0.5, 0.5])))
+    assert y.data.tolist() == [[-2.5, 3.5]]
+
+
+def test_each_of_three_joined_tensors_has_its_own_gradient():
+    parts = [Tensor(np.zeros((2, n)), requires_grad=True) for n in (1, 2, 3)]
+    gy = np.arange(12.0).reshape(2, 6)
+    F.concatenate(parts, axis=1).backward(gy)
+    for part, expected in zip(parts, (gy[:, :1], gy[:, 1:3], gy[:, 3:])):
+        np.testing.assert_array_equal(part.grad, expected)
+
+
+def test_an_index_array_beside_a_slice_may_take_an_element_twice():
+    x = Tensor(np.zeros((2, 3)), requires_grad=True)
+    x[:, np.array([0, 0, 2])].backward(np.ones((2, 3)))
+    np.testing.assert_array_equal(x.grad, [[2, 0, 1], [2, 0, 1]])
+    assert F.takes_no_element_twice((0, slice(None), None, ...)) and not F.takes_no_element_twice((0, [1]))

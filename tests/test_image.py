@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from minimask import image
 from minimask.errors import InputError
 from minimask.image import (
     ImageTransform,
@@ -14,6 +15,7 @@ from minimask.image import (
     resize_photo,
     resized_size,
 )
+from minimask.tensor import Tensor
 from tests.helpers import make_sample
 
 # ------------------------------------------------------------------------------------------- resizing, worked numbers
@@ -52,6 +54,47 @@ def test_nearest_worked_numbers():
 def test_resize_rejects_integers():
     with pytest.raises(ValueError, match="float type, got uint8"):
         resize_photo(np.zeros((2, 2, 3), np.uint8), 4, 4)
+
+
+@pytest.mark.parametrize("bilinear", [image.bilinear, image.bilinear.plain])
+def test_a_map_is_enlarged_along_each_axis(bilinear):
+    x = np.array([[0.0, 1], [2, 3], [4, 5]]).reshape(1, 3, 2, 1)
+    across = [[0, 0.25, 0.75, 1], [2, 2.25, 2.75, 3], [4, 4.25, 4.75, 5]]
+    np.testing.assert_array_equal(bilinear(x, (3, 4))[0, :, :, 0], across)
+
+
+@pytest.mark.parametrize("forward", [image.bilinear, image.nearest])
+def test_the_backward_pass_of_resizing_is_the_transpose(forward):
+    """<gy, resize(x)> = <resize_backward(gy), x>, for sides that differ."""
+    rng = np.random.default_rng(0)
+    x, gy = rng.standard_normal((2, 3, 5, 2)), rng.standard_normal((2, 7, 4, 2))
+    backward = image.bilinear_backward if forward is image.bilinear else image.nearest_backward
+    for to, back in ((forward, backward), (forward.plain, backward.plain)):
+        gx = back(gy, x.shape)
+        assert gx.shape == x.shape
+        assert (gy * to(x, (7, 4))).sum() == pytest.approx((gx * x).sum(), abs=1e-10)
+
+
+@pytest.mark.parametrize("resize", [image.resize_bilinear, image.resize_nearest])
+def test_maps_and_sizes_that_do_not_fit(resize):
+    x = Tensor(np.zeros((1, 3, 2, 1)))
+    assert resize(x, (1, 4)).shape == (1, 1, 4, 1)
+    for bad, size in ((x[0], (1, 4)), (x, (4,)), (x, (0, 4)), (x, (4, 0))):
+        with pytest.raises(ValueError, match=rf"{resize.__name__}: x must be \(N, H, W, C\) and size two numbers >= 1"):
+            resize(bad, size)
+
+
+def test_rounded_sizes():
+    """480 x 640 with 800 and 1333 is 800 x 1066.67; 427 x 640 is 800 x 1199.06."""
+    assert resized_size(480, 640, 800, 1333, rounded=True) == (800, 1067)
+    assert resized_size(427, 640, 800, 1333, rounded=True) == (800, 1199)
+    assert resized_size(640, 480, 800, 1333, rounded=True) == (1067, 800)
+
+
+def test_objects_are_padded_to_the_largest_number():
+    batch = ImageTransform(32, 64)([make_sample(32, 32, objects=1), make_sample(32, 32, objects=3)])
+    assert batch.valid.tolist() == [[True, False, False], [True, True, True]]
+    assert batch.boxes.shape == (2, 3, 4) and not batch.boxes[0, 1:].any() and not batch.labels[0, 1:].any()
 
 
 def test_boxes_and_keypoints_scale_by_axis():

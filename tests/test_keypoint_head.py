@@ -362,3 +362,23 @@ def test_data_without_keypoints_is_named(tmp_path, capsys):
     assert main([*train, *data]) == 2
     assert 'people.json has a list "keypoints" with their names' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_maps_that_are_not_square_are_enlarged_along_each_axis():
+    with no_grad():
+        assert KeypointPredictor(2, 3)(Tensor(np.zeros((1, 4, 6, 2), np.float32))).shape == (1, 16, 24, 3)
+
+
+def test_the_last_object_has_targets_too():
+    keypoints = np.array([[[[1.0, 1, 2]], [[30.0, 30, 2]]]])
+    boxes = np.array([[[0.0, 0, 40, 40]]])
+    for match, place in ((0, 0), (1, 3 * 4 + 3)):
+        places, visible = keypoint_targets(keypoints, boxes, np.array([[match]]), size=4)
+        assert places.tolist() == [[[place]]] and visible.all()
+
+
+def test_shapes_of_boxes_and_logits_are_checked():
+    with pytest.raises(ValueError, match=r"keypoint_targets: boxes must have shape \(1, S, 4\), got \(2, 1, 4\)"):
+        keypoint_targets(np.zeros((1, 1, 1, 3)), np.zeros((2, 1, 4)), np.zeros((2, 1), int))
+    with pytest.raises(ValueError, match=r"decode_keypoints: logits must have shape \(R, H, W, K\), got \(1, 3, 3\)"):
+        decode_keypoints(np.zeros((1, 3, 3)), np.zeros((1, 4)))

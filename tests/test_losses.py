@@ -242,6 +242,10 @@ def test_shapes_that_do_not_fit():
         losses.mask_loss(Tensor(logits), labels, targets, valid, kind="dice")
     with pytest.raises(ValueError, match=r"mask_loss: labels must have shape \(4,\), got \(2,\)"):
         losses.mask_loss(Tensor(logits), labels[:2], targets, valid)
+    with pytest.raises(ValueError, match=r"mask_loss: valid must have shape \(4,\), got \(3,\)"):
+        losses.mask_loss(Tensor(logits), labels, targets, valid[:3])
+    with pytest.raises(ValueError, match=r"mask_loss: logits must have shape \(R, M, M, C\), got \(4, 3, 3\)"):
+        losses.mask_loss(Tensor(logits[..., 0]), labels, targets, valid)
     logits, places, visible = keypoint_case()
     with pytest.raises(ValueError, match=r"keypoint_loss: places must have shape \(3, 3\), got \(3, 2\)"):
         losses.keypoint_loss(Tensor(logits), places[:, 1:], visible)

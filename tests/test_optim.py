@@ -119,6 +119,15 @@ def test_schedules():
     assert [optim.step_factor(p, (0.5, 0.75)) for p in (0, 0.5, 0.8)] == pytest.approx([1, 0.1, 0.01])
     assert optim.cosine_factor(0) == 1 and optim.cosine_factor(0.5) == pytest.approx(0.5)
     assert optim.cosine_factor(1, end=0.1) == pytest.approx(0.1)
+    assert optim.cosine_factor(0.5, end=0.1) == pytest.approx(0.55)
+
+
+def test_defaults():
+    """He et al. 2017, section 3.1: momentum 0.9, decay 0.0001; AdamW as in Loshchilov and Hutter 2019."""
+    p = Parameter(np.zeros(2))
+    sgd, adam = optim.SGD([p], 0.1), optim.AdamW([p], 0.1)
+    assert (sgd.momentum, sgd.weight_decay, sgd.decay_all, sgd.steps) == (0.9, 1e-4, True, 0)
+    assert (adam.betas, adam.eps, adam.weight_decay, adam.decay_all) == ((0.9, 0.999), 1e-8, 1e-2, True)
 
 
 def test_bad_settings_are_named():

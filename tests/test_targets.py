@@ -1,6 +1,7 @@
 """Matching and sampling: kernels against array code, torchvision's matcher, and cases worked out by hand."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,3 +183,16 @@ def test_the_source_of_an_operation_is_its_array_code(operation):
     assert source.startswith("@accelerated") and f"def {operation}(" in source
     code = source.split('"""')[2].strip().splitlines()
     assert len(code) < 40
+
+
+def test_true_boxes_are_proposals_too():
+    """The only proposal touches nothing; the true box is a positive, and its place follows that of the proposal."""
+    proposals, settings = np.array([[[50.0, 50, 60, 60]]]), SimpleNamespace(samples=4, positive_fraction=0.5, iou=0.5)
+    batch = SimpleNamespace(boxes=BOXES, valid=REAL, crowd=NO_CROWD, labels=np.array([[7, 8, 0]]))
+    rois = targets.sample_rois(proposals, np.ones((1, 1), bool), batch, settings, generator(0))
+    assert rois.positive.tolist() == [[True, True, False, False]] and rois.valid.tolist() == [[True, True, True, False]]
+    assert sorted(rois.labels[0, :2]) == [7, 8] and rois.labels[0, 2] == 0
+    assert sorted(rois.index[0, :2]) == [1, 2] and rois.index[0, 2] == 0
+    order = rois.matches[0, :2]
+    np.testing.assert_array_equal(rois.boxes[0, :2], BOXES[0, order])
+    np.testing.assert_array_equal(rois.boxes[0, 2], proposals[0, 0])
