@@ -202,7 +202,8 @@ def _run_cocoeval(truth, found, kind, max_detections, image_ids, keypoint_sigmas
         scoring.params.maxDets = list(max_detections)
         if image_ids is not None:
             _check_image_ids(image_ids, truth)
-            scoring.params.imgIds = sorted(set(image_ids))
+        chosen = {image["id"] for image in truth["images"]} if image_ids is None else set(image_ids)
+        scoring.params.imgIds = np.array(sorted(chosen), dtype=object)  # as numbers, ids above 2^63 would be rounded
         if kind == "keypoints":
             _set_sigmas(scoring.params, truth, keypoint_sigmas)
         scoring.evaluate()

@@ -13,7 +13,8 @@ import pytest
 from minimask.__main__ import main
 from minimask.datasets.coco import CocoDataset, split
 from minimask.errors import InputError
-from minimask.evaluate import coco_average_precision
+from minimask.evaluate import _scored, coco_average_precision
+from minimask.run.report_mistakes import find_mistakes
 from tests.coco_changes import (
     HEIGHT,
     IMAGES,
@@ -49,6 +50,8 @@ READ = {
     "ids from 0": (renumbered(lambda i: i - 1), None),
     "ids that are text": (renumbered(lambda i: f"frame_{i}"), None),
     "ids with a point": (renumbered(float), None),
+    "ids of 64 bits": (renumbered(lambda i: i if i % 2 else 2**63 + i), None),
+    "ids of categories that are text": (each(category_id=lambda a: str(a["category_id"])), None),
     "one id for all annotations": (each(id=1), None),
     "a flat polygon": (each(segmentation=lambda a: a["segmentation"][0]), "12 x segmentation that is one flat polygon"),
     "pairs": (
@@ -130,6 +133,15 @@ def test_what_needs_no_guess_is_read(name, folder):
     assert main(["split", str(path), "--every", "2", "--output", str(folder / "parts")]) == 0
 
 
+@pytest.mark.parametrize("number", ["frame_{}".format, lambda i: 2**63 + i])
+def test_mistakes_in_images_whose_ids_are_text_or_hashes(number):
+    content = sound()
+    renumbered(number)(content)
+    scoring = {"bbox": _scored(content, [], "bbox")}
+    missed = find_mistakes(scoring, {1: "box", 2: "tri"})["missed"]
+    assert len(missed) == 12 and missed[0].image_id in {number(i + 1) for i in range(IMAGES)}
+
+
 def test_text_of_other_programs(folder):
     text = json.dumps(sound())
     for encoding in ("utf-8-sig", "utf-16"):
@@ -198,7 +210,7 @@ REFUSED = {
     "no categories": (lambda c: c.pop("categories"), 'is not COCO json: "categories" is missing'),
     "an unknown category": (each(category_id=7), "12 x annotation of a category that is not listed"),
     "an unknown image": (first(image_id=77), "annotation 1 belongs to image 77, which is not among the images"),
-    "ids of 64 bits": (renumbered(lambda i: 2**63 + i), 'images whose "id" is not an integer or text'),
+    "exchanged sizes": (images(width=HEIGHT, height=WIDTH), "6 x photo of another size than the file says: img0.png"),
     "a missing photo": (lambda c: c["images"][3].update(file_name="no.png"), "no.png: no such image file"),
     "all photos missing": (images(file_name=lambda n, i: f"x{n}.png"), "none of the other 5"),
     "two folders, one file": (

@@ -18,6 +18,7 @@ from minimask.datasets.problems import LEAVE_OUT, Defect, Problems
 from minimask.datasets.segmentation import LARGEST_SIDE, box_of_segmentation, kind_of, number_of, short
 from minimask.errors import InputError
 
+HEADERS = 10_000  # images from which on photos are not opened before they are needed, unless bad ones are left out
 UNLISTED = ("annotation of a category that is not listed", "annotation of an image that is not listed")
 
 
@@ -94,6 +95,8 @@ def read_coco(
         files.locate(chosen, problems)
         chosen = [image for image in chosen if image["id"] in files.paths]
     chosen = _sized(chosen, needs, files, problems)
+    if files is not None and (skip_bad or len(chosen) <= HEADERS):
+        chosen = files.check_headers(chosen, problems)
     usable = {image["id"]: image for image in chosen}
     others = [] if image_ids is None else [image for image in images if image["id"] not in set(image_ids)]
 
@@ -171,19 +174,20 @@ def _read_fields(where, entry, fields, key):
             value = changed[field] = int(value)
         if not field.endswith("id"):
             good, expected = isinstance(value, str), "text"
-        elif field == "image_id" or key == "images":  # some tools write an image's name as its id
-            good, expected = isinstance(value, str) or _is_id(value), "an integer or text"
-        else:
-            good, expected = _is_id(value), "an integer"
+        elif field == "image_id" or key == "images":  # some tools write an image's name or a 64-bit hash as its id
+            good, expected = isinstance(value, str) or _is_integer(value), "an integer or text"
+        elif isinstance(value, str) and value.isdecimal() and len(value) < 19:
+            good, changed[field] = True, int(value)
+        else:  # pycocotools sorts these ids as numbers of 64 bits
+            good, expected = _is_integer(value) and abs(int(value)) < 2**63, "an integer below 2^63"
         if not good:
             kind = f'entry of {key} whose "{field}" is not {expected}'
             raise Defect(kind, f'{where}: "{field}" must be {expected}, is {short(value)}')
     return {**entry, **changed} if changed else entry
 
 
-def _is_id(value):
-    """Whether a value is an integer that fits into 64 bits, which pycocotools needs."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and abs(int(value)) < 2**63
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _sized(images, needs, files, problems):

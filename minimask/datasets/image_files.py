@@ -53,6 +53,33 @@ class ImageFiles:
         """(height, width) of an image that was located, from the file's header."""
         return image_size(self.paths[image["id"]])
 
+    def check_headers(self, images, problems):
+        """Compare each image's size with the one in its file's header. Returns the images that can be used.
+
+        A photo may be annotated as it is displayed or as it is stored, without the turn of its EXIF data.
+        """
+        usable = []
+        for image in images:
+            path, stated = self.paths[image["id"]], (image["height"], image["width"])
+            where = f"{image['file_name']} (image {image['id']})"
+            try:
+                found = image_size(path, rotate=False)  # Pillow decodes all of a PNG file to find an orientation
+                if found != stated:
+                    found = image_size(path)
+            except InputError as error:
+                problems.add("photo that cannot be read", where, str(error))
+                continue
+            if found == stated:
+                usable.append(image)
+                continue
+            problems.add(
+                "photo of another size than the file says",
+                f"{where}: {found[1]} x {found[0]}, the file says {stated[1]} x {stated[0]}",
+                f"{path}: is {found[1]} x {found[0]} pixels, but {self.source} says {stated[1]} x {stated[0]} for "
+                f"image {image['id']}",
+            )
+        return usable
+
     def _tell_shared(self, path, readers, problems):
         names = {image["file_name"] for image, _ in readers}
         if len(names) == 1:

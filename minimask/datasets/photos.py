@@ -57,7 +57,7 @@ def read_image(path, rotate=True):
         raise InputError(f"{path}: not a readable image ({_reason(error, path)})") from None
 
 
-def image_size(path):
+def image_size(path, rotate=True):
     """(height, width) of the array that `read_image` would return, from the file's header alone.
 
     Raises InputError if there is no such file or it is not an image.
@@ -68,7 +68,7 @@ def image_size(path):
             tags = getattr(picture, "tag_v2", None)
             if tags is not None:  # a TIFF file; Pillow's size may be that of the upright image already
                 width, height = int(tags[WIDTH]), int(tags[LENGTH])
-            sideways = _orientation(picture) in SIDEWAYS
+            sideways = rotate and _orientation(picture) in SIDEWAYS
     except FileNotFoundError:
         raise InputError(f"{path}: no such image file") from None
     except Exception as error:

@@ -5,12 +5,14 @@ outside makes it allocate memory for the whole way there. What comes from a file
 """
 
 import math
+from operator import mul
 
 import numpy as np
 
 from minimask.datasets.problems import Defect
 
 LARGEST_SIDE = 1_000_000  # of an image, in pixels
+LARGEST_NUMBER = 1e7  # that can be a coordinate
 
 
 def decode_segmentation(segmentation, height, width):
@@ -42,12 +44,13 @@ def encode_segmentation(segmentation, height, width):
 
 def box_of_segmentation(segmentation):
     """The box x1, y1, x2, y2 around a checked segmentation, in pixels. It is empty if an RLE has no pixel."""
+    if isinstance(segmentation, list):
+        points = segmentation[0] if len(segmentation) == 1 else sum(segmentation, [])
+        x, y = points[::2], points[1::2]
+        return min(x), min(y), max(x), max(y)
+
     from pycocotools import mask as rle
 
-    if isinstance(segmentation, list):
-        x = [value for polygon in segmentation for value in polygon[::2]]
-        y = [value for polygon in segmentation for value in polygon[1::2]]
-        return min(x), min(y), max(x), max(y)
     x, y, w, h = rle.toBbox(encode_segmentation(segmentation, *segmentation["size"]))
     return x, y, x + w, y + h
 
@@ -108,9 +111,11 @@ def read_segmentation(where, segmentation, height, width, note=None, empty=False
             "segmentation of an unknown kind",
             f"{where} must have a list of polygons or an RLE object as segmentation, has {kind_of(segmentation)}",
         )
-    polygons = [_read_polygon(where, p, height, width, note) for p in _as_polygons(segmentation, note)]
-    if polygons and height is not None and not empty:
-        _check_pixels(where, polygons, height, width)
+    polygons = [_read_polygon(where, p, note) for p in _as_polygons(segmentation, note)]
+    if height is not None:
+        large = [_check_polygon(where, polygon, height, width) for polygon in polygons]
+        if polygons and not empty and not any(large) and not decode_segmentation(polygons, height, width).any():
+            raise Defect("segmentation that covers no pixel", f"{where} has a segmentation without area")
     return polygons or None
 
 
@@ -138,7 +143,8 @@ def _is_point(value):
     return isinstance(value, list) and len(value) == 2 and not isinstance(value[0], (list, dict))
 
 
-def _read_polygon(where, polygon, height, width, note):
+def _read_polygon(where, polygon, note):
+    """The polygon as a list of numbers. Raises Defect if it is none."""
     if not isinstance(polygon, list):
         raise Defect(
             "segmentation of an unknown kind",
@@ -154,9 +160,14 @@ def _read_polygon(where, polygon, height, width, note):
             "polygon of fewer than 3 points",
             f"{where} has a polygon of {_count(len(polygon) // 2, 'point')}; it takes at least 3",
         )
-    polygon = read_numbers(where, polygon, "a polygon", note)
-    if height is None:
-        return polygon
+    return read_numbers(where, polygon, "a polygon", note)
+
+
+def _check_polygon(where, polygon, height, width):
+    """Raise Defect if a polygon cannot belong to an image of this size.
+
+    Returns whether it is so large that it surely covers a pixel; if not, only drawing it can tell.
+    """
     x1, y1, x2, y2 = box_of_segmentation([polygon])
     if x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height:  # a little beyond the border is cut off
         points, size = np.reshape(polygon, (-1, 2)), np.array([width, height])
@@ -171,21 +182,15 @@ def _read_polygon(where, polygon, height, width, note):
             "polygon in parts of the image (0 to 1)",
             f"{where} has a polygon with coordinates from 0 to 1; they must be pixels (multiply by width and height)",
         )
-    return polygon
+
+    inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
+    return inside and _area(polygon) > 2 * (x2 - x1 + y2 - y1)
 
 
-def _check_pixels(where, polygons, height, width):
-    """Raise Defect if polygons cover no pixel. Only small, thin, and outlying ones are drawn to find out."""
-    for polygon in polygons:
-        x1, y1, x2, y2 = box_of_segmentation([polygon])
-        points = np.array(polygon + polygon[:2], dtype=np.float64)
-        x, y = points[::2], points[1::2]  # the last point is the first one again
-        area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
-        inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
-        if inside and area > 2 * (x2 - x1 + y2 - y1):
-            return
-    if not decode_segmentation(polygons, height, width).any():
-        raise Defect("segmentation that covers no pixel", f"{where} has a segmentation without area")
+def _area(polygon):
+    """The area of a polygon [x, y, x, y, ...], by the shoelace formula."""
+    x, y = polygon[::2], polygon[1::2]
+    return abs(sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))) / 2
 
 
 def _read_rle(where, segmentation, height, width, empty):
@@ -230,8 +235,12 @@ def read_numbers(where, values, what, note=None):
 
     Raises Defect unless all are finite numbers that can be pixels.
     """
+    numbers = set(map(type, values)) <= {int, float}
+    if numbers and values and -LARGEST_NUMBER <= min(values) and max(values) <= LARGEST_NUMBER and sum(values) * 0 == 0:
+        return values  # the sum shows a NaN, which min and max may miss
+
     plain = what.removeprefix("a ")
-    if not set(map(type, values)) <= {int, float}:
+    if not numbers:
         texts = any(isinstance(value, str) for value in values)
         values = [number_of(value) for value in values]
         if texts and note and None not in values:
@@ -241,7 +250,7 @@ def read_numbers(where, values, what, note=None):
             f"{plain} with values that are not numbers", f"{where} has {what} with values that are not numbers"
         )
     largest = max(values, key=abs, default=0)
-    if abs(largest) > 1e7:
+    if abs(largest) > LARGEST_NUMBER:
         raise Defect(
             f"{plain} with a value too large for any image",
             f"{where} has {what} with a value too large for any image: {short_number(largest)}",

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from minimask.datasets.coco import CocoDataset
-from minimask.datasets.photos import image_size
 from minimask.errors import InputError
 from minimask.run.inspection import Inspection, row, wrapped_row
 
@@ -27,7 +26,6 @@ def inspect_data(images, annotations):
     """
     dataset = CocoDataset(images, annotations, skip_bad=True)
     problems = dataset.problems
-    _check_photos(dataset, problems)
     refusal = "training refuses this file; --skip-bad goes on without what has problems" if len(problems) else ""
     try:
         dataset.check_learnable()
@@ -40,20 +38,6 @@ def inspect_data(images, annotations):
     lines = describe(dataset, facts) + problems.report(PLACES_SHOWN).splitlines()
     pictures = {"samples.png": lambda: draw_samples(dataset), "histograms.png": lambda: draw_histograms(dataset)}
     return Inspection(facts, lines, refusal, pictures)
-
-
-def _check_photos(dataset, problems):
-    """Compare the size of each photo, from its header, with the one in the file."""
-    for image, path in zip(dataset.images, dataset.files):
-        where, stated = f"{image['file_name']} (image {image['id']})", (image["height"], image["width"])
-        try:
-            found = image_size(path)
-        except InputError:
-            problems.add("photo that cannot be read", where)
-            continue
-        if found not in (stated, stated[::-1]):
-            sizes = f"{found[1]} x {found[0]}, the file says {stated[1]} x {stated[0]}"
-            problems.add("photo of another size than the file says", f"{where}: {sizes}")
 
 
 def numbers_of(dataset):

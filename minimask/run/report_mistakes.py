@@ -36,7 +36,7 @@ class Mistake:
 
     kind: str
     badness: float
-    image_id: int
+    image_id: int | str
     box: np.ndarray  # x1, y1, x2, y2, pixels of the image
     text: str
 
@@ -49,7 +49,7 @@ def find_mistakes(scoring, names):
     """
     found = {kind: [] for kind in KINDS}
     for image_id in scoring["bbox"].params.imgIds:
-        for mistake in _in_image(scoring, names, int(image_id)):
+        for mistake in _in_image(scoring, names, image_id):
             found[mistake.kind].append(mistake)
     return {kind: sorted(mistakes, key=lambda m: -m.badness) for kind, mistakes in found.items()}
 
