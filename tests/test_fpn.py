@@ -110,3 +110,18 @@ def test_gradients_reach_every_level_and_every_weight():
             below = value()
             tensor.data[at] = before
             assert abs((above - below) / (2 * step) - tensor.grad[at]) < 1e-7
+
+
+def test_256_channels_and_a_coarser_level_by_default():
+    fpn = FPN([3, 5])
+    assert [block[0].weight.shape for block in fpn.inner_blocks] == [(1, 1, 3, 256), (1, 1, 5, 256)]
+    assert [block[0].weight.shape for block in fpn.layer_blocks] == [(3, 3, 256, 256)] * 2
+    assert fpn.pool
+
+
+def test_p6_skips_every_second_row_and_column():
+    fpn = small_fpn((1,))
+    set_block(fpn.inner_blocks[0], 1.0)
+    set_block(fpn.layer_blocks[0], identity())
+    x = np.arange(20, dtype=np.float32).reshape(1, 4, 5, 1)
+    np.testing.assert_array_equal(fpn([Tensor(x)])[-1].data[0, :, :, 0], [[0, 2, 4], [10, 12, 14]])

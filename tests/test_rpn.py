@@ -7,7 +7,7 @@ from minimask import nn
 from minimask.boxes import iou
 from minimask.device import generator
 from minimask.optim import SGD
-from minimask.rpn import RPN, side_by_side
+from minimask.rpn import RPN, RPNHead, side_by_side
 from minimask.run.model_settings import RPNSettings
 from minimask.structures import Batch
 from minimask.tensor import Tensor
@@ -195,6 +195,19 @@ def test_weights_begin_small():
         assert conv.weight.data.std() == pytest.approx(0.01, rel=0.08)
         assert not conv.bias.data.any()
     assert head.cls_logits.weight.shape == (1, 1, 64, 3) and head.bbox_pred.weight.shape == (1, 1, 64, 12)
+
+
+def test_the_head_has_a_relu_between_its_convolutions():
+    """A negative sum in the hidden map becomes 0, so that only the biases are left."""
+    head = RPNHead(1, 3)
+    head.conv[0][0].weight.data[...] = -1
+    head.cls_logits.weight.data[...], head.bbox_pred.weight.data[...] = 5, 7
+    head.cls_logits.bias.data[...], head.bbox_pred.bias.data[...] = [1, 2, 3], 4
+    logits, deltas = head(Tensor(np.ones((1, 2, 2, 1), np.float32)))
+    np.testing.assert_array_equal(logits.data, np.broadcast_to(np.float32([1, 2, 3]), (1, 2, 2, 3)))
+    np.testing.assert_array_equal(deltas.data, np.full((1, 2, 2, 12), 4, np.float32))
+    logits, _ = head(Tensor(-np.ones((1, 2, 2, 1), np.float32)))  # four cells of -1 times -1 make 4
+    np.testing.assert_array_equal(logits.data, np.broadcast_to(np.float32([21, 22, 23]), (1, 2, 2, 3)))
 
 
 def few(training, **settings):
