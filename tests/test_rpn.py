@@ -11,6 +11,7 @@ from minimask.rpn import RPN, RPNHead, side_by_side
 from minimask.run.model_settings import RPNSettings
 from minimask.structures import Batch
 from minimask.tensor import Tensor
+from minimask.trace import Trace
 
 SIZES = np.array([[60, 90], [64, 40]])
 PADDED = (64, 96)
@@ -232,3 +233,37 @@ def test_limits_in_training_and_in_inference(training, count):
     assert few(training, post_nms=(1, 2))[2].sum() == count
     assert few(training, pre_nms=(2, 4))[2].sum() == count  # the best two of the level are that outside and one more
     assert few(training, nms_threshold=0.9)[2].sum() == 3
+
+
+def test_which_anchors_learn_what():
+    """A crowd is left out, padding counts for nothing, and an object takes its best anchor, however badly that fits."""
+    rpn = RPN(8, RPNSettings(anchor_sizes=((16,),), anchor_ratios=(1.0,), samples=8, positive_fraction=0.75))
+    anchors = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [50, 0, 60, 10], [70, 0, 80, 10]], np.float32)
+    batch = batch_of_two()
+    batch.boxes = np.array([[[0, 0, 10, 10], [20, 0, 30, 10], [50, 0, 60, 10], [70, 0, 74, 10]]], np.float32)
+    batch.crowd, batch.valid = np.array([[False, True, False, False]]), np.array([[True, True, False, True]])
+    logits, deltas = np.zeros((1, 5)), np.ones((1, 5, 4))
+    with Trace() as stages:
+        losses = rpn.losses(Tensor(logits), Tensor(deltas), [anchors], batch, generator(0))
+        rpn.proposals(logits, deltas, [anchors], np.array([[60, 90]]))
+
+    assert stages["rpn_labels"].tolist() == [[1, 1, -1, 0, 1]]
+    assert stages["rpn_matches"][0, [0, 1, 4]].tolist() == [0, 0, 3]
+    assert stages["rpn_positive"].sum() == 3 and stages["rpn_valid"].sum() == 4
+    index, targets = stages["rpn_sampled"][0].tolist(), stages["rpn_targets"][0]
+    assert sorted(index[:3]) == [0, 1, 4] and index[3] == 3
+    # Anchor 1 moves left by 1 of its 10 pixels; anchor 4 moves left by 3 of 10, and its width becomes 4 of 10.
+    expected = {0: [0, 0, 0, 0], 1: [-0.1, 0, 0, 0], 4: [-0.3, 0, np.log(0.4), 0]}
+    for place in range(3):
+        np.testing.assert_allclose(targets[place], expected[index[place]], atol=1e-6)
+    assert not targets[3:].any()
+    assert losses["loss_objectness"].item() == pytest.approx(np.log(2))
+    np.testing.assert_array_equal(stages["anchors"], anchors)
+    assert stages["objectness"].shape == (1, 5) and stages["rpn_deltas"].shape == (1, 5, 4)
+    assert stages["proposals"].shape[2] == 4 and stages["proposal_valid"].any()
+
+
+def test_one_level_is_enough():
+    rpn = RPN(8, RPNSettings(anchor_sizes=((16,),)))
+    logits, deltas, anchors = rpn([Tensor(np.zeros((2, 3, 4, 8), np.float32))], (12, 16))
+    assert logits.shape == (2, 36) and deltas.shape == (2, 36, 4) and [len(a) for a in anchors] == [36]
