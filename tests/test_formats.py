@@ -11,7 +11,9 @@ from PIL import Image
 
 from minimask.__main__ import main
 from minimask.datasets.coco import CocoDataset
+from minimask.datasets.coco import to_coco as written_as_coco
 from minimask.datasets.formats import recognize, to_coco
+from minimask.datasets.segmentation import decode_segmentation
 from minimask.errors import InputError
 
 HEIGHT, WIDTH = 40, 60
@@ -261,3 +263,50 @@ def test_the_command_refuses_what_is_bad_unless_told_to_leave_it_out(tmp_path, c
     assert len(CocoDataset(tmp_path / "in", tmp_path / "coco.json")[0].labels) == 1
     assert main([*words, "--skip-bad"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ there and back
+
+
+def assert_same_masks_again(dataset, expected):
+    """The masks of a converted image are `expected`, and so are those of the set written as COCO and read again."""
+    np.testing.assert_array_equal(dataset[0].masks, expected)
+    again = CocoDataset(dataset.folder, json.loads(json.dumps(written_as_coco(dataset))))
+    np.testing.assert_array_equal(again[0].masks, expected)
+    assert again[0].labels.tolist() == dataset[0].labels.tolist()
+
+
+def test_yolo_polygons_have_the_masks_that_they_draw_in_the_image(tmp_path):
+    rng = np.random.default_rng(3)
+    picture(tmp_path / "images" / "a.jpg")
+    polygons = [np.round(rng.uniform(0.1, 0.9, (points, 2)), 6) for points in (3, 5, 9)]
+    lines = [f"{k % 2} " + " ".join(f"{v:.6f}" for v in polygon.ravel()) for k, polygon in enumerate(polygons)]
+    write(tmp_path / "labels" / "a.txt", "\n".join(lines))
+    write(tmp_path / "classes.txt", "dog\ncat\n")
+    dataset, problems = open_converted(tmp_path)
+    assert len(problems) == 0 and dataset[0].labels.tolist() == [1, 2, 1]
+    pixels = [(polygon * [WIDTH, HEIGHT]).ravel().tolist() for polygon in polygons]
+    assert_same_masks_again(dataset, [decode_segmentation([points], HEIGHT, WIDTH) for points in pixels])
+
+
+def test_label_images_there_and_back(tmp_path):
+    picture(tmp_path / "images" / "cell.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(numbered()).save(tmp_path / "masks" / "cell.png")
+    dataset, _ = open_converted(tmp_path, classes=["nucleus"])
+    assert_same_masks_again(dataset, [numbered() == number for number in (1, 2, 700)])
+
+
+def test_labelme_and_via_there_and_back(tmp_path):
+    picture(tmp_path / "labelme" / "a.png")
+    write(tmp_path / "labelme" / "a.json", labelme([shape("cat", SQUARE)]))
+    picture(tmp_path / "via" / "a.png")
+    x, y = zip(*SQUARE)
+    attributes = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+    region = {"shape_attributes": attributes, "region_attributes": {"class": "cat"}}
+    entry = {"filename": "a.png", "size": 1, "regions": [region], "file_attributes": {}}
+    write(tmp_path / "via" / "via.json", {"a.png1": entry})
+    for source in (tmp_path / "labelme", tmp_path / "via" / "via.json"):
+        dataset, problems = open_converted(source)
+        assert len(problems) == 0
+        assert_same_masks_again(dataset, [square_mask()])
