@@ -221,3 +221,16 @@ def test_what_a_file_is_instead_of_a_photo(tmp_path, content, reason):
     for read in (read_image, image_size):
         with pytest.raises(InputError, match=f"a.jpg: not a readable image .{reason}"):
             read(tmp_path / "a.jpg")
+
+
+def test_a_damaged_tiff_is_named_and_its_library_prints_nothing(tmp_path, capfd):
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    for place in range(200, len(content) - 400, 97):
+        content[place] ^= 0x5A
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.tif: not a readable image"):
+        read_image(path)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""

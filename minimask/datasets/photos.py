@@ -1,7 +1,10 @@
 """Reading photo files the way people see them: turned upright, in color, without transparency."""
 
+import contextlib
+import ctypes
 import logging
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +29,24 @@ UNDO = {  # what turns an upright image into the one that is stored
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+
+
+def _silence_libtiff():
+    """Keep the library of TIFF files, where Pillow brings its own, from writing lines of its own to the console.
+
+    What it cannot read still ends in an error of Pillow's, and the message then names the file.
+    """
+    package = Path(Image.__file__).parent
+    for file in (*package.parent.glob("pillow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(file))  # the one that Pillow has loaded
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                function = getattr(library, name)
+                function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+                function(None)
+
+
+_silence_libtiff()
 
 
 def read_image(path, rotate=True):
