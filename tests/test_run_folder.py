@@ -164,6 +164,15 @@ def run(tmp_path):
     return output
 
 
+def test_resuming_says_where_it_goes_on(run, capsys):
+    options = ["train", "--output", str(run), "--resume"]
+    assert main(options) == 0
+    assert f"minimask: {run / 'checkpoint-00000004.npz'}: the run is finished\n" in capsys.readouterr().err
+    (run / "checkpoint-00000004.npz").unlink()
+    assert main(options) == 0
+    assert f"minimask: {run / 'checkpoint-00000002.npz'}: going on after step 2\n" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_set_aside_with_the_reason(run, capsys):
     newest = run / "checkpoint-00000004.npz"
     newest.write_bytes(newest.read_bytes()[:500])

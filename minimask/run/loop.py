@@ -87,6 +87,10 @@ class Run:
 
         self.resumed = self.step > 0
         self.clock = Clock(settings, seconds)
+        if self.resumed:
+            state = "the run is finished" if self._over() else f"going on after step {self.step}"
+            if self.talks:  # before the bar is shown
+                say(f"{checkpoints(self.folder)[-1]}: {state}")
         self.bar = Bar(settings, self.clock, self.step, self.talks)
         self.stop = StopRequest()
         self.best = Best(self.folder) if self.first else None
