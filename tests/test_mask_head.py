@@ -289,3 +289,46 @@ def test_a_value_at_the_threshold_belongs_to_the_mask(paste):
     box = np.array([[0.0, 0, 8, 8]], np.float32)
     assert paste(half, box, 8, 8, whole_pixels=False)[0, 3:5, 3:5].all()
     assert not paste(half, box, 8, 8, threshold=np.nextafter(0.5, 1), whole_pixels=False).any()
+
+
+@pytest.mark.parametrize("layer", ["fc1", "fc2"])
+def test_the_hidden_layers_of_the_mlp_have_a_relu(layer):
+    head = MLPMaskHead(4, 4, 1, size=2)
+    for linear in (head.fc1, head.fc2, head.logits):
+        linear.weight.data[...] = np.eye(4)
+    getattr(head, layer).weight.data[...] *= -1
+    assert not head(Tensor(np.ones((1, 2, 2, 1), np.float32))).data.any()
+
+
+def test_targets_have_28_cells_by_default():
+    assert mask_targets(*target_case()).shape == (2, 5, 28, 28)
+
+
+@pytest.mark.parametrize("paste", [paste_masks, paste_masks.plain])
+def test_a_mask_far_from_the_corner_of_the_image(paste):
+    pasted = paste(np.ones((1, 8, 8), np.float32), np.array([[300.0, 200, 340, 230]]), 250, 400)[0]
+    assert pasted[201:229, 301:339].all() and not pasted[:198].any() and not pasted[:, :298].any()
+
+
+@pytest.mark.parametrize("paste", [paste_masks, paste_masks.plain])
+def test_whole_pixels_reach_one_further_right_and_down(paste):
+    """With its border the mask of 2 x 2 cells lies on 0 to 8, which is cut to the pixels 0 to 8, around 4."""
+    pasted = paste(np.ones((1, 2, 2), np.float32), np.array([[2.0, 2, 6, 6]]), 12, 12, threshold=None)[0]
+    np.testing.assert_allclose(pasted, pasted.T, atol=1e-6)
+    np.testing.assert_array_equal(pasted[4] > 0, [False] + [True] * 7 + [False] * 4)
+    np.testing.assert_allclose(pasted[4, 1:8], pasted[4, 7:0:-1], atol=1e-6)
+
+
+def test_restored_masks_begin_at_one_half():
+    batch = ImageTransform(32, 32)([np.zeros((32, 32, 3), np.uint8)])
+    for whole_image, shape in ((False, (1, 2, 28, 28)), (True, (1, 2, 32, 32))):
+        detections = Detections(
+            boxes=np.array([[[4, 4, 28, 28], [4, 4, 28, 28]]], np.float32),
+            labels=np.ones((1, 2), int),
+            scores=np.ones((1, 2), np.float32),
+            valid=np.ones((1, 2), bool),
+            masks=np.broadcast_to(np.float32([0.6, 0.4]).reshape(1, 2, 1, 1), shape),
+            whole_image=whole_image,
+        )
+        (found,) = restore(detections, batch)
+        assert found.masks[0, 16, 16] and not found.masks[1].any()
