@@ -291,12 +291,12 @@ def test_a_value_at_the_threshold_belongs_to_the_mask(paste):
     assert not paste(half, box, 8, 8, threshold=np.nextafter(0.5, 1), whole_pixels=False).any()
 
 
-@pytest.mark.parametrize("layer", ["fc1", "fc2"])
-def test_the_hidden_layers_of_the_mlp_have_a_relu(layer):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_hidden_layers_of_the_mlp_have_a_relu(sign):
+    """fc2 gives -1 if fc1 gives 1, or 0 if fc1 gives -1, which becomes 0: without the ReLU of fc1 it would be 1."""
     head = MLPMaskHead(4, 4, 1, size=2)
-    for linear in (head.fc1, head.fc2, head.logits):
-        linear.weight.data[...] = np.eye(4)
-    getattr(head, layer).weight.data[...] *= -1
+    head.fc1.weight.data[...], head.fc2.weight.data[...] = sign * np.eye(4), -np.eye(4)
+    head.logits.weight.data[...] = np.eye(4)
     assert not head(Tensor(np.ones((1, 2, 2, 1), np.float32))).data.any()
 
 
