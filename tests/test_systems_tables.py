@@ -165,7 +165,7 @@ def test_cropping_first_costs_more_than_ten_times_as_much():
     """Slide T09."""
     pytest.importorskip("skimage"), pytest.importorskip("sklearn")
     slow, fast = (cost.cost(name, images=2, repeats=1) for name in ("slow_rcnn", "fast_rcnn"))
-    assert fast["forward passes"] == 1 and slow["forward passes"] > 100
+    assert fast["forward passes"] == 1 and slow["forward passes"] > 80
     assert slow["multiplications"] > 10 * fast["multiplications"]
 
 

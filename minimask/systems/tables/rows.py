@@ -35,6 +35,7 @@ BOTTLENECK = {"backbone": {"name": "resnet50", "layers": [2, 2, 2, 2], "channels
 RESNEXT = {"backbone": {"name": "resnext50_32x4d", "layers": [2, 2, 2, 2], "groups": 4, "group_width": 16}}
 POOL, WARP = {"roi": {"pooling": "roi_pool"}}, {"roi": {"pooling": "roi_warp"}}
 BOXES_ALONE = {"heads": {"mask": None}}
+REGIONS = together(ROI, {"system": {"regions": 100}})  # as many as there are proposals
 BOTH, QUICK, FULL = ("quick", "full"), ("quick",), ("full",)
 
 
@@ -126,10 +127,10 @@ ROWS = [
     Row("fpn_agnostic", "FPN, one mask for all classes",
         groups=together(FPN, {"heads": {"class_agnostic_masks": True}}), theirs={"mask AP": 29.7}, rate_of="fpn"),
     # Before Mask R-CNN
-    Row("slow_rcnn", "R-CNN", "slow_rcnn", ways=QUICK),
-    Row("fast_rcnn", "Fast R-CNN", "fast_rcnn", ways=QUICK),
-    Row("sds", "SDS", "sds", ways=QUICK),
-    Row("cfm", "CFM", "cfm", ways=QUICK),
+    Row("slow_rcnn", "R-CNN", "slow_rcnn", together(REGIONS, {"system": {"svm_images": 50, "crop": 32}}), QUICK),
+    Row("fast_rcnn", "Fast R-CNN", "fast_rcnn", REGIONS, QUICK),
+    Row("sds", "SDS", "sds", REGIONS, QUICK),
+    Row("cfm", "CFM", "cfm", REGIONS, QUICK),
     Row("hypercolumns", "Hypercolumns", "hypercolumns", together(SYSTEM, {"heads": {"box_width": 128}})),
     Row("crf", "Arnab & Torr", "crf"),
     Row("fcn", "FCN and connected regions", "fcn"),

@@ -33,10 +33,10 @@ class Plan:
 
     way: str
     trunk: str = "masks"
-    steps: int = 300
+    steps: int = 250
     batch_size: int = 4
-    train: int = 600
-    test: int = 100
+    train: int = 500
+    test: int = 80
     split: str = "test"
 
 
