@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from minimask.image import resize_masks
+
 
 def resized(sample, side):
     """The Sample with a longer side of `side` pixels: image, boxes, masks and keypoints."""
@@ -18,6 +20,8 @@ def resized(sample, side):
         keypoints = keypoints * np.array([scale, scale, 1], np.float32)
     masks = sample.masks
     if masks is not None:
+        if scale < 0.5:  # masks that stay encoded are never decoded at the size of a large photo
+            masks = resize_masks(masks, 2 * size[1], 2 * size[0])
         masks = np.array([_resized_mask(mask, size) for mask in masks], np.uint8).reshape(-1, *size[::-1])
     return replace(
         sample,

@@ -12,8 +12,8 @@ squared angle, divided by the square root of the object's area so that small obj
 energy is at least `cut` form islands; each then grows back by as many pixels as the cut took from it.
 
 Simplified: one body for all maps, trained at once (the paper takes the classes from another network, and trains
-directions and energies separately before joining them); 8 intervals instead of 16, for our objects are small; islands
-grow without crossing into another class, instead of being dilated and filled.
+directions and energies apart first); energies see directions on true objects in training, on classified ones later;
+8 intervals instead of 16; islands grow without crossing into another class, instead of being dilated and filled.
 """
 
 from dataclasses import dataclass
