@@ -6,18 +6,16 @@ it found, where Mask R-CNN predicts class, box and mask side by side:
     1  boxes     the RPN
     2  masks     RoIWarp reads 14 x 14 features of a box; two fully connected layers draw one mask, whatever the class
     3  classes   from the features of the box, and from the same features times the mask; and a better box
-    4  masks     stage 2 again, in the boxes of stage 3, with the same weights
-    5  classes   stage 3 again
+    4, 5         stages 2 and 3 again, in the boxes of stage 3, with the same weights
 
 Section 4: the whole cascade is trained at once, and RoIWarp makes the loss of a later stage a function of the box that
 an earlier one predicted. So its gradient flows through the coordinates of the box, into stage 3 and the RPN. Matching
 and targets are constants there, which has a danger: a box that lies too far to the left can lower the loss by moving on
 to the left, where its features look as far off as its (constant) target says. On short runs of the toy size the whole
 gradient drives the RPN's boxes off the objects; a tenth of it, `system.gradient_through_boxes`, does no harm.
-
 RoIWarp rounds boxes to cells, as He et al. 2017 (section 3) point out; the gradient takes rounding for the identity.
-At test time the RoIs of both rounds vote for the masks (voting.py).
 
+At test time the RoIs of both rounds vote for the masks (voting.py).
 Simplified: our body instead of VGG-16, 256 units per layer instead of 4096, and masks are cut at 0.5 instead of 0.4.
 """
 
@@ -84,16 +82,15 @@ class MNC(MaskRCNN):
         batch = batch.to(self.device)
         features = self.features(F.Tensor(batch.images.astype(self.backbone.body.conv1.weight.dtype, copy=False)))
         logits, deltas, anchors = self.rpn(features, batch.images.shape[1:3])
-        predicted = logits.data, deltas.data, anchors, batch.sizes
-        proposals, _, valid, origin = self.rpn.proposals(*predicted, with_anchors=True)
+        found = self.rpn.proposals(logits.data, deltas.data, anchors, batch.sizes, with_anchors=True)
+        proposals, _, valid, origin = found
         if rng is None:
             return self.find(features, proposals, valid, batch.sizes)
 
         losses = self.rpn.losses(logits, deltas, anchors, batch, rng)
         rois = sample_rois(proposals, valid, batch, self.roi, rng)
-        boxes, share = F.Tensor(rois.boxes), self.system.gradient_through_boxes
-        if share:
-            boxes = moved_anchors(deltas, anchors, origin, rois, batch.sizes, share)
+        share = self.system.gradient_through_boxes
+        boxes = moved_anchors(deltas, anchors, origin, rois, batch.sizes, share) if share else F.Tensor(rois.boxes)
         return losses | self.cascade_losses(features, boxes, rois, batch)
 
     def stages(self, features, boxes, image_index):
@@ -103,8 +100,8 @@ class MNC(MaskRCNN):
         """
         heads, m = self.roi_heads, self.system.cells
         x = warp(features[-1], boxes, image_index, 1 / self.roi_strides[-1], SIZE, self.system.rounding)
-        # Each unit sums over thousands of positive inputs. AdamW moves all weights at the same rate, which would push
-        # the sum below 0 within a few steps, and ReLU would keep it there. Small inputs prevent that.
+        # AdamW moves all weights at the same rate. Over thousands of positive inputs this soon pushes a sum below 0,
+        # where ReLU keeps it. Small inputs prevent that.
         masks = heads.mask_fc(x.reshape(len(boxes), -1) * (1 / SIZE))
         masks = heads.mask_logits(masks).reshape(len(boxes), m, m, 1)
         inside = F.sigmoid(resize_bilinear(masks, (SIZE, SIZE)))
@@ -120,8 +117,8 @@ class MNC(MaskRCNN):
             masks, logits, deltas, mask_class = self.stages(features, boxes.reshape(-1, 4), image_index)
             for name, loss in self.stage_losses(masks, logits, deltas, mask_class, rois, batch).items():
                 total[name] = total[name] + loss if name in total else loss
-            gradient = self.system.gradient_through_boxes
-            boxes = best_boxes(boxes, deltas, mask_class.data, batch.sizes, BOX_WEIGHTS, gradient)
+            share = self.system.gradient_through_boxes
+            boxes = best_boxes(boxes, deltas, mask_class.data, batch.sizes, BOX_WEIGHTS, share)
             rois = match_again(boxes.data, rois, batch, self.roi.iou)
         return total
 
