@@ -22,6 +22,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 import minimask
 from minimask import check, draw
 from minimask.datasets.toy import ToyScenes
+from minimask.systems import taxonomy
 from minimask.tensor import no_grad
 from minimask.trace import Trace
 
@@ -337,24 +338,17 @@ plt.show()
 # Mask R-CNN is of the first family, with a small FCN inside each region.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-FAMILIES = {
-    "R-CNN driven": {2014: "SDS", 2015: "hypercolumns\nCFM", 2016: "MNC", 2017: "FCIS\nArnab & Torr\nMask R-CNN"},
-    "FCN driven": {2015: "PFN", 2017: "InstanceCut\ndeep watershed"},
-}
-figure, axes = plt.subplots(figsize=(10, 3.4))
-for row, (methods, color) in enumerate(zip(FAMILIES.values(), (SKY, YELLOW))):
-    axes.axhspan(-row - 0.45, -row + 0.45, color=color, alpha=0.4)
-    for year, text in methods.items():
-        axes.text(year, -row, text, ha="center", va="center", fontsize=15)
-axes.set(xlim=(2013.5, 2017.6), ylim=(-1.5, 0.5), xticks=range(2014, 2018))
-axes.set_yticks([0, -1], FAMILIES)
-axes.spines[:].set_visible(False)
-axes.tick_params(length=0)
+figure, axes = plt.subplots(figsize=(10, 6))
+axes.imshow(taxonomy.draw_taxonomy())
+axes.axis("off")
 plt.show()
 
 # %% [markdown]
 # *R-CNN*: a network that classifies regions of a picture (notebooks 05 to 09). *FCN*, fully convolutional network: one
 # that classifies every pixel (notebook 03). *RoI*, region of interest: a box in which an object may be.
+#
+# All of these systems can be trained here: `minimask.build("mnc")` makes the one with `mnc` below its name, and each is
+# a short file (`guide/systems.md` lists them).
 #
 # | method | driven by | in one sentence |
 # |---|---|---|
