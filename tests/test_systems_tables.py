@@ -138,7 +138,10 @@ def test_runs_are_kept_repeat_and_are_refused_under_another_plan(tmp_path):
 def test_the_best_rate_of_the_search_is_kept(tmp_path, monkeypatch):
     def run_all(tasks, *_):
         assert {task.plan.split for task in tasks} == {"val"} and {task.seed for task in tasks} == {queue.SEARCH_SEED}
-        found = {"fpn": {0.75e-3: 0.2, 1.5e-3: 0.4, 3e-3: 0.3}, "c4": {0.75e-3: 0.5, 1.5e-3: 0.4, 3e-3: 0.3}}
+        found = {
+            "fpn": {0.75e-3: 0.2, 1.5e-3: 0.4, 3e-3: 0.3, 6e-3: 0.0},
+            "c4": {0.75e-3: 0.5, 1.5e-3: 0.4, 3e-3: 0.3, 6e-3: 0.2},
+        }
         return [
             {"row": t.name, "rate": t.rate, "numbers": {"mask AP": found[t.name][t.rate], "box AP": -t.rate}}
             for t in tasks

@@ -13,7 +13,7 @@ from minimask.systems.tables import training
 from minimask.systems.tables.rows import BY_NAME
 from minimask.systems.tables.training import Plan
 
-SEARCHED = (0.5, 1.0, 2.0)  # times RATE: the learning rates that are tried for each row
+SEARCHED = (0.5, 1.0, 2.0, 4.0)  # times RATE: the learning rates that are tried for each row
 SEARCH_SEED = 1000
 RATES = "rates.json"
 
