@@ -347,8 +347,8 @@ plt.show()
 # *R-CNN*: a network that classifies regions of a picture (notebooks 05 to 09). *FCN*, fully convolutional network: one
 # that classifies every pixel (notebook 03). *RoI*, region of interest: a box in which an object may be.
 #
-# All of these systems can be trained here: `minimask.build("mnc")` makes the one with `mnc` below its name. Most are one
-# short file each; the guide has a page about them.
+# All of these systems can be trained here: `minimask.build("mnc")` makes the one with `mnc` below its name. Most are
+# one short file each; the guide has a page about them.
 #
 # | method | driven by | in one sentence |
 # |---|---|---|

@@ -171,13 +171,6 @@ CLAIMS = [
     Claim("table 2e", "fpn_mlp", "fpn", "mask AP75", (32.8, 35.3)),
     Claim("section 4.2", "fpn_agnostic", "fpn", "mask AP", (29.7, 30.3)),
     Claim("T09", "slow_rcnn", "fast_rcnn", "box AP"),
-    Claim("T07", "sds", "fpn", "mask AP"),
-    Claim("T07", "cfm", "fpn", "mask AP"),
-    Claim("T07", "hypercolumns", "fpn", "mask AP"),
-    Claim("T07", "crf", "fpn", "mask AP"),
-    Claim("T07", "pfn", "fpn", "mask AP"),
-    Claim("T07", "instance_cut", "fpn", "mask AP"),
-    Claim("T07", "deep_watershed", "fpn", "mask AP"),
     Claim("T05", "fcn", "fpn", "mask AP"),
 ]
 
