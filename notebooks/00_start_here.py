@@ -338,7 +338,7 @@ plt.show()
 # Mask R-CNN is of the first family, with a small FCN inside each region.
 
 # %% tags=["hide-input"] slideshow={"slide_type": "fragment"}
-figure, axes = plt.subplots(figsize=(10, 6))
+figure, axes = plt.subplots(figsize=(9, 5.4))
 axes.imshow(taxonomy.draw_taxonomy())
 axes.axis("off")
 plt.show()

@@ -168,7 +168,7 @@ def test_cropping_first_costs_more_than_ten_times_as_much():
     """Slide T09."""
     pytest.importorskip("skimage"), pytest.importorskip("sklearn")
     slow, fast = (cost.cost(name, images=2, repeats=1) for name in ("slow_rcnn", "fast_rcnn"))
-    assert fast["forward passes"] == 1 and slow["forward passes"] > 80
+    assert fast["forward passes"] == 1 and slow["forward passes"] > 100
     assert slow["multiplications"] > 10 * fast["multiplications"]
 
 
@@ -185,7 +185,7 @@ def records():
 
 
 def test_the_tables_as_text_and_as_markdown():
-    tables = report.titled(records(), {"fast_rcnn": {"forward passes": 1, "multiplications": 5e8, "seconds": 0.02}})
+    tables = report.titled(records(), {"Fast R-CNN": {"forward passes": 1, "multiplications": 5e8, "seconds": 0.02}})
     text = " ".join(report.as_text(tables).split())
     assert "Mask R-CNN C4 3 40.0 ± 0.0 21.0 ± 0.6 mask AP 33.1" in text
     assert "table 2b C4, masks by softmax < Mask R-CNN C4 mask AP +15.0 0.0 +5.5 shown, 3 seeds" in text

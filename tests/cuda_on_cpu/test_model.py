@@ -377,7 +377,7 @@ def test_running_out_of_memory_says_what_to_lower(gpu, tmp_path):
             fit(model, scenes(model, 8), settings(), tmp_path, progress=False)
     finally:
         pool.set_limit(size=0)
-    size = r"[\d.]+ [MG]B"
+    size = r"[\d.]+ [kMG]B"
     message = f"memory is full: {size} were requested, {size} are held here, {size} of {size} are free; use fewer"
     assert re.search(message, str(error.value)) and "(--batch-size)" in str(error.value)
 

@@ -74,9 +74,9 @@ def claim_rows(group):
 def cost_rows(costs):
     """The lines of the table of costs per image, from the result of `cost.costs`."""
     lines = [["system", "forward passes", "million multiplications", "milliseconds"]]
-    for name, found in costs.items():
+    for title, found in costs.items():
         million, ms = found["multiplications"] / 1e6, 1000 * found["seconds"]
-        lines.append([BY_NAME[name].title, f"{found['forward passes']:.0f}", f"{million:.0f}", f"{ms:.1f}"])
+        lines.append([title, f"{found['forward passes']:.0f}", f"{million:.0f}", f"{ms:.1f}"])
     return lines
 
 
