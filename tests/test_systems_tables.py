@@ -104,6 +104,24 @@ def test_heads_that_read_kept_features_see_what_the_body_computes():
     assert not [p for p in model.backbone.parameters() if p.requires_grad]
 
 
+def test_pixels_are_classified_from_the_kept_features_of_their_own_image():
+    row = rows.BY_NAME["crf"]
+    model = build(row.build, classes=training.CLASSES, seed=0, **row.groups).eval()
+    model.classify[1].weight.data[...] = np.random.default_rng(0).normal(size=model.classify[1].weight.shape)
+    scenes = training.scenes_of("test", TINY)
+    first, second = (model.transform([scenes[i]]) for i in (0, 1))
+    expected = model.segment(first)
+    attach(model, training.trunk_of(model, row, TINY), "test")
+    model.detect(second)
+    assert (model.segment(first) == expected).mean() > 0.99  # float16
+    assert (model.segment(second) == expected).mean() < 0.9
+
+
+def test_claims_that_a_way_cannot_show_are_not_judged():
+    assert "T17" not in {claim.slide for claim in rows.chosen(["fpn"], "quick")[1] if claim.better == "fpn"}
+    assert "T17" in {claim.slide for claim in rows.chosen(["fpn"], "full")[1] if claim.better == "fpn"}
+
+
 def test_masks_in_true_boxes_of_a_perfect_model_overlap_fully(monkeypatch):
     scenes = training.scenes_of("test", TINY)
     model = build("toy", classes=training.CLASSES, seed=0).eval()
@@ -197,7 +215,7 @@ def test_the_tables_as_text_and_as_markdown():
 
 def test_the_figure_shows_every_system_and_every_claim():
     [group] = report.by_group(records()).values()
-    picture = plot_tables(group, "Heads on a frozen trunk")
+    picture = plot_tables(group, "quick", "Heads on a frozen trunk")
     assert picture.dtype == np.uint8 and picture.shape[1] == 1900 and 50 < picture.mean() < 255
 
 

@@ -138,6 +138,6 @@ def write(folder, found, records):
     for (way, trunk), group in report.by_group(records).items():
         title = "End to end" if way == "full" else f"Heads on a frozen trunk, trained on {trunk}"
         name = "-".join(filter(None, ("tables", way, trunk)))
-        files[folder / f"{name}.png"] = picture_bytes(plot_tables(group, title))
+        files[folder / f"{name}.png"] = picture_bytes(plot_tables(group, way, title))
     write_files(files)
     return [os.path.relpath(path) for path in files]

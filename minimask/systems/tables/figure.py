@@ -9,12 +9,12 @@ from minimask.systems.tables.verdicts import mean_and_error
 INK = {"shown": unit(COLORS[2]), "opposite": unit(COLORS[5]), "not shown": (0.45,) * 3, "too few seeds": (0.45,) * 3}
 
 
-def plot_tables(group, title):
-    """Draw one group of runs, {row: {seed: numbers}} (see report.by_group). Returns (H, W, 3) uint8."""
+def plot_tables(group, way, title):
+    """Draw one group of runs of one way, {row: {seed: numbers}} (see report.by_group). Returns (H, W, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    claims = judged(group)
+    claims = judged(group, way)
     height = 1.6 + 0.36 * max(sum(row.name in group for row in ROWS), len(claims))
     figure = Figure(figsize=(19, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

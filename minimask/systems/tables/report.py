@@ -42,20 +42,20 @@ def spread(values):
     return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
 
 
-def judged(group):
-    """The claims of which both rows have runs, with their verdicts: a list of (Claim, Verdict)."""
+def judged(group, way):
+    """The claims of one way of which both rows have runs, with their verdicts: a list of (Claim, Verdict)."""
     found = []
     for claim in CLAIMS:
-        if claim.worse in group and claim.better in group:
+        if way in claim.ways and claim.worse in group and claim.better in group:
             sides = (series(group[name], claim.number) for name in (claim.worse, claim.better))
             found.append((claim, judge(*sides)))
     return found
 
 
-def claim_rows(group):
+def claim_rows(group, way):
     """The lines of the table of claims: a list of lists of text."""
     lines = [["slide", "claim", "number", "ours", "± 2 s.e.", "the decks", "verdict"]]
-    for claim, verdict in judged(group):
+    for claim, verdict in judged(group, way):
         theirs = "" if claim.theirs is None else f"{claim.theirs[1] - claim.theirs[0]:+.1f}"
         lines.append(
             [
@@ -88,7 +88,7 @@ def titled(records, costs=None):
         plan = next(r["plan"] for r in records if r["plan"]["way"] == way)
         size = f"{plan['train']} scenes, {plan['steps']} steps of {plan['batch_size']}; AP in percent, ± standard error"
         tables += [(f"Systems, {what} ({size})", system_rows(group))]
-        if len(claims := claim_rows(group)) > 1:
+        if len(claims := claim_rows(group, way)) > 1:
             tables += [(f"Claims, {what}", claims)]
     if costs:
         tables += [("Cost of one image at test time (slide T09)", cost_rows(costs))]

@@ -95,13 +95,19 @@ def attach(model, trunk, test):
     if hasattr(model, "rpn"):
         model.rpn = KeptRPN(current)
     model.features = current.features
-    usual = model.forward
+    forward, segment = model.forward, getattr(model, "segment", None)
 
-    def forward(batch, rng=None):
+    def see_and_forward(batch, rng=None):
         current.use("train" if rng is not None else test, batch.image_ids)
-        return usual(batch, rng)
+        return forward(batch, rng)
 
-    model.forward = forward
+    def see_and_segment(batch):
+        current.use(test, batch.image_ids)
+        return segment(batch)
+
+    model.forward = see_and_forward
+    if segment is not None:
+        model.segment = see_and_segment
     return current
 
 
