@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from minimask.systems.tables.trunk import attach, copy_body
 from minimask.systems.tables.verdicts import judge
 from minimask.tensor import Tensor
 
+ROOT = Path(__file__).parents[1]
 TINY = dataclasses.replace(training.PLANS["quick"], steps=2, train=8, test=4)
 
 
@@ -216,7 +218,7 @@ def test_the_tables_as_text_and_as_markdown():
 def test_the_figure_shows_every_system_and_every_claim():
     [group] = report.by_group(records()).values()
     picture = plot_tables(group, "quick", "Heads on a frozen trunk")
-    assert picture.dtype == np.uint8 and picture.shape[1] == 1900 and 50 < picture.mean() < 255
+    assert picture.dtype == np.uint8 and picture.shape[1] == 2300 and 50 < picture.mean() < 255
 
 
 def test_the_command_shows_results_and_refuses_to_mix_them(tmp_path, capsys):
@@ -230,3 +232,32 @@ def test_the_command_shows_results_and_refuses_to_mix_them(tmp_path, capsys):
     assert "unknown row c5x; did you mean c5" in capsys.readouterr().err
     assert main(["tables", "--seeds", "0", "--output", tmp_path / "new"]) == 2
     assert "--seeds must be at least 1, got 0" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- the results at hand
+
+
+def test_the_shipped_results_show_what_the_guide_says():
+    folder = ROOT / "data" / "tables"
+    groups = report.by_group(queue.read_all(folder))
+    for trunk in ("masks", "pixels"):
+        verdicts = {(c.worse, c.better, c.number): v.text for c, v in report.judged(groups["quick", trunk], "quick")}
+        for worse, better in (
+            ("mnc", "c4"),
+            ("fcis", "c4"),
+            ("c4", "fpn"),
+            ("c4_roi_pool", "c4_roi_warp"),
+            ("c4_roi_warp", "c4"),
+            ("c4_softmax", "c4"),
+            ("fpn_mlp", "fpn"),
+        ):
+            assert verdicts[worse, better, "mask AP"] == "shown", (trunk, worse, better)
+        assert verdicts["fcis", "fcis_ohem", "mask AP"] == "opposite"
+        assert verdicts["mnc", "fcis", "mask AP"] == ("not shown" if trunk == "masks" else "shown")
+    assert verdicts["fpn_mlp", "fpn", "mask AP75"] == "shown"
+
+    costs = json.loads((folder / "cost.json").read_text())
+    assert round(costs["R-CNN"]["forward passes"]) == 182
+    assert round(costs["R-CNN"]["multiplications"] / costs["Fast R-CNN"]["multiplications"]) == 16
+    text = report.as_markdown(report.titled(queue.read_all(folder), costs))
+    assert (folder / "tables.md").read_text(encoding="utf-8") == text

@@ -6,7 +6,7 @@ from minimask.systems.tables.report import judged, series
 from minimask.systems.tables.rows import BY_NAME, ROWS
 from minimask.systems.tables.verdicts import mean_and_error
 
-INK = {"shown": unit(COLORS[2]), "opposite": unit(COLORS[5]), "not shown": (0.45,) * 3, "too few seeds": (0.45,) * 3}
+INK = {"shown": unit(COLORS[6]), "opposite": unit(COLORS[2]), "not shown": (0.45,) * 3, "too few seeds": (0.45,) * 3}
 
 
 def plot_tables(group, way, title):
@@ -16,9 +16,9 @@ def plot_tables(group, way, title):
 
     claims = judged(group, way)
     height = 1.6 + 0.36 * max(sum(row.name in group for row in ROWS), len(claims))
-    figure = Figure(figsize=(19, height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(23, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     _systems(left, group)
     _claims(right, claims)
     figure.suptitle(title, fontsize=TEXT + 3)
@@ -40,7 +40,7 @@ def _systems(axes, group):
         hollow = dict(markerfacecolor="none", markersize=8, color=unit(color), label=f"{number} on COCO, the decks")
         axes.plot(*(zip(*theirs) if theirs else ([], [])), "D", **hollow)
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=TEXT - 2)
-    axes.set_xlabel("average precision in percent (± standard error)", fontsize=TEXT - 1)
+    axes.set_xlabel("AP in percent (± standard error)", fontsize=TEXT - 1)
     axes.set_xlim(left=0)
     _finish(axes, len(rows))
 
@@ -60,7 +60,7 @@ def _claims(axes, claims):
     ]
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=TEXT - 3)
-    axes.set_xlabel("difference in percent (± twice its standard error)", fontsize=TEXT - 1)
+    axes.set_xlabel("difference of AP in percent (± 2 standard errors)", fontsize=TEXT - 1)
     _finish(axes, len(names))
 
 
@@ -68,4 +68,4 @@ def _finish(axes, rows):
     axes.set_ylim(-0.7, rows - 0.3)
     axes.grid(alpha=0.3)
     axes.tick_params(axis="x", labelsize=TEXT - 2)
-    axes.legend(fontsize=TEXT - 3, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, frameon=False)
+    axes.legend(fontsize=TEXT - 3, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)
