@@ -59,7 +59,7 @@ def test_numpy_keeps_its_threads_and_the_environment_stays_as_it_is():
 def blas_threads():
     """The numbers of threads of NumPy's BLAS. SciPy brings another one, which may have been loaded in between."""
     pools = ThreadpoolController().select(user_api="blas").info()
-    return {pool["num_threads"] for pool in pools if "scipy" not in pool["filepath"]}
+    return {pool["num_threads"] for pool in pools if "scipy.libs" not in pool["filepath"]}
 
 
 @pytest.fixture
