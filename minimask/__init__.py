@@ -35,9 +35,9 @@ Reading order: the files that each notebook of the course is about.
 One training step is in these twenty files, 4,000 lines at most: train.py, mask_rcnn.py, structures.py, trace.py;
 backbone.py, fpn.py, anchors.py, boxes.py, rpn.py, targets.py, roi_align.py, box_head.py, mask_head.py, losses.py; and
 the engine below them: tensor.py, functional.py, nn.py, convolution.py, normalization.py, optim.py. How an operation
-finds its kernel is in device.py. The systems that the decks
-compare with Mask R-CNN are in systems/. What is on no slide is in folders: draw/, weights/, run/ (files, log, options,
-commands), machine/ (cards, threads, several workers), check/ (the exercises), course/ (the notebooks), benchmark/.
+finds its kernel is in device.py. The systems that the decks compare with Mask R-CNN are in systems/. What is on no
+slide is in folders: draw/, weights/, run/ (files, log, options, commands), machine/ (cards, threads, several workers),
+check/ (the exercises), course/ (the notebooks), benchmark/.
 """
 
 import importlib

@@ -42,3 +42,12 @@ def same_number_of_threads():
     before = threads()
     yield
     set_threads(before)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """One browser for all tests of a file."""
+    from tests import browser
+
+    with browser.start() as chromium:
+        yield chromium

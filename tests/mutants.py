@@ -71,7 +71,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_UnaryOp(self, node):
         self.replace(node, self.source[self.start(node.operand) : self.end(node.operand)].decode())
-        if not isinstance(node.operand, ast.Constant):  # -2 in place of -1, often an axis, would change nothing
+        if not isinstance(node.operand, ast.Constant):  # -1 is often an axis, and -2 would change nothing
             self.generic_visit(node)
 
     def visit_Constant(self, node):

@@ -16,13 +16,6 @@ each_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.s
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """One browser for all tests of this file."""
-    with browser.start() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """The address of the book on this machine."""
     folder = tmp_path_factory.mktemp("book") / "pages"

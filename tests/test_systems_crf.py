@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 import minimask
-from minimask.datasets.toy import ToyScenes
-from minimask.mask_rcnn import sampling_generator
 from minimask.structures import Detections
 from minimask.systems.crf import unaries
 from minimask.systems.mean_field import mean_field
+from tests.pixel_training import check_training
 
 SMALL = {
     "backbone": {"channels": [8, 8, 16, 16], "fpn_channels": 16},
@@ -68,21 +67,8 @@ def test_neighbors_of_like_color_count_and_others_do_not():
 def test_training_finds_objects_and_the_checkpoint_comes_back(tmp_path):
     pytest.importorskip("scipy")
     model = minimask.build("crf", classes=["cat", "dog", "duck"], **SMALL)
-    scenes = ToyScenes("train", size=64, count=2)
-    batch = model.transform([scenes[i] for i in range(2)])
-    before = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
-    assert before["loss_pixels"] == pytest.approx(np.log(4), rel=1e-6)  # four classes, all equally likely
-
-    settings = dict(steps=150, batch_size=2, learning_rate=0.01, quiet=True)
-    run = minimask.train(model, scenes, output=tmp_path / "run", **settings)
-    again = minimask.load(run.folder)
-    np.testing.assert_array_equal(again.segment(batch), model.segment(batch))
-    np.testing.assert_array_equal(again.detect(batch).masks, model.detect(batch).masks)
+    before, after, batch = check_training(model, tmp_path, steps=150, learning_rate=0.01, ap50=0.25)
     assert model.detect(batch).masks.sum(axis=1).max() == 1  # no pixel is given twice
-    numbers = minimask.evaluate(again, scenes, quiet=True)
-    assert numbers["pixels"]["mean IoU"] > 0.6  # about 0.2 if everything is background
-    assert numbers["segm"]["AP50"] > 0.25
-    after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
     assert after["loss_classifier"] < 0.3 * before["loss_classifier"]
 
 

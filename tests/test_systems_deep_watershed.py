@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 import minimask
-from minimask.datasets.toy import ToyScenes
 from minimask.losses import Loss
-from minimask.mask_rcnn import sampling_generator
 from minimask.systems.deep_watershed import islands, landscape, squared_angle
 from tests.gradcheck import check_gradients
+from tests.pixel_training import check_training
 
 pytest.importorskip("scipy")
 
@@ -64,20 +63,7 @@ def test_islands_above_the_water_grow_back_to_their_shores():
 
 def test_training_finds_objects_and_the_checkpoint_comes_back(tmp_path):
     model = minimask.build("deep_watershed", classes=["cat", "dog", "duck"], system={"width": 16}, **SMALL)
-    scenes = ToyScenes("train", size=64, count=2)
-    batch = model.transform([scenes[i] for i in range(2)])
-    before = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
-    assert before["loss_pixels"] == pytest.approx(np.log(4), rel=1e-6)  # four classes, all equally likely
-
-    settings = dict(steps=200, batch_size=2, learning_rate=0.02, quiet=True)
-    run = minimask.train(model, scenes, output=tmp_path / "run", **settings)
-    again = minimask.load(run.folder)
-    np.testing.assert_array_equal(again.segment(batch), model.segment(batch))
-    np.testing.assert_array_equal(again.detect(batch).masks, model.detect(batch).masks)
-    numbers = minimask.evaluate(again, scenes, quiet=True)
-    assert numbers["pixels"]["mean IoU"] > 0.6  # about 0.2 if everything is background
-    assert numbers["segm"]["AP50"] > 0.5
-    after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
+    before, after, _ = check_training(model, tmp_path, steps=200, learning_rate=0.02, ap50=0.5)
     assert after["loss_direction"] < 0.4 * before["loss_direction"]
     assert after["loss_energy"] < 0.3 * before["loss_energy"]
 

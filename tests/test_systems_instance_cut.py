@@ -7,10 +7,10 @@ import pytest
 
 import minimask
 from minimask.datasets.toy import ToyScenes
-from minimask.mask_rcnn import sampling_generator
 from minimask.systems.instance_cut import border_costs, instance_edges, superpixels
 from minimask.systems.multicut import multicut
 from minimask.systems.pixels import instance_map, semantic_map
+from tests.pixel_training import check_training
 
 pytest.importorskip("scipy")
 pytest.importorskip("skimage")
@@ -96,18 +96,5 @@ def test_true_maps_give_the_true_objects(model):
 
 
 def test_training_finds_objects_and_the_checkpoint_comes_back(tmp_path, model):
-    scenes = ToyScenes("train", size=64, count=2)
-    batch = model.transform([scenes[i] for i in range(2)])
-    before = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
-    assert before["loss_pixels"] == pytest.approx(np.log(4), rel=1e-6)  # four classes, all equally likely
-
-    settings = dict(steps=200, batch_size=2, learning_rate=0.01, quiet=True)
-    run = minimask.train(model, scenes, output=tmp_path / "run", **settings)
-    again = minimask.load(run.folder)
-    np.testing.assert_array_equal(again.segment(batch), model.segment(batch))
-    np.testing.assert_array_equal(again.detect(batch).masks, model.detect(batch).masks)
-    numbers = minimask.evaluate(again, scenes, quiet=True)
-    assert numbers["pixels"]["mean IoU"] > 0.6  # about 0.2 if everything is background
-    assert numbers["segm"]["AP50"] > 0.25
-    after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
+    _, after, _ = check_training(model, tmp_path, steps=200, learning_rate=0.01, ap50=0.25)
     assert after["loss_edges"] < 0.3  # 0.5 if every pixel has the share of the edges

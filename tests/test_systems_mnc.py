@@ -148,7 +148,7 @@ def test_training_lowers_the_loss_and_the_checkpoint_comes_back(tmp_path):
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     np.testing.assert_array_equal(found.masks, expected.masks)
     assert found.masks.shape[2:] == (4, 4)
-    assert minimask.evaluate(again, scenes, quiet=True)["segm"]["AP"] >= 0
+    assert minimask.evaluate(again, scenes, quiet=True)["bbox"]["AP50"] > 0.04  # it was 0.11 and 0.09 with two seeds
 
     after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
     assert after["loss_classifier"] < 0.8 * before["loss_classifier"]

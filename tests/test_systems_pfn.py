@@ -5,9 +5,9 @@ import pytest
 
 import minimask
 from minimask.datasets.toy import ToyScenes
-from minimask.mask_rcnn import sampling_generator
 from minimask.systems.pfn import cluster, here, six_numbers
 from minimask.tensor import Tensor
+from tests.pixel_training import check_training
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
@@ -75,20 +75,7 @@ def test_the_losses_of_true_maps_are_zero_and_of_wrong_ones_are_known(model, mon
 
 
 def test_training_finds_objects_and_the_checkpoint_comes_back(tmp_path, model):
-    scenes = ToyScenes("train", size=64, count=2)
-    batch = model.transform([scenes[i] for i in range(2)])
-    before = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
-    assert before["loss_pixels"] == pytest.approx(np.log(4), rel=1e-6)  # four classes, all equally likely
-
-    settings = dict(steps=200, batch_size=2, learning_rate=0.01, quiet=True)
-    run = minimask.train(model, scenes, output=tmp_path / "run", **settings)
-    again = minimask.load(run.folder)
-    np.testing.assert_array_equal(again.segment(batch), model.segment(batch))
-    np.testing.assert_array_equal(again.detect(batch).masks, model.detect(batch).masks)
-    numbers = minimask.evaluate(again, scenes, quiet=True)
-    assert numbers["pixels"]["mean IoU"] > 0.6  # about 0.2 if everything is background
-    assert numbers["segm"]["AP50"] > 0.4
-    after = {name: loss.item() for name, loss in model.losses(batch, sampling_generator(0, 0)).items()}
+    before, after, _ = check_training(model, tmp_path, steps=200, learning_rate=0.01, ap50=0.4)
     assert after["loss_pixel_boxes"] < 0.1 * before["loss_pixel_boxes"]
     assert after["loss_count"] < 0.1 * before["loss_count"]
 

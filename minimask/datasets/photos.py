@@ -15,7 +15,7 @@ from minimask.errors import InputError
 # A photo of 10,000 x 10,000 pixels is a photo, not an attack. Beyond 179 megapixels Pillow still refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF data, which nobody needs
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # InputError says what is wrong; Pillow need not, too
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # our InputError already says what is wrong
 
 ORIENTATION = 0x0112  # tags of EXIF and TIFF
 WIDTH, LENGTH, STRIP_OFFSETS, ROWS_PER_STRIP = 256, 257, 273, 278

@@ -236,8 +236,9 @@ def read_numbers(where, values, what, note=None):
     Raises Defect unless all are finite numbers that can be pixels.
     """
     numbers = set(map(type, values)) <= {int, float}
-    if numbers and values and -LARGEST_NUMBER <= min(values) and max(values) <= LARGEST_NUMBER and sum(values) * 0 == 0:
-        return values  # the sum shows a NaN, which min and max may miss
+    small = numbers and -LARGEST_NUMBER <= min(values, default=0) and max(values, default=0) <= LARGEST_NUMBER
+    if small and math.isfinite(sum(values)):  # a NaN shows in the sum, while min and max may miss it
+        return values
 
     plain = what.removeprefix("a ")
     if not numbers:

@@ -144,7 +144,7 @@ class Run:
         if second_step and self.first:
             with distributed.alone():
                 self.model.finish_training(self.dataset)
-        # Also to note how long the run took, if it was to last so many minutes:
+        # A run of so many minutes saves in any case, to record how long it took.
         if self.step != self.saved_step or self.settings.minutes or second_step:
             self._save()
         if self.first:

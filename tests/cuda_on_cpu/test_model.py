@@ -23,9 +23,15 @@ from minimask.run.finite import NotFiniteError
 from minimask.run.log import LOG
 from minimask.run.validation import validation_loss
 from minimask.tensor import Function
-from minimask.train import fit, make_optimizer, sum_of
+from minimask.train import fit, make_optimizer
 from tests.cuda_on_cpu.small_model import SMALL, no_sync, one_schedule, scenes, settings, small_model
-from tests.cuda_on_cpu.training import assert_same_steps, check_training_steps, make_steps, make_steps_on_cpu
+from tests.cuda_on_cpu.training import (
+    assert_same_steps,
+    check_losses_and_gradients,
+    check_training_steps,
+    make_steps,
+    make_steps_on_cpu,
+)
 
 BOTTLENECKS = dict(name="resnet50", norm="frozen", channels=(4, 4, 4, 8), stem="large")
 VARIANTS = {
@@ -66,22 +72,10 @@ def test_gradients_and_detections_equal_the_cpu(gpu, variant):
     """One training step and one inference with each of the parts that a model can have; nothing waits."""
     cpu, card = small_model(**VARIANTS[variant]), small_model(**VARIANTS[variant]).to("cuda")
     batch = scenes(cpu).batch(0)
-    on_card = batch.to("cuda")
-    expected = cpu.losses(batch, sampling_generator(0, 0))
-    sum_of(expected).backward()
-    with no_sync(gpu):
-        found = card.losses(on_card, Draws(sampling_generator(0, 0)))
-        sum_of(found).backward()
-    for name, loss in expected.items():
-        np.testing.assert_allclose(found[name].data.get(), loss.data, rtol=1e-5, atol=1e-6, err_msg=name)
-    parameters = dict(card.named_parameters())
-    for name, parameter in cpu.named_parameters():
-        if parameter.grad is not None:
-            scale = np.abs(parameter.grad).max()
-            np.testing.assert_allclose(parameters[name].grad.get(), parameter.grad, atol=1e-4 * scale + 1e-7)
+    check_losses_and_gradients(gpu, cpu, card, batch, tolerance=1e-4)
 
     cpu.eval(), card.eval()
-    expected = cpu.detect(batch)
+    expected, on_card = cpu.detect(batch), batch.to("cuda")
     with no_sync(gpu):
         found = card.detect(on_card)
     assert expected.valid.sum() > 10

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 import minimask
-from minimask.machine.gpu_steps import Draws
-from minimask.mask_rcnn import sampling_generator
-from minimask.train import sum_of
-from tests.cuda_on_cpu.small_model import no_sync, one_schedule, scenes
+from tests.cuda_on_cpu.small_model import one_schedule, scenes
+from tests.cuda_on_cpu.training import check_losses_and_gradients
 
 SMALL = {
     "backbone": {"channels": [8, 8, 8, 8]},
@@ -32,24 +30,10 @@ def test_a_step_and_detections_equal_the_cpu(gpu, name):
     cpu, card = (minimask.build(name.split(",")[0], 4, seed=0, **groups) for _ in range(2))
     card.to("cuda")
     batch = scenes(cpu).batch(0)
-    on_card = batch.to("cuda")
-    expected = cpu.losses(batch, sampling_generator(0, 0))
-    sum_of(expected).backward()
-    with no_sync(gpu):
-        found = card.losses(on_card, Draws(sampling_generator(0, 0)))
-        sum_of(found).backward()
-    for key, loss in expected.items():
-        np.testing.assert_allclose(found[key].data.get(), loss.data, rtol=1e-5, atol=1e-6, err_msg=key)
-    parameters = dict(card.named_parameters())
-    for key, parameter in cpu.named_parameters():
-        if parameter.grad is not None:
-            scale = np.abs(parameter.grad).max()
-            np.testing.assert_allclose(
-                parameters[key].grad.get(), parameter.grad, atol=1e-3 * scale + 1e-7, err_msg=key
-            )
+    check_losses_and_gradients(gpu, cpu, card, batch, tolerance=1e-3)
 
     cpu.eval(), card.eval()
-    expected, found = cpu.detect(batch), card.detect(on_card).to("cpu")
+    expected, found = cpu.detect(batch), card.detect(batch.to("cuda")).to("cpu")
     assert expected.valid.sum() > 10
     np.testing.assert_array_equal(found.valid, expected.valid)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)

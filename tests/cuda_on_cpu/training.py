@@ -3,8 +3,9 @@
 import numpy as np
 
 from minimask.machine.cpu_steps import StepsOnCpu
-from minimask.machine.gpu_steps import StepsOnGpu
-from minimask.train import make_optimizer, rate_factor, training_step
+from minimask.machine.gpu_steps import Draws, StepsOnGpu
+from minimask.mask_rcnn import sampling_generator
+from minimask.train import make_optimizer, rate_factor, sum_of, training_step
 from tests.cuda_on_cpu.small_model import RATE, no_sync, scenes, settings, small_model
 
 
@@ -56,3 +57,23 @@ def check_training_steps(gpu, count):
     for name, array in card.state_dict().items():
         assert np.abs(theirs[name] - before[name]).max() > 1e-4, name  # training changes all of them
         np.testing.assert_allclose(array.get(), theirs[name], atol=2e-3, err_msg=name)
+
+
+def check_losses_and_gradients(gpu, cpu, card, batch, tolerance):
+    """The losses and gradients of two equal models on one batch agree; on the card nothing waits.
+
+    tolerance: of a gradient, as a share of the largest number in its array.
+    """
+    on_card = batch.to("cuda")
+    expected = cpu.losses(batch, sampling_generator(0, 0))
+    sum_of(expected).backward()
+    with no_sync(gpu):
+        found = card.losses(on_card, Draws(sampling_generator(0, 0)))
+        sum_of(found).backward()
+    for name, loss in expected.items():
+        np.testing.assert_allclose(found[name].data.get(), loss.data, rtol=1e-5, atol=1e-6, err_msg=name)
+    parameters = dict(card.named_parameters())
+    for name, parameter in cpu.named_parameters():
+        if parameter.grad is not None:
+            bound = tolerance * np.abs(parameter.grad).max() + 1e-7
+            np.testing.assert_allclose(parameters[name].grad.get(), parameter.grad, atol=bound, err_msg=name)

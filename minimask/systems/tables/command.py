@@ -7,7 +7,7 @@ from minimask.errors import InputError
 from minimask.run.files import json_bytes, write_files
 from minimask.run.messages import say
 
-SECOND_TRUNK = ("L08", "table 2b", "table 2e", "T14")  # what is run on the trunk of pixels too
+SECOND_TRUNK = ("L08", "T14", "table 2b", "table 2c", "table 2d", "table 2e")  # what is run on the trunk of pixels too
 EXAMPLES = """  python -m minimask tables --quick              heads on frozen trunks: about 25 minutes on two cores
   python -m minimask tables --resume             end to end: hours; go on after an interruption
   python -m minimask tables --quick --rows L08 --seeds 5 --output runs/roi_align
@@ -19,14 +19,14 @@ def add_arguments(parser):
     """Declare the options."""
     from minimask.systems.tables.rows import CLAIMS, ROWS
 
-    slides = sorted({claim.slide for claim in CLAIMS})
+    sources = sorted({claim.source for claim in CLAIMS})
     parser.add_argument("--quick", action="store_true", help="train heads alone, on frozen trunks, instead of all")
     parser.add_argument(
         "--rows",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"only these rows ({', '.join(row.name for row in ROWS)}) or slides ({', '.join(slides)})",
+        help=f"only these rows ({', '.join(row.name for row in ROWS)}) or claims ({', '.join(sources)})",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs per row (default: 3)")
     parser.add_argument("--output", default="runs/tables", metavar="DIR", help="for the results (default: runs/tables)")
@@ -77,7 +77,7 @@ def run(args):
             search_rates(folder, plan, rows, args.workers, args.quiet)
         tasks += tasks_for(folder, plan, subset, args.seeds)
     run_all(tasks, args.workers, args.quiet)
-    if not args.rows or "T09" in args.rows:
+    if "slow_rcnn" in {row.name for row in rows}:
         write_files({folder / "cost.json": json_bytes(cost.costs())})
 
 

@@ -37,7 +37,7 @@ def _systems(axes, group):
                 places.append(y + shift), means.append(mean), errors.append(error or 0)
         axes.errorbar(means, places, xerr=errors, fmt="o", color=unit(color), markersize=8, capsize=4, label=number)
         theirs = [(row.theirs[number], y + shift) for y, row in enumerate(rows) if number in row.theirs]
-        hollow = dict(markerfacecolor="none", markersize=8, color=unit(color), label=f"{number} on COCO, the decks")
+        hollow = dict(markerfacecolor="none", markersize=8, color=unit(color), label=f"{number} on COCO, larger bodies")
         axes.plot(*(zip(*theirs) if theirs else ([], [])), "D", **hollow)
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=TEXT - 2)
     axes.set_xlabel("AP in percent (± standard error)", fontsize=TEXT - 1)
@@ -55,7 +55,7 @@ def _claims(axes, claims):
             differences = [v.difference for v in verdicts]
             axes.errorbar(differences, places, xerr=errors, fmt="o", color=color, markersize=8, capsize=4, label=text)
     names = [
-        f"{claim.slide}: {BY_NAME[claim.worse].title} < {BY_NAME[claim.better].title} ({claim.number})"
+        f"{claim.source}: {BY_NAME[claim.worse].title} < {BY_NAME[claim.better].title} ({claim.number})"
         for claim, _ in claims[::-1]
     ]
     axes.axvline(0, color="black", linewidth=1)

@@ -54,16 +54,17 @@ def judged(group, way):
 
 def claim_rows(group, way):
     """The lines of the table of claims: a list of lists of text."""
-    lines = [["slide", "claim", "number", "ours", "± 2 s.e.", "the decks", "verdict"]]
+    lines = [["source", "claim", "number", "ours", "± 2 s.e.", "relative", "theirs", "verdict"]]
     for claim, verdict in judged(group, way):
         theirs = "" if claim.theirs is None else f"{claim.theirs[1] - claim.theirs[0]:+.1f}"
         lines.append(
             [
-                claim.slide,
+                claim.source,
                 f"{BY_NAME[claim.worse].title} < {BY_NAME[claim.better].title}",
                 claim.number,
                 f"{verdict.difference:+.1f}",
                 "" if verdict.error is None else f"{2 * verdict.error:.1f}",
+                "" if verdict.relative is None else f"{verdict.relative:+.0%}",
                 theirs,
                 str(verdict),
             ]
