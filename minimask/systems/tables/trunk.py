@@ -2,7 +2,8 @@
 
 The body, the pyramid and the RPN of the small model in this package see every scene once. The heads of a row then train
 in seconds, and rows differ in nothing but their heads. The price: the body was trained with RoIAlign and masks and
-leans towards them. So a second trunk, "pixels", has a body that was trained as an FCN, for the classes of pixels.
+leans towards them. So a second trunk, "pixels", has a body that was trained as an FCN, for the classes of pixels. An
+FCN has no pyramid, so there the pyramid's convolutions stay random. The proposals are the small model's in any case.
 """
 
 import numpy as np
